@@ -1,0 +1,60 @@
+"""Every error that miStudio raises on purpose.
+
+::
+
+    MistudioError
+    ├── InputError              what was asked for cannot be done as asked
+    │   ├── ConfigError         a parameter is unknown, out of range or in conflict with another
+    │   ├── CorpusError         a corpus cannot be read, or holds nothing to use
+    │   ├── SubjectError        a language model cannot be loaded, or has no such layer or hook
+    │   │   └── HubUnreachable  the model hub cannot be reached from this machine
+    │   └── NotFound            no artifact, corpus or file of that name
+    ├── DamagedArtifact         bytes in the store are not the bytes that were published
+    └── StorageError            the store cannot be read or written
+        └── StorageFull         no space is left; everything already written stays usable
+
+A message says what was wrong, with which value, and what to do about it. The command line prints it
+as one paragraph and exits with ``exit_code``; any other exception is a bug and keeps its traceback.
+"""
+
+
+class MistudioError(Exception):
+    """Base of all errors that miStudio raises on purpose."""
+
+    exit_code = 2
+
+
+class InputError(MistudioError):
+    """What was asked for cannot be done as asked."""
+
+
+class ConfigError(InputError):
+    """A parameter is unknown, out of range or in conflict with another."""
+
+
+class CorpusError(InputError):
+    """A corpus cannot be read, or holds nothing to use."""
+
+
+class SubjectError(InputError):
+    """A language model cannot be loaded, or has no such layer or hook point."""
+
+
+class HubUnreachable(SubjectError):
+    """The model hub cannot be reached from this machine."""
+
+
+class NotFound(InputError):
+    """No artifact, corpus or file of that name."""
+
+
+class DamagedArtifact(MistudioError):
+    """Bytes in the store are not the bytes that were published."""
+
+
+class StorageError(MistudioError):
+    """The store cannot be read or written."""
+
+
+class StorageFull(StorageError):
+    """No space is left in the store; everything already written stays usable."""
