@@ -1,0 +1,198 @@
+"""The capture step: run a corpus through a language model and keep what passes its hook points.
+
+The forward pass stops at the deepest hook point; sequences of like length share a batch; only wanted
+positions are kept; rows stream to Arrow shards. A killed run goes on at the first shard that is missing.
+
+Shape legend: B sequences, T tokens, D width of a hook point, N kept rows, S sequences of a split.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from mistudio.activations.plan import CapturePlan, ShardPlan, plan_capture
+from mistudio.activations.shards import ShardWriter
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
+from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
+from mistudio.errors import InputError
+from mistudio.progress import Bar, progress
+from mistudio.subject import (
+    HookPoint,
+    ResolvedHook,
+    Subject,
+    SubjectConfig,
+    SubjectSource,
+    load_subject,
+    pick_device,
+    resolve_dtype,
+    resolve_hooks,
+    run_captured,
+)
+
+
+class CaptureConfig(BaseModel):
+    """What to capture, and how it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hooks: tuple[str, ...] = Field(min_length=1, description="hook points, for example resid_post.3")
+    batch_size: int = Field(default=32, ge=1, le=128, description="sequences of full length in one forward pass")
+    storage_dtype: Literal["float16", "bfloat16"] = "float16"
+    shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
+    max_tokens: int | None = Field(default=None, ge=1, description="most tokens kept of the training documents")
+    include_special: bool = Field(default=False, description="also keep BOS and other added special tokens")
+
+    @model_validator(mode="after")
+    def _hooks_are_different(self) -> Self:
+        points = [str(HookPoint.parse(hook)) for hook in self.hooks]
+        if len(set(points)) != len(points):
+            message = f"hooks names a hook point twice: {', '.join(points)}"
+            raise ValueError(message)
+        return self
+
+
+def capture(
+    store: Store,
+    corpus: Artifact,
+    source: SubjectSource,
+    subject_config: SubjectConfig,
+    config: CaptureConfig,
+    seed: int = 0,
+) -> Produced:
+    """Publish the activations of ``corpus`` at the hook points of ``config``.
+
+    Raises:
+        InputError: the corpus was tokenised for another model.
+        SubjectError: the model cannot be loaded, or has no such layer or hook point.
+    """
+    check_tokenizer(corpus, source)
+    dtype = resolve_dtype(subject_config.dtype, pick_device(subject_config.device))
+    settings = {
+        **config.model_dump(mode="json"),
+        "subject_dtype": dtype,
+        "quantization": subject_config.quantization,
+    }
+    inputs = {"corpus": corpus.ref, "subject": InputRef(uri=source.uri, digest=source.digest)}
+    recipe = Recipe(kind="activations", config=settings, inputs=inputs, seed=seed)
+
+    def build(draft: Draft) -> Summary:
+        subject = load_subject(source, subject_config)
+        return _Capture(draft, subject, TokenCorpus(corpus), config).run()
+
+    return produce(store, recipe, "capture", build)
+
+
+def check_tokenizer(corpus: Artifact, source: SubjectSource) -> None:
+    """Refuse a corpus whose token ids mean nothing to the model.
+
+    Raises:
+        InputError: the corpus was tokenised with another tokenizer.
+    """
+    if corpus.manifest.inputs["tokenizer"].digest != source.tokenizer_digest:
+        message = (
+            f"{corpus.uri} was tokenised for {corpus.manifest.inputs['tokenizer'].uri}, not for {source.uri}. "
+            "Run ingest for this model."
+        )
+        raise InputError(message)
+
+
+def batch_tensors(
+    tokens: list[NDArray[np.int32]], device: torch.device, *, causal: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Right-padded ids [B, T], the attention mask the model needs (or None) and which tokens are real [B, T].
+
+    A causal model never looks at what comes later, so padding on the right needs no mask.
+    """
+    lengths_B = torch.tensor([len(ids) for ids in tokens])
+    ids_BT = torch.zeros(len(tokens), int(lengths_B.max()), dtype=torch.int64)
+    for row, ids in enumerate(tokens):
+        ids_BT[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+    real_BT = torch.arange(ids_BT.shape[1]) < lengths_B[:, None]
+    needs_mask = not causal and not bool(real_BT.all())
+    mask_BT = real_BT.long().to(device) if needs_mask else None
+    return ids_BT.to(device), mask_BT, real_BT
+
+
+class _Capture:
+    """One run of the step; holds one forward pass and one block of rows in memory."""
+
+    def __init__(self, draft: Draft, subject: Subject, corpus: TokenCorpus, config: CaptureConfig) -> None:
+        self.draft, self.subject, self.corpus, self.config = draft, subject, corpus, config
+        self.hooks: list[ResolvedHook] = resolve_hooks(subject, [HookPoint.parse(hook) for hook in config.hooks])
+        self.num_prefix = 0 if config.include_special else corpus.num_prefix
+        self.num_suffix = 0 if config.include_special else corpus.num_suffix
+
+    def run(self) -> Summary:
+        plans = {split: self._plan(split) for split in SPLITS}
+        if not plans["train"].num_rows:
+            message = f"{self.corpus.artifact.uri} leaves no token to capture for training. Use a larger corpus."
+            raise InputError(message)
+        for split, plan in plans.items():
+            with progress(f"Capture ({split})", plan.num_rows, "tokens") as bar:
+                for number, shard in enumerate(plan.shards):
+                    self._shard(split, number, plan, shard, bar)
+        return {
+            "hooks": ", ".join(str(hook.point) for hook in self.hooks),
+            "width": ", ".join(str(hook.width) for hook in self.hooks),
+            "train_tokens": plans["train"].num_rows,
+            "heldout_tokens": plans["heldout"].num_rows,
+            "shards": sum(len(plan.shards) for plan in plans.values()) * len(self.hooks),
+            "padding_fraction": round(plans["train"].padding_fraction(), 4),
+        }
+
+    def _plan(self, split: Split) -> CapturePlan:
+        widest = max(hook.width for hook in self.hooks)
+        return plan_capture(
+            self.corpus.lengths(split),
+            self.num_prefix + self.num_suffix,
+            shard_rows=max(self.config.shard_bytes // (2 * widest), 1),
+            batch_tokens=self.config.batch_size * self.corpus.context_length,
+            max_rows=self.config.max_tokens if split == "train" else None,
+        )
+
+    def _shard(self, split: Split, number: int, plan: CapturePlan, shard: ShardPlan, bar: Bar) -> None:
+        names = {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
+        if all(self.draft.has(name) for name in names.values()):
+            bar.advance(shard.num_rows, note="found")
+            return
+        with ExitStack() as stack:
+            writers = {}
+            for hook in self.hooks:
+                path = stack.enter_context(self.draft.stage(names[hook.point]))
+                writer = ShardWriter(path, hook.width, self.config.storage_dtype)
+                writers[hook.point] = stack.enter_context(writer).append
+            for batch in plan.batches(shard):
+                bar.advance(self._forward(split, batch, writers))
+
+    def _forward(
+        self,
+        split: Split,
+        batch: NDArray[np.int64],
+        append: Mapping[HookPoint, Callable[[Tensor, dict[str, NDArray[np.int32]]], None]],
+    ) -> int:
+        """Run one batch of sequences and hand the kept rows to the writers; return their number."""
+        rows = self.corpus.batch(split, batch)
+        ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, self.subject.device, causal=self.subject.is_causal)
+        captured = run_captured(self.subject, self.hooks, ids_BT, mask_BT)
+        lengths_B = real_BT.sum(dim=1)
+        place_T = torch.arange(ids_BT.shape[1])
+        keep_BT = (place_T >= self.num_prefix) & (place_T < lengths_B[:, None] - self.num_suffix)
+        row_N, place_N = torch.nonzero(keep_BT, as_tuple=True)
+        sequence_B = torch.from_numpy(batch)
+        meta_N = {
+            "document": torch.from_numpy(rows.document)[row_N],
+            "sequence": sequence_B[row_N],
+            "position": torch.from_numpy(rows.start)[row_N] + place_N - self.corpus.num_prefix,
+            "token_id": ids_BT.cpu()[keep_BT],
+        }
+        columns = {name: column.to(torch.int32).numpy() for name, column in meta_N.items()}
+        keep_on_device = keep_BT.to(self.subject.device)
+        for point, acts_BTD in captured.items():
+            append[point](acts_BTD[keep_on_device], columns)
+        return len(row_N)

@@ -1,0 +1,86 @@
+"""Which sequences go into which shard and which forward pass; a pure function of their lengths.
+
+Sequences of like length share a batch, so that little of a forward pass is padding; the plan is known
+before the model is loaded, so that a resumed run cuts the same shards as an uninterrupted one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """A run of consecutive sequences whose kept rows fill one shard."""
+
+    first: int
+    stop: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """How one split of a corpus is cut into shards and batches.
+
+    Attributes:
+        lengths_S: tokens of each sequence, special tokens included.
+        num_special: special tokens of each sequence whose activations are not kept.
+        shards: the shards, in order.
+        batch_tokens: most tokens of one forward pass, padding included.
+    """
+
+    lengths_S: NDArray[np.int32]
+    num_special: int
+    shards: tuple[ShardPlan, ...]
+    batch_tokens: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.num_rows for shard in self.shards)
+
+    def batches(self, shard: ShardPlan) -> Iterator[NDArray[np.int64]]:
+        """Sequence indices of each forward pass, longest sequences first."""
+        lengths = self.lengths_S[shard.first : shard.stop]
+        order = np.argsort(-lengths, kind="stable")
+        done = 0
+        while done < len(order):
+            size = max(self.batch_tokens // int(lengths[order[done]]), 1)
+            yield shard.first + order[done : done + size]
+            done += size
+
+    def padding_fraction(self) -> float:
+        """Share of all tokens passed through the model that are padding."""
+        padded = real = 0
+        for shard in self.shards:
+            for batch in self.batches(shard):
+                lengths = self.lengths_S[batch]
+                padded += int(lengths.max()) * len(batch)
+                real += int(lengths.sum())
+        return 1 - real / padded if padded else 0.0
+
+
+def plan_capture(
+    lengths_S: NDArray[np.int32], num_special: int, shard_rows: int, batch_tokens: int, max_rows: int | None = None
+) -> CapturePlan:
+    """Cut a split into shards of at most ``shard_rows`` rows, whole sequences each.
+
+    ``max_rows`` ends the plan with the sequence that reaches it.
+    """
+    kept_S = np.maximum(lengths_S.astype(np.int64) - num_special, 0)
+    shards: list[ShardPlan] = []
+    first = rows = total = 0
+    for index, kept in enumerate(kept_S.tolist()):
+        if max_rows is not None and total >= max_rows:
+            kept_S = kept_S[:index]
+            break
+        if rows and rows + kept > shard_rows:
+            shards.append(ShardPlan(first, index, rows))
+            first, rows = index, 0
+        rows += kept
+        total += kept
+    if rows:
+        shards.append(ShardPlan(first, len(kept_S), rows))
+    return CapturePlan(lengths_S, num_special, tuple(shards), batch_tokens)

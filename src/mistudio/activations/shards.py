@@ -1,0 +1,128 @@
+"""Activation shards: Arrow IPC files, written block by block and read memory-mapped.
+
+Every row is the activation at one token, beside the document, sequence, position and token it belongs
+to. bfloat16, which Arrow does not know, is stored as its 16 bits in uint16; the schema's metadata says so.
+
+Shape legend: N rows, D width of the hook point.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mistudio.errors import InputError
+
+BLOCK_ROWS = 8192
+META_COLUMNS = ("document", "sequence", "position", "token_id")
+_DTYPE_KEY = b"mistudio.dtype"
+_STORAGE = {"float16": pa.float16(), "bfloat16": pa.uint16()}
+_TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def shard_schema(width: int, dtype: str) -> pa.Schema:
+    """The schema of a shard of ``width``-wide rows in ``dtype`` (float16 or bfloat16)."""
+    fields = [pa.field("activation", pa.list_(pa.field("item", _STORAGE[dtype], nullable=False), width))]
+    fields += [pa.field(name, pa.int32(), nullable=False) for name in META_COLUMNS]
+    return pa.schema(fields, metadata={_DTYPE_KEY: dtype.encode()})
+
+
+class ShardWriter:
+    """Writes one shard; holds one block of rows in memory."""
+
+    def __init__(self, path: Path, width: int, dtype: str) -> None:
+        self._schema = shard_schema(width, dtype)
+        self._dtype = dtype
+        self._acts_ND = torch.empty(BLOCK_ROWS, width, dtype=_TORCH[dtype])
+        self._meta_N = {name: np.empty(BLOCK_ROWS, dtype=np.int32) for name in META_COLUMNS}
+        self._filled = 0
+        self._writer = pa.ipc.new_file(str(path), self._schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+    def append(self, acts_ND: Tensor, meta_N: dict[str, NDArray[np.int32]]) -> None:
+        """Add rows; ``meta_N`` has one array for each of ``META_COLUMNS``.
+
+        Raises:
+            InputError: a value does not fit the shard's number format.
+        """
+        narrow_ND = acts_ND.to("cpu", _TORCH[self._dtype])
+        if not bool(torch.isfinite(narrow_ND).all()):
+            raise InputError(_overflow_message(acts_ND, self._dtype))
+        start = 0
+        while start < len(narrow_ND):
+            count = min(BLOCK_ROWS - self._filled, len(narrow_ND) - start)
+            here, there = slice(self._filled, self._filled + count), slice(start, start + count)
+            self._acts_ND[here] = narrow_ND[there]
+            for name, column_N in self._meta_N.items():
+                column_N[here] = meta_N[name][there]
+            self._filled, start = self._filled + count, start + count
+            if self._filled == BLOCK_ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        bits = torch.uint16 if self._dtype == "bfloat16" else torch.float16
+        values = pa.array(self._acts_ND[: self._filled].view(bits).numpy().reshape(-1))
+        columns = [pa.FixedSizeListArray.from_arrays(values, type=self._schema.field("activation").type)]
+        columns += [pa.array(self._meta_N[name][: self._filled]) for name in META_COLUMNS]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._filled = 0
+
+
+class ShardFile:
+    """One shard, memory-mapped; rows are addressed from 0."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.dtype = self._reader.schema.metadata[_DTYPE_KEY].decode()
+        self.width: int = self._reader.schema.field("activation").type.list_size
+        self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self.num_rows = sum(batch.num_rows for batch in self._batches)
+
+    def acts(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` [N, D]; a view of the file where they lie in one block."""
+        parts = [_block_acts(batch, self.width, self.dtype)[rows] for batch, rows in self._slices(start, stop)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def meta(self, name: str, start: int, stop: int) -> NDArray[np.int32]:
+        """The column ``name`` of rows ``start`` to ``stop`` [N]."""
+        parts = [batch.column(name).to_numpy()[rows] for batch, rows in self._slices(start, stop)]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+    def _slices(self, start: int, stop: int) -> list[tuple[pa.RecordBatch, slice]]:
+        slices = []
+        while start < stop:
+            block, offset = divmod(start, BLOCK_ROWS)
+            count = min(stop - start, BLOCK_ROWS - offset)
+            slices.append((self._batches[block], slice(offset, offset + count)))
+            start += count
+        return slices
+
+
+def _block_acts(batch: pa.RecordBatch, width: int, dtype: str) -> Tensor:
+    acts_ND = torch.utils.dlpack.from_dlpack(batch.column("activation").values).view(-1, width)
+    return acts_ND.view(torch.bfloat16) if dtype == "bfloat16" else acts_ND
+
+
+def _overflow_message(acts_ND: Tensor, dtype: str) -> str:
+    if not bool(torch.isfinite(acts_ND).all()):
+        return "The model's activations hold NaN or infinity at this hook point. Load it in float32 or bfloat16."
+    largest = float(acts_ND.abs().max())
+    return (
+        f"An activation of magnitude {largest:.4g} does not fit {dtype}. Store activations as bfloat16 (storage_dtype)."
+    )

@@ -1,0 +1,215 @@
+"""``mistudio validate-model``, ``check-memory`` and ``gpu``: what runs here, and in how much memory."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mistudio.subject import SubjectConfig, SubjectSource
+    from mistudio.subject.memory import MemoryEstimate
+
+_VALIDATE_HELP = """Load a model, run it once, and say what it is and where it can be hooked.
+
+Examples:
+
+    mistudio validate-model ./models/stories260K
+
+    mistudio validate-model EleutherAI/pythia-70m --json
+"""
+_MEMORY_HELP = """Estimate the memory that a model and its autoencoder need, by parts, and what would fit.
+
+No weights are loaded. Exits with 0 if it fits, and with 2 and the reason if it does not.
+
+Example:
+
+    mistudio check-memory EleutherAI/pythia-1b --layer 8 --width 16384 --budget-gb 16 --dtype bfloat16
+"""
+_GPU_HELP = """List the GPUs of this machine, with their free memory.
+
+Example:
+
+    mistudio gpu --json
+"""
+_FAILED = 2
+
+ModelArgument = Annotated[str, typer.Argument(help="A folder, an id on the model hub, or demo.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the model hub.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")
+]
+QuantizationOption = Annotated[Literal["none", "int8", "nf4"], typer.Option(help="8 or 4 bits a weight, on a GPU.")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("validate-model", help=_VALIDATE_HELP)(validate_model)
+    app.command("check-memory", help=_MEMORY_HELP)(check_memory)
+    app.command("gpu", help=_GPU_HELP)(gpu)
+
+
+def validate_model(
+    model: ModelArgument,
+    revision: RevisionOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = "none",
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+    store: StoreOption = "",
+) -> None:
+    """Load a model, run it once, and say what it is and where it can be hooked."""
+    from mistudio.subject.validate import validate_model as validate
+
+    config = _config(device=device, dtype=dtype, quantization=quantization, trust_remote_code=trust_remote_code)
+    report = validate(_source(model, revision, store), config)
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+        return
+    table = _table(report.name, "", "")
+    for name, value in report.model_dump().items():
+        table.add_row(_title(name), _shown(value))
+    _print(table)
+
+
+def check_memory(
+    model: ModelArgument,
+    layer: Annotated[int | None, typer.Option(min=0, help="Block that is hooked. [default: the middle one]")] = None,
+    context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
+    width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
+    quantization: QuantizationOption = "none",
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    budget_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory to fit in, in GB. [default: what is free on the device]")
+    ] = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+    store: StoreOption = "",
+) -> None:
+    """Estimate the memory that a model and its autoencoder need, and what would fit."""
+    from mistudio.subject.memory import estimate_memory, measure_shape
+
+    config = _config(device=device, dtype=dtype, quantization=quantization, trust_remote_code=trust_remote_code)
+    source = _source(model, revision, store)
+    if layer is None:
+        layer = measure_shape(source, trust_remote_code).num_layers // 2
+    estimate = estimate_memory(
+        source,
+        config,
+        layer=layer,
+        context_length=context_length,
+        batch_size=batch_size,
+        width=width,
+        budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
+    )
+    if as_json:
+        typer.echo(estimate.model_dump_json(indent=1))
+    else:
+        _show_estimate(estimate)
+    if not estimate.fits:
+        raise typer.Exit(_FAILED)
+
+
+def gpu(as_json: JsonOption = False) -> None:
+    """List the GPUs of this machine, with their free memory."""
+    import dataclasses
+    import json
+
+    from mistudio.subject.devices import list_gpus
+    from mistudio.subject.memory import gigabytes
+
+    gpus = list_gpus()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(found) for found in gpus], indent=1))
+        return
+    if not gpus:
+        typer.echo("This machine has no GPU that PyTorch can use; everything runs on the CPU.")
+        return
+    table = _table("GPUs", "device", "name", "free", "total", "compute capability")
+    for found in gpus:
+        sizes = gigabytes(found.free_bytes), gigabytes(found.total_bytes)
+        table.add_row(f"cuda:{found.index}", found.name, *sizes, found.compute_capability)
+    _print(table)
+
+
+def _config(**settings: Any) -> "SubjectConfig":
+    from pydantic import ValidationError
+
+    from mistudio.errors import ConfigError
+    from mistudio.subject import SubjectConfig
+
+    try:
+        return SubjectConfig(**settings)
+    except ValidationError as error:
+        message = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise ConfigError(f"{message}.") from error  # noqa: EM102 - nothing but the problems themselves
+
+
+def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
+    from mistudio.artifacts import open_store
+    from mistudio.demo import resolve_model
+
+    return resolve_model(model, revision, open_store(store))
+
+
+def _show_estimate(estimate: "MemoryEstimate") -> None:
+    from mistudio.subject.memory import PART_NAMES, describe, gigabytes
+
+    table = _table(f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}", "what", "needs")
+    for part, num_bytes in estimate.parts.model_dump().items():
+        table.add_row(PART_NAMES[part], gigabytes(num_bytes))
+    table.add_section()
+    for step, num_bytes in estimate.steps.items():
+        table.add_row(f"{step} step, at once", gigabytes(num_bytes))
+    table.add_section()
+    for name, num_bytes in estimate.weights_by_quantization.items():
+        table.add_row(f"subject weights, quantization {name}", gigabytes(num_bytes))
+    table.add_section()
+    table.add_row("required, with headroom", gigabytes(estimate.required_bytes))
+    table.add_row("available", gigabytes(estimate.budget_bytes))
+    _print(table)
+    if estimate.fits:
+        typer.echo(f"It fits with {describe(estimate.asked)}.")
+    else:
+        typer.echo(estimate.reason, err=True)
+
+
+def _table(title: str, *columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: "Table") -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _title(name: str) -> str:
+    return {"num_layers": "layers", "d_model": "width", "vocab_size": "vocabulary", "num_parameters": "parameters"}.get(
+        name, name.replace("_", " ")
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "no bound" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""From text to tokens: corpora of documents, and the sequences that a subject reads."""

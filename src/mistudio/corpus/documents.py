@@ -1,0 +1,179 @@
+"""What a corpus is: a stream of documents, each with its task and, where there is one, its label.
+
+Sources are read as streams, again and again if need be; nothing here holds a corpus in memory.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mistudio.errors import CorpusError
+
+BUILTIN_NAMES = ("python-docs",)
+
+# A text column that no flag names is the first of these that a file has, letter case aside.
+TEXT_NAMES = (
+    "text",
+    "content",
+    "story",
+    "document",
+    "sentence",
+    "body",
+    "article",
+    "passage",
+    "paragraph",
+    "review",
+    "comment",
+    "code",
+    "prompt",
+)
+LABEL_NAMES = ("label",)
+TASK_NAMES = ("task",)
+
+# Why a document is left out; the keys of the counts that go with a corpus.
+EMPTY = "empty text"
+MISSING = "no text"
+BROKEN = "broken Unicode"
+
+_SHOWN_COLUMNS = 20
+
+
+class Document(NamedTuple):
+    """One document of a corpus."""
+
+    text: str
+    task: str
+    label: str | None = None
+
+
+class CorpusSource(Protocol):
+    """Documents that can be read any number of times, always in the same order."""
+
+    @property
+    def uri(self) -> str:
+        """Where the documents come from, for example ``file:stories.jsonl``."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that determines the documents, in hex."""
+        ...
+
+    def documents(self, dropped: "Counter[str] | None" = None) -> Iterator[Document]:
+        """Stream the documents; what is left out is counted in ``dropped``, by reason.
+
+        Raises:
+            CorpusError: the source cannot be read.
+        """
+        ...
+
+
+class Columns(BaseModel):
+    """Which columns hold what; None finds the column by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str | None = Field(default=None, description="name of the text column")
+    label: str | None = Field(default=None, description="name of the label column")
+    task: str | None = Field(default=None, description="name of the task column")
+
+    def resolve(self, names: Iterable[str], string_names: Iterable[str], origin: str) -> "FoundColumns":
+        """Choose among the columns ``names`` of ``origin``; ``string_names`` are those that hold text.
+
+        Raises:
+            CorpusError: a named column is missing, or no column is the text.
+        """
+        names, strings = list(names), list(string_names)
+        label = _chosen("label", self.label, names, LABEL_NAMES, origin)
+        task = _chosen("task", self.task, names, TASK_NAMES, origin)
+        text = _chosen("text", self.text, names, TEXT_NAMES, origin)
+        if text is None:
+            others = [name for name in strings if name not in (label, task)]
+            if len(others) != 1:
+                message = (
+                    f"{origin} has no usable text column. Its columns are {_listed(names)}: "
+                    f"name the one with the text (--text-column), or call it {TEXT_NAMES[0]!r}."
+                )
+                raise CorpusError(message)
+            text = others[0]
+        return FoundColumns(text, label, task)
+
+
+class FoundColumns(NamedTuple):
+    """The columns of one file."""
+
+    text: str
+    label: str | None
+    task: str | None
+
+    @property
+    def used(self) -> list[str]:
+        """The names of the columns to read, each once."""
+        return list(dict.fromkeys(name for name in self if name is not None))
+
+
+class Row(NamedTuple):
+    """One record of a file, and where in it the record stands."""
+
+    where: str
+    values: Mapping[str, object]
+
+
+def documents_of(
+    rows: Iterable[Row], columns: FoundColumns, origin: str, task: str, dropped: "Counter[str] | None"
+) -> Iterator[Document]:
+    """Turn rows into documents; ``task`` is the task of rows that state none.
+
+    Raises:
+        CorpusError: the text column holds something that is not text.
+    """
+    for row in rows:
+        text = row.values.get(columns.text)
+        if text is not None and not isinstance(text, str):
+            message = (
+                f"{origin}, {row.where}: column {columns.text!r} holds {type(text).__name__}, not text. "
+                "Correct the record, or name another text column (--text-column)."
+            )
+            raise CorpusError(message)
+        reason = why_dropped(text)
+        if text is None or reason is not None:
+            if dropped is not None and reason is not None:
+                dropped[reason] += 1
+            continue
+        yield Document(text, _as_str(row.values, columns.task) or task, _as_str(row.values, columns.label))
+
+
+def why_dropped(text: str | None) -> str | None:
+    """Why a document with this text is left out; None where it is kept."""
+    if text is None:
+        return MISSING
+    if not text or text.isspace():
+        return EMPTY
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+        return BROKEN
+    return None
+
+
+def _as_str(values: Mapping[str, object], name: str | None) -> str | None:
+    value = None if name is None else values.get(name)
+    return None if value is None else str(value)
+
+
+def _chosen(what: str, asked: str | None, names: list[str], known: tuple[str, ...], origin: str) -> str | None:
+    """The column that was asked for, else the first with a known name."""
+    if asked is not None:
+        if asked not in names:
+            message = f"{origin} has no {what} column {asked!r}; its columns are {_listed(names)}."
+            raise CorpusError(message)
+        return asked
+    by_folded = {name.casefold(): name for name in reversed(names)}
+    return next((by_folded[name] for name in known if name in by_folded), None)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN_COLUMNS])
+    return f"{shown} and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else shown or "none"

@@ -1,0 +1,252 @@
+"""Tokenise a corpus: from documents to shards of sequences, split by document, resumable at the shard.
+
+A sequence never mixes documents (docs/adr/0003). Whether a document is held out follows from its text
+alone, so a text that occurs twice is never on both sides of the split.
+"""
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, count, islice
+
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerBase
+
+from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, produce
+from mistudio.corpus.documents import CorpusSource, Document
+from mistudio.corpus.shards import Tokenised, shard_writers
+from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Counts, ShardCounts, Split
+from mistudio.corpus.tokens import Specials, TextEncoder, chunk, find_specials
+from mistudio.errors import ConfigError, CorpusError
+from mistudio.progress import progress
+
+STATISTICS_NAME = "statistics.json"
+SHARD_DOCUMENTS = 2048  # fixed: a resumed run has to cut the source where the killed one did
+MAX_TASKS = 1000
+_BATCH_DOCUMENTS = 512
+_BATCH_CHARS = 1 << 20
+_NO_TOKENS = "no tokens"
+_SHOWN_TASKS = 8
+
+
+class IngestConfig(BaseModel):
+    """How a corpus becomes sequences of tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context_length: int = Field(
+        default=128, ge=8, le=32_768, description="most tokens in a sequence, special tokens included"
+    )
+    max_documents: int | None = Field(default=None, ge=1, description="documents to read at most; None: all")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after the document that reaches this many tokens, special tokens not counted; None: never",
+    )
+    held_out_fraction: float = Field(
+        default=0.1, gt=0, le=0.5, description="fraction of the documents that only evaluation reads"
+    )
+    add_special_tokens: bool = Field(
+        default=True, description="begin (and end) every sequence with the tokenizer's special tokens"
+    )
+    text_column: str | None = Field(default=None, description="column with the text; None: found by its name")
+    label_column: str | None = Field(default=None, description="column with the label; None: found by its name")
+    task_column: str | None = Field(default=None, description="column with the task; None: found by its name")
+    split_seed: int = Field(default=0, description="another seed holds out other documents")
+
+
+def ingest(
+    store: Store,
+    source: CorpusSource,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_ref: InputRef,
+    config: IngestConfig,
+    seed: int = 0,
+) -> Produced:
+    """Tokenise ``source`` and publish it as an artifact of kind ``corpus``.
+
+    Args:
+        store: where the artifact is published, and found if it was made before.
+        source: the documents.
+        tokenizer: the subject's own tokenizer; it is not changed.
+        tokenizer_ref: what names the tokenizer in the recipe.
+        config: how to cut and split.
+        seed: a part of the recipe only; ``config.split_seed`` chooses what is held out.
+
+    Raises:
+        CorpusError: the source cannot be read, or leaves one of the splits without a document.
+        ConfigError: the special tokens alone fill the context.
+        SubjectError: the tokenizer's template of special tokens cannot be understood.
+    """
+    recipe = Recipe(
+        kind="corpus",
+        config=config.model_dump(),
+        inputs={"source": InputRef(uri=source.uri, digest=source.digest), "tokenizer": tokenizer_ref},
+        seed=seed,
+    )
+    return produce(store, recipe, "ingest", lambda draft: _build(draft, source, tokenizer, config))
+
+
+def is_held_out(text: str, fraction: float, split_seed: int) -> bool:
+    """Whether a document of this text is held out: by its hash, so equal texts fall on the same side."""
+    hashed = hashlib.blake2b(f"{split_seed}\n{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(hashed) < fraction * 2**64
+
+
+def _build(draft: Draft, source: CorpusSource, tokenizer: PreTrainedTokenizerBase, config: IngestConfig) -> Summary:
+    specials = find_specials(tokenizer) if config.add_special_tokens else Specials()
+    if specials.num >= config.context_length:
+        message = f"context_length {config.context_length} leaves no room beside {specials.num} special tokens."
+        raise ConfigError(message)
+    totals = _Ingestion(draft, source, TextEncoder(tokenizer), specials, config).run()
+    special_ids = {*tokenizer.all_special_ids, *specials.prefix, *specials.suffix}
+    statistics = CorpusStatistics.of(totals, config.context_length, specials.prefix, specials.suffix, special_ids)
+    _check_splits(statistics, source, config)
+    draft.write(STATISTICS_NAME, statistics.model_dump_json(indent=1).encode() + b"\n")
+    return _summary(statistics)
+
+
+@dataclass(frozen=True)
+class _Ingestion:
+    """One pass over the source, shard after shard."""
+
+    draft: Draft
+    source: CorpusSource
+    encoder: TextEncoder
+    specials: Specials
+    config: IngestConfig
+
+    def run(self) -> ShardCounts:
+        """Write the shards that are not there yet; return the sum of all."""
+        totals = ShardCounts()
+        dropped: Counter[str] = Counter()
+        documents = islice(self.source.documents(dropped), self.config.max_documents)
+        finished = set(self.draft.work_names())
+        with progress("Tokenise", total=None, unit="documents") as bar:
+            for number in count():
+                if _counts_name(number) in finished:
+                    shard = self._step_over(number, documents)
+                    dropped.clear()
+                else:
+                    shard = self._write(number, documents, dropped, totals)
+                totals.add(shard)
+                _check_tasks(totals, self.source)
+                bar.advance(shard.read, f"{totals.read:,} documents, {totals.tokens:,} tokens")
+                if shard.read < SHARD_DOCUMENTS or self._is_enough(totals.tokens):
+                    break
+        return totals
+
+    def _step_over(self, number: int, documents: Iterator[Document]) -> ShardCounts:
+        """The counts of a shard that a killed run has finished; they are written after its files."""
+        counts = ShardCounts.model_validate_json(self.draft.work_file(_counts_name(number)).read_bytes())
+        deque(islice(documents, counts.read), maxlen=0)
+        return counts
+
+    def _write(
+        self, number: int, documents: Iterator[Document], dropped: "Counter[str]", before: ShardCounts
+    ) -> ShardCounts:
+        """Write the next shard, which begins after what ``before`` counts."""
+        counts = ShardCounts()
+        batches = _batches(islice(documents, SHARD_DOCUMENTS))
+        first = next(batches, None)
+        if first is not None:
+            with shard_writers(self.draft, number, self.specials) as writers:
+                for batch in chain([first], batches):
+                    for split, tokenised in self._tokenise(batch, counts, before).items():
+                        writers[split].write(tokenised)
+                    if self._is_enough(before.tokens + counts.tokens):
+                        break
+        counts.drop(dropped)
+        dropped.clear()
+        if counts.read:
+            with self.draft.stage_work(_counts_name(number)) as path:
+                path.write_text(counts.model_dump_json(), encoding="utf-8")
+        return counts
+
+    def _tokenise(
+        self, batch: list[Document], counts: ShardCounts, before: ShardCounts
+    ) -> dict[Split, list[Tokenised]]:
+        """Tokenise, split and count documents, up to the one that reaches ``max_tokens``."""
+        tokens = before.tokens + counts.tokens
+        kept: dict[Split, list[Tokenised]] = {split: [] for split in SPLITS}
+        for document, ids_T in zip(batch, self.encoder.encode([document.text for document in batch]), strict=True):
+            number = before.read + counts.read
+            counts.read += 1
+            if not len(ids_T):
+                counts.drop({_NO_TOKENS: 1})
+                continue
+            chunks = chunk(ids_T, self.config.context_length - self.specials.num)
+            split = self._split(document.text)
+            size = len(document.text.encode())
+            counts.splits[split].count(
+                document.task, Counts(documents=1, sequences=len(chunks), tokens=len(ids_T), text_bytes=size)
+            )
+            kept[split].append(Tokenised(number, document, chunks))
+            tokens += len(ids_T)
+            if self._is_enough(tokens):
+                break
+        return kept
+
+    def _split(self, text: str) -> Split:
+        return "heldout" if is_held_out(text, self.config.held_out_fraction, self.config.split_seed) else "train"
+
+    def _is_enough(self, tokens: int) -> bool:
+        return self.config.max_tokens is not None and tokens >= self.config.max_tokens
+
+
+def _counts_name(number: int) -> str:
+    return f"counts-{number:05d}.json"
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Group documents so that a batch has a bounded number of characters (or one long document)."""
+    batch: list[Document] = []
+    num_chars = 0
+    for document in documents:
+        batch.append(document)
+        num_chars += len(document.text)
+        if len(batch) >= _BATCH_DOCUMENTS or num_chars >= _BATCH_CHARS:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _check_tasks(counts: ShardCounts, source: CorpusSource) -> None:
+    if len(counts.tasks) > MAX_TASKS:
+        message = (
+            f"{source.uri} has more than {MAX_TASKS:,} tasks, for example {sorted(counts.tasks)[0]!r}. A task is a "
+            "kind of document, such as code or dialogue: name another task column, or rename the column."
+        )
+        raise CorpusError(message)
+
+
+def _check_splits(statistics: CorpusStatistics, source: CorpusSource, config: IngestConfig) -> None:
+    """Refuse a corpus that leaves nothing to train on, or nothing to evaluate on."""
+    dropped = ", ".join(f"{documents:,} with {reason}" for reason, documents in statistics.dropped.items())
+    if not statistics.documents:
+        message = f"{source.uri} holds no document to use" + (f" (left out: {dropped})." if dropped else ".")
+        raise CorpusError(message)
+    for split, counts in statistics.splits.items():
+        if not counts.documents:
+            message = (
+                f"All {statistics.documents:,} documents of {source.uri} are on one side of the split, and the "
+                f"{split} split is empty (held_out_fraction {config.held_out_fraction}, split_seed "
+                f"{config.split_seed}). Give it more documents: a document itself is never divided. "
+                "With few, try a larger held_out_fraction or another split_seed."
+            )
+            raise CorpusError(message)
+
+
+def _summary(statistics: CorpusStatistics) -> Summary:
+    tasks = sorted({task for split in statistics.splits.values() for task in split.tasks})
+    more = f" and {len(tasks) - _SHOWN_TASKS} more" if len(tasks) > _SHOWN_TASKS else ""
+    return {
+        "documents": statistics.documents,
+        "sequences": statistics.sequences,
+        "tokens": statistics.tokens,
+        "tasks": ", ".join(tasks[:_SHOWN_TASKS]) + more,
+        "heldout_documents": statistics.splits["heldout"].documents,
+        "dropped": sum(statistics.dropped.values()),
+    }

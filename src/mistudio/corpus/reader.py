@@ -1,0 +1,169 @@
+"""Random access to the sequences of a tokenised corpus, straight from memory-mapped files.
+
+The small columns (lengths, documents, tasks) are held in memory, about 20 bytes a sequence. Token ids
+stay in the files: a sequence is a view into the mapped pages, read-only and without a copy.
+"""
+
+from collections.abc import Sequence as Indices
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mistudio.artifacts import Artifact
+from mistudio.corpus.ingest import STATISTICS_NAME
+from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Split
+from mistudio.corpus.tokens import TokenIds
+from mistudio.errors import InputError
+
+__all__ = ["SPLITS", "Batch", "Sequence", "Split", "TokenCorpus"]
+
+
+class Sequence(NamedTuple):
+    """One sequence of one document."""
+
+    token_ids: TokenIds  # [T], special tokens included; a view, read-only
+    document: int
+    start: int  # tokens of the document before this sequence
+    task: str
+    label: str | None
+
+
+class Batch(NamedTuple):
+    """Several sequences; the arrays run beside ``token_ids``."""
+
+    token_ids: list[TokenIds]
+    document: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int32]
+    task: npt.NDArray[np.str_]
+
+
+class TokenCorpus:
+    """The sequences of an artifact of kind ``corpus``, by split and number.
+
+    Raises:
+        DamagedArtifact: a file differs from what was published; found when the split is first read.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.statistics = CorpusStatistics.model_validate_json(artifact.file(STATISTICS_NAME).read_bytes())
+        self._opened: dict[Split, _Sequences] = {}
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens in a sequence, special tokens included."""
+        return self.statistics.context_length
+
+    @property
+    def num_prefix(self) -> int:
+        """Special tokens at the start of every sequence."""
+        return len(self.statistics.prefix_ids)
+
+    @property
+    def num_suffix(self) -> int:
+        """Special tokens at the end of every sequence."""
+        return len(self.statistics.suffix_ids)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of both splits, sorted."""
+        return sorted({task for split in self.statistics.splits.values() for task in split.tasks})
+
+    def num_sequences(self, split: Split) -> int:
+        """How many sequences a split has."""
+        return self.statistics.splits[split].sequences
+
+    def lengths(self, split: Split) -> npt.NDArray[np.int32]:
+        """Tokens of each sequence, special tokens included."""
+        return self._split(split).lengths
+
+    def documents(self, split: Split) -> npt.NDArray[np.int32]:
+        """The document of each sequence."""
+        return self._split(split).documents
+
+    def sequence(self, split: Split, index: int) -> Sequence:
+        """One sequence.
+
+        Raises:
+            InputError: there is no sequence of that number.
+        """
+        sequences = self._split(split)
+        self._check(split, index)
+        return Sequence(
+            sequences.token_ids(index),
+            int(sequences.documents[index]),
+            int(sequences.starts[index]),
+            str(sequences.tasks[sequences.task_codes[index]]),
+            sequences.label(index),
+        )
+
+    def batch(self, split: Split, indices: Indices[int] | npt.NDArray[np.integer]) -> Batch:
+        """The sequences of these numbers, in this order.
+
+        Raises:
+            InputError: there is no sequence of one of the numbers.
+        """
+        sequences = self._split(split)
+        rows = np.asarray(indices, dtype=np.int64)
+        if len(rows):
+            self._check(split, int(rows.min()))
+            self._check(split, int(rows.max()))
+        return Batch(
+            [sequences.token_ids(row) for row in rows.tolist()],
+            sequences.documents[rows],
+            sequences.starts[rows],
+            sequences.tasks[sequences.task_codes[rows]],
+        )
+
+    def _split(self, split: Split) -> "_Sequences":
+        if split not in self._opened:
+            tables = [_mapped(self.artifact, path) for path in self.artifact.paths(f"{split}/")]
+            self._opened[split] = _Sequences(pa.concat_tables(tables))
+        return self._opened[split]
+
+    def _check(self, split: Split, index: int) -> None:
+        if not 0 <= index < self.num_sequences(split):
+            message = f"There is no sequence {index} in the {split} split; it has {self.num_sequences(split):,}."
+            raise InputError(message)
+
+
+class _Sequences:
+    """The columns of one split, in the chunks that the record batches of its shards are."""
+
+    def __init__(self, table: pa.Table) -> None:
+        chunks: list[Any] = table["token_ids"].chunks
+        self._tokens = [(_view(chunk.offsets), _view(chunk.values)) for chunk in chunks]
+        self._ends = np.cumsum([len(offsets) - 1 for offsets, _ in self._tokens])
+        self._labels = table["label"]
+        self.lengths = _joined([np.diff(offsets) for offsets, _ in self._tokens])
+        self.documents = _joined([_view(chunk) for chunk in table["document"].chunks])
+        self.starts = _joined([_view(chunk) for chunk in table["start"].chunks])
+        tasks: list[Any] = table["task"].unify_dictionaries().chunks
+        self.tasks = np.array(tasks[0].dictionary.to_pylist() if tasks else [], dtype=np.str_)
+        self.task_codes = _joined([_view(chunk.indices) for chunk in tasks])
+
+    def token_ids(self, index: int) -> TokenIds:
+        chunk = int(np.searchsorted(self._ends, index, side="right"))
+        offsets, values = self._tokens[chunk]
+        row = index - (int(self._ends[chunk - 1]) if chunk else 0)
+        return values[offsets[row] : offsets[row + 1]]
+
+    def label(self, index: int) -> str | None:
+        label: str | None = self._labels[index].as_py()
+        return label
+
+
+def _mapped(artifact: Artifact, path: str) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(artifact.file(path)))).read_all()
+
+
+def _view(array: Any) -> npt.NDArray[np.int32]:
+    """The numbers of an Arrow array, without a copy."""
+    view: npt.NDArray[np.int32] = array.to_numpy(zero_copy_only=True)
+    return view
+
+
+def _joined(arrays: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    return np.concatenate([np.empty(0, dtype=np.int32), *arrays]).astype(np.int32, copy=False)

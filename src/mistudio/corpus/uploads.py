@@ -1,0 +1,228 @@
+"""Uploaded corpora: files kept in the store under a name, so that every machine finds them by it."""
+
+import datetime
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import mistudio
+from mistudio.artifacts import (
+    Artifact,
+    Draft,
+    Manifest,
+    Produced,
+    Producer,
+    Store,
+    Summary,
+    check_name,
+    hash_file,
+    open_artifact,
+    remove_artifact,
+)
+from mistudio.artifacts.manifest import MANIFEST_NAME, qualified_kind
+from mistudio.corpus.documents import BUILTIN_NAMES, Columns, Document
+from mistudio.corpus.files import FileSource, digest_files, path_source
+from mistudio.corpus.formats import read_documents
+from mistudio.errors import CorpusError, InputError, NotFound
+from mistudio.progress import progress
+
+KIND = "upload"
+_FOLDER = "uploads"
+_FILES = "files/"  # a corpus may well hold a file called manifest.json
+_ODD_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
+_REPORT_EVERY_DOCUMENTS = 1000
+
+
+@dataclass(frozen=True)
+class UploadSource:
+    """An uploaded corpus as a source."""
+
+    artifact: Artifact
+    columns: Columns
+
+    @property
+    def name(self) -> str:
+        """The name that it was added under."""
+        return upload_name(self.artifact)
+
+    @property
+    def uri(self) -> str:
+        """``upload:`` and the name."""
+        return f"upload:{self.name}"
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over names, contents and chosen columns, as for local files."""
+        hashes = tuple((entry.path.removeprefix(_FILES), entry.sha256) for entry in self.artifact.manifest.files)
+        return digest_files(hashes, self.columns)
+
+    def documents(self, dropped: "Counter[str] | None" = None) -> Iterator[Document]:
+        """Stream the documents of all files; each file is checked against its hash first."""
+        for path in self.artifact.paths(_FILES):
+            yield from read_documents(self.artifact.file(path), path.removeprefix(_FILES), self.columns, dropped)
+
+
+def add_corpus(store: Store, path: Path, name: str | None = None, columns: Columns | None = None) -> Produced:
+    """Copy a file or a folder into the store, after reading it to its end.
+
+    Args:
+        store: where it is kept.
+        path: a file, or a folder whose readable files are kept.
+        name: what to call it; by default the name of the file or folder, without its suffix.
+        columns: the columns to read where their names do not tell.
+
+    Raises:
+        InputError: the name is no name in the store.
+        CorpusError: the corpus cannot be read, is empty, or the name stands for another corpus.
+    """
+    if not path.exists():
+        message = f"There is no file or folder {path}."
+        raise CorpusError(message)
+    columns = columns or Columns()
+    prefix = _prefix(name if name is not None else _stored_name(path.absolute().stem))
+    source = path_source(path, columns)
+    files = _stored_files(source)
+    with store.lock(prefix):
+        found = _same(store, prefix, files, columns)
+        if found:
+            return Produced(found, found=True)
+        summary = _read_through(source)
+        draft = Draft(store, prefix)
+        for leftover in list(store.list(prefix)):  # of a run that was killed: it may be of other content
+            store.remove(leftover)
+        for stored, local in files.items():
+            with draft.stage(_FILES + stored) as staged:
+                shutil.copyfile(local, staged)
+        return Produced(_publish(draft, columns, summary), found=False)
+
+
+def list_corpora(store: Store) -> Iterator[Artifact]:
+    """The uploaded corpora, by name."""
+    for name in store.list(_FOLDER):
+        prefix, _, file = name.rpartition("/")
+        if file == MANIFEST_NAME and prefix.count("/") == 1:
+            yield open_artifact(store, prefix, KIND)
+
+
+def remove_corpus(store: Store, name: str) -> None:
+    """Remove an uploaded corpus; what was made from it stays.
+
+    Raises:
+        InputError: the name is no name in the store.
+        NotFound: there is no such corpus.
+    """
+    prefix = _prefix(name)
+    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
+        message = f"There is no uploaded corpus {name!r}; there are {known_names(store)}."
+        raise NotFound(message)
+    remove_artifact(store, prefix)
+
+
+def upload_source(store: Store, name: str, columns: Columns) -> UploadSource | None:
+    """The uploaded corpus of this name, if there is one; columns not named are those it was added with."""
+    try:
+        prefix = _prefix(name)
+    except InputError:
+        return None
+    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
+        return None
+    artifact = open_artifact(store, prefix, KIND)
+    chosen = {**artifact.manifest.config["columns"], **columns.model_dump(exclude_none=True)}
+    return UploadSource(artifact, Columns(**chosen))
+
+
+def upload_name(artifact: Artifact) -> str:
+    """The name of an uploaded corpus."""
+    return artifact.uri.removeprefix(f"{_FOLDER}/")
+
+
+def known_names(store: Store) -> str:
+    """The names of the uploaded corpora, for a message."""
+    return ", ".join(upload_name(artifact) for artifact in list_corpora(store)) or "none"
+
+
+def _prefix(name: str) -> str:
+    if "/" in name:
+        message = f"{name!r} is not a name for a corpus: it must not have '/' in it."
+        raise InputError(message)
+    if name in BUILTIN_NAMES:
+        message = f"{name!r} is the name of a built-in corpus; choose another."
+        raise InputError(message)
+    return f"{_FOLDER}/{check_name(name)}"
+
+
+def _stored_name(name: str) -> str:
+    """A file's name with the characters that a store does not take replaced."""
+    plain = _ODD_CHARS.sub("_", name)
+    return plain if plain[:1].isalnum() else f"_{plain}"
+
+
+def _stored_files(source: FileSource) -> dict[str, Path]:
+    """Name in the store -> local file."""
+    files: dict[str, Path] = {}
+    for name, path in source.files:
+        stored = "/".join(_stored_name(part) for part in name.split("/"))
+        if stored in files:
+            message = f"Two files of {source.uri} would both be kept as {stored}; rename {name}."
+            raise CorpusError(message)
+        files[stored] = path
+    return files
+
+
+def _same(store: Store, prefix: str, files: dict[str, Path], columns: Columns) -> Artifact | None:
+    """The corpus already published under ``prefix``, if it has this very content."""
+    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
+        return None
+    artifact = open_artifact(store, prefix, KIND)
+    published = {entry.path.removeprefix(_FILES): entry.sha256 for entry in artifact.manifest.files}
+    same_files = published == {name: hash_file(path) for name, path in files.items()}
+    if same_files and artifact.manifest.config["columns"] == columns.model_dump():
+        return artifact
+    name = upload_name(artifact)
+    message = (
+        f"There is already a corpus {name!r} with other content. Choose another --name, "
+        f"or remove it first: mistudio corpus remove {name}."
+    )
+    raise CorpusError(message)
+
+
+def _read_through(source: FileSource) -> Summary:
+    """Read every document, so that a broken file is found now, and count them."""
+    documents = text_bytes = 0
+    tasks: set[str] = set()
+    dropped: Counter[str] = Counter()
+    with progress("Read corpus", total=None, unit="documents") as bar:
+        for document in source.documents(dropped):
+            documents += 1
+            text_bytes += len(document.text.encode())
+            tasks.add(document.task)
+            if documents % _REPORT_EVERY_DOCUMENTS == 0:
+                bar.advance(_REPORT_EVERY_DOCUMENTS, f"{documents:,} documents")
+    if not documents:
+        message = f"{source.uri} holds no document with text ({dropped.total():,} records without)."
+        raise CorpusError(message)
+    return {
+        "documents": documents,
+        "text_bytes": text_bytes,
+        "tasks": len(tasks),
+        "dropped": dropped.total(),
+    }
+
+
+def _publish(draft: Draft, columns: Columns, summary: Summary) -> Artifact:
+    manifest = Manifest(
+        kind=qualified_kind(KIND, 1),
+        config={"columns": columns.model_dump()},
+        seed=0,
+        inputs={},
+        files=draft.entries(),
+        summary=dict(summary),
+        producer=Producer(step="corpus add", version=mistudio.__version__),
+        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    draft.store.create(f"{draft.prefix}/{MANIFEST_NAME}", manifest.to_json())
+    return Artifact(draft.store, draft.prefix, manifest)

@@ -1,0 +1,238 @@
+"""Train the demo subject: from the built-in corpus to an artifact that transformers loads.
+
+Hidden matrices are trained with Muon (Jordan et al., 2024: momentum, orthogonalised), embeddings and
+norms with AdamW; rates rise briefly, then fall linearly to zero. One recipe gives the same bytes on one
+machine with one number of threads: another number changes the order of float sums, and so the last bits.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from mistudio.artifacts import Draft, InputRef, JsonScalar, Produced, Recipe, Store, Summary, produce
+from mistudio.corpus import python_docs
+from mistudio.demo.config import DemoConfig
+from mistudio.demo.model import EMBEDDING, Llama, Weights, llama_config, new_weights
+from mistudio.demo.text import (
+    BOS_ID,
+    EOS_ID,
+    IGNORED,
+    Batch,
+    Ids,
+    Split,
+    collate,
+    one_epoch,
+    plan,
+    sequences,
+    split,
+    train_tokenizer,
+)
+from mistudio.errors import CorpusError
+from mistudio.progress import progress
+
+_TOKENIZER = "tokenizer.json"
+_CHECKPOINT = "checkpoint.safetensors"
+_MOMENTUM = 0.95
+_BETAS = (0.9, 0.95)
+_CURVE_POINTS = 100
+
+
+class _Tuned(NamedTuple):
+    """An optimiser with one parameter group, and its peak learning rate."""
+
+    optimizer: torch.optim.Optimizer
+    peak: float
+
+
+class Point(NamedTuple):
+    """One point of the loss curve: the mean over the steps since the last point."""
+
+    tokens: int
+    loss: float  # nats per token
+
+
+def train_demo(store: Store, config: DemoConfig, seed: int = 0) -> Produced:
+    """Train the demo subject, or find it published; an artifact of kind ``subject``.
+
+    The artifact is a folder in Hugging Face format. Its summary has ``bits_per_byte``: the cross-entropy
+    of all tokens of held-out documents, in bits, over the bytes of their text.
+
+    Raises:
+        CorpusError: the standard library cannot be read, or is too small for the split.
+        StorageError: the store cannot be written.
+    """
+    recipe = Recipe(
+        kind="subject",
+        config=config.model_dump(),
+        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest())},
+        seed=seed,
+    )
+    return produce(store, recipe, "demo", lambda draft: _build(draft, config, seed))
+
+
+def _build(draft: Draft, config: DemoConfig, seed: int) -> Summary:
+    texts = split(python_docs.documents(), config, seed)
+    if not texts.train or not texts.held_out:
+        message = (
+            f"held_out_fraction {config.held_out_fraction} leaves no documents of python-docs "
+            f"{'to train on' if not texts.train else 'to evaluate on'}. Choose another fraction."
+        )
+        raise CorpusError(message)
+    tokenizer = _tokenizer(draft, texts, config)
+    training = _Training(draft, config, seed, sequences(tokenizer, texts.train, config.context_length))
+    training.run()
+    bits, held_out_bytes = _evaluate(training.weights, config, tokenizer, texts.held_out)
+    summary: dict[str, JsonScalar] = {
+        "name": config.name,
+        "tokens": training.tokens,
+        "parameters": sum(weight.numel() for weight in training.weights.values()),
+        "bits_per_byte": round(bits / held_out_bytes, 4),
+        "held_out_bytes": held_out_bytes,
+    }
+    _write_model(draft, config, training.weights)
+    curve = [point._asdict() for point in training.curve]
+    draft.write("training.json", json.dumps({**summary, "curve": curve}, indent=1).encode() + b"\n")
+    return summary
+
+
+def _tokenizer(draft: Draft, texts: Split, config: DemoConfig) -> PreTrainedTokenizerFast:
+    """Train the tokenizer, unless a killed run has done so."""
+    if not draft.has(_TOKENIZER):
+        with tempfile.TemporaryDirectory() as folder:
+            train_tokenizer(texts.train, config.vocab_size).save_pretrained(folder)
+            for name in ("tokenizer_config.json", _TOKENIZER):  # the last says that both are there
+                draft.write(name, Path(folder, name).read_bytes())
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(draft.file(_TOKENIZER).parent)
+    return tokenizer
+
+
+class _Training:
+    """Weights, optimisers and how far they are; saved and restored as a whole."""
+
+    def __init__(self, draft: Draft, config: DemoConfig, seed: int, train: list[Ids]) -> None:
+        self.config, self._draft, self._train = config, draft, train
+        self._plan = plan([len(ids) for ids in train], config.tokens, config.batch_tokens, seed)
+        self._planned = sum(len(train[number]) - 1 for members in self._plan for number in members)
+        self.weights = {name: weight.requires_grad_() for name, weight in new_weights(config, seed).items()}
+        self._model = Llama(self.weights, config, getattr(torch, config.dtype))
+        self._optimizers = _optimizers(self.weights, config)
+        self.step, self.tokens = 0, 0
+        self.curve: list[Point] = []
+        self._losses: list[float] = []
+        if _CHECKPOINT in draft.work_names():
+            self._restore()
+
+    def run(self) -> None:
+        """Go on to the end of the budget."""
+        with progress("Train demo model", total=self._planned, unit="tokens") as bar:
+            bar.advance(self.tokens)
+            for members in self._plan[self.step :]:
+                batch = collate([self._train[number] for number in members])
+                num_tokens = int((batch.targets_BT != IGNORED).sum())
+                loss = self._learn(batch)
+                self._count(num_tokens, loss)
+                bar.advance(num_tokens, f"loss {loss:.2f}")
+                if self.step % self.config.checkpoint_steps == 0 and self.step < len(self._plan):
+                    self._save()
+
+    def _learn(self, batch: Batch) -> float:
+        """One step; the loss before it."""
+        for optimizer, peak in self._optimizers:
+            optimizer.param_groups[0]["lr"] = peak * self._rate()
+        loss = self._model.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer, _ in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def _rate(self) -> float:
+        """The part of the peak learning rate: rises during warm-up, falls linearly to zero at the end."""
+        num_steps = len(self._plan)
+        num_warm = max(1, round(self.config.warmup_fraction * num_steps))
+        return min((self.step + 1) / num_warm, (num_steps - self.step) / max(1, num_steps - num_warm), 1.0)
+
+    def _count(self, num_tokens: int, loss: float) -> None:
+        self.step += 1
+        self.tokens += num_tokens
+        self._losses.append(loss)
+        if self.step % max(1, len(self._plan) // _CURVE_POINTS) == 0 or self.step == len(self._plan):
+            self.curve.append(Point(self.tokens, round(math.fsum(self._losses) / len(self._losses), 4)))
+            self._losses.clear()
+
+    def _save(self) -> None:
+        """Write one file, so that weights, optimisers and counts are always of the same step."""
+        progress_made = {"step": self.step, "tokens": self.tokens, "curve": self.curve, "losses": self._losses}
+        tensors = {name: weight.detach() for name, weight in self.weights.items()}
+        for name, state in self._states():
+            tensors |= {f"{name}/{key}": value for key, value in state.items()}
+        with self._draft.stage_work(_CHECKPOINT) as path:
+            save_file(tensors, path, metadata={"progress": json.dumps(progress_made)})
+
+    def _restore(self) -> None:
+        path = self._draft.work_file(_CHECKPOINT)
+        saved = load_file(path)
+        for name, weight in self.weights.items():
+            weight.data.copy_(saved[name])
+        for name, state in self._states():
+            state.update({key.removeprefix(f"{name}/"): saved[key] for key in saved if key.startswith(f"{name}/")})
+        with safe_open(path, framework="pt") as handle:
+            progress_made = json.loads(handle.metadata()["progress"])
+        self.step, self.tokens, self._losses = (progress_made[key] for key in ("step", "tokens", "losses"))
+        self.curve = [Point(*point) for point in progress_made["curve"]]
+
+    def _states(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        """What the optimisers remember of each weight; empty before the first step."""
+        for name, weight in self.weights.items():
+            optimizer, _ = self._optimizers[0 if _is_hidden_matrix(name, weight) else 1]
+            yield name, optimizer.state[weight]
+
+
+def _is_hidden_matrix(name: str, weight: torch.Tensor) -> bool:
+    return weight.ndim == 2 and name != EMBEDDING
+
+
+def _optimizers(weights: Weights, config: DemoConfig) -> tuple[_Tuned, _Tuned]:
+    """Muon for the matrices of the blocks, AdamW for the rest; each with its peak learning rate."""
+    matrices = [weight for name, weight in weights.items() if _is_hidden_matrix(name, weight)]
+    others = [weight for name, weight in weights.items() if not _is_hidden_matrix(name, weight)]
+    muon = torch.optim.Muon(matrices, momentum=_MOMENTUM, weight_decay=0.0, adjust_lr_fn="original")
+    adamw = torch.optim.AdamW(others, betas=_BETAS, weight_decay=0.0, fused=True)
+    return _Tuned(muon, config.muon_learning_rate), _Tuned(adamw, config.learning_rate)
+
+
+def _evaluate(
+    weights: Weights, config: DemoConfig, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> tuple[float, int]:
+    """Cross-entropy of the tokens of ``texts`` in bits, and the bytes of the texts; in float32."""
+    model = Llama(weights, config, torch.float32)
+    inputs = sequences(tokenizer, texts, config.context_length)
+    nats = []
+    with torch.no_grad(), progress("Evaluate demo model", total=len(inputs), unit="sequences") as bar:
+        for members in one_epoch([len(ids) for ids in inputs], config.batch_tokens, np.random.default_rng(0)):
+            batch = collate([inputs[number] for number in members])
+            # The end of a document is no part of its text.
+            batch.targets_BT[batch.targets_BT == EOS_ID] = IGNORED
+            nats.append(model.loss(batch, reduction="sum").item())
+            bar.advance(len(members))
+    return math.fsum(nats) / math.log(2), sum(len(text.encode()) for text in texts)
+
+
+def _write_model(draft: Draft, config: DemoConfig, weights: Weights) -> None:
+    """Write the weights, and the two JSON files that go with them in Hugging Face format."""
+    with draft.stage("model.safetensors") as path:
+        save_file({name: weight.detach() for name, weight in weights.items()}, path, metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory() as folder:
+        llama_config(config).save_pretrained(folder)
+        GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID).save_pretrained(folder)
+        for name in ("config.json", "generation_config.json"):
+            draft.write(name, Path(folder, name).read_bytes())

@@ -1,0 +1,125 @@
+"""What the features were made from, read from the manifests: corpus and subject, activations, SAE, features.
+
+Inputs inside the store are followed to their own inputs. What lies outside it (a model folder, a text
+file), or was removed from it since, is shown by its name and digest alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mistudio.artifacts import Artifact, InputRef, JsonScalar, Store, open_input
+from mistudio.errors import NotFound
+from mistudio.report.metrics import write_value
+
+_TITLES = {"sae": "SAE"}
+# What to show first where there is room for little; the rest follows by name.
+_FIRST = ("documents", "tokens", "rows", "features", "width", "architecture", "k", "explained_variance", "l0", "dead")
+_FIGURES_SHOWN = 3
+_SHORT_DIGEST = 10
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact, or one thing outside the store, that the features depend on."""
+
+    key: str
+    title: str  # what it is: its kind, or the role it was used in
+    name: str  # where it is
+    digest: str
+    depth: int  # steps from what came from outside
+    inputs: Rows = ()  # role and name
+    figures: Rows = ()
+    config: Rows = ()
+    note: str = ""
+
+    @property
+    def short_digest(self) -> str:
+        """The first digits: enough to tell artifacts apart."""
+        return self.digest.removeprefix("sha256:")[:_SHORT_DIGEST]
+
+    @property
+    def key_figures(self) -> Rows:
+        """The figures that fit into a small box."""
+        return self.figures[:_FIGURES_SHOWN]
+
+
+def trace(store: Store, artifacts: Mapping[str, Artifact]) -> list[list[Node]]:
+    """All that ``artifacts`` were made from, and themselves, in columns from source to result.
+
+    Raises:
+        DamagedArtifact: an ancestor in the store is not the one that was used.
+    """
+    nodes: dict[str, Node] = {}
+    for role, artifact in artifacts.items():
+        _visit(store, role, artifact.ref, nodes, artifact)
+    columns: list[list[Node]] = [[] for _ in range(1 + max(node.depth for node in nodes.values()))]
+    for node in nodes.values():
+        columns[node.depth].append(node)
+    return columns
+
+
+def _visit(store: Store, role: str, ref: InputRef, nodes: dict[str, Node], artifact: Artifact | None = None) -> Node:
+    key = f"{ref.uri}@{ref.digest}"
+    if key in nodes:
+        return nodes[key]
+    outside = ":" in ref.uri
+    if artifact is None and not outside:
+        artifact = _open(store, ref)
+    if artifact is None:
+        note = "outside the store" if outside else "no longer in the store"
+        nodes[key] = Node(key, _title(role), ref.uri, ref.digest, depth=0, note=note)
+        return nodes[key]
+    parents = [(name, _visit(store, name, parent, nodes)) for name, parent in sorted(artifact.manifest.inputs.items())]
+    nodes[key] = Node(
+        key=key,
+        title=_title(artifact.manifest.short_kind),
+        name=ref.uri,
+        digest=ref.digest,
+        depth=1 + max((node.depth for _, node in parents), default=-1),
+        inputs=tuple((name, node.name) for name, node in parents),
+        figures=_figures(artifact.manifest.summary),
+        config=(*_flatten(artifact.manifest.config), ("seed", str(artifact.manifest.seed))),
+    )
+    return nodes[key]
+
+
+def _open(store: Store, ref: InputRef) -> Artifact | None:
+    try:
+        return open_input(store, ref, ref.uri.partition("/")[0])
+    except NotFound:
+        return None
+
+
+def _title(kind: str) -> str:
+    return _TITLES.get(kind) or _words(kind).capitalize()
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ")
+
+
+def _figures(summary: Mapping[str, JsonScalar]) -> Rows:
+    """A summary as read by people; ordered here, as a manifest keeps no order."""
+    names = sorted(summary, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+    return tuple((_words(name), write_value(summary[name])) for name in names)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names."""
+    rows: list[tuple[str, str]] = []
+    for name, value in sorted(config.items()):
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            rows.append((prefix + name, ", ".join(_setting(item) for item in value) or "none"))
+        else:
+            rows.append((prefix + name, _setting(value)))
+    return rows
+
+
+def _setting(value: Any) -> str:
+    """A setting as one would type it: digits without separators."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else write_value(value)

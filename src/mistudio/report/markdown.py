@@ -1,0 +1,37 @@
+"""The short Markdown summary of a report: metrics and lineage, for the pipelines dashboard."""
+
+import re
+from collections.abc import Sequence
+
+from mistudio.report.lineage import Node
+from mistudio.report.metrics import METRICS, Metrics, write_metric
+from mistudio.report.records import Counts
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
+
+
+def render_markdown(title: str, metrics: Metrics, lineage: Sequence[Sequence[Node]], counts: Counts) -> str:
+    """Metrics as a table, then what the features were made from, from source to result."""
+    lines = [
+        f"# {_escape(title)}",
+        "",
+        f"{counts.features:,} features, {counts.dead:,} of them never fired on the {counts.tokens:,} tokens searched.",
+        "",
+        "| metric | value | meaning |",
+        "| --- | ---: | --- |",
+    ]
+    for metric in METRICS:
+        lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {_escape(metric.hint)} |")
+    lines += ["", "## Lineage", "", "| what | where | digest | figures |", "| --- | --- | --- | --- |"]
+    for column in lineage:
+        for node in column:
+            figures = ", ".join(f"{name} {value}" for name, value in node.key_figures) or node.note
+            lines.append(
+                f"| {_escape(node.title)} | {_escape(node.name)} | `{node.short_digest}` | {_escape(figures)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    """Text from data, so that it can neither break the table nor turn into markup."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

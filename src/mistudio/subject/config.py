@@ -1,0 +1,35 @@
+"""How a language model is loaded for study: number format, device, quantisation, trust."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8", "nf4"]
+
+_DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
+
+
+class SubjectConfig(BaseModel):
+    """How to load a subject; what depends on the machine is checked when it is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dtype: Dtype = Field(
+        default="auto", description="number format of the weights; auto is float32 on CPU, bfloat16 or float16 on a GPU"
+    )
+    device: str = Field(default="auto", description="auto (the GPU with the most free memory, else CPU), cpu or cuda:N")
+    device_map: Literal["none", "auto"] = Field(
+        default="none", description="auto spreads the layers over all GPUs and, where they are too small, the CPU"
+    )
+    quantization: Quantization = Field(default="none", description="bits of the weights on a GPU: 8 (int8) or 4 (nf4)")
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, device: str) -> str:
+        if not _DEVICE.match(device):
+            message = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
+            raise ValueError(message)
+        return device

@@ -1,0 +1,261 @@
+"""Hook points: named places in a transformer block where activations are read and replaced.
+
+::
+
+    resid_pre ──┬──────────────(+)── resid_mid ──┬───────────────────(+)── resid_post
+                └─ attention ─ attn_out          └─ MLP ─ mlp_act ─ mlp_out
+
+They are found in any model by a probe (see ``structure``). ``attn_out`` and ``mlp_out`` are what the two
+sublayers add to the residual stream; ``mlp_act`` is the input of the MLP's last linear layer.
+
+Shape legend: B sequences, T tokens, D width of a hook point, W width as the module sees it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mistudio.errors import ConfigError, SubjectError
+from mistudio.subject.load import Subject
+from mistudio.subject.structure import BlockMap, Place, Tap, map_block
+from mistudio.subject.trace import (
+    StopForward,
+    called_once,
+    hidden_in,
+    hidden_out,
+    watch,
+    with_hidden_in,
+    with_hidden_out,
+)
+
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act")
+_PROBE_TOKENS = 6
+_PROBE_SEED = 0
+
+
+class HookPoint(NamedTuple):
+    """A place in a model: a kind and the number of a block, from 0."""
+
+    kind: str
+    layer: int
+
+    @classmethod
+    def parse(cls, text: str) -> "HookPoint":
+        """Read ``KIND.LAYER``, for example ``resid_post.3``.
+
+        Raises:
+            ConfigError: the kind is unknown, or there is no layer number.
+        """
+        match = re.fullmatch(r"(\w+)\.(\d+)", text)
+        if not match or match[1] not in KINDS:
+            message = (
+                f"{text!r} is not a hook point. Write KIND.LAYER, for example resid_post.3; "
+                f"the kinds are {', '.join(KINDS)}."
+            )
+            raise ConfigError(message)
+        return cls(match[1], int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.layer}"
+
+
+@dataclass(frozen=True)
+class ResolvedHook:
+    """A hook point found in a loaded model, and the width of its activations."""
+
+    point: HookPoint
+    place: Place
+
+    @property
+    def width(self) -> int:
+        """Number of components of an activation here."""
+        return self.place.width
+
+
+def resolve_hooks(subject: Subject, points: Sequence[HookPoint]) -> list[ResolvedHook]:
+    """Find hook points in a model; each block is probed once.
+
+    Raises:
+        ConfigError: a kind is unknown.
+        SubjectError: there is no such layer, or the point does not exist in this model.
+    """
+    return [_resolve(subject, point) for point in points]
+
+
+def available_points(subject: Subject, layer: int) -> list[HookPoint]:
+    """The hook points that a layer has.
+
+    Raises:
+        SubjectError: there is no such layer.
+    """
+    places = _block_map(subject, layer).places
+    return [HookPoint(kind, layer) for kind in KINDS if kind in places]
+
+
+@torch.no_grad()
+def run_captured(
+    subject: Subject,
+    hooks: Sequence[ResolvedHook],
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor | None = None,
+) -> dict[HookPoint, Tensor]:
+    """Activations [B, T, D] at each hook point; what comes after the last of them is not computed.
+
+    The tensors are copies on the model's device: some models change theirs in place.
+
+    Raises:
+        SubjectError: the model did not pass one of the hook points.
+    """
+    captured: dict[HookPoint, Tensor] = {}
+    missing = {hook.point for hook in hooks}
+
+    def keep(hook: ResolvedHook, value: Tensor) -> None:
+        captured[hook.point] = (value.detach() * hook.place.read.scale).reshape(*input_ids_BT.shape, hook.width)
+        missing.discard(hook.point)
+        if not missing:
+            raise StopForward
+
+    with ExitStack() as stack:
+        for hook in {hook.point: hook for hook in hooks}.values():
+            stack.enter_context(_reading(hook.place.read, _bind(keep, hook)))
+        _run(subject, input_ids_BT, attention_mask_BT)
+    if missing:
+        message = f"The forward pass did not reach {', '.join(sorted(map(str, missing)))}."
+        raise SubjectError(message)
+    return captured
+
+
+@contextmanager
+def spliced(subject: Subject, hook: ResolvedHook, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within this context a forward pass goes on with ``replace(value)`` [B, T, D] in place of the value.
+
+    Where nothing but the sum exists (resid_mid of most models), what attention adds is changed such that
+    the residual stream becomes the replacement.
+    """
+    tap = hook.place.write
+    block = subject.blocks[hook.point.layer]
+    stream: list[Tensor] = []
+
+    def remember(value: Tensor) -> None:
+        stream[:] = [value]
+
+    def change(value: Tensor) -> Tensor:
+        start_BTD = stream[0]
+        passing_BTW = value.reshape(*start_BTD.shape[:2], hook.width) * tap.scale
+        offset: Tensor | float = start_BTD if tap.onto_stream else 0.0
+        # The division also makes a copy: the model may change it in place, and it can be a tensor of the caller's.
+        changed_BTW = (replace(passing_BTW + offset) - offset) / tap.scale
+        return changed_BTW.to(value.dtype).reshape(value.shape)
+
+    with _reading(Tap(block, "input"), remember), _writing(tap, change):
+        yield
+
+
+def _resolve(subject: Subject, point: HookPoint) -> ResolvedHook:
+    if point.kind not in KINDS:
+        message = f"{point.kind!r} is not a kind of hook point; the kinds are {', '.join(KINDS)}."
+        raise ConfigError(message)
+    block_map = _block_map(subject, point.layer)
+    if point.kind not in block_map.places:
+        there = ", ".join(map(str, available_points(subject, point.layer)))
+        reason = block_map.missing.get(point.kind, "its input or output is not one vector a token")
+        message = f"{type(subject.model).__name__} has no {point}: {reason}. Layer {point.layer} has {there or 'none'}."
+        raise SubjectError(message)
+    return ResolvedHook(point, block_map.places[point.kind])
+
+
+def _block_map(subject: Subject, layer: int) -> BlockMap:
+    if not 0 <= layer < subject.num_layers:
+        message = (
+            f"There is no layer {layer} in {type(subject.model).__name__}: it has {subject.num_layers} layers, "
+            f"0 to {subject.num_layers - 1}."
+        )
+        raise SubjectError(message)
+    key = f"block.{layer}"
+    if key not in subject.cache:
+        subject.cache[key] = _probe_block(subject, layer)
+    found: BlockMap = subject.cache[key]
+    return found
+
+
+@torch.no_grad()
+def _probe_block(subject: Subject, layer: int) -> BlockMap:
+    """Run two rows of the same random tokens as far as the block, and map it from what its modules did.
+
+    The block's input at position 0 of the second row is changed: what differs further on passed through attention.
+    """
+    block = subject.blocks[layer]
+    ids_BT = probe_ids(subject)
+    shared = {id(module) for other in subject.blocks if other is not block for module in other.modules()}
+    modules = [module for module in block.modules() if id(module) not in shared]
+
+    def disturb(value: Tensor) -> Tensor:
+        changed = value.clone()
+        changed[1, 0] = -changed[1, 0].roll(1)
+        return changed
+
+    def stop(_value: Tensor) -> None:
+        raise StopForward
+
+    with _writing(Tap(block, "input"), disturb), watch(modules, *ids_BT.shape) as calls:
+        with _reading(Tap(block, "output"), stop):
+            _run(subject, ids_BT, None)
+        return map_block(block, called_once(calls))
+
+
+def probe_ids(subject: Subject) -> Tensor:
+    """Two rows [2, T] of the same few random token ids."""
+    num_tokens = min(_PROBE_TOKENS, subject.max_positions or _PROBE_TOKENS)
+    generator = torch.Generator().manual_seed(_PROBE_SEED)
+    row = torch.randint(subject.vocab_size, (1, num_tokens), generator=generator)
+    return row.repeat(2, 1).to(subject.device)
+
+
+def _run(subject: Subject, input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> None:
+    try:
+        subject.model(input_ids=input_ids_BT, attention_mask=attention_mask_BT)
+    except StopForward:
+        return
+
+
+def _bind(keep: Callable[[ResolvedHook, Tensor], None], hook: ResolvedHook) -> Callable[[Tensor], None]:
+    return lambda value: keep(hook, value)
+
+
+@contextmanager
+def _reading(tap: Tap, read: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call ``read`` with each value that passes the tap."""
+
+    def look(value: Tensor) -> Tensor:
+        read(value)
+        return value
+
+    with _writing(tap, look):
+        yield
+
+
+@contextmanager
+def _writing(tap: Tap, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put ``change(value)`` in place of each value that passes the tap."""
+
+    def at_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = hidden_in(args, kwargs)
+        return None if value is None else with_hidden_in(args, kwargs, value, change(value))
+
+    def at_output(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        value = hidden_out(output)
+        return None if value is None else with_hidden_out(output, value, change(value))
+
+    if tap.side == "input":
+        handle = tap.module.register_forward_pre_hook(at_input, with_kwargs=True)
+    else:
+        handle = tap.module.register_forward_hook(at_output)
+    try:
+        yield
+    finally:
+        handle.remove()

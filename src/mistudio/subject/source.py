@@ -1,0 +1,223 @@
+"""Where a subject comes from: a folder, the model hub or an artifact; found and hashed without loading weights.
+
+A subject's digest names its content, so that a step over the same model is found published wherever the
+model lies. The tokenizer has a digest of its own: models that share it share tokenised corpora.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+
+from mistudio.artifacts import Artifact, canonical_json, hash_file
+from mistudio.errors import HubUnreachable, InputError, SubjectError
+from mistudio.progress import progress
+
+_CONFIG = "config.json"
+_MODEL_FILES = (_CONFIG, "*.safetensors", "*.safetensors.index.json", "*.py")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_HUB_TIMEOUT_S = 5.0
+_PROGRESS_FROM_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class SubjectSource:
+    """A language model that was found, not loaded.
+
+    Attributes:
+        name: short name for people.
+        uri: ``folder:NAME``, ``hub:ORG/NAME@COMMIT`` or the prefix of an artifact.
+        path: the folder or hub id to load from.
+        revision: the commit on the hub, None for a folder.
+        digest: names the content of config, weights and tokenizer.
+        tokenizer_digest: names the content of the tokenizer alone.
+    """
+
+    name: str
+    uri: str
+    path: str
+    revision: str | None
+    digest: str
+    tokenizer_digest: str
+
+
+def resolve_source(model: str, revision: str | None = None) -> SubjectSource:
+    """Find a model: a folder in Hugging Face format, or an id on the model hub.
+
+    Raises:
+        SubjectError: there is no such folder or model, or the folder holds no model.
+        HubUnreachable: it is an id on the hub, not in the local cache, and the hub does not answer.
+    """
+    folder = Path(model).expanduser()
+    if model and folder.is_dir():
+        return _folder_source(folder.absolute())
+    if model.startswith((".", "/", "~")) or not _HUB_ID.match(model):
+        message = (
+            f"No such model folder: {model or '(empty)'}. Give a folder in Hugging Face format (config.json, "
+            "*.safetensors, tokenizer files), an id on the model hub such as EleutherAI/pythia-70m, or demo."
+        )
+        raise SubjectError(message)
+    return _hub_source(model, revision)
+
+
+def artifact_source(artifact: Artifact) -> SubjectSource:
+    """A subject that was published in a store; every file is checked against the manifest.
+
+    Raises:
+        InputError: the artifact is not a subject.
+        DamagedArtifact: a file differs from what was published.
+    """
+    if artifact.manifest.short_kind != "subject":
+        message = f"{artifact.uri} is a {artifact.manifest.short_kind}, not a subject."
+        raise InputError(message)
+    folders = {name: artifact.file(name).parent for name in artifact.paths()}
+    if _CONFIG not in folders:
+        message = f"{artifact.uri} has no {_CONFIG}, so it is not a language model."
+        raise InputError(message)
+    hashes = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+    return SubjectSource(
+        name=str(artifact.manifest.config.get("name", artifact.uri)),
+        uri=artifact.uri,
+        path=str(folders[_CONFIG]),
+        revision=None,
+        digest=artifact.digest,
+        tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
+    )
+
+
+def _folder_source(folder: Path) -> SubjectSource:
+    if not (folder / _CONFIG).is_file():
+        message = (
+            f"{folder} holds no model: {_CONFIG} is missing. Give the folder that save_pretrained wrote, with "
+            f"{_CONFIG}, *.safetensors and the tokenizer files in it."
+        )
+        raise SubjectError(message)
+    hashes = _hash_folder(folder)
+    return SubjectSource(
+        name=folder.name,
+        uri=f"folder:{folder.name}",
+        path=str(folder),
+        revision=None,
+        digest=_digest(hashes),
+        tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
+    )
+
+
+def _hub_source(model: str, revision: str | None) -> SubjectSource:
+    """A model on the hub: from the local cache where it is there, else by asking the hub for its commit."""
+    snapshot = _cached_snapshot(model, revision)
+    if snapshot is None or not _matching(_names(snapshot), _TOKENIZER_FILES):
+        snapshot = _fetch_small_files(model, snapshot.name if snapshot else revision)
+    commit = snapshot.name
+    # Weights that are already here are loaded from their folder: no question goes to the hub for optional files.
+    has_weights = _has_all_weights(snapshot)
+    return SubjectSource(
+        name=model.rpartition("/")[2],
+        uri=f"hub:{model}@{commit}",
+        path=str(snapshot) if has_weights else model,
+        revision=None if has_weights else commit,
+        digest=hashlib.sha256(f"hub:{model}@{commit}".encode()).hexdigest(),
+        tokenizer_digest=_digest(_matching(_hash_folder(snapshot), _TOKENIZER_FILES)),
+    )
+
+
+def _cached_snapshot(model: str, revision: str | None) -> Path | None:
+    try:
+        found = huggingface_hub.try_to_load_from_cache(model, _CONFIG, revision=revision)
+    except hub_errors.HFValidationError as error:
+        message = f"{model!r} is neither a folder nor an id on the model hub: {error}"
+        raise SubjectError(message) from error
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _fetch_small_files(model: str, revision: str | None) -> Path:
+    """Download config and tokenizer, not the weights; the folder's name is the commit."""
+    try:
+        info = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S)
+        return Path(
+            huggingface_hub.snapshot_download(
+                model,
+                revision=info.sha,
+                allow_patterns=[_CONFIG, "*.py", *_TOKENIZER_FILES],
+                etag_timeout=_HUB_TIMEOUT_S,
+            )
+        )
+    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
+        at = f" at revision {revision}" if revision else ""
+        message = (
+            f"There is no folder {model}, and the model hub has no public model {model}{at}. Check the spelling; "
+            "a gated or private model needs HF_TOKEN in the environment."
+        )
+        raise SubjectError(message) from error
+    except Exception as error:  # the hub's client raises errors of several libraries when a network fails
+        message = (
+            f"Cannot reach the model hub for {model}, which is neither a folder nor in the local cache "
+            f"({_first_line(error)}). Offline, use a folder with the model in it, or the demo subject: demo."
+        )
+        raise HubUnreachable(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _hash_folder(folder: Path) -> dict[str, str]:
+    """sha256 of each file that makes up the model, by name."""
+    paths = [folder / name for name in sorted(_matching(_names(folder), _MODEL_FILES + _TOKENIZER_FILES))]
+    total = sum(path.stat().st_size for path in paths)
+    if total < _PROGRESS_FROM_BYTES:
+        return {path.name: _hash(path) for path in paths}
+    with progress("Hash the model's files", total, "bytes") as bar:
+        hashes = {}
+        for path in paths:
+            hashes[path.name] = _hash(path)
+            bar.advance(path.stat().st_size, path.name)
+        return hashes
+
+
+def _names(folder: Path) -> dict[str, str]:
+    return {path.name: "" for path in folder.iterdir() if path.is_file()}
+
+
+def _has_all_weights(folder: Path) -> bool:
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((folder / shard).is_file() for shard in shards)
+    return any(folder.glob("*.safetensors"))
+
+
+def _hash(path: Path) -> str:
+    stat = path.stat()
+    return _hash_once(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _hash_once(path: str, size: int, changed_ns: int) -> str:
+    """Hash a file once in a process, as long as its size and time of change stay the same."""
+    return hash_file(Path(path))
+
+
+def _matching(hashes: Mapping[str, str], patterns: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in hashes.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(canonical_json(dict(hashes))).hexdigest()

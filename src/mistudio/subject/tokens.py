@@ -1,0 +1,130 @@
+"""The tokenizer of a subject, and how a single token is shown to a person."""
+
+import contextlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from mistudio.errors import SubjectError
+from mistudio.subject.source import SubjectSource
+
+_BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+_WORD_START = "\u2581"  # how SentencePiece writes a space
+
+
+def load_tokenizer(source: SubjectSource, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of ``source``.
+
+    Raises:
+        SubjectError: there is none, it cannot be read, or it needs code that is not trusted.
+    """
+    try:
+        with quiet_transformers():
+            return transformers.AutoTokenizer.from_pretrained(
+                source.path, revision=source.revision, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # a broken file surfaces as any of a dozen exception types
+        raise SubjectError(loading_problem("tokenizer", source, error)) from error
+
+
+def token_strings(tokenizer: Any) -> list[str]:
+    """A readable string for each token id, such that strings side by side read as text.
+
+    Spaces and newlines are real ones, bytes that are no text on their own read ``<0xE2>``, special tokens
+    are shown by name, and ids that the tokenizer does not use as ``<unused 7>``.
+    """
+    pieces = {index: piece for piece, index in tokenizer.get_vocab().items()}
+    added = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items()}
+    show = _piece_reader(tokenizer)
+    num_ids = max((*pieces, *added), default=-1) + 1
+    return [
+        added[index] if index in added else show(pieces[index]) if index in pieces else f"<unused {index}>"
+        for index in range(num_ids)
+    ]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from drawing bars and printing advice while it loads."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def loading_problem(part: str, source: SubjectSource, error: Exception) -> str:
+    """The message for a part of a model that could not be loaded, with the reason and what to do."""
+    reason = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in reason:
+        return (
+            f"The {part} of {source.name} comes with Python code of its own. Read it, and if you trust it set "
+            "trust_remote_code."
+        )
+    return f"Cannot load the {part} of {source.name} from {source.path}: {reason}"
+
+
+def _piece_reader(tokenizer: Any) -> Any:
+    """How this tokenizer writes text in its pieces: as bytes, as SentencePiece, as WordPiece or plainly."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    settings = json.loads(backend.to_str()) if backend is not None else {}
+    kinds = set(_types(settings.get("decoder")))
+    if "ByteLevel" in kinds or "ByteLevel" in set(_types(settings.get("pre_tokenizer"))):
+        return _byte_level_piece
+    if "WordPiece" in kinds:
+        prefix = str(settings["model"].get("continuing_subword_prefix", "##"))
+        return lambda piece: piece.removeprefix(prefix) if piece.startswith(prefix) else f" {piece}"
+    return _sentencepiece_piece
+
+
+def _types(part: Any) -> Iterator[str]:
+    """The types of a tokenizer's component and of the components inside it."""
+    if isinstance(part, dict):
+        yield str(part.get("type"))
+        for inner in part.values():
+            yield from _types(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _types(inner)
+
+
+def _byte_level_piece(piece: str) -> str:
+    table = _byte_of_character()
+    if not all(character in table for character in piece):
+        return piece
+    return _text_or_hex(bytes(table[character] for character in piece))
+
+
+def _sentencepiece_piece(piece: str) -> str:
+    byte = _BYTE_PIECE.match(piece)
+    if byte:
+        return _text_or_hex(bytes([int(byte[1], 16)]))
+    return piece.replace(_WORD_START, " ")
+
+
+def _text_or_hex(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in data)
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's table: printable bytes stand for themselves, the others for the characters from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,0 +1,55 @@
+"""How a sparse autoencoder is trained."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mistudio.sae import SAEConfig
+
+
+class TrainConfig(BaseModel):
+    """One training run: the autoencoder, how many tokens it sees, and the optimiser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hook: str = Field(description="hook point to train on, for example resid_post.3")
+    sae: SAEConfig
+    tokens: int = Field(
+        default=3_000_000, ge=1, description="activations (tokens) to train on; repeats the data if need be"
+    )
+    max_epochs: int = Field(default=50, ge=1, description="most passes over the captured activations")
+    batch_size: int = Field(default=1024, ge=16, le=1 << 17, description="activations (tokens) in one step")
+    learning_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.16 / sqrt(width)"
+    )
+    warmup_fraction: float = Field(
+        default=0.02, ge=0, le=0.5, description="share of training with rising learning rate"
+    )
+    decay_fraction: float = Field(
+        default=0.4, ge=0, le=1, description="share of training with falling learning rate, at its end"
+    )
+    gradient_clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    dead_after_tokens: int = Field(
+        default=200_000, ge=1, description="a latent silent for as many tokens counts as dead"
+    )
+    buffer_rows: int = Field(default=262_144, ge=1, description="activations (rows) in the shuffling buffer")
+    check_every_steps: int = Field(default=50, ge=1, description="steps between two checks for early stopping")
+    patience: int = Field(
+        default=10, ge=0, description="checks without improvement until the final decay starts; 0: never"
+    )
+    min_loss: float = Field(default=0.0, ge=0, description="mean loss at which the final decay starts; 0: never")
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if self.warmup_fraction + self.decay_fraction > 1:
+            message = (
+                f"warmup_fraction {self.warmup_fraction} and decay_fraction {self.decay_fraction} "
+                "together are more than the whole of training"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate given, or the default for this width."""
+        return self.learning_rate or 0.16 / self.sae.width**0.5

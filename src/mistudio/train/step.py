@@ -1,0 +1,125 @@
+"""The train step: from captured activations to a published sparse autoencoder."""
+
+import json
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from mistudio.activations import ActivationReader
+from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
+from mistudio.progress import progress
+from mistudio.sae import config_json, save_weights
+from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
+from mistudio.train.config import TrainConfig
+from mistudio.train.trainer import MetricsLog, Trainer
+
+TRAINING_NAME = "training.json"
+_KEPT_CHECKPOINTS = 2
+
+
+class TrainRuntime(BaseModel):
+    """What changes how training runs, but not what it ends with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = "cpu"
+    checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
+
+
+def train(
+    store: Store,
+    activations: Artifact,
+    config: TrainConfig,
+    seed: int = 0,
+    runtime: TrainRuntime | None = None,
+    on_metrics: MetricsLog | None = None,
+) -> Produced:
+    """Publish the autoencoder that ``config`` asks for; go on from a checkpoint if there is one.
+
+    Args:
+        store: where to publish.
+        activations: artifact of kind ``activations`` that holds the hook point.
+        config: what to train.
+        seed: of initialisation and order.
+        runtime: device and checkpoints.
+        on_metrics: called with the mean metrics and the step, about 200 times a run.
+
+    Raises:
+        InputError: the activations lack the hook point.
+    """
+    runtime = runtime or TrainRuntime()
+    recipe = Recipe(
+        kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed
+    )
+
+    def build(draft: Draft) -> Summary:
+        reader = ActivationReader(activations, config.hook, "train")
+        trainer = Trainer(config, reader, seed, torch.device(runtime.device))
+        _resume(trainer, draft)
+        _run(trainer, draft, runtime.checkpoint_every_steps, on_metrics)
+        return _publish(trainer, draft, config.hook)
+
+    return produce(store, recipe, "train", build)
+
+
+def _run(trainer: Trainer, draft: Draft, checkpoint_every: int, on_metrics: MetricsLog | None) -> None:
+    total = trainer.num_steps * trainer.config.batch_size
+    with progress("Train autoencoder", total, "tokens") as bar:
+        bar.advance(trainer.tokens)
+        while not trainer.finished:
+            before = trainer.tokens
+            metrics = trainer.train_step()
+            bar.advance(trainer.tokens - before, note=_note(metrics) if metrics else "")
+            if metrics and on_metrics:
+                on_metrics({name: value for name, value in metrics.items() if name != "step"}, trainer.step)
+            if trainer.step % checkpoint_every == 0 and not trainer.finished:
+                _save_checkpoint(trainer, draft)
+
+
+def _note(metrics: dict[str, float]) -> str:
+    return f"FVU {metrics['fvu']:.3f}  L0 {metrics['l0']:.1f}  dead {metrics['dead_fraction']:.1%}"
+
+
+def _save_checkpoint(trainer: Trainer, draft: Draft) -> None:
+    tensors, text = trainer.state_dict()
+    with draft.stage_work(f"checkpoint-{trainer.step:09d}.safetensors") as path:
+        save_file(tensors, path, metadata=text)
+    for name in _checkpoints(draft)[:-_KEPT_CHECKPOINTS]:
+        draft.remove_work(name)
+
+
+def _resume(trainer: Trainer, draft: Draft) -> None:
+    checkpoints = _checkpoints(draft)
+    if checkpoints:
+        with safe_open(draft.work_file(checkpoints[-1]), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            trainer.load_state_dict(tensors, file.metadata())
+
+
+def _checkpoints(draft: Draft) -> list[str]:
+    return sorted(name for name in draft.work_names() if name.startswith("checkpoint-"))
+
+
+def _publish(trainer: Trainer, draft: Draft, hook: str) -> Summary:
+    spread = float(trainer.sae.spread)
+    trainer.sae.fold_spread()
+    with draft.stage(WEIGHTS_NAME) as path:
+        save_weights(trainer.sae, path)
+    draft.write(CONFIG_NAME, config_json(trainer.sae, hook, spread))
+    draft.write(TRAINING_NAME, json.dumps(trainer.history, indent=0).encode())
+    last = trainer.history[-1]
+    return {
+        "architecture": trainer.config.sae.architecture,
+        "hook": hook,
+        "d_in": trainer.sae.d_in,
+        "width": trainer.sae.width,
+        "tokens": trainer.tokens,
+        "steps": trainer.step,
+        "epochs": round(trainer.tokens / len(trainer.reader), 2),
+        "stopped_because": trainer.stopped_because,
+        "train_fvu": round(last["fvu"], 6),
+        "train_l0": round(last["l0"], 3),
+        "train_dead_fraction": round(last["dead_fraction"], 6),
+    }

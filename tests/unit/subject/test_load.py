@@ -1,0 +1,207 @@
+"""Loading models: what is found out about them, and what a broken one gets."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as tf
+from pydantic import ValidationError
+
+from mistudio.errors import SubjectError
+from mistudio.subject import SubjectConfig, forward_logits, load_subject, load_tokenizer, pick_device, resolve_source
+from mistudio.subject.load import choose_auto_class
+from tests.unit.subject.families import ENCODERS, byte_level_tokenizer
+
+CPU = SubjectConfig(device="cpu")
+STORIES = Path(__file__).parents[3] / ".." / "shared" / "data" / "models" / "stories260K"
+
+
+def load(folder: Path, config: SubjectConfig = CPU):
+    return load_subject(resolve_source(str(folder)), config)
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_loaded_model_is_frozen_and_described(model_folder: Path) -> None:
+    subject = load(model_folder)
+    assert not subject.model.training
+    assert not any(parameter.requires_grad for parameter in subject.model.parameters())
+    assert (subject.num_layers, subject.d_model, subject.max_positions) == (3, 32, 64)
+    assert subject.vocab_size == len(subject.tokenizer)
+    assert (subject.is_causal, str(subject.device), subject.dtype_name) == (True, "cpu", "float32")
+
+
+def test_logits_are_those_of_transformers(model_folder: Path) -> None:
+    subject = load(model_folder)
+    ids_BT = torch.tensor([subject.tokenizer.encode("the cat sat")])
+    with torch.no_grad():
+        expected = tf.AutoModelForCausalLM.from_pretrained(model_folder)(ids_BT).logits
+    torch.testing.assert_close(forward_logits(subject, ids_BT), expected)
+
+
+def test_the_number_format_can_be_chosen(model_folder: Path) -> None:
+    subject = load(model_folder, SubjectConfig(device="cpu", dtype="bfloat16"))
+    assert subject.dtype_name == "bfloat16"
+    assert {parameter.dtype for parameter in subject.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_accelerate_places_the_layers_where_it_is_asked_to(model_folder: Path) -> None:
+    subject = load(model_folder, SubjectConfig(device="cpu", device_map="auto"))
+    assert forward_logits(subject, torch.tensor([[5, 6, 7]])).shape == (1, 3, subject.vocab_size)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_an_encoder_loads_with_its_masked_token_head(family: str, tmp_path: Path) -> None:
+    config = ENCODERS[family]()
+    config.vocab_size = 300
+    tf.AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    subject = load(tmp_path)
+    assert not subject.is_causal
+    assert forward_logits(subject, torch.tensor([[5, 6, 7]])).shape == (1, 3, 300)
+
+
+def test_an_encoder_without_a_head_loads_and_predicts_nothing(tmp_path: Path) -> None:
+    config = ENCODERS["bert"]()
+    config.vocab_size = 300
+    tf.BertModel(config, add_pooling_layer=True).save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    subject = load(tmp_path)
+    assert not subject.is_causal
+    with pytest.raises(SubjectError, match="BertModel has no output embeddings"):
+        forward_logits(subject, torch.tensor([[5, 6, 7]]))
+
+
+def test_a_multimodal_wrapper_gives_the_blocks_of_its_text_part() -> None:
+    text = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = tf.Gemma3Config(
+        text_config={**text, **heads},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    auto_class, is_causal = choose_auto_class(config)
+    model = auto_class.from_config(config)
+    from mistudio.subject import subject_from_model
+
+    subject = subject_from_model(model, None, is_causal=is_causal)
+    assert subject.is_causal
+    assert subject.d_model == 32
+    assert subject.blocks is model.get_decoder().layers
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    with pytest.raises(SubjectError, match="encoder-decoder"):
+        choose_auto_class(tf.T5Config(architectures=["T5ForConditionalGeneration"]))
+
+
+def test_a_truncated_weight_file_is_refused_with_the_reason(model_folder: Path) -> None:
+    weights = model_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        SubjectError, match=r"Cannot load the model of tiny-llama from .*incomplete|Incomplete|Metadata"
+    ):
+        load(model_folder)
+
+
+def test_weights_that_lack_tensors_are_refused_rather_than_made_up(model_folder: Path) -> None:
+    edit_config(model_folder, num_hidden_layers=4)
+    with pytest.raises(
+        SubjectError, match=r"weights of tiny-llama are incomplete: 9 tensors are missing \(model\.layers\.3"
+    ):
+        load(model_folder)
+
+
+def test_weights_of_another_shape_are_refused(model_folder: Path) -> None:
+    edit_config(model_folder, intermediate_size=56)
+    with pytest.raises(SubjectError, match="Cannot load the model of tiny-llama"):
+        load(model_folder)
+
+
+def test_pickled_weights_are_refused_with_what_to_do(model_folder: Path) -> None:
+    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    with pytest.raises(SubjectError, match=r"only as pickle \(pytorch_model\.bin\).*Convert it to safetensors"):
+        load(model_folder)
+
+
+def test_a_folder_without_weights_is_refused(model_folder: Path) -> None:
+    (model_folder / "model.safetensors").unlink()
+    with pytest.raises(SubjectError, match="has no weights"):
+        load(model_folder)
+
+
+def test_an_unknown_architecture_is_refused(model_folder: Path) -> None:
+    edit_config(model_folder, model_type="no_such_model", architectures=["NoSuchModel"])
+    with pytest.raises(SubjectError, match="no_such_model"):
+        load(model_folder)
+
+
+def test_a_configuration_that_is_no_json_is_refused(model_folder: Path) -> None:
+    (model_folder / "config.json").write_text("{")
+    with pytest.raises(SubjectError, match="Cannot load the configuration of tiny-llama"):
+        load(model_folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run_unless_trusted(model_folder: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "it-ran"
+    (model_folder / "configuration_own.py").write_text(
+        "from pathlib import Path\nfrom transformers import LlamaConfig\n"
+        f"Path({str(proof)!r}).touch()\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+    )
+    edit_config(model_folder, model_type="own", auto_map={"AutoConfig": "configuration_own.OwnConfig"})
+    with pytest.raises(SubjectError, match="Python code of its own.*trust_remote_code"):
+        load(model_folder)
+    assert not proof.exists()
+
+
+def test_a_folder_without_a_tokenizer_is_refused(model_folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model_folder / name).unlink()
+    with pytest.raises(SubjectError, match="Cannot load the tokenizer of tiny-llama"):
+        load_tokenizer(resolve_source(str(model_folder)))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_quantisation_on_a_cpu_is_refused(quantization: str, model_folder: Path) -> None:
+    with pytest.raises(SubjectError, match=f"quantization {quantization} needs a CUDA device"):
+        load(model_folder, SubjectConfig(device="cpu", quantization=quantization))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_a_gpu_that_is_not_there_is_refused_with_what_is(device: str) -> None:
+    with pytest.raises(SubjectError, match=f"no device '{device}'; this machine has cpu, and no GPU"):
+        pick_device(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_auto_is_the_cpu() -> None:
+    assert pick_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", ""])
+def test_a_device_that_is_none_is_refused(device: str) -> None:
+    with pytest.raises(ValidationError, match="use auto, cpu, cuda or cuda:N"):
+        SubjectConfig(device=device)
+
+
+def test_loading_prints_nothing(model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(model_folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_real_model_predicts_a_story(tmp_path: Path) -> None:
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES.name} is not at hand")
+    subject = load(Path(shutil.copytree(STORIES, tmp_path / "stories")))
+    assert (subject.num_layers, subject.d_model, subject.vocab_size) == (5, 64, 512)
+    ids_BT = torch.tensor([subject.tokenizer.encode("Once upon a time, there was a little girl")])
+    losses = torch.nn.functional.cross_entropy(forward_logits(subject, ids_BT)[0, :-1], ids_BT[0, 1:])
+    assert losses < 1.5

@@ -1,0 +1,193 @@
+"""Memory estimates, against what models really take."""
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mistudio.errors import SubjectError
+from mistudio.subject import (
+    HookPoint,
+    Subject,
+    SubjectConfig,
+    SubjectSource,
+    resolve_hooks,
+    resolve_source,
+    run_captured,
+)
+from mistudio.subject.memory import MemoryEstimate, estimate_memory
+from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES
+
+GB = 10**9
+
+
+def source_of(family: str, folder: Path) -> SubjectSource:
+    ({**CAUSAL, **ENCODERS})[family]().save_pretrained(folder)
+    return resolve_source(str(folder))
+
+
+def estimate(source: SubjectSource, **changes: Any) -> MemoryEstimate:
+    settings = {"layer": 1, "context_length": 64, "batch_size": 8, "width": 256, **changes}
+    return estimate_memory(source, SubjectConfig(device="cpu"), **settings)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors that operations make, at the busiest moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in inputs | self.seen:
+                    self.seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
+        return output
+
+    def drop(self, key: int, num_bytes: int) -> None:
+        self.seen.discard(key)
+        self.now -= num_bytes
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> SubjectSource:
+    """The shape of Phi-4, 14.7 thousand million parameters; there are no weights on disk."""
+    tf.Phi3Config(
+        architectures=["Phi3ForCausalLM"],
+        vocab_size=100_352,
+        hidden_size=5120,
+        intermediate_size=17_920,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        num_key_value_heads=10,
+        max_position_embeddings=16_384,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ).save_pretrained(tmp_path)
+    return resolve_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_bytes_of_the_weights_are_exact(family: str, tmp_path: Path, subject_of: Callable[[str], Subject]) -> None:
+    parameters = list(subject_of(family).model.parameters())
+    found = estimate(source_of(family, tmp_path))
+    assert found.num_parameters == sum(parameter.numel() for parameter in parameters)
+    assert found.parts.weights == sum(parameter.nbytes for parameter in parameters)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "phi3", "gemma3", "opt_pre_norm", "gpt_neox_parallel", "bert"])
+def test_a_capture_takes_what_was_estimated_for_its_activations(
+    family: str, tmp_path: Path, subject_of: Callable[[str], Subject]
+) -> None:
+    subject = subject_of(family)
+    hooks = resolve_hooks(subject, [HookPoint("resid_post", 1)])
+    ids_BT = torch.randint(3, 61, (8, 64))
+    with PeakMemory() as memory:
+        run_captured(subject, hooks, ids_BT)
+    estimated = estimate(source_of(family, tmp_path)).parts.activations
+    assert memory.peak <= 1.1 * estimated
+    assert estimated <= 3 * memory.peak
+
+
+def test_a_huge_model_does_not_fit_a_small_device_and_four_bits_are_recommended(huge: SubjectSource) -> None:
+    found = estimate(huge, layer=20, context_length=512, width=16_384, budget_bytes=16 * GB)
+    assert not found.fits
+    assert "58.6 GB, is subject weights" in found.reason
+    assert "It fits with quantization nf4" in found.reason
+    assert found.recommended is not None
+    assert found.recommended.quantization == "nf4"
+    assert found.num_parameters == 14_659_507_200
+
+
+def test_the_weights_get_smaller_with_fewer_bits(huge: SubjectSource) -> None:
+    sizes = estimate(huge, budget_bytes=GB).weights_by_quantization
+    assert sizes["none"] > sizes["int8"] > sizes["nf4"] > 14_659_507_200 / 2
+
+
+def test_more_memory_never_brings_a_more_modest_recommendation(huge: SubjectSource) -> None:
+    ranks = []
+    for budget in (8, 10, 11, 12, 13, 14, 16, 20, 24, 40, 80, 200):
+        best = estimate(huge, context_length=2048, batch_size=64, budget_bytes=budget * GB).recommended
+        bits = {"none": 16, "int8": 8, "nf4": 4}
+        ranks.append((best.context_length, bits[best.quantization], best.batch_size) if best else (0, 0, 0))
+    assert ranks == sorted(ranks)
+    assert ranks[0] == (0, 0, 0)
+    assert len(set(ranks)) > 4
+
+
+def test_a_recommendation_fits(huge: SubjectSource) -> None:
+    best = estimate(huge, context_length=2048, batch_size=64, budget_bytes=20 * GB).recommended
+    assert best is not None
+    again = estimate_memory(
+        huge,
+        SubjectConfig(quantization=best.quantization),
+        layer=1,
+        context_length=best.context_length,
+        batch_size=best.batch_size,
+        width=256,
+        budget_bytes=20 * GB,
+    )
+    assert again.fits
+    assert again.recommended == best
+
+
+def test_what_fits_has_no_reason_and_is_recommended_as_asked(tmp_path: Path) -> None:
+    found = estimate(source_of("llama", tmp_path))
+    assert found.fits
+    assert found.reason == ""
+    assert found.recommended == found.asked
+    assert found.budget_bytes > 0
+
+
+def test_on_a_cpu_without_a_given_budget_no_quantisation_is_recommended(
+    huge: SubjectSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mistudio.subject.memory.free_memory_bytes", lambda _device: 24 * GB)
+    found = estimate(huge)
+    assert not found.fits
+    assert found.recommended is None
+    assert "cpu has free 24.0 GB" in found.reason
+    assert "No setting makes it fit" in found.reason
+
+
+def test_an_autoencoder_that_is_too_wide_is_told_how_wide_it_can_be(tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    found = estimate(source, width=1 << 20, budget_bytes=4 * GB)
+    assert not found.fits
+    assert "narrower: at most about" in found.reason
+    width = int(found.reason.split("about ")[1].split(" ")[0].replace(",", ""))
+    assert estimate(source, width=int(width * 0.9), budget_bytes=4 * GB).fits
+
+
+def test_every_part_grows_with_what_it_depends_on(tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    small = estimate(source).parts
+    longer = estimate(source, batch_size=16).parts
+    wider = estimate(source, width=512).parts
+    assert (longer.activations, longer.logits) == (2 * small.activations, 2 * small.logits)
+    assert longer.sae_weights == small.sae_weights
+    assert wider.sae_optimizer == 2 * wider.sae_weights == 2 * wider.sae_gradients
+    assert wider.sae_weights > 1.9 * small.sae_weights
+
+
+def test_a_layer_or_a_context_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    with pytest.raises(SubjectError, match=r"no layer 3 in .*: it has 3 layers, 0 to 2"):
+        estimate(source, layer=3)
+    with pytest.raises(SubjectError, match="context length of 65 is too long .* at most 64 tokens"):
+        estimate(source, context_length=65)
