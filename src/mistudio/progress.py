@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 EVENTS_ENV = "MISTUDIO_EVENTS"
 _EVENT_EVERY_S = 0.2
 _LINE_EVERY_S = 10.0
+_SHOWN_FROM_BYTES = 1 << 28
 
 
 class Bar(Protocol):
@@ -49,15 +50,20 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
         line_bar.finish()
 
 
+def byte_progress(what: str, num_bytes: int) -> AbstractContextManager[Bar]:
+    """Show the progress of going through ``num_bytes``; nothing is shown of what takes no time."""
+    return progress(what, num_bytes, "bytes") if num_bytes >= _SHOWN_FROM_BYTES else nullcontext(_SilentBar())
+
+
 def new_display() -> Progress:
     """The one look of all progress bars; tasks carry the fields ``unit`` and ``note``."""
     return Progress(
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=28),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=Console(stderr=True),
     )
 
@@ -67,6 +73,11 @@ def emit_event(**event: object) -> None:
     path = os.environ.get(EVENTS_ENV)
     if path:
         _append(Path(path), event)
+
+
+class _SilentBar:
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Show nothing."""
 
 
 class _RichBar:

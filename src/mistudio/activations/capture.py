@@ -8,19 +8,19 @@ Shape legend: B sequences, T tokens, D width of a hook point, N kept rows, S seq
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from mistudio.activations.plan import CapturePlan, ShardPlan, plan_capture
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
-from mistudio.errors import InputError
+from mistudio.errors import InputError, SubjectError
 from mistudio.progress import Bar, progress
 from mistudio.subject import (
     HookPoint,
@@ -45,16 +45,21 @@ class CaptureConfig(BaseModel):
     batch_size: int = Field(default=32, ge=1, le=128, description="sequences of full length in one forward pass")
     storage_dtype: Literal["float16", "bfloat16"] = "float16"
     shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
-    max_tokens: int | None = Field(default=None, ge=1, description="most tokens kept of the training documents")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after the training sequence that reaches this many kept tokens; None: never",
+    )
     include_special: bool = Field(default=False, description="also keep BOS and other added special tokens")
 
-    @model_validator(mode="after")
-    def _hooks_are_different(self) -> Self:
-        points = [str(HookPoint.parse(hook)) for hook in self.hooks]
+    @field_validator("hooks")
+    @classmethod
+    def _hooks_are_different(cls, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        points = tuple(str(HookPoint.parse(hook)) for hook in hooks)
         if len(set(points)) != len(points):
             message = f"hooks names a hook point twice: {', '.join(points)}"
             raise ValueError(message)
-        return self
+        return points
 
 
 def capture(
@@ -69,7 +74,7 @@ def capture(
 
     Raises:
         InputError: the corpus was tokenised for another model.
-        SubjectError: the model cannot be loaded, or has no such layer or hook point.
+        SubjectError: the model cannot be loaded, has no such layer or hook point, or takes only shorter sequences.
     """
     check_tokenizer(corpus, source)
     dtype = resolve_dtype(subject_config.dtype, pick_device(subject_config.device))
@@ -129,6 +134,7 @@ class _Capture:
         self.num_suffix = 0 if config.include_special else corpus.num_suffix
 
     def run(self) -> Summary:
+        self._check_lengths()
         plans = {split: self._plan(split) for split in SPLITS}
         if not plans["train"].num_rows:
             message = f"{self.corpus.artifact.uri} leaves no token to capture for training. Use a larger corpus."
@@ -139,12 +145,23 @@ class _Capture:
                     self._shard(split, number, plan, shard, bar)
         return {
             "hooks": ", ".join(str(hook.point) for hook in self.hooks),
-            "width": ", ".join(str(hook.width) for hook in self.hooks),
+            **{f"width.{hook.point}": hook.width for hook in self.hooks},
             "train_tokens": plans["train"].num_rows,
             "heldout_tokens": plans["heldout"].num_rows,
             "shards": sum(len(plan.shards) for plan in plans.values()) * len(self.hooks),
             "padding_fraction": round(plans["train"].padding_fraction(), 4),
         }
+
+    def _check_lengths(self) -> None:
+        limit = self.subject.max_positions
+        longest = max(int(self.corpus.lengths(split).max(initial=0)) for split in SPLITS)
+        if limit is not None and longest > limit:
+            message = (
+                f"{self.corpus.artifact.uri} has sequences of {longest} tokens, and the model "
+                f"({type(self.subject.model).__name__}) takes at most {limit}. "
+                f"Run ingest with a context_length of at most {limit}."
+            )
+            raise SubjectError(message)
 
     def _plan(self, split: Split) -> CapturePlan:
         widest = max(hook.width for hook in self.hooks)

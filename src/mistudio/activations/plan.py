@@ -67,20 +67,19 @@ def plan_capture(
 ) -> CapturePlan:
     """Cut a split into shards of at most ``shard_rows`` rows, whole sequences each.
 
-    ``max_rows`` ends the plan with the sequence that reaches it.
+    A sequence with more rows than that has a shard of its own. ``max_rows`` ends the plan with the sequence
+    that reaches it.
     """
     kept_S = np.maximum(lengths_S.astype(np.int64) - num_special, 0)
+    if max_rows is not None:
+        kept_S = kept_S[: int(np.searchsorted(np.cumsum(kept_S), max_rows)) + 1]
     shards: list[ShardPlan] = []
-    first = rows = total = 0
+    first = rows = 0
     for index, kept in enumerate(kept_S.tolist()):
-        if max_rows is not None and total >= max_rows:
-            kept_S = kept_S[:index]
-            break
         if rows and rows + kept > shard_rows:
             shards.append(ShardPlan(first, index, rows))
             first, rows = index, 0
         rows += kept
-        total += kept
     if rows:
         shards.append(ShardPlan(first, len(kept_S), rows))
     return CapturePlan(lengths_S, num_special, tuple(shards), batch_tokens)

@@ -11,16 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.activations.shards import META_COLUMNS, ShardFile
+from mistudio.activations.shards import META_COLUMNS, ShardFile, joined
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError
+from mistudio.progress import byte_progress
 
-# Rows read at once into the shuffling buffer: long enough for sequential reads, short enough to mix.
-RUN_ROWS = 512
+# Rows read at once into the shuffling buffer: long enough for sequential reads, short enough that a full
+# buffer holds rows from at least so many places.
+_RUN_ROWS = 512
+_PLACES = 256
 
 
 class ActivationReader:
-    """The rows of one hook point and one split of an ``activations`` artifact, memory-mapped."""
+    """The rows of one hook point and one split of an ``activations`` artifact, memory-mapped.
+
+    Raises:
+        InputError: the artifact has no such hook point, or the split has no rows.
+        DamagedArtifact: a shard differs from what was published.
+    """
 
     def __init__(self, artifact: Artifact, hook: str, split: str) -> None:
         prefix = f"{hook}/{split}/"
@@ -30,7 +38,7 @@ class ActivationReader:
             message = f"{artifact.uri} has no activations of {hook} ({split}); it has {', '.join(hooks)}."
             raise InputError(message)
         self.artifact, self.hook, self.split = artifact, hook, split
-        self.shards = [ShardFile(artifact.file(path)) for path in paths]
+        self.shards = _open_shards(artifact, paths)
         self.width = self.shards[0].width
         self.dtype = self.shards[0].dtype
         self._ends = np.cumsum([shard.num_rows for shard in self.shards])
@@ -39,15 +47,16 @@ class ActivationReader:
         return int(self._ends[-1])
 
     def acts(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` [N, D] in the stored number format."""
+        """Rows ``start`` to ``stop`` [N, D] in the stored number format; not to be written to."""
         parts = [self.shards[shard].acts(a, b) for shard, a, b in self._pieces(start, stop)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined(parts, self.width, self.dtype)
 
     def meta(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
         """Document, sequence, position and token id of rows ``start`` to ``stop``, each [N]."""
         pieces = list(self._pieces(start, stop))
+        none = np.empty(0, dtype=np.int32)
         return {
-            name: np.concatenate([self.shards[shard].meta(name, a, b) for shard, a, b in pieces])
+            name: np.concatenate([none, *(self.shards[shard].meta(name, a, b) for shard, a, b in pieces)])
             for name in META_COLUMNS
         }
 
@@ -74,6 +83,17 @@ class ActivationReader:
             start = end
 
 
+def _open_shards(artifact: Artifact, paths: list[str]) -> list[ShardFile]:
+    """Map the shards; each is hashed once per process, which takes a while where there are many."""
+    sizes = {entry.path: entry.bytes for entry in artifact.manifest.files}
+    shards = []
+    with byte_progress(f"Check {artifact.uri}", sum(sizes[path] for path in paths)) as bar:
+        for path in paths:
+            shards.append(ShardFile(artifact.file(path)))
+            bar.advance(sizes[path])
+    return shards
+
+
 class ShuffledBatches:
     """An endless stream of batches of rows drawn from all over a corpus; every epoch serves each row once.
 
@@ -86,6 +106,7 @@ class ShuffledBatches:
         self._reader = reader
         self._batch_rows = batch_rows
         self.capacity = min(max(buffer_rows, 2 * batch_rows), len(reader))
+        self._run_rows = min(_RUN_ROWS, max(self.capacity // _PLACES, 1))
         self._ring_ND = torch.empty(self.capacity, reader.width, dtype=reader.acts(0, 1).dtype)
         self._ids_N = torch.full((self.capacity,), -1, dtype=torch.int64)
         self._generator = torch.Generator().manual_seed(seed)
@@ -144,7 +165,7 @@ class ShuffledBatches:
                 self._ring_ND[slots[start:stop]] = self._reader.acts(first, first + stop - start)
 
     def _start_epoch(self) -> None:
-        num_runs = -(-len(self._reader) // RUN_ROWS)
+        num_runs = -(-len(self._reader) // self._run_rows)
         self._runs = torch.randperm(num_runs, generator=self._generator)
         self._next_run, self._run_offset = 0, 0
 
@@ -160,8 +181,8 @@ class ShuffledBatches:
         """Put the next rows of the epoch into empty slots, as far as there are any left."""
         done = 0
         while done < len(slots) and self._next_run < len(self._runs):
-            first = int(self._runs[self._next_run]) * RUN_ROWS + self._run_offset
-            end = min((int(self._runs[self._next_run]) + 1) * RUN_ROWS, len(self._reader))
+            run_start = int(self._runs[self._next_run]) * self._run_rows
+            first, end = run_start + self._run_offset, min(run_start + self._run_rows, len(self._reader))
             count = min(end - first, len(slots) - done)
             target = slots[done : done + count]
             self._ring_ND[target] = self._reader.acts(first, first + count)

@@ -92,12 +92,13 @@ class ShardFile:
         self.dtype = self._reader.schema.metadata[_DTYPE_KEY].decode()
         self.width: int = self._reader.schema.field("activation").type.list_size
         self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self._block_rows = self._batches[0].num_rows if self._batches else BLOCK_ROWS  # all but the last are equal
         self.num_rows = sum(batch.num_rows for batch in self._batches)
 
     def acts(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` [N, D]; a view of the file where they lie in one block."""
+        """Rows ``start`` to ``stop`` [N, D]; where they lie in one block a view of the file, not to be written to."""
         parts = [_block_acts(batch, self.width, self.dtype)[rows] for batch, rows in self._slices(start, stop)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined(parts, self.width, self.dtype)
 
     def meta(self, name: str, start: int, stop: int) -> NDArray[np.int32]:
         """The column ``name`` of rows ``start`` to ``stop`` [N]."""
@@ -107,11 +108,18 @@ class ShardFile:
     def _slices(self, start: int, stop: int) -> list[tuple[pa.RecordBatch, slice]]:
         slices = []
         while start < stop:
-            block, offset = divmod(start, BLOCK_ROWS)
-            count = min(stop - start, BLOCK_ROWS - offset)
+            block, offset = divmod(start, self._block_rows)
+            count = min(stop - start, self._block_rows - offset)
             slices.append((self._batches[block], slice(offset, offset + count)))
             start += count
         return slices
+
+
+def joined(parts: list[Tensor], width: int, dtype: str) -> Tensor:
+    """Consecutive pieces of rows as one tensor [N, D]; without a copy where there is one piece."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else torch.empty(0, width, dtype=_TORCH[dtype])
 
 
 def _block_acts(batch: pa.RecordBatch, width: int, dtype: str) -> Tensor:

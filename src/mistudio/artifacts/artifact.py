@@ -7,12 +7,13 @@ otherwise calls ``build`` with a :class:`Draft` that knows which files a killed 
 import datetime
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ from mistudio.artifacts.manifest import (
     qualified_kind,
 )
 from mistudio.artifacts.store import Store, check_name
-from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.progress import byte_progress
 
 _WORK = "work"
 _HASH_BLOCK_BYTES = 1 << 22
@@ -65,7 +67,7 @@ class Artifact:
             NotFound: the manifest lists no such file.
             DamagedArtifact: the file is missing, or its size or hash differs.
         """
-        entry = next((entry for entry in self.manifest.files if entry.path == path), None)
+        entry = self._entries.get(path)
         if entry is None:
             message = f"{self.uri} has no file {path!r}; it has {', '.join(self.paths()[:10])}."
             raise NotFound(message)
@@ -76,10 +78,16 @@ class Artifact:
 
     def problems(self) -> Iterator[str]:
         """One line for each file that is missing or differs from what was published."""
-        for entry in self.manifest.files:
-            problem = self._problem(entry, again=True)
-            if problem:
-                yield problem
+        with byte_progress(f"Verify {self.uri}", self.manifest.num_bytes) as bar:
+            for entry in self.manifest.files:
+                problem = self._problem(entry, again=True)
+                bar.advance(entry.bytes, entry.path)
+                if problem:
+                    yield problem
+
+    @cached_property
+    def _entries(self) -> dict[str, FileEntry]:
+        return {entry.path: entry for entry in self.manifest.files}
 
     def _problem(self, entry: FileEntry, *, again: bool = False) -> str | None:
         name = f"{self.uri}/{entry.path}"
@@ -106,7 +114,16 @@ class Draft:
         return self.store.size(f"{self.prefix}/{path}") is not None
 
     def stage(self, path: str) -> AbstractContextManager[Path]:
-        """Give a local path to write to; on a clean exit it becomes the artifact's file ``path``."""
+        """Give a local path to write to; on a clean exit it becomes the artifact's file ``path``.
+
+        Raises:
+            InputError: no file of an artifact can have this name.
+            StorageFull: the disk is full.
+            StorageError: the store cannot be written.
+        """
+        if path == MANIFEST_NAME or path.startswith(f"{_WORK}/"):
+            message = f"An artifact's file cannot be called {path!r}: {MANIFEST_NAME} and {_WORK}/ have other uses."
+            raise InputError(message)
         return self.store.stage(f"{self.prefix}/{path}")
 
     def file(self, path: str) -> Path:
@@ -137,13 +154,15 @@ class Draft:
 
     def entries(self) -> tuple[FileEntry, ...]:
         """Size and hash of every finished file."""
+        not_content = (f"{self.prefix}/{MANIFEST_NAME}", f"{self.prefix}/{_WORK}/")
+        names = [name for name in self.store.list(self.prefix) if not name.startswith(not_content)]
+        sizes = {name: self.store.size(name) or 0 for name in names}
         entries = []
-        for name in self.store.list(self.prefix):
-            path = name.removeprefix(f"{self.prefix}/")
-            if path == MANIFEST_NAME or path.startswith(f"{_WORK}/"):
-                continue
-            local = self.store.fetch(name)
-            entries.append(FileEntry(path=path, bytes=local.stat().st_size, sha256=hash_file(local)))
+        with byte_progress(f"Hash {self.prefix}", sum(sizes.values())) as bar:
+            for name, size in sizes.items():
+                path = name.removeprefix(f"{self.prefix}/")
+                entries.append(FileEntry(path=path, bytes=size, sha256=hash_file(self.store.fetch(name))))
+                bar.advance(size, path)
         return tuple(entries)
 
 
@@ -183,7 +202,9 @@ def produce(store: Store, recipe: Recipe, step: str, build: Callable[[Draft], Su
             producer=_producer(step, time.monotonic() - started),
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        store.create(f"{recipe.prefix}/{MANIFEST_NAME}", manifest.to_json())
+        if not store.create(f"{recipe.prefix}/{MANIFEST_NAME}", manifest.to_json()):
+            message = f"{recipe.prefix} was published by something that does not hold its lock."
+            raise StorageError(message)
         for name in draft.work_names():
             draft.remove_work(name)
     return Produced(Artifact(store, recipe.prefix, manifest), found=False)
@@ -204,15 +225,13 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
         InputError: it is of another kind.
         DamagedArtifact: its manifest cannot be read.
     """
-    name = f"{check_name(uri.strip('/'))}/{MANIFEST_NAME}"
-    if store.size(name) is None:
-        message = f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. See mistudio artifacts list."
-        raise NotFound(message)
+    uri = _checked_uri(store, uri)
+    name = f"{uri}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(store.fetch(name).read_bytes(), name)
     if kind is not None and manifest.short_kind != kind:
         message = f"{uri} is of kind {manifest.kind}, but kind {kind} is needed here."
         raise InputError(message)
-    return Artifact(store, uri.strip("/"), manifest)
+    return Artifact(store, uri, manifest)
 
 
 def open_input(store: Store, ref: InputRef, kind: str) -> Artifact:
@@ -228,20 +247,57 @@ def open_input(store: Store, ref: InputRef, kind: str) -> Artifact:
     return artifact
 
 
+def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
+    """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
+    for uri in store.folders(folder):
+        if store.size(f"{uri}/{MANIFEST_NAME}") is not None:
+            yield uri
+        else:
+            yield from artifact_uris(store, uri)
+
+
 def list_artifacts(store: Store) -> Iterator[Artifact]:
-    """All published artifacts, by prefix."""
-    for name in store.list():
-        if name.endswith(f"/{MANIFEST_NAME}"):
-            yield open_artifact(store, name.removesuffix(f"/{MANIFEST_NAME}"))
+    """All published artifacts, by prefix.
+
+    Raises:
+        DamagedArtifact: a manifest cannot be read.
+    """
+    for uri in artifact_uris(store):
+        try:
+            artifact = open_artifact(store, uri)
+        except NotFound:  # removed since it was listed
+            continue
+        yield artifact
+
+
+def dependents(store: Store, uri: str) -> list[str]:
+    """Prefixes of the artifacts that name ``uri`` as an input; those with a damaged manifest cannot tell."""
+    found = []
+    for other in artifact_uris(store):
+        try:
+            inputs = open_artifact(store, other).manifest.inputs.values()
+        except (NotFound, DamagedArtifact):
+            continue
+        if any(ref.uri == uri for ref in inputs):
+            found.append(other)
+    return found
 
 
 def remove_artifact(store: Store, uri: str) -> None:
-    """Remove an artifact, its manifest first, so that no reader finds half of it."""
-    artifact = open_artifact(store, uri)
-    with store.lock(artifact.uri):
-        store.remove(f"{artifact.uri}/{MANIFEST_NAME}")
-        for name in list(store.list(artifact.uri)):
+    """Remove an artifact, damaged or not.
+
+    The manifest goes last. A removal that is killed leaves an artifact that misses files, which any reader
+    refuses; without its manifest, the rest would pass for the good work of a killed run and be gone on with.
+
+    Raises:
+        NotFound: the prefix has no manifest.
+    """
+    uri = _checked_uri(store, uri)
+    with store.lock(uri):
+        manifest_name = f"{uri}/{MANIFEST_NAME}"
+        for name in [name for name in store.list(uri) if name != manifest_name]:
             store.remove(name)
+        store.remove(manifest_name)
 
 
 def hash_file(path: Path) -> str:
@@ -257,6 +313,18 @@ def hash_file(path: Path) -> str:
 def _hash_once(path: Path, size: int, changed_ns: int) -> str:
     """The hash of a file, remembered for as long as its size and time of change stay the same."""
     return hash_file(path)
+
+
+def _checked_uri(store: Store, uri: str) -> str:
+    """The prefix of an artifact as the store writes it; there has to be a manifest under it."""
+    plain = check_name(uri.strip("/"))
+    if store.size(f"{plain}/{MANIFEST_NAME}") is None:
+        message = (
+            f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. "
+            "See mistudio artifacts list."
+        )
+        raise NotFound(message)
+    return plain
 
 
 def _damage(uri: str, problem: str) -> str:
@@ -277,12 +345,9 @@ def _producer(step: str, seconds: float) -> Producer:
 def _git_commit() -> str | None:
     """The commit of the checkout that this library runs from, if it runs from one."""
     root = Path(__file__).parents[3]
-    if not (root / ".git").exists():
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
         return None
-    done = subprocess.run(  # noqa: S603 -- fixed arguments, no shell
-        ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"],  # noqa: S607 -- git is found as the user's shell finds it
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [git, "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- no shell, no input
     return done.stdout.strip() or None

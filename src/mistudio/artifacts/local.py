@@ -2,25 +2,31 @@
 
 import errno
 import fcntl
+import logging
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mistudio.artifacts.store import check_name
+from mistudio.artifacts.store import NAME_PATTERN, check_name
 from mistudio.errors import NotFound, StorageError, StorageFull
+
+logger = logging.getLogger(__name__)
 
 # Staged files and locks live beside the content: same file system, so that a rename is atomic.
 _PRIVATE = ".mistudio"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 class LocalStore:
     """A store in a folder; see :class:`mistudio.artifacts.store.Store`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = _expanded(root).absolute()
         self.url = str(self.root)
         self._staging = self.root / _PRIVATE / "staging"
         self._locks = self.root / _PRIVATE / "locks"
@@ -38,9 +44,10 @@ class LocalStore:
         """Give a path to write to; on a clean exit the file appears under ``name`` at once."""
         target = self._path(name)
         # The same name every time: a writer that was killed leaves one file at most, for the next to overwrite.
-        staged = self._staging / name.replace("/", "@")
+        staged = self._staging / _flat(name)
         try:
             with self._translated(f"write {name} in"):
+                staged.unlink(missing_ok=True)
                 yield staged
                 _sync(staged)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,7 @@ class LocalStore:
     def create(self, name: str, data: bytes) -> bool:
         """Write a small file unless one exists under ``name``; say whether it was written."""
         target = self._path(name)
-        staged = self._staging / f"{uuid.uuid4().hex}-{target.name}"
+        staged = self._staging / uuid.uuid4().hex
         try:
             with self._translated(f"write {name} in"):
                 staged.write_bytes(data)
@@ -69,49 +76,82 @@ class LocalStore:
 
     def fetch(self, name: str) -> Path:
         """The file itself."""
-        path = self._path(name)
-        if not path.is_file():
+        if self.size(name) is None:
             message = f"{name} is not in the store {self.url}."
             raise NotFound(message)
-        return path
+        return self._path(name)
 
     def size(self, name: str) -> int | None:
         """Size in bytes, or None where there is no such file."""
         path = self._path(name)
-        return path.stat().st_size if path.is_file() else None
+        with self._translated(f"read {name} in"):
+            try:
+                status = path.stat()
+            except _ABSENT:
+                return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Names of all files below ``prefix``, sorted."""
-        start = self._path(prefix) if prefix else self.root
-        names = (
-            path.relative_to(self.root).as_posix()
-            for path in start.rglob("*")
-            if path.is_file() and not path.relative_to(self.root).parts[0].startswith(".")
-        )
-        yield from sorted(names)
+        """Names of all files below the folder ``prefix``, sorted."""
+        for name in self._children(prefix):
+            if name.endswith("/"):
+                yield from self.list(name.removesuffix("/"))
+            else:
+                yield name
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Names of the folders directly below the folder ``prefix``, sorted."""
+        return (name.removesuffix("/") for name in self._children(prefix) if name.endswith("/"))
 
     def remove(self, name: str) -> None:
         """Remove one file, and the folders that it leaves empty."""
         path = self._path(name)
         with self._translated(f"remove {name} from"):
-            path.unlink(missing_ok=True)
-            for folder in path.parents:
-                if folder == self.root or not folder.is_dir() or any(folder.iterdir()):
-                    return
-                folder.rmdir()
+            try:
+                path.unlink()
+            except _ABSENT:
+                return
+        for folder in path.parents:
+            # A folder at the top stays: without a lock of it, another process may be about to write there.
+            if self.root in (folder, folder.parent) or not _removed_empty(folder):
+                return
 
     @contextmanager
     def lock(self, prefix: str) -> Iterator[None]:
-        """Hold ``prefix`` for one writer, by a lock that the kernel drops with the process."""
-        lock_path = self._locks / check_name(prefix).replace("/", ".")
+        """Hold ``prefix`` for one writer, by a lock that the kernel drops with the process.
+
+        The file of the lock stays: a process may be waiting for it.
+        """
+        lock_path = self._locks / _flat(check_name(prefix))
         with self._translated(f"lock {prefix} in"):
             handle = lock_path.open("w")
         with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("Another process is working on %s: waiting for it.", prefix)
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
     def _path(self, name: str) -> Path:
         return self.root / check_name(name)
+
+    def _children(self, prefix: str) -> tuple[str, ...]:
+        """Names directly below a folder, a folder's with "/" at its end; sorted as whole names are.
+
+        What no store wrote, such as hidden files and links to folders, is passed over.
+        """
+        folder = self._path(prefix) if prefix else self.root
+        start = f"{prefix}/" if prefix else ""
+        with self._translated(f"list {prefix or 'the files'} in"):
+            try:
+                with os.scandir(folder) as entries:
+                    found = [entry for entry in entries if re.fullmatch(NAME_PATTERN, entry.name)]
+            except _ABSENT:
+                return ()
+        folders = (f"{start}{entry.name}/" for entry in found if entry.is_dir(follow_symlinks=False))
+        files = (f"{start}{entry.name}" for entry in found if entry.is_file())
+        return tuple(sorted((*folders, *files)))
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -136,6 +176,27 @@ class LocalStore:
     def _is_inside(self, filename: str | bytes | int | None) -> bool:
         path = Path(os.fsdecode(filename)) if isinstance(filename, str | bytes) else None
         return path is not None and (path.is_relative_to(self.root) or self.root.is_relative_to(path))
+
+
+def _expanded(root: Path) -> Path:
+    try:
+        return root.expanduser()
+    except RuntimeError as error:
+        message = f"Cannot open the store {root}: {error} Choose another folder with --store or MISTUDIO_STORE."
+        raise StorageError(message) from error
+
+
+def _flat(name: str) -> str:
+    """A name without folders; "@" is in no name, so no two names become one."""
+    return name.replace("/", "@")
+
+
+def _removed_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:  # not empty, or another process was first
+        return False
+    return True
 
 
 def _is_full(error: Exception) -> bool:

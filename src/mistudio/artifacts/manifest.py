@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mistudio.artifacts.store import NAME_PATTERN
 from mistudio.errors import DamagedArtifact
 
 MANIFEST_NAME = "manifest.json"
@@ -19,7 +20,7 @@ JsonScalar = str | int | float | bool | None
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputRef(_Frozen):
@@ -32,9 +33,9 @@ class InputRef(_Frozen):
 class FileEntry(_Frozen):
     """One file of an artifact."""
 
-    path: str = Field(description="relative to the artifact's prefix")
+    path: str = Field(pattern=f"^{NAME_PATTERN}$", description="relative to the artifact's prefix")
     bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Producer(_Frozen):
@@ -119,7 +120,8 @@ class Manifest(_Frozen):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "content"
             message = (
-                f"{origin} is not a valid manifest ({where}: {first['msg']}). Remove the artifact and make it again."
+                f"{origin} is not a valid manifest ({where}: {first['msg']}). Run mistudio artifacts remove "
+                f"{origin.rpartition('/')[0]}, then run the step again."
             )
             raise DamagedArtifact(message) from error
 

@@ -15,7 +15,9 @@ import platformdirs
 
 from mistudio.errors import ConfigError, InputError
 
-_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+NAME_PATTERN = rf"{_PART}(/{_PART})*"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
 
 
 class Store(Protocol):
@@ -51,7 +53,14 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Names of all files below ``prefix``, sorted; unfinished writes are not listed."""
+        """Names of all files below the folder ``prefix``, sorted; unfinished writes are not listed.
+
+        A prefix is whole parts of a name: ``sae/ab`` does not list ``sae/abc/x``, nor the file ``sae/ab``.
+        """
+        ...
+
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Names of the folders directly below the folder ``prefix``, sorted; what is in them is not looked at."""
         ...
 
     def remove(self, name: str) -> None:
@@ -69,7 +78,7 @@ def check_name(name: str) -> str:
     Raises:
         InputError: the name is absolute, has empty or dotted parts, or odd characters.
     """
-    if not name or not all(_NAME.match(part) for part in name.split("/")):
+    if not re.fullmatch(NAME_PATTERN, name):
         message = (
             f"{name!r} is not a name in the store: use letters, digits, '.', '_' and '-' "
             "(not first '.' or '-'), with '/' between folders."
@@ -94,7 +103,7 @@ def open_store(url: str = "") -> Store:
 
     url = url or default_store_url()
     scheme, colon, rest = url.partition(":")
-    if not colon or len(scheme) == 1:
+    if not colon or not _SCHEME.fullmatch(scheme):
         return LocalStore(Path(url))
     if scheme == "file":
         return LocalStore(Path(rest.removeprefix("//")))

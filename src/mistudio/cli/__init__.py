@@ -1,1 +1,45 @@
 """The ``mistudio`` command."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+import mistudio
+from mistudio.cli import artifacts, corpus, demo, pipelines, steps, subject
+from mistudio.errors import MistudioError
+
+_HELP = """Interpretability of language models: capture, train, find, inspect.
+
+The main job, offline, from text to a feature dashboard:
+
+    mistudio run interpret
+"""
+
+app = typer.Typer(
+    name="mistudio",
+    help=_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+    if version:
+        typer.echo(f"mistudio {mistudio.__version__}")
+        raise typer.Exit
+
+
+for part in (pipelines, demo, steps, corpus, artifacts, subject):
+    part.register(app)
+
+
+def main() -> None:
+    """Run the command line; an error that miStudio raises on purpose becomes one message and exit code 2."""
+    try:
+        app()
+    except MistudioError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        sys.exit(error.exit_code)

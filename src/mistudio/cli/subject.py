@@ -44,7 +44,7 @@ QuantizationOption = Annotated[Literal["none", "int8", "nf4"], typer.Option(help
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
+    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
 ]
 
 
@@ -81,7 +81,9 @@ def validate_model(
 
 def check_memory(
     model: ModelArgument,
-    layer: Annotated[int | None, typer.Option(min=0, help="Block that is hooked. [default: the middle one]")] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Block that is hooked.", show_default="the middle one")
+    ] = None,
     context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
     width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
@@ -89,7 +91,7 @@ def check_memory(
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     budget_gb: Annotated[
-        float | None, typer.Option(min=0, help="Memory to fit in, in GB. [default: what is free on the device]")
+        float | None, typer.Option(min=0, help="Memory to fit in, in GB.", show_default="what is free on the device")
     ] = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,

@@ -1,10 +1,11 @@
 """The demo subject's arithmetic: the Llama architecture, written for speed in training on a CPU.
 
-Weights carry the names that transformers gives them, and a test compares the logits with its own
-implementation. What is faster: matrices that share an input are applied as one, logits are computed
-where a target counts, and only attention leaves bfloat16 (PyTorch's CPU kernel is faster in float32).
+A test compares the logits with those of transformers. What is faster: the weights of all layers lie in
+one tensor a kind, matrices that share an input are applied as one, and only attention leaves bfloat16
+(PyTorch's kernel for CPUs is faster in float32).
 
-Legend: B sequences, T tokens, N = B x T, D model width, H heads, E head width, M MLP width, V vocabulary.
+Legend: B sequences, T tokens, N = B x T, L layers, D model width, H heads, E head width (half of it for
+the angles), M MLP width, V vocabulary.
 """
 
 import torch
@@ -14,9 +15,6 @@ from transformers import LlamaConfig
 
 from mistudio.demo.config import DemoConfig
 from mistudio.demo.text import BOS_ID, EOS_ID, IGNORED, Batch
-
-EMBEDDING = "model.embed_tokens.weight"
-FINAL_NORM = "model.norm.weight"
 
 _EPS = 1e-6
 _ROPE_BASE = 10_000.0
@@ -46,34 +44,34 @@ def llama_config(config: DemoConfig) -> LlamaConfig:
 
 
 def new_weights(config: DemoConfig, seed: int) -> Weights:
-    """Initial weights in float32: normal matrices, norms of one, and no output from the blocks."""
+    """Initial weights in float32, all layers in one tensor; at first the blocks add nothing to the residual."""
+    L, D, M = config.layers, config.width, config.mlp_width
     generator = torch.Generator().manual_seed(seed)
-    return {name: _initial(name, shape, generator) for name, shape in shapes(config).items()}
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * _INIT_STD
+
+    return {
+        "embedding": normal(config.vocab_size, D),
+        "attention": torch.cat((normal(L, 3, D, D), torch.zeros(L, 1, D, D)), dim=1),  # query, key, value, output
+        "mlp_in": normal(L, 2, M, D),  # gate, up
+        "mlp_out": torch.zeros(L, D, M),
+        "norms": torch.ones(2 * L + 1, D),  # before attention and MLP of each layer, and at the end
+    }
 
 
-def shapes(config: DemoConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, by its name."""
-    D, M = config.width, config.mlp_width
-    found: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, D)}
-    for layer in range(config.layers):
-        block = f"model.layers.{layer}"
-        found[f"{block}.input_layernorm.weight"] = (D,)
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            found[f"{block}.self_attn.{name}.weight"] = (D, D)
-        found[f"{block}.post_attention_layernorm.weight"] = (D,)
-        found[f"{block}.mlp.gate_proj.weight"] = (M, D)
-        found[f"{block}.mlp.up_proj.weight"] = (M, D)
-        found[f"{block}.mlp.down_proj.weight"] = (D, M)
-    found[FINAL_NORM] = (D,)
-    return found
-
-
-def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if len(shape) == 1:
-        return torch.ones(shape)
-    if name.endswith(("o_proj.weight", "down_proj.weight")):
-        return torch.zeros(shape)
-    return torch.randn(shape, generator=generator) * _INIT_STD
+def transformers_weights(weights: Weights) -> Weights:
+    """The weights by the names that transformers gives them."""
+    named = {"model.embed_tokens.weight": weights["embedding"], "model.norm.weight": weights["norms"][-1]}
+    for layer, (attention, mlp_in, mlp_out) in enumerate(
+        zip(weights["attention"], weights["mlp_in"], weights["mlp_out"], strict=True)
+    ):
+        own = dict(zip(("q_proj", "k_proj", "v_proj", "o_proj"), attention, strict=True))
+        parts = {f"self_attn.{name}": weight for name, weight in own.items()}
+        parts |= {"mlp.gate_proj": mlp_in[0], "mlp.up_proj": mlp_in[1], "mlp.down_proj": mlp_out}
+        parts["input_layernorm"], parts["post_attention_layernorm"] = weights["norms"][2 * layer : 2 * layer + 2]
+        named |= {f"model.layers.{layer}.{name}.weight": weight for name, weight in parts.items()}
+    return {name: weight.detach().clone() for name, weight in named.items()}
 
 
 class Llama:
@@ -88,46 +86,40 @@ class Llama:
 
     def loss(self, batch: Batch, *, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats over the targets that count."""
-        targets_N = batch.targets_BT.flatten()
-        counted = (targets_N != IGNORED).nonzero()[:, 0]
-        logits_NV = F.linear(self.hidden(batch.ids_BT)[counted], self._cast(EMBEDDING))
-        return F.cross_entropy(logits_NV, targets_N[counted], reduction=reduction)
+        logits_NV = self.logits(batch.ids_BT)
+        return F.cross_entropy(logits_NV, batch.targets_BT.flatten(), ignore_index=IGNORED, reduction=reduction)
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """What the logits are computed from, (N, D)."""
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """Logits of the next token, (N, V)."""
         size = (int(ids_BT.shape[0]), int(ids_BT.shape[1]))
-        x_ND = F.embedding(ids_BT.flatten(), self._cast(EMBEDDING))
-        for layer in range(self.config.layers):
-            block = f"model.layers.{layer}"
-            x_ND = x_ND + self._attention(self._norm(x_ND, f"{block}.input_layernorm.weight"), block, size)
-            x_ND = x_ND + self._mlp(self._norm(x_ND, f"{block}.post_attention_layernorm.weight"), block)
-        return self._norm(x_ND, FINAL_NORM)
+        cast = {name: weight.to(self.dtype) for name, weight in self.weights.items()}
+        *norms, final_norm = cast["norms"].unbind()
+        layers = zip(cast["attention"], cast["mlp_in"], cast["mlp_out"], norms[::2], norms[1::2], strict=True)
+        x_ND = F.embedding(ids_BT.flatten(), cast["embedding"])
+        for attention, mlp_in, mlp_out, attention_norm, mlp_norm in layers:
+            x_ND = x_ND + self._attention(self._norm(x_ND, attention_norm), attention, size)
+            x_ND = x_ND + self._mlp(self._norm(x_ND, mlp_norm), mlp_in, mlp_out)
+        return F.linear(self._norm(x_ND, final_norm), cast["embedding"])
 
-    def _attention(self, x_ND: Tensor, block: str, size: tuple[int, int]) -> Tensor:
+    def _attention(self, x_ND: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+        """Causal attention; ``weights`` are query, key, value and output, (4, D, D)."""
         B, T = size
-        inputs = self._stack(*(f"{block}.self_attn.{name}_proj.weight" for name in "qkv"))
-        heads_BHTE = F.linear(x_ND, inputs).view(B, T, 3 * self.config.heads, -1).transpose(1, 2).float()
+        inputs, output = torch.split_with_sizes(weights, (3, 1))
+        heads_BHTE = F.linear(x_ND, inputs.flatten(0, 1)).view(B, T, 3 * self.config.heads, -1).transpose(1, 2).float()
         q_BHTE, k_BHTE, v_BHTE = heads_BHTE.chunk(3, dim=1)
         mixed_BHTE = F.scaled_dot_product_attention(self._rotate(q_BHTE), self._rotate(k_BHTE), v_BHTE, is_causal=True)
-        mixed_ND = mixed_BHTE.transpose(1, 2).reshape(B * T, self.config.width).to(self.dtype)
-        return F.linear(mixed_ND, self._cast(f"{block}.self_attn.o_proj.weight"))
+        return F.linear(mixed_BHTE.transpose(1, 2).reshape(B * T, -1).to(self.dtype), output[0])
 
-    def _mlp(self, x_ND: Tensor, block: str) -> Tensor:
-        inputs = self._stack(f"{block}.mlp.gate_proj.weight", f"{block}.mlp.up_proj.weight")
-        gate_NM, up_NM = F.linear(x_ND, inputs).chunk(2, dim=-1)
-        return F.linear(F.silu(gate_NM) * up_NM, self._cast(f"{block}.mlp.down_proj.weight"))
+    def _mlp(self, x_ND: Tensor, mlp_in: Tensor, mlp_out: Tensor) -> Tensor:
+        gate_NM, up_NM = F.linear(x_ND, mlp_in.flatten(0, 1)).chunk(2, dim=-1)
+        return F.linear(F.silu(gate_NM) * up_NM, mlp_out)
 
     def _rotate(self, x_BHTE: Tensor) -> Tensor:
+        """Rotary position embedding (Su et al., 2021), halves paired as transformers does."""
         T = x_BHTE.shape[2]
         cos, sin = self._cos_TE[:T], self._sin_TE[:T]
         first, second = x_BHTE.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
-    def _norm(self, x_ND: Tensor, name: str) -> Tensor:
-        return F.rms_norm(x_ND, (self.config.width,), self._cast(name), _EPS)
-
-    def _stack(self, *names: str) -> Tensor:
-        return torch.cat([self._cast(name) for name in names])
-
-    def _cast(self, name: str) -> Tensor:
-        return self.weights[name].to(self.dtype)
+    def _norm(self, x_ND: Tensor, scale_D: Tensor) -> Tensor:
+        return F.rms_norm(x_ND, (self.config.width,), scale_D, _EPS)

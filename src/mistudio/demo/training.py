@@ -21,7 +21,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from mistudio.artifacts import Draft, InputRef, JsonScalar, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
-from mistudio.demo.model import EMBEDDING, Llama, Weights, llama_config, new_weights
+from mistudio.demo.model import Llama, Weights, llama_config, new_weights, transformers_weights
+from mistudio.demo.muon import Muon
 from mistudio.demo.text import (
     BOS_ID,
     EOS_ID,
@@ -41,7 +42,7 @@ from mistudio.progress import progress
 
 _TOKENIZER = "tokenizer.json"
 _CHECKPOINT = "checkpoint.safetensors"
-_MOMENTUM = 0.95
+_MATRICES = ("attention", "mlp_in", "mlp_out")
 _BETAS = (0.9, 0.95)
 _CURVE_POINTS = 100
 
@@ -60,11 +61,17 @@ class Point(NamedTuple):
     loss: float  # nats per token
 
 
-def train_demo(store: Store, config: DemoConfig, seed: int = 0) -> Produced:
+def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path | None = None) -> Produced:
     """Train the demo subject, or find it published; an artifact of kind ``subject``.
 
     The artifact is a folder in Hugging Face format. Its summary has ``bits_per_byte``: the cross-entropy
     of all tokens of held-out documents, in bits, over the bytes of their text.
+
+    Args:
+        store: where the artifact is published, and found if it was made before.
+        config: shape, budget and optimisation.
+        seed: of the first weights, the order of the text, and which held-out documents are evaluated on.
+        stdlib: folder of the standard library to learn from; that of the running Python if None.
 
     Raises:
         CorpusError: the standard library cannot be read, or is too small for the split.
@@ -73,14 +80,14 @@ def train_demo(store: Store, config: DemoConfig, seed: int = 0) -> Produced:
     recipe = Recipe(
         kind="subject",
         config=config.model_dump(),
-        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest())},
+        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest(stdlib))},
         seed=seed,
     )
-    return produce(store, recipe, "demo", lambda draft: _build(draft, config, seed))
+    return produce(store, recipe, "demo", lambda draft: _build(draft, config, seed, stdlib))
 
 
-def _build(draft: Draft, config: DemoConfig, seed: int) -> Summary:
-    texts = split(python_docs.documents(), config, seed)
+def _build(draft: Draft, config: DemoConfig, seed: int, stdlib: Path | None) -> Summary:
+    texts = split(python_docs.documents(stdlib), config, seed)
     if not texts.train or not texts.held_out:
         message = (
             f"held_out_fraction {config.held_out_fraction} leaves no documents of python-docs "
@@ -193,21 +200,16 @@ class _Training:
     def _states(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         """What the optimisers remember of each weight; empty before the first step."""
         for name, weight in self.weights.items():
-            optimizer, _ = self._optimizers[0 if _is_hidden_matrix(name, weight) else 1]
+            optimizer, _ = self._optimizers[0 if name in _MATRICES else 1]
             yield name, optimizer.state[weight]
-
-
-def _is_hidden_matrix(name: str, weight: torch.Tensor) -> bool:
-    return weight.ndim == 2 and name != EMBEDDING
 
 
 def _optimizers(weights: Weights, config: DemoConfig) -> tuple[_Tuned, _Tuned]:
     """Muon for the matrices of the blocks, AdamW for the rest; each with its peak learning rate."""
-    matrices = [weight for name, weight in weights.items() if _is_hidden_matrix(name, weight)]
-    others = [weight for name, weight in weights.items() if not _is_hidden_matrix(name, weight)]
-    muon = torch.optim.Muon(matrices, momentum=_MOMENTUM, weight_decay=0.0, adjust_lr_fn="original")
+    matrices = [weight for name, weight in weights.items() if name in _MATRICES]
+    others = [weight for name, weight in weights.items() if name not in _MATRICES]
     adamw = torch.optim.AdamW(others, betas=_BETAS, weight_decay=0.0, fused=True)
-    return _Tuned(muon, config.muon_learning_rate), _Tuned(adamw, config.learning_rate)
+    return _Tuned(Muon(matrices), config.muon_learning_rate), _Tuned(adamw, config.learning_rate)
 
 
 def _evaluate(
@@ -230,7 +232,7 @@ def _evaluate(
 def _write_model(draft: Draft, config: DemoConfig, weights: Weights) -> None:
     """Write the weights, and the two JSON files that go with them in Hugging Face format."""
     with draft.stage("model.safetensors") as path:
-        save_file({name: weight.detach() for name, weight in weights.items()}, path, metadata={"format": "pt"})
+        save_file(transformers_weights(weights), path, metadata={"format": "pt"})
     with tempfile.TemporaryDirectory() as folder:
         llama_config(config).save_pretrained(folder)
         GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID).save_pretrained(folder)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from mistudio.sae.config import StandardConfig, TopKConfig
 
+# Pre-activations held at once while encoding: large enough for fast products, whatever the width.
+_BLOCK_PREACTIVATIONS = 1 << 24
+
 
 class ActiveLatents(NamedTuple):
     """The active latents of T tokens as sorted pairs: by token, then by latent."""
@@ -27,6 +30,7 @@ class Losses(NamedTuple):
     """What one training step minimises, and what it reports."""
 
     total: Tensor  # differentiable scalar
+    objective: Tensor  # detached scalar that tells progress: the total without losses that only help at times
     parts: dict[str, Tensor]  # detached scalars by name: fvu, l0, and the penalties of the architecture
     fired_F: Tensor  # on how many tokens of the batch each latent is active
 
@@ -61,9 +65,14 @@ class SparseAutoencoder(nn.Module, ABC):
     def initialise(self, sample_TD: Tensor, generator: torch.Generator) -> None:
         """Set the weights before training, from a sample of activations already divided by ``spread``."""
 
+    @property
+    def ramp_fraction(self) -> float:
+        """Share of training at its start in which the losses themselves change; none by default."""
+        return 0.0
+
     @abstractmethod
-    def encode_active(self, x_TD: Tensor) -> ActiveLatents:
-        """The active latents of each token, without gradients."""
+    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
+        """The active latents of a few tokens, whose dense pre-activations may be held at once."""
 
     @abstractmethod
     def losses(self, x_TD: Tensor, dead_F: Tensor, progress: float) -> Losses:
@@ -84,6 +93,18 @@ class SparseAutoencoder(nn.Module, ABC):
     def revive(self, dead_F: Tensor, generator: torch.Generator) -> Tensor:
         """Start dead latents anew, and return which were; none by default."""
         return torch.zeros_like(dead_F)
+
+    @torch.no_grad()
+    def encode_active(self, x_TD: Tensor) -> ActiveLatents:
+        """The active latents of each token, without gradients; memory does not grow with tokens times features."""
+        block_tokens = max(_BLOCK_PREACTIVATIONS // self.width, 1)
+        starts = range(0, max(len(x_TD), 1), block_tokens)
+        blocks = [self._encode_block(x_TD[start : start + block_tokens]) for start in starts]
+        return ActiveLatents(
+            torch.cat([block.token_A + start for start, block in zip(starts, blocks, strict=True)]),
+            torch.cat([block.feature_A for block in blocks]),
+            torch.cat([block.value_A for block in blocks]),
+        )
 
     def encode(self, x_TD: Tensor) -> Tensor:
         """Activations of all latents as a dense matrix [T, F]; large: prefer :meth:`encode_active`."""

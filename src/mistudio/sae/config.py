@@ -13,7 +13,7 @@ MAX_WIDTH = 32_768
 
 
 class _Architecture(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     width: int = Field(description="number of latents (features) of the dictionary")
     allow_wide: bool = Field(default=False, description=f"accept a width above {MAX_WIDTH:,}")
@@ -56,12 +56,25 @@ class StandardConfig(_Architecture):
 
     architecture: Literal["standard"] = "standard"
     l1_coefficient: float = Field(
-        default=0.02, gt=0, le=1, description="weight of the L1 norm, which counts in units of the activations' spread"
+        default=0.02, description="weight of the L1 norm, which counts in units of the activations' spread"
     )
     l1_warmup_fraction: float = Field(
         default=0.1, ge=0, le=1, description="share of training to ramp the L1 weight up in"
     )
     encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every latent, in units of the spread")
+
+    @model_validator(mode="after")
+    def _penalty_in_range(self) -> Self:
+        if self.l1_coefficient <= 0:
+            message = f"l1_coefficient {self.l1_coefficient:g} must be above 0: without it nothing keeps latents sparse"
+            raise ValueError(message)
+        if self.l1_coefficient > 1:
+            message = (
+                f"l1_coefficient {self.l1_coefficient:g} must be at most 1: above it the penalty outweighs the "
+                "reconstruction, and every latent dies"
+            )
+            raise ValueError(message)
+        return self
 
 
 SAEConfig = Annotated[TopKConfig | StandardConfig, Field(discriminator="architecture")]

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mistudio.artifacts import Artifact
@@ -18,8 +18,19 @@ from mistudio.sae.topk import TopKAutoencoder
 WEIGHTS_NAME = "sae.safetensors"
 CONFIG_NAME = "config.json"
 
+_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {"topk": TopKAutoencoder, "standard": StandardAutoencoder}
-_CONFIG: TypeAdapter[TopKConfig | StandardConfig] = TypeAdapter(SAEConfig)
+
+
+class _Content(BaseModel):
+    """The content of ``config.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hook: str
+    d_in: int = Field(ge=1)
+    spread: float = Field(gt=0)
+    sae: SAEConfig
 
 
 def new_autoencoder(config: TopKConfig | StandardConfig, d_in: int) -> SparseAutoencoder:
@@ -29,14 +40,13 @@ def new_autoencoder(config: TopKConfig | StandardConfig, d_in: int) -> SparseAut
 
 def save_weights(sae: SparseAutoencoder, path: Path) -> None:
     """Write the four weights in float32; the spread must be folded in."""
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    save_file({name: getattr(sae, name).detach().float().cpu().contiguous() for name in names}, path)
+    save_file({name: getattr(sae, name).detach().float().cpu().contiguous() for name in _WEIGHTS}, path)
 
 
 def config_json(sae: SparseAutoencoder, hook: str, spread: float) -> bytes:
     """The content of ``config.json``: architecture, width of the input, hook point, the activations' spread."""
-    content = {"hook": hook, "d_in": sae.d_in, "spread": spread, "sae": sae.config.model_dump(mode="json")}
-    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+    content = _Content(hook=hook, d_in=sae.d_in, spread=spread, sae=sae.config)
+    return json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
 
 
 def load_autoencoder(artifact: Artifact, device: torch.device | str = "cpu") -> SparseAutoencoder:
@@ -45,26 +55,39 @@ def load_autoencoder(artifact: Artifact, device: torch.device | str = "cpu") -> 
     Raises:
         DamagedArtifact: a file is not what was published, or is not what this version writes.
     """
+    content = _content(artifact)
+    sae = new_autoencoder(content.sae, content.d_in)
+    expected = {name: value.shape for name, value in sae.state_dict().items() if name in _WEIGHTS}
     try:
-        content = _content(artifact)
-        sae = new_autoencoder(_CONFIG.validate_python(content["sae"]), content["d_in"])
-    except (KeyError, ValueError, ValidationError) as error:
-        message = f"{artifact.uri}/{CONFIG_NAME} is not the configuration of an autoencoder: {error}"
+        weights = load_file(artifact.file(WEIGHTS_NAME))
+    except SafetensorError as error:
+        message = f"{artifact.uri}/{WEIGHTS_NAME} is not a safetensors file: {error}"
         raise DamagedArtifact(message) from error
-    sae.load_state_dict(load_file(artifact.file(WEIGHTS_NAME)), strict=False)
+    found = {name: value.shape for name, value in weights.items()}
+    if found != expected:
+        message = f"{artifact.uri}/{WEIGHTS_NAME} holds {_shapes(found)} instead of {_shapes(expected)}"
+        raise DamagedArtifact(message)
+    sae.load_state_dict(weights, strict=False)  # all but the spread, which is folded into the weights
     return sae.requires_grad_(requires_grad=False).to(device)
 
 
 def hook_of(artifact: Artifact) -> str:
     """The hook point that the autoencoder of an artifact was trained on."""
-    return str(_content(artifact)["hook"])
+    return _content(artifact).hook
 
 
 def spread_of(artifact: Artifact) -> float:
     """Root of the mean variance per dimension of the activations it was trained on: the scale of its latents."""
-    return float(_content(artifact)["spread"])
+    return _content(artifact).spread
 
 
-def _content(artifact: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(artifact.file(CONFIG_NAME).read_bytes())
-    return content
+def _content(artifact: Artifact) -> _Content:
+    try:
+        return _Content.model_validate_json(artifact.file(CONFIG_NAME).read_bytes())
+    except ValidationError as error:
+        message = f"{artifact.uri}/{CONFIG_NAME} is not the configuration of an autoencoder: {error}"
+        raise DamagedArtifact(message) from error
+
+
+def _shapes(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"

@@ -49,8 +49,9 @@ class ActivePattern:
 
     def sum_by_feature(self, weights_TK: Tensor) -> Tensor:
         """For each latent, the sum of its weights over all tokens [F]."""
-        sums_F = torch.zeros(self.num_features, dtype=weights_TK.dtype, device=weights_TK.device)
-        return sums_F.index_add_(0, self.indices_TK.reshape(-1), weights_TK.reshape(-1))
+        # Not index_add_, whose atomic additions on a GPU give other last bits each time.
+        ones_T1 = weights_TK.new_ones(len(weights_TK), 1)
+        return self.weighted_tokens(weights_TK, ones_T1).squeeze(1)
 
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         if self._transposed is None:

@@ -30,9 +30,12 @@ class StandardAutoencoder(SparseAutoencoder):
         self.b_dec.copy_(sample_TD.mean(dim=0))
         self.b_enc.copy_(self.config.encoder_bias - self.W_enc @ self.b_dec)
 
-    @torch.no_grad()
-    def encode_active(self, x_TD: Tensor) -> ActiveLatents:
-        """All latents with a positive pre-activation."""
+    @property
+    def ramp_fraction(self) -> float:
+        """The penalty's weight rises for so long."""
+        return self.config.l1_warmup_fraction
+
+    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
         pre_TF = nn.functional.linear(x_TD, self.W_enc, self.b_enc)
         token_A, feature_A = torch.nonzero(pre_TF > 0, as_tuple=True)
         return ActiveLatents(token_A, feature_A, pre_TF[token_A, feature_A])
@@ -45,9 +48,10 @@ class StandardAutoencoder(SparseAutoencoder):
         l1 = (sums_F @ self.W_dec.norm(dim=1)) / len(x_TD)
         warmup = self.config.l1_warmup_fraction
         weight = self.config.l1_coefficient * (min(progress / warmup, 1.0) if warmup else 1.0)
-        fired_F = (acts_TF.detach() > 0).sum(dim=0).to(x_TD.dtype)
+        total = fvu + weight * l1
+        fired_F = acts_TF.detach().sign().sum(dim=0)
         parts = {"fvu": fvu.detach(), "l0": fired_F.sum() / len(x_TD), "l1": l1.detach()}
-        return Losses(fvu + weight * l1, parts, fired_F)
+        return Losses(total, total.detach(), parts, fired_F)
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, generator: torch.Generator) -> Tensor:

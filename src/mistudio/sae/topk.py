@@ -32,9 +32,8 @@ class TopKAutoencoder(SparseAutoencoder):
         self.b_enc.zero_()
         self.b_dec.copy_(sample_TD.mean(dim=0))
 
-    @torch.no_grad()
-    def encode_active(self, x_TD: Tensor) -> ActiveLatents:
-        """The active latents of each token; fewer than K where fewer are positive."""
+    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
+        """Fewer than K latents where fewer are positive."""
         pre_TF = self._preactivations(x_TD)
         values_TK, indices_TK = pre_TF.topk(self.config.k, dim=1, sorted=False)
         indices_TK, order_TK = indices_TK.sort(dim=1)
@@ -57,7 +56,7 @@ class TopKAutoencoder(SparseAutoencoder):
             parts["auxiliary"] = auxiliary.detach()
             total = fvu + self.config.aux_coefficient * auxiliary
         fired_F = pattern.sum_by_feature((values_TK.detach() > 0).to(x_TD.dtype))
-        return Losses(total, parts, fired_F)
+        return Losses(total, fvu.detach(), parts, fired_F)
 
     @torch.no_grad()
     def before_step(self) -> None:

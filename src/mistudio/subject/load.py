@@ -72,8 +72,7 @@ class Subject:
     @property
     def max_positions(self) -> int | None:
         """Longest sequence that the model was made for, in tokens; None where it has no such bound."""
-        positions = getattr(self.text_config, "max_position_embeddings", None)
-        return int(positions) if positions else None
+        return position_limit(self.text_config)
 
 
 def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
@@ -163,6 +162,17 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
             )
     except Exception as error:  # see load_subject
         raise SubjectError(loading_problem("configuration", source, error)) from error
+
+
+def num_layers(config: Any) -> int:
+    """Number of transformer blocks of a model of this configuration."""
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def position_limit(config: Any) -> int | None:
+    """Longest sequence that a model of this configuration was made for, in tokens; None without such a bound."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(positions) if positions else None
 
 
 def choose_auto_class(config: Any) -> tuple[Any, bool]:

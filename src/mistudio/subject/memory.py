@@ -194,7 +194,7 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
 
 def gigabytes(num_bytes: int) -> str:
     """A size for people, in units of 10^9 bytes."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _quantizable(model: Any) -> Iterator[Any]:

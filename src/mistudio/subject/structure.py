@@ -180,9 +180,10 @@ def _parallel(start_BTD: Tensor, end_BTD: Tensor, calls: list[Call]) -> _Parts |
     pair: list[_Addition] = []
     for (one, one_BTD), (two, two_BTD) in combinations(sorted(outputs, key=lambda pair: pair[0].end), 2):
         sums = (start_BTD + one_BTD + two_BTD, one_BTD + two_BTD + start_BTD)
+        smaller_BTD = min(one_BTD, two_BTD, key=_size)
+        error, total_BTD = min(((_error(total, end_BTD, smaller_BTD), total) for total in sums), key=lambda sum: sum[0])
         alone = (start_BTD + one_BTD, start_BTD + two_BTD)
-        error = min(_error(total, end_BTD, other) for total in sums for other in (one_BTD, two_BTD))
-        if error > 1 or not all(_explains(sums[0], base, end_BTD) for base in alone):
+        if error > 1 or not all(_explains(total_BTD, base, end_BTD) for base in alone):
             continue
         rank = (-error, one.end + two.end)
         if best is None or rank > best:

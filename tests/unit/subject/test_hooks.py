@@ -172,6 +172,29 @@ def test_the_same_modules_are_found_in_two_byte_formats_with_a_few_huge_componen
         assert found_modules(subject, layer) == found_modules(subject_of(family), layer)
 
 
+def with_attention_scaled(family: str, factor: float, dtype: torch.dtype) -> Subject:
+    model = build_model(family).to(dtype)
+    for block in subject_from_model(model, None).blocks:
+        attention = block.attention.dense if family.startswith("gpt_neox") else block.self_attn.o_proj
+        for parameter in attention.parameters():
+            parameter.mul_(factor)
+    return subject_from_model(model, None)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox_parallel", "gpt_neox_sequential", "llama"])
+@pytest.mark.parametrize("factor", [0.1, 0.01, 0.001])
+def test_attention_that_adds_little_more_than_rounding_is_found(
+    factor: float, family: str, subject_of: SubjectOf
+) -> None:
+    weak = with_attention_scaled(family, factor, torch.bfloat16)
+    assert found_modules(weak, 1) == found_modules(subject_of(family), 1)
+
+
+def test_attention_that_adds_nothing_is_not_guessed() -> None:
+    subject = with_attention_scaled("gpt_neox_parallel", 0.0, torch.float32)
+    assert available_points(subject, 1) == [HookPoint("resid_pre", 1), HookPoint("resid_post", 1)]
+
+
 @pytest.mark.parametrize(("family", "kind"), PLACES)
 def test_splicing_in_the_value_itself_changes_nothing(
     family: str, kind: str, subject_of: SubjectOf, ids_BT: Tensor

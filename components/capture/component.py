@@ -1,0 +1,51 @@
+"""The capture step as a KFP component."""
+
+from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+def capture(
+    corpus: dsl.Input[dsl.Dataset],
+    activations: dsl.Output[dsl.Dataset],
+    model: str = "demo",
+    hook: str = "resid_post",
+    layer: int = -1,
+    max_tokens: int = -1,
+    batch_size: int = 32,
+    storage_dtype: str = "float16",
+    dtype: str = "auto",
+    quantization: str = "none",
+    store: str = "",
+):
+    """Run the corpus through the model and keep the activations at a hook point.
+
+    Args:
+        corpus: Tokenised corpus (corpus/...).
+        activations: Captured activations.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act; several with commas.
+        layer: Layer of the hook point, from 0; -1: the middle one.
+        max_tokens: Keep at most about this many training tokens; -1: all.
+        batch_size: Sequences of full length in one forward pass, 1 to 128.
+        storage_dtype: Number format of the stored activations: float16 or bfloat16.
+        dtype: Number format of the model: auto, float32, bfloat16 or float16.
+        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio import steps
+
+    done = steps.capture(
+        corpus=steps.artifact_uri(corpus.path),
+        model=model,
+        hook=hook,
+        layer=layer,
+        max_tokens=max_tokens,
+        batch_size=batch_size,
+        storage_dtype=storage_dtype,
+        dtype=dtype,
+        quantization=quantization,
+        store=store,
+    )
+    done.write_to(activations)

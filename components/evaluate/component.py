@@ -1,0 +1,46 @@
+"""The evaluate step as a KFP component."""
+
+from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+def evaluate(
+    sae: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    model: str = "demo",
+    ce_tokens: int = 100000,
+    dtype: str = "auto",
+    quantization: str = "none",
+    seed: int = 0,
+    store: str = "",
+):
+    """Measure an autoencoder on held-out documents, alone and spliced into the model.
+
+    Args:
+        sae: Trained autoencoder (sae/...).
+        evaluation: Figures on held-out documents.
+        metrics: The same figures, for the dashboard to compare.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        ce_tokens: About how many held-out tokens to run through the model.
+        dtype: Number format of the model: auto, float32, bfloat16 or float16.
+        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio import steps
+
+    done = steps.evaluate(
+        sae=steps.artifact_uri(sae.path),
+        model=model,
+        ce_tokens=ce_tokens,
+        dtype=dtype,
+        quantization=quantization,
+        seed=seed,
+        store=store,
+    )
+    done.write_to(evaluation)
+    for name, value in done.metrics().items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,13 @@
+"""The image references that compilation puts into components, from ``images/refs.env``."""
+
+from pathlib import Path
+
+_REFS = Path(__file__).parents[1] / "images" / "refs.env"
+
+
+def _read_refs() -> dict[str, str]:
+    lines = [line.strip() for line in _REFS.read_text(encoding="utf-8").splitlines()]
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+BATCH_IMAGE = _read_refs()["BATCH_IMAGE"]

@@ -1,0 +1,42 @@
+"""The report step as a KFP component."""
+
+from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+def report(
+    features: dsl.Input[dsl.Dataset],
+    evaluation: dsl.Input[dsl.Dataset],
+    report: dsl.Output[dsl.Dataset],
+    dashboard: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    title: str = "Feature dashboard",
+    contexts_per_feature: int = 10,
+    store: str = "",
+):
+    """Write the feature dashboard: one HTML file.
+
+    Args:
+        features: Found features (features/...).
+        evaluation: Evaluation of the same autoencoder (evaluation/...).
+        report: The published report.
+        dashboard: The feature dashboard, one HTML page.
+        summary: Figures and lineage in Markdown.
+        title: Title of the page.
+        contexts_per_feature: Contexts shown a feature.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio import steps
+
+    done = steps.report(
+        features=steps.artifact_uri(features.path),
+        evaluation=steps.artifact_uri(evaluation.path),
+        title=title,
+        contexts_per_feature=contexts_per_feature,
+        store=store,
+    )
+    done.write_to(report)
+    done.write_file_to(dashboard, "dashboard.html")
+    done.write_file_to(summary, "report.md")

@@ -1,0 +1,51 @@
+"""The train step as a KFP component."""
+
+from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+def train(
+    activations: dsl.Input[dsl.Dataset],
+    sae: dsl.Output[dsl.Model],
+    hook: str = "",
+    architecture: str = "topk",
+    width: int = -1,
+    k: int = -1,
+    l1_coefficient: float = 0.02,
+    tokens: int = 3000000,
+    learning_rate: float = -1,
+    seed: int = 0,
+    store: str = "",
+):
+    """Train a sparse autoencoder on captured activations.
+
+    Args:
+        activations: Captured activations (activations/...).
+        sae: Trained autoencoder.
+        hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
+        architecture: Kind of autoencoder: topk or standard.
+        width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
+        k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
+        l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
+        tokens: Activations (tokens) to train on; repeats the captured ones if need be.
+        learning_rate: Peak learning rate; -1: 0.16 / sqrt(width).
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio import steps
+
+    done = steps.train(
+        activations=steps.artifact_uri(activations.path),
+        hook=hook,
+        architecture=architecture,
+        width=width,
+        k=k,
+        l1_coefficient=l1_coefficient,
+        tokens=tokens,
+        learning_rate=learning_rate,
+        seed=seed,
+        store=store,
+    )
+    done.write_to(sae)

@@ -1,0 +1,1 @@
+"""KFP pipelines: compile-time code, reached from the checkout, that composes the components."""

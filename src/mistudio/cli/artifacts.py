@@ -1,0 +1,296 @@
+"""``mistudio artifacts``: what the store holds, what it was made from, and whether it is still whole."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
+    from mistudio.artifacts import Artifact, InputRef, Manifest, Store
+    from mistudio.errors import DamagedArtifact
+
+_VERIFY_HELP = """Hash every file again, and name each that is not what was published.
+
+Exits with 0 if all is well, and with 2 and the names of the damaged files if not.
+
+Examples:
+
+    mistudio artifacts verify
+
+    mistudio artifacts verify sae/0123456789abcdef
+"""
+_FIGURES_SHOWN = 3
+_FILES_SHOWN = 30
+_DIGITS_SHOWN = 12
+_DATE_CHARS = 10
+_KILO = 1000
+
+UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    artifacts = typer.Typer(help="List, show, verify and remove what the steps published.", no_args_is_help=True)
+    artifacts.command("list")(list_)
+    artifacts.command("show")(show)
+    artifacts.command("verify", help=_VERIFY_HELP)(verify)
+    artifacts.command("remove")(remove)
+    app.add_typer(artifacts, name="artifacts")
+
+
+def list_(
+    kind: Annotated[str | None, typer.Option(help="Only artifacts of this kind, for example sae.")] = None,
+    as_json: JsonOption = False,
+    store: StoreOption = "",
+) -> None:
+    """List the artifacts in the store.
+
+    Example: mistudio artifacts list --kind sae
+    """
+    import json
+
+    from mistudio.artifacts import open_store
+
+    opened = _open_all(open_store(store))
+    rows = [_row(uri, found) for uri, found in opened.items()]
+    rows = [row for row in rows if kind is None or row["kind"] == kind]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = _table("Artifact", "Kind", "Created", "Size", "Figures")
+    for row in rows:
+        size, figures = _size(row["bytes"]), row["damage"] or _figures(row["summary"])
+        table.add_row(row["uri"], row["kind"], row["created_at"][:_DATE_CHARS], size, figures)
+    _print(table)
+
+
+def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
+    """Show the manifest of an artifact, what it was made from, and its files.
+
+    Example: mistudio artifacts show sae/0123456789abcdef
+    """
+    import json
+
+    from mistudio.artifacts import open_artifact, open_store
+
+    opened = open_store(store)
+    artifact = open_artifact(opened, uri)
+    lineage = _lineage(opened, artifact.manifest)
+    if as_json:
+        content = artifact.manifest.model_dump(mode="json")
+        typer.echo(
+            json.dumps({"uri": artifact.uri, "digest": artifact.digest, **content, "lineage": lineage}, indent=1)
+        )
+        return
+    _print(_facts(artifact))
+    _print(_tree(artifact.uri, lineage))
+    _print(_files(artifact))
+
+
+def verify(
+    uris: Annotated[list[str] | None, typer.Argument(help="Prefixes to verify. [default: all artifacts]")] = None,
+    store: StoreOption = "",
+) -> None:
+    """Hash every file again, and name each that is not what was published."""
+    from mistudio.artifacts import open_store
+    from mistudio.errors import DamagedArtifact
+
+    opened = open_store(store)
+    artifacts = {uri.strip("/"): _open(opened, uri) for uri in uris} if uris else _open_all(opened)
+    problems: list[str] = []
+    num_damaged = 0
+    for uri, artifact in artifacts.items():
+        found = [str(artifact)] if isinstance(artifact, DamagedArtifact) else list(artifact.problems())
+        typer.echo(f"{'damaged' if found else 'ok':<8} {uri}")
+        problems += found
+        num_damaged += bool(found)
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        message = (
+            f"{num_damaged} of {len(artifacts)} artifacts are damaged:{listed}\n"
+            "Remove each (mistudio artifacts remove URI), then run its step again."
+        )
+        raise DamagedArtifact(message)
+    typer.echo(f"All {len(artifacts)} artifacts are as they were published.")
+
+
+def remove(
+    uri: UriArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove it although others were made from it.")] = False,
+    store: StoreOption = "",
+) -> None:
+    """Remove an artifact from the store, whole or damaged.
+
+    Example: mistudio artifacts remove sae/0123456789abcdef
+    """
+    from mistudio.artifacts import dependents, open_store, remove_artifact
+    from mistudio.errors import DamagedArtifact, InputError
+
+    opened = open_store(store)
+    artifact = _open(opened, uri)
+    uri = uri.strip("/")
+    users = dependents(opened, uri)
+    if users and not force:
+        message = f"{uri} is an input of {', '.join(users)}. Remove those first, or add --force."
+        raise InputError(message)
+    what = "damaged" if isinstance(artifact, DamagedArtifact) else _size(artifact.manifest.num_bytes)
+    if not yes:
+        typer.confirm(f"Remove {uri} ({what})?", abort=True)
+    remove_artifact(opened, uri)
+    typer.echo(f"Removed {uri} ({what}).")
+
+
+def _open(store: "Store", uri: str) -> "Artifact | DamagedArtifact":
+    """The artifact, or the error that says why its manifest cannot be read."""
+    from mistudio.artifacts import open_artifact
+    from mistudio.errors import DamagedArtifact
+
+    try:
+        return open_artifact(store, uri)
+    except DamagedArtifact as error:
+        return error
+
+
+def _open_all(store: "Store") -> "dict[str, Artifact | DamagedArtifact]":
+    from mistudio.artifacts import artifact_uris
+    from mistudio.errors import NotFound
+
+    opened = {}
+    for uri in artifact_uris(store):
+        try:
+            opened[uri] = _open(store, uri)
+        except NotFound:  # removed since it was listed
+            continue
+    return opened
+
+
+def _row(uri: str, found: "Artifact | DamagedArtifact") -> dict[str, Any]:
+    """One line of the list; of a damaged manifest nothing is known but where it is."""
+    from mistudio.errors import DamagedArtifact
+
+    if isinstance(found, DamagedArtifact):
+        kind = uri.partition("/")[0]
+        return {"uri": uri, "kind": kind, "created_at": "", "bytes": 0, "summary": {}, "damage": str(found)}
+    manifest = found.manifest
+    return {
+        "uri": uri,
+        "kind": manifest.short_kind,
+        "digest": found.digest,
+        "created_at": manifest.created_at,
+        "bytes": manifest.num_bytes,
+        "summary": manifest.summary,
+        "damage": None,
+    }
+
+
+def _figures(summary: dict[str, Any]) -> str:
+    """The first few numbers of a summary."""
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    shown = list(numbers.items())[:_FIGURES_SHOWN]
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in shown)
+
+
+def _facts(artifact: "Artifact") -> "Table":
+    manifest, producer = artifact.manifest, artifact.manifest.producer
+    table = _table(artifact.uri, "")
+    table.add_row("kind", manifest.kind)
+    table.add_row("digest", artifact.digest)
+    table.add_row("created", f"{manifest.created_at} by {producer.step}, mistudio {producer.version}")
+    if producer.git_commit or producer.image:
+        table.add_row("code", " ".join(filter(None, (producer.git_commit, producer.image))))
+    if producer.seconds is not None:
+        table.add_row("took", f"{producer.seconds:,.1f} s")
+    table.add_row("size", f"{_size(manifest.num_bytes)} in {len(manifest.files):,} files")
+    for title, rows in (("summary", manifest.summary), ("config", {**manifest.config, "seed": manifest.seed})):
+        table.add_section()
+        for name, value in rows.items():
+            table.add_row(f"{title}: {name}", _shown(value) if title == "summary" else str(value))
+    return table
+
+
+def _lineage(store: "Store", manifest: "Manifest") -> dict[str, Any]:
+    """Each input by its role: where it is, whether it is still there, and its own inputs."""
+    return {role: _ancestor(store, ref) for role, ref in manifest.inputs.items()}
+
+
+def _ancestor(store: "Store", ref: "InputRef") -> dict[str, Any]:
+    from mistudio.errors import DamagedArtifact, NotFound
+
+    node: dict[str, Any] = {"uri": ref.uri, "digest": ref.digest, "state": "outside the store", "inputs": {}}
+    if ":" in ref.uri:
+        return node
+    try:
+        found = _open(store, ref.uri)
+    except NotFound:
+        return {**node, "state": "no longer in the store"}
+    if isinstance(found, DamagedArtifact):
+        return {**node, "state": "damaged"}
+    if found.digest != ref.digest:
+        return {**node, "state": "replaced by another"}
+    return {**node, "state": "in the store", "inputs": _lineage(store, found.manifest)}
+
+
+def _tree(title: str, lineage: dict[str, Any]) -> "Tree":
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    def grow(branch: Tree, inputs: dict[str, Any]) -> None:
+        for role, node in inputs.items():
+            text = f"{role}: {node['uri']}  {node['digest'][:_DIGITS_SHOWN]}  {node['state']}"
+            grow(branch.add(escape(text)), node["inputs"])
+
+    tree = Tree(f"What {title} was made from")
+    grow(tree, lineage)
+    return tree
+
+
+def _files(artifact: "Artifact") -> "Table":
+    files = artifact.manifest.files
+    table = _table("File", "Size", "sha256")
+    for entry in files[:_FILES_SHOWN]:
+        table.add_row(entry.path, _size(entry.bytes), entry.sha256[:_DIGITS_SHOWN])
+    if len(files) > _FILES_SHOWN:
+        table.add_row(f"and {len(files) - _FILES_SHOWN:,} more; --json lists all", "", "")
+    return table
+
+
+def _table(*columns: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    *short, last = columns
+    for column in short:
+        table.add_column(column, no_wrap=True)
+    table.add_column(last, overflow="fold")
+    return table
+
+
+def _print(shown: "Table | Tree") -> None:
+    from rich.console import Console
+
+    Console(markup=False).print(shown)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _size(num_bytes: int) -> str:
+    """A size in decimal units, as disks are sold."""
+    size, units = float(num_bytes), ["bytes", "kB", "MB", "GB"]
+    while size >= _KILO and len(units) > 1:
+        size /= _KILO
+        units.pop(0)
+    return f"{num_bytes:,} bytes" if units[0] == "bytes" else f"{size:,.1f} {units[0]}"

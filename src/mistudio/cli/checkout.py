@@ -1,0 +1,96 @@
+"""Finding the checkout that holds the pipelines: they are compile-time code and not installed."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mistudio
+from mistudio.errors import ConfigError
+
+_ENV = "MISTUDIO_CHECKOUT"
+
+
+def checkout() -> Path:
+    """The folder with ``pipelines`` and ``components``: ``MISTUDIO_CHECKOUT``, here and above, or the library's.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    given = os.environ.get(_ENV)
+    here = Path.cwd()
+    candidates = [Path(given)] if given else [here, *here.parents, Path(mistudio.__file__).parents[2]]
+    for folder in candidates:
+        if (folder / "pipelines" / "interpret.py").is_file():
+            return folder
+    message = (
+        "The pipelines are not here: they are part of miStudio's checkout, not of the installed package. "
+        f"Run this in the checkout, or point {_ENV} to it."
+    )
+    raise ConfigError(message)
+
+
+def pipeline_names() -> list[str]:
+    """Names of the pipelines in the checkout."""
+    return sorted(path.stem for path in (checkout() / "pipelines").glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_pipeline(name: str) -> Any:
+    """The KFP pipeline of that name.
+
+    Raises:
+        ConfigError: there is no such pipeline, or kfp is not installed.
+    """
+    names = pipeline_names()
+    if name not in names:
+        message = f"There is no pipeline {name!r}; there is {', '.join(names)}."
+        raise ConfigError(message)
+    root = str(checkout())
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    try:
+        return getattr(importlib.import_module(f"pipelines.{name}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "kfp":
+            raise
+        message = "Pipelines need kfp: pip install 'mistudio[pipelines]'."
+        raise ConfigError(message) from error
+
+
+def signature(pipeline: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a pipeline, by name."""
+    function: Callable[..., object] = pipeline.pipeline_func
+    return dict(inspect.signature(function).parameters)
+
+
+def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:
+    """Read ``name=value`` pairs as the pipeline's parameters.
+
+    Raises:
+        ConfigError: a parameter is unknown, or its value is not of its type.
+    """
+    parameters = signature(pipeline)
+    values: dict[str, object] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            message = f"--set takes name=value, not {setting!r}."
+            raise ConfigError(message)
+        if name not in parameters:
+            message = f"{name!r} is no parameter of this pipeline; it has {', '.join(parameters)}."
+            raise ConfigError(message)
+        values[name] = _parse(name, text, parameters[name].annotation)
+    return values
+
+
+def _parse(name: str, text: str, kind: type) -> object:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text.replace("_", "") if kind in (int, float) else text)
+    except (KeyError, ValueError) as error:
+        message = f"{name} takes a value of type {kind.__name__}, not {text!r}."
+        raise ConfigError(message) from error

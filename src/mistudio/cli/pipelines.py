@@ -1,0 +1,113 @@
+"""``mistudio run``, ``compile`` and ``mlflow``: pipelines on this machine, and their compiled form."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
+
+What was published before is found, so that running again after a crash goes on where it stopped.
+
+Examples:
+
+    mistudio run interpret
+
+    mistudio run interpret --set model=./my-model --set corpus=stories.jsonl --set k=16
+
+    mistudio run interpret --parameters
+"""
+_COMPILE_HELP = """Compile pipelines to YAML, to be submitted to Kubeflow.
+
+Example:
+
+    mistudio compile
+"""
+_MLFLOW_HELP = """Open MLflow's web interface on the runs of a store.
+
+Example:
+
+    mistudio mlflow --port 5000
+"""
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("run", help=_RUN_HELP)(run)
+    app.command("compile", help=_COMPILE_HELP)(compile_pipelines)
+    app.command("mlflow", help=_MLFLOW_HELP)(mlflow)
+
+
+def run(
+    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
+    ] = None,
+    store: StoreOption = "",
+    summary: Annotated[Path | None, typer.Option(help="Write the closing table to this file, as JSON.")] = None,
+    parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
+) -> None:
+    """Run a pipeline locally."""
+    from mistudio.cli.checkout import load_pipeline, parse_settings
+    from mistudio.cli.running import run_locally
+    from mistudio.cli.summary import print_parameters, print_summary, summarise
+    from mistudio.steps.preflight import check_settings
+
+    loaded = load_pipeline(pipeline)
+    if parameters:
+        print_parameters(loaded)
+        return
+    values = parse_settings(loaded, settings or [])
+    if store:
+        values["store"] = store
+    check_settings(values)
+    finished = run_locally(loaded, pipeline, values)
+    closing = summarise(finished)
+    if summary is not None:
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        summary.write_text(json.dumps(closing, indent=1) + "\n", encoding="utf-8")
+    print_summary(closing, str(values.get("store", "")))
+
+
+def compile_pipelines(
+    names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all when none is given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the YAML.", show_default="pipelines/compiled in the checkout")
+    ] = None,
+) -> None:
+    """Compile pipelines to YAML."""
+    from mistudio.cli.checkout import checkout, load_pipeline, pipeline_names
+
+    folder = output or checkout() / "pipelines" / "compiled"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or pipeline_names():
+        pipeline = load_pipeline(name)
+        from kfp.compiler import Compiler
+
+        Compiler().compile(pipeline, str(folder / f"{name}.yaml"))
+        typer.echo(f"{folder / name}.yaml")
+
+
+def mlflow(
+    store: StoreOption = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Serve MLflow's web interface."""
+    import os
+    import sys
+
+    from mistudio.errors import ConfigError
+    from mistudio.tracking import is_tracking, tracking_uri
+
+    if not is_tracking():
+        message = "MLflow is not installed: pip install 'mistudio[tracking]'."
+        raise ConfigError(message)
+    # One worker and no job runner: half a gigabyte instead of three.
+    os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    where = ["--backend-store-uri", tracking_uri(store), "--host", host, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant

@@ -1,0 +1,92 @@
+"""Running a pipeline with KFP's local runner: steps as child processes, one live view, one MLflow run."""
+
+import contextlib
+import datetime
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mistudio.artifacts import default_store_url, open_store
+from mistudio.cli.checkout import signature
+from mistudio.cli.display import Event, RunView
+from mistudio.errors import MistudioError
+from mistudio.progress import EVENTS_ENV
+from mistudio.tracking import Run, pipeline_run
+
+_LOG_TAIL_LINES = 25
+_HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
+
+
+def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> dict[str, Event]:
+    """Run a pipeline; return the closing event of each step.
+
+    Raises:
+        MistudioError: a step failed; the message is the step's own.
+    """
+    # Refuses a folder that cannot be written, before anything starts.
+    store = open_store(str(values.get("store") or default_store_url())).url
+    values["store"] = store
+    folder = Path(store) / ".mistudio" / "runs" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    folder.mkdir(parents=True)
+    log = folder / "steps.log"
+    with pipeline_run(name, store) as run:
+        run.log_params({key: value for key, value in _all_values(pipeline, values).items() if value not in ("", -1)})
+        with RunView(folder / "events.jsonl") as view, _events_to(folder / "events.jsonl"):
+            try:
+                _run_kfp(pipeline, values, folder / "kfp", log)
+            except Exception as error:
+                raise _failure(view, log, error) from error
+        _log_results(run, view.finished)
+    return view.finished
+
+
+def _run_kfp(pipeline: Any, values: dict[str, object], root: Path, log: Path) -> None:
+    """Call the pipeline as a function, which is how KFP runs it here; what it prints goes to the log."""
+    from kfp import local
+
+    # The log is what the steps print; their progress and errors come as events.
+    with log.open("w", encoding="utf-8") as handle, contextlib.redirect_stdout(handle):
+        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+        pipeline(**values)
+
+
+def _failure(view: RunView, log: Path, error: Exception) -> MistudioError:
+    """The step's own message; for anything else the end of the log."""
+    view._read()
+    if view.failure is not None and view.failure["exit_code"] != 1:
+        failure = MistudioError(f"{view.failure['step']}: {view.failure['message']}")
+        failure.exit_code = view.failure["exit_code"]
+        return failure
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])
+    failure = MistudioError(f"The pipeline failed: {error}\n{tail}\nThe whole log: {log}")
+    failure.exit_code = 1
+    return failure
+
+
+def _all_values(pipeline: Any, values: dict[str, object]) -> dict[str, object]:
+    return {name: values.get(name, parameter.default) for name, parameter in signature(pipeline).items()}
+
+
+def _log_results(run: Run, finished: dict[str, Event]) -> None:
+    """Put the run's figures, times and artifacts where two runs can be compared."""
+    evaluation = finished["evaluate"]["summary"] if "evaluate" in finished else {}
+    run.log_metrics({name: evaluation.get(name) for name in _HEADLINES})
+    run.log_metrics({f"seconds.{step}": event["seconds"] for step, event in finished.items()})
+    for step, event in finished.items():
+        run.set_tags({f"{step}.uri": event["uri"], f"{step}.digest": event["digest"], f"{step}.found": event["found"]})
+
+
+@contextlib.contextmanager
+def _events_to(path: Path) -> Iterator[None]:
+    os.environ[EVENTS_ENV] = str(path)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    # The steps run with this interpreter's packages, wherever the command was called from.
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        del os.environ[EVENTS_ENV]
+        os.environ["PATH"] = before

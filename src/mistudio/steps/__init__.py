@@ -1,0 +1,17 @@
+"""The batch steps as functions of plain values, for the command line and for KFP components."""
+
+from collections.abc import Callable
+
+from mistudio.steps.batch import capture, evaluate, find, ingest, report, train
+from mistudio.steps.running import StepOutput, artifact_uri
+
+BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
+    "ingest": ingest,
+    "capture": capture,
+    "train": train,
+    "evaluate": evaluate,
+    "find": find,
+    "report": report,
+}
+
+__all__ = ["BATCH_STEPS", "StepOutput", "artifact_uri", "capture", "evaluate", "find", "ingest", "report", "train"]

@@ -1,0 +1,371 @@
+"""The six batch steps as functions of plain values: what the command line and the KFP components call.
+
+Each builds the step's configuration, fills in what it was asked to choose, and runs it. Heavy imports
+happen inside, so that naming the steps and their parameters costs nothing.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistudio.artifacts import Artifact, InputRef, Produced, Store, open_artifact
+from mistudio.errors import ConfigError
+from mistudio.steps.defaults import (
+    CHOOSE,
+    captured_width,
+    choose_context_length,
+    choose_hook,
+    choose_k,
+    choose_layer,
+    choose_width,
+    optional,
+)
+from mistudio.steps.running import StepOutput, run_step
+from mistudio.steps.validation import validated
+from mistudio.tracking import Run
+
+if TYPE_CHECKING:
+    from mistudio.subject import SubjectConfig, SubjectSource
+
+
+def ingest(
+    model: str = "demo",
+    corpus: str = "python-docs",
+    context_length: int = CHOOSE,
+    max_tokens: int = 2_000_000,
+    held_out_fraction: float = 0.1,
+    text_column: str = "",
+    label_column: str = "",
+    task_column: str = "",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    store: str = "",
+) -> StepOutput:
+    """Read a corpus, tokenise it for a model and split it by document.
+
+    Args:
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        corpus: Corpus: python-docs, a file, a folder, hf:NAME, or the name of an added corpus.
+        context_length: Tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
+        max_tokens: Stop after about this many tokens; -1: read the whole corpus.
+        held_out_fraction: Share of documents held out for evaluation.
+        text_column: Column that holds the text; empty: found by name.
+        label_column: Column that holds a label; empty: found by name, or none.
+        task_column: Column that names the task; empty: found by name, or the file's name.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.corpus.ingest import IngestConfig
+    from mistudio.corpus.ingest import ingest as ingest_corpus
+    from mistudio.corpus.sources import open_source
+    from mistudio.subject.load import load_config, position_limit
+    from mistudio.subject.tokens import load_tokenizer
+
+    def work(opened: Store, _run: Run) -> Produced:
+        source = _subject(model, revision, opened)
+        limit = position_limit(load_config(source, trust_remote_code))
+        settings = {
+            "context_length": choose_context_length(context_length, limit),
+            "max_tokens": optional(max_tokens),
+            "held_out_fraction": held_out_fraction,
+        }
+        config = validated(IngestConfig, settings)
+        documents = open_source(
+            corpus,
+            opened,
+            text_column=text_column or None,
+            label_column=label_column or None,
+            task_column=task_column or None,
+        )
+        tokenizer = load_tokenizer(source, trust_remote_code)
+        reference = InputRef(uri=source.uri, digest=source.tokenizer_digest)
+        return ingest_corpus(opened, documents, tokenizer, reference, config)
+
+    return run_step("ingest", store, work)
+
+
+def capture(
+    corpus: str,
+    model: str = "demo",
+    hook: str = "resid_post",
+    layer: int = CHOOSE,
+    max_tokens: int = CHOOSE,
+    batch_size: int = 32,
+    storage_dtype: str = "float16",
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str = "auto",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    store: str = "",
+) -> StepOutput:
+    """Run the corpus through the model and keep the activations at a hook point.
+
+    Args:
+        corpus: Tokenised corpus (corpus/...).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act; several with commas.
+        layer: Layer of the hook point, from 0; -1: the middle one.
+        max_tokens: Keep at most about this many training tokens; -1: all.
+        batch_size: Sequences of full length in one forward pass, 1 to 128.
+        storage_dtype: Number format of the stored activations: float16 or bfloat16.
+        dtype: Number format of the model: auto, float32, bfloat16 or float16.
+        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.activations import CaptureConfig
+    from mistudio.activations import capture as capture_activations
+    from mistudio.subject.load import load_config, num_layers
+
+    def work(opened: Store, _run: Run) -> Produced:
+        source = _subject(model, revision, opened)
+        layers = num_layers(load_config(source, trust_remote_code))
+        hooks = [f"{kind}.{choose_layer(layer, layers)}" for kind in hook.replace(" ", "").split(",")]
+        settings = {
+            "hooks": hooks,
+            "max_tokens": optional(max_tokens),
+            "batch_size": batch_size,
+            "storage_dtype": storage_dtype,
+        }
+        config = validated(CaptureConfig, settings)
+        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        return capture_activations(opened, open_artifact(opened, corpus, "corpus"), source, subject, config)
+
+    return run_step("capture", store, work)
+
+
+def train(
+    activations: str,
+    hook: str = "",
+    architecture: str = "topk",
+    width: int = CHOOSE,
+    k: int = CHOOSE,
+    l1_coefficient: float = 0.02,
+    allow_wide: bool = False,
+    tokens: int = 3_000_000,
+    max_epochs: int = 50,
+    batch_size: int = 1024,
+    learning_rate: float = CHOOSE,
+    patience: int = 10,
+    min_loss: float = 0.0,
+    checkpoint_every_steps: int = 500,
+    device: str = "auto",
+    seed: int = 0,
+    store: str = "",
+) -> StepOutput:
+    """Train a sparse autoencoder on captured activations.
+
+    Args:
+        activations: Captured activations (activations/...).
+        hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
+        architecture: Kind of autoencoder: topk or standard.
+        width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
+        k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
+        l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
+        allow_wide: Accept more than 32,768 features.
+        tokens: Activations (tokens) to train on; repeats the captured ones if need be.
+        max_epochs: Most passes over the captured activations.
+        batch_size: Activations (tokens) in one step.
+        learning_rate: Peak learning rate; -1: 0.16 / sqrt(width).
+        patience: Checks without improvement until training winds down; 0: never.
+        min_loss: Loss at which training winds down; 0: never.
+        checkpoint_every_steps: Steps between two checkpoints.
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.subject import pick_device
+    from mistudio.train import TrainConfig, TrainRuntime
+    from mistudio.train import train as train_autoencoder
+
+    def work(opened: Store, run: Run) -> Produced:
+        artifact = open_artifact(opened, activations, "activations")
+        point = choose_hook(hook, artifact)
+        d_in = captured_width(artifact, point)
+        settings = {
+            "hook": point,
+            "sae": architecture_settings(
+                architecture, choose_width(width, d_in), choose_k(k, d_in), l1_coefficient, allow_wide=allow_wide
+            ),
+            "tokens": tokens,
+            "max_epochs": max_epochs,
+            "batch_size": batch_size,
+            "learning_rate": None if learning_rate == CHOOSE else learning_rate,
+            "patience": patience,
+            "min_loss": min_loss,
+        }
+        config = validated(TrainConfig, settings)
+        runtime = validated(
+            TrainRuntime, {"device": str(pick_device(device)), "checkpoint_every_steps": checkpoint_every_steps}
+        )
+        return train_autoencoder(opened, artifact, config, seed, runtime, run.log_metrics)
+
+    return run_step("train", store, work, _plot_training)
+
+
+def evaluate(
+    sae: str,
+    model: str = "demo",
+    ce_tokens: int = 100_000,
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str = "auto",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    store: str = "",
+) -> StepOutput:
+    """Measure an autoencoder on held-out documents, alone and spliced into the model.
+
+    Args:
+        sae: Trained autoencoder (sae/...).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        ce_tokens: About how many held-out tokens to run through the model.
+        dtype: Number format of the model: auto, float32, bfloat16 or float16.
+        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.evaluate import EvaluateConfig
+    from mistudio.evaluate import evaluate as evaluate_autoencoder
+
+    def work(opened: Store, _run: Run) -> Produced:
+        source = _subject(model, revision, opened)
+        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        config = validated(EvaluateConfig, {"ce_tokens": ce_tokens})
+        return evaluate_autoencoder(opened, open_artifact(opened, sae, "sae"), source, subject, config, seed)
+
+    return run_step("evaluate", store, work, _plot_evaluation)
+
+
+def find(
+    sae: str,
+    model: str = "demo",
+    contexts: int = 20,
+    context_before: int = 24,
+    context_after: int = 8,
+    dtype: str = "auto",
+    quantization: str = "none",
+    device: str = "auto",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    store: str = "",
+) -> StepOutput:
+    """Find what activates each feature: statistics, strongest contexts, logit lens.
+
+    Args:
+        sae: Trained autoencoder (sae/...).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        contexts: Strongest contexts kept a feature, each from another document.
+        context_before: Tokens shown before the strongest one.
+        context_after: Tokens shown after it.
+        dtype: Number format of the model: auto, float32, bfloat16 or float16.
+        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.find import FindConfig, find_features
+
+    def work(opened: Store, _run: Run) -> Produced:
+        source = _subject(model, revision, opened)
+        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        settings = {"contexts": contexts, "context_before": context_before, "context_after": context_after}
+        config = validated(FindConfig, settings)
+        return find_features(opened, open_artifact(opened, sae, "sae"), source, subject, config)
+
+    return run_step("find", store, work)
+
+
+def report(
+    features: str,
+    evaluation: str,
+    title: str = "Feature dashboard",
+    contexts_per_feature: int = 10,
+    store: str = "",
+) -> StepOutput:
+    """Write the feature dashboard: one HTML file.
+
+    Args:
+        features: Found features (features/...).
+        evaluation: Evaluation of the same autoencoder (evaluation/...).
+        title: Title of the page.
+        contexts_per_feature: Contexts shown a feature.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.report.step import ReportConfig
+    from mistudio.report.step import report as write_report
+
+    def work(opened: Store, _run: Run) -> Produced:
+        config = validated(ReportConfig, {"title": title, "contexts_per_feature": contexts_per_feature})
+        found, measured = open_artifact(opened, features, "features"), open_artifact(opened, evaluation, "evaluation")
+        return write_report(opened, found, measured, config)
+
+    return run_step("report", store, work, _keep_dashboard)
+
+
+def _subject(model: str, revision: str, store: Store) -> "SubjectSource":
+    from mistudio.demo import resolve_model
+
+    if "@" in model and not revision and not Path(model).exists():
+        model, _, revision = model.rpartition("@")
+    return resolve_model(model, revision or None, store)
+
+
+def _subject_config(dtype: str, quantization: str, device: str, trust_remote_code: bool) -> "SubjectConfig":
+    from mistudio.subject import SubjectConfig
+
+    settings = {
+        "dtype": dtype,
+        "quantization": quantization,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
+    return validated(SubjectConfig, settings)
+
+
+def architecture_settings(
+    architecture: str, width: int, k: int, l1_coefficient: float, *, allow_wide: bool
+) -> dict[str, object]:
+    """The settings that the architecture has; the others do not apply to it."""
+    own: dict[str, dict[str, object]] = {"topk": {"k": k}, "standard": {"l1_coefficient": l1_coefficient}}
+    if architecture not in own:
+        message = f"architecture {architecture!r} is unknown: use one of {', '.join(own)}."
+        raise ConfigError(message)
+    return {"architecture": architecture, "width": width, "allow_wide": allow_wide, **own[architecture]}
+
+
+def _plot_training(sae: Artifact, run: Run) -> None:
+    from mistudio.report.plots import training_figure
+    from mistudio.train import TRAINING_NAME
+
+    history = json.loads(sae.file(TRAINING_NAME).read_bytes())
+    names = [name for name in ("fvu", "l0", "dead_fraction") if name in history[0]]
+    steps = [int(point["step"]) for point in history]
+    figure = training_figure(steps, {name: [point[name] for point in history] for name in names})
+    run.log_figure(figure, "training.png")
+
+
+def _plot_evaluation(evaluation: Artifact, run: Run) -> None:
+    import pyarrow.parquet as pq
+
+    from mistudio.evaluate import DENSITY_NAME
+    from mistudio.report.metrics import read_metrics
+    from mistudio.report.plots import ce_figure, density_figure
+
+    density = pq.read_table(evaluation.file(DENSITY_NAME)).column("density").to_numpy()
+    run.log_figure(density_figure(density), "density.png")
+    run.log_figure(ce_figure(read_metrics(evaluation)), "cross_entropy.png")
+
+
+def _keep_dashboard(report_artifact: Artifact, run: Run) -> None:
+    for name in report_artifact.paths():
+        run.log_file(report_artifact.file(name))

@@ -1,0 +1,48 @@
+"""Checks of a pipeline's parameters that need neither model nor corpus, so that a typo costs no hour."""
+
+from collections.abc import Mapping
+
+from mistudio.errors import ConfigError
+from mistudio.steps.batch import architecture_settings
+from mistudio.steps.defaults import CHOOSE
+from mistudio.steps.validation import validated
+
+# What the checks assume where the step will choose: any valid value serves.
+_ANY_WIDTH, _ANY_K = 32_768, 1
+
+
+def check_settings(values: Mapping[str, object]) -> None:
+    """Refuse settings that a later step would refuse.
+
+    Raises:
+        ConfigError: a value is out of range, unknown, or in conflict with another.
+    """
+    from mistudio.sae.config import StandardConfig, TopKConfig
+
+    given = {name: value for name, value in values.items() if value != CHOOSE}
+    settings = architecture_settings(
+        str(given.get("architecture", "topk")),
+        _number(given, "width", _ANY_WIDTH),
+        _number(given, "k", _ANY_K),
+        float(str(given.get("l1_coefficient", 0.02))),
+        allow_wide=bool(given.get("allow_wide", False)),
+    )
+    validated(TopKConfig if settings["architecture"] == "topk" else StandardConfig, settings)
+    for name in ("layer", "max_tokens", "train_tokens", "contexts", "context_length"):
+        if name in given and _number(given, name, 1) < (0 if name == "layer" else 1):
+            message = f"{name} {given[name]} is out of range: give a positive number, or -1 where the step may choose."
+            raise ConfigError(message)
+    _check_hooks(str(given.get("hook", "resid_post")))
+
+
+def _check_hooks(hooks: str) -> None:
+    from mistudio.subject.hooks import KINDS
+
+    unknown = [kind for kind in hooks.replace(" ", "").split(",") if kind not in KINDS]
+    if unknown:
+        message = f"hook {unknown[0]!r} is unknown: use one of {', '.join(KINDS)}."
+        raise ConfigError(message)
+
+
+def _number(values: Mapping[str, object], name: str, default: int) -> int:
+    return int(str(values.get(name, default)))

@@ -1,0 +1,33 @@
+"""Turning plain values into a step's configuration, with every refusal in one readable message."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mistudio.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], settings: Mapping[str, object]) -> Model:
+    """Build a configuration.
+
+    Raises:
+        ConfigError: a value is refused; the message names the parameter, the value and the reason.
+    """
+    try:
+        return model.model_validate(dict(settings))
+    except ValidationError as error:
+        reasons = [_reason(dict(problem)) for problem in error.errors()]
+        raise ConfigError("; ".join(reasons) + ".") from error
+
+
+def _reason(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    parts = [str(part) for part in location] if isinstance(location, tuple) else []
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return text  # our own validators name the parameter themselves
+    text = text[:1].lower() + text[1:]
+    return f"{parts[-1] if parts else 'settings'}: {text}, not {problem['input']!r}"

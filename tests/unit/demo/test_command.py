@@ -1,0 +1,54 @@
+import functools
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mistudio import demo
+from mistudio.artifacts import open_store
+from mistudio.cli.demo import register
+from mistudio.demo import DemoConfig, resolve_model
+from tests.unit.demo.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def run(store_url: str, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    """Runs the command on the whole built-in corpus, with the defaults of a much smaller model."""
+    small = functools.partial(DemoConfig, **{**SMALL.model_dump(exclude={"tokens"}), "evaluated_bytes": 1_000})
+    monkeypatch.setattr(demo, "DemoConfig", lambda **given: small(**{"tokens": 5_000, **given}))
+    return CliRunner(env={"MISTUDIO_STORE": store_url, "COLUMNS": "200"})
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return app
+
+
+def test_the_command_trains_then_finds_and_demo_names_what_it_made(
+    run: CliRunner, app: typer.Typer, store_url: str
+) -> None:
+    first = run.invoke(app, ["demo", "--json"], catch_exceptions=False)
+    row = json.loads(first.stdout)
+    assert not row["found"]
+    assert row["tokens"] >= 5_000
+    second = run.invoke(app, ["demo"], catch_exceptions=False)
+    assert row["uri"] in second.stdout
+    assert str(row["bits_per_byte"]) in second.stdout
+    assert "found it" in second.stdout
+    assert second.stdout.rstrip().endswith("Next: mistudio run interpret")
+    assert resolve_model("demo", None, open_store(store_url)).digest == row["digest"]
+
+
+def test_a_budget_that_is_not_a_number_is_refused(run: CliRunner, app: typer.Typer) -> None:
+    done = run.invoke(app, ["demo", "--tokens", "many"])
+    assert done.exit_code == 2
+    assert "'many' is not a whole number" in done.output
