@@ -4,7 +4,6 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,14 @@ def load_pipeline(name: str) -> Any:
         raise ConfigError(message) from error
 
 
+def kfp_functions() -> Any:
+    """The checkout's module that runs and compiles pipelines; the library itself does not import kfp."""
+    return importlib.import_module("pipelines._kfp")
+
+
 def signature(pipeline: Any) -> dict[str, inspect.Parameter]:
     """The parameters of a pipeline, by name."""
-    function: Callable[..., object] = pipeline.pipeline_func
-    return dict(inspect.signature(function).parameters)
+    return dict(inspect.signature(kfp_functions().function_of(pipeline)).parameters)
 
 
 def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:

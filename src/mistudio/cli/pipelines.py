@@ -80,16 +80,15 @@ def compile_pipelines(
     ] = None,
 ) -> None:
     """Compile pipelines to YAML."""
-    from mistudio.cli.checkout import checkout, load_pipeline, pipeline_names
+    from mistudio.cli.checkout import checkout, kfp_functions, load_pipeline, pipeline_names
 
     folder = output or checkout() / "pipelines" / "compiled"
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or pipeline_names():
+        path = folder / f"{name}.yaml"
         pipeline = load_pipeline(name)
-        from kfp.compiler import Compiler
-
-        Compiler().compile(pipeline, str(folder / f"{name}.yaml"))
-        typer.echo(f"{folder / name}.yaml")
+        kfp_functions().compile_to(pipeline, path)
+        typer.echo(str(path))
 
 
 def mlflow(

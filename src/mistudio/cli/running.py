@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.artifacts import default_store_url, open_store
-from mistudio.cli.checkout import signature
+from mistudio.cli.checkout import kfp_functions, signature
 from mistudio.cli.display import Event, RunView
 from mistudio.errors import MistudioError
 from mistudio.progress import EVENTS_ENV
@@ -35,21 +35,17 @@ def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> dict[str
         run.log_params({key: value for key, value in _all_values(pipeline, values).items() if value not in ("", -1)})
         with RunView(folder / "events.jsonl") as view, _events_to(folder / "events.jsonl"):
             try:
-                _run_kfp(pipeline, values, folder / "kfp", log)
+                _run_logged(pipeline, values, folder / "kfp", log)
             except Exception as error:
                 raise _failure(view, log, error) from error
         _log_results(run, view.finished)
     return view.finished
 
 
-def _run_kfp(pipeline: Any, values: dict[str, object], root: Path, log: Path) -> None:
-    """Call the pipeline as a function, which is how KFP runs it here; what it prints goes to the log."""
-    from kfp import local
-
-    # The log is what the steps print; their progress and errors come as events.
+def _run_logged(pipeline: Any, values: dict[str, object], root: Path, log: Path) -> None:
+    """Run with everything that KFP and the steps print in the log; progress and errors come as events."""
     with log.open("w", encoding="utf-8") as handle, contextlib.redirect_stdout(handle):
-        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-        pipeline(**values)
+        kfp_functions().run_here(pipeline, values, root)
 
 
 def _failure(view: RunView, log: Path, error: Exception) -> MistudioError:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mistudio.artifacts import default_store_url, open_artifact, open_store
-from mistudio.cli.checkout import signature
+from mistudio.cli.checkout import kfp_functions, signature
 from mistudio.cli.display import Event
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
@@ -49,7 +49,7 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
 
 def print_parameters(pipeline: Any) -> None:
     """List a pipeline's parameters with their defaults."""
-    texts = {p.arg_name: p.description for p in docstring_parser.parse(pipeline.pipeline_func.__doc__ or "").params}
+    texts = {p.arg_name: p.description for p in docstring_parser.parse(kfp_functions().function_of(pipeline).__doc__ or "").params}
     table = Table("parameter", "type", "default", "meaning")
     for name, parameter in signature(pipeline).items():
         table.add_row(name, parameter.annotation.__name__, str(parameter.default), texts.get(name, ""))

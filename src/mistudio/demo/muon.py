@@ -7,7 +7,6 @@ Legend: S matrices of one shape, R rows, C columns.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,9 @@ class Muon(torch.optim.Optimizer):
                 self._move(weight, group["lr"])
 
     def _move(self, weight: Tensor, learning_rate: float) -> None:
-        state: dict[str, Any] = self.state[weight]
+        state: dict[str, Tensor] = self.state[weight]
+        if weight.grad is None:
+            return
         if not state:
             state["momentum"] = torch.zeros_like(weight)
         momentum = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)

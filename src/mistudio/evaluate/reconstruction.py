@@ -51,7 +51,7 @@ def measure_reconstruction(
     variance = squares - float(sum_D.square().sum()) / num_tokens
     return Reconstruction(
         tokens=num_tokens,
-        fvu=errors / variance if variance else float(errors > 0),
+        fvu=errors / variance if variance > 0 else float(errors > 0),
         l0=active_pairs / num_tokens,
         l1=activation / num_tokens,
         cosine=cosine / num_tokens,

@@ -1,8 +1,10 @@
 """What the model loses when an autoencoder's reconstruction takes the place of its activations.
 
 The same sequences run three times: as they are, with the reconstruction spliced in, and with zeros in its
-place. Special tokens, which the autoencoder never saw, keep their activations. Causal models are scored on
-the next token; encoders on tokens that are masked for the purpose (15%, as in BERT's training).
+place. Special tokens around the text, which the autoencoder never saw, keep their activations. Causal models
+are scored on the next token; encoders on tokens that are masked for the purpose (15%, as in BERT's training).
+The masked places are replaced too, although the autoencoder was trained on text without masks: the prediction
+is read off there, so at a late layer nothing else would tell.
 
 Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N scored predictions.
 """
@@ -22,7 +24,7 @@ from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced
 
-_LOGIT_BYTES = 256 << 20
+_LOGIT_BYTES = 64 << 20  # of one run; about five tensors of this size are alive at once
 _MASKED_SHARE = 0.15
 
 Replace = Callable[[Tensor], Tensor]
@@ -53,7 +55,14 @@ class _Scored(NamedTuple):
 def measure_splice(
     subject: Subject, hook: ResolvedHook, sae: SparseAutoencoder, corpus: TokenCorpus, max_tokens: int, seed: int
 ) -> SpliceLosses | None:
-    """Losses on held-out sequences drawn at random up to ``max_tokens`` tokens; None where there are none."""
+    """Losses on held-out sequences drawn at random up to about ``max_tokens`` tokens.
+
+    Returns:
+        The losses; None where nothing can be asked: no held-out tokens, a model without output embeddings, or
+        an encoder without a mask token.
+    """
+    if not _can_predict(subject):
+        return None
     generator = torch.Generator().manual_seed(seed)
     batches = _draw(corpus, max_tokens, subject.vocab_size, generator)
     sums = torch.zeros(5, dtype=torch.float64)
@@ -67,6 +76,11 @@ def measure_splice(
         return None
     clean, rebuilt, zero, kl = (sums[1:] / count).tolist()
     return SpliceLosses(count, clean, rebuilt, zero, kl)
+
+
+def _can_predict(subject: Subject) -> bool:
+    has_head = subject.model.get_output_embeddings() is not None
+    return has_head and (subject.is_causal or subject.tokenizer.mask_token_id is not None)
 
 
 def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torch.Generator) -> list[np.ndarray]:
@@ -102,18 +116,17 @@ def _measure_batch(
     if not bool(scored_BT.any()):
         return torch.zeros(5, dtype=torch.float64)
     answer_N = ids_BT[scored_BT.to(ids_BT.device)]
-    text_BT = text_BT.to(subject.device)
 
     def run(replace: Replace | None) -> _Scored:
         with spliced(subject, hook, _at(text_BT, replace)) if replace else nullcontext():
             logits_BTV = forward_logits(subject, inputs_BT, mask_BT)
         return _score(logits_BTV, scored_BT, answer_N, causal=subject.is_causal)
 
+    zero_losses_N = run(torch.zeros_like).losses_N
     clean = run(None)
-    rebuilt = run(lambda x_ND: sae.reconstruct(x_ND.float()).to(x_ND.dtype))
+    rebuilt = run(lambda x_ND: sae.reconstruct(x_ND.to(sae.W_dec)).to(x_ND))
     kl = functional.kl_div(rebuilt.log_probs_NV, clean.log_probs_NV, log_target=True, reduction="sum")
-    zero = run(torch.zeros_like)
-    sums = [clean.losses_N.sum(), rebuilt.losses_N.sum(), zero.losses_N.sum(), kl]
+    sums = [clean.losses_N.sum(), rebuilt.losses_N.sum(), zero_losses_N.sum(), kl]
     return torch.tensor([len(answer_N), *(float(value) for value in sums)], dtype=torch.float64)
 
 
@@ -131,8 +144,8 @@ def _at(keep_BT: Tensor, replace: Replace) -> Replace:
     """Apply ``replace`` to the positions that the autoencoder was trained on."""
 
     def at_positions(x_BTD: Tensor) -> Tensor:
-        changed_BTD = x_BTD.clone()
-        changed_BTD[keep_BT] = replace(x_BTD[keep_BT])
+        changed_BTD, here_BT = x_BTD.clone(), keep_BT.to(x_BTD.device)
+        changed_BTD[here_BT] = replace(x_BTD[here_BT])
         return changed_BTD
 
     return at_positions
@@ -142,4 +155,5 @@ def _score(logits_BTV: Tensor, asked_BT: Tensor, answer_N: Tensor, *, causal: bo
     """Log-probabilities and losses of the asked tokens; a causal model answers one position earlier."""
     where_BT = asked_BT.roll(-1, dims=1) if causal else asked_BT
     log_probs_NV = torch.log_softmax(logits_BTV[where_BT.to(logits_BTV.device)].float(), dim=-1)
+    answer_N = answer_N.to(log_probs_NV.device)
     return _Scored(log_probs_NV, -log_probs_NV.gather(1, answer_N[:, None]).squeeze(1))

@@ -25,7 +25,15 @@ from mistudio.errors import InputError
 from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
 from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.sae import hook_of, load_autoencoder
-from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, load_subject, resolve_hooks
+from mistudio.subject import (
+    HookPoint,
+    SubjectConfig,
+    SubjectSource,
+    load_subject,
+    pick_device,
+    resolve_dtype,
+    resolve_hooks,
+)
 
 METRICS_NAME = "metrics.json"
 DENSITY_NAME = "density.parquet"
@@ -57,7 +65,8 @@ def evaluate(
     activations = open_input(store, sae.manifest.inputs["activations"], "activations")
     check_subject(activations, source)
     inputs = {"sae": sae.ref, "subject": InputRef(uri=source.uri, digest=source.digest)}
-    recipe = Recipe(kind="evaluation", config=config.model_dump(mode="json"), inputs=inputs, seed=seed)
+    settings = {**config.model_dump(mode="json"), **numerics(subject_config)}
+    recipe = Recipe(kind="evaluation", config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
         subject = load_subject(source, subject_config)
@@ -83,6 +92,12 @@ def check_subject(activations: Artifact, source: SubjectSource) -> None:
     if captured.digest != source.digest:
         message = f"{activations.uri} was captured from {captured.uri}, but {source.uri} has other content."
         raise InputError(message)
+
+
+def numerics(config: SubjectConfig) -> dict[str, str]:
+    """What of a subject's configuration changes its output, and so belongs in a recipe."""
+    dtype = resolve_dtype(config.dtype, pick_device(config.device))
+    return {"subject_dtype": dtype, "quantization": config.quantization}
 
 
 def _publish(draft: Draft, rebuilt: Reconstruction, losses: SpliceLosses | None) -> Summary:

@@ -40,7 +40,7 @@ class _Peaks(NamedTuple):
     window: NDArray[np.float32]
 
     def take(self, rows: NDArray[np.int64]) -> "_Peaks":
-        return _Peaks(*(column[rows] for column in self))
+        return _Peaks._make(column[rows] for column in self)
 
 
 class TopContexts:
@@ -62,9 +62,14 @@ class TopContexts:
         if not len(hopeful):
             return
         peak_rows, peak_features, peak_values = row_A[hopeful], feature_A[hopeful], value_A[hopeful]
-        no_window = np.empty((len(hopeful), 0), dtype=np.float32)
-        fields = [column[peak_rows] for column in rows]
-        candidates = _Peaks(peak_features, peak_values, *fields, no_window)
+        candidates = _Peaks(
+            peak_features,
+            peak_values,
+            rows.document[peak_rows],
+            rows.sequence[peak_rows],
+            rows.position[peak_rows],
+            window=np.empty((len(hopeful), 0), dtype=np.float32),
+        )
         best = _best_of_each_document(candidates)
         best = best[_rank(candidates.take(best)) < self.num_contexts]
         window_PW = self._windows(peak_rows[best], peak_features[best], row_A, feature_A, value_A, rows.sequence)
@@ -107,9 +112,9 @@ class TopContexts:
         kept_feature, kept_place = np.nonzero(self.ints_FC["document"][touched] >= 0)
         kept_feature = touched[kept_feature]
         where = (kept_feature, kept_place)
-        old_ints = [self.ints_FC[name][where] for name in _INT_FIELDS]
-        old = _Peaks(kept_feature, self.value_FC[where], *old_ints, self.window_FCW[where])
-        peaks = _Peaks(*(np.concatenate(pair) for pair in zip(old, new, strict=True)))
+        old_ints = {name: self.ints_FC[name][where] for name in _INT_FIELDS}
+        old = _Peaks(feature=kept_feature, value=self.value_FC[where], window=self.window_FCW[where], **old_ints)
+        peaks = _Peaks._make(np.concatenate([getattr(old, name), getattr(new, name)]) for name in _Peaks._fields)
         peaks = peaks.take(_best_of_each_document(peaks))
         rank = _rank(peaks)
         chosen = np.flatnonzero(rank < self.num_contexts)

@@ -24,6 +24,7 @@ class FeatureStatistics:
     def __init__(self, num_features: int, spread: float) -> None:
         self.num_tokens = 0
         self.spread = spread
+        self._inner_edges = torch.tensor(histogram_edges(spread)[1:-1], dtype=torch.float64)
         self.count_F = torch.zeros(num_features, dtype=torch.int64)
         self.sum_F = torch.zeros(num_features, dtype=torch.float64)
         self.max_F = torch.zeros(num_features)
@@ -37,8 +38,8 @@ class FeatureStatistics:
         self.count_F += torch.bincount(feature_A, minlength=num_features)
         self.sum_F += torch.bincount(feature_A, weights=value_A.double(), minlength=num_features)
         self.max_F.scatter_reduce_(0, feature_A, value_A, "amax")
-        bin_A = (torch.log2(value_A.double() / self.spread) * _BINS_PER_OCTAVE).floor().long() + NUM_BINS // 2
-        flat_A = feature_A * NUM_BINS + bin_A.clamp(0, NUM_BINS - 1)
+        bin_A = torch.bucketize(value_A.double(), self._inner_edges, right=True)
+        flat_A = feature_A * NUM_BINS + bin_A
         self.histogram_FH += torch.bincount(flat_A, minlength=num_features * NUM_BINS).view(num_features, NUM_BINS)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
-from mistudio.evaluate import check_subject
+from mistudio.evaluate import check_subject, numerics
 from mistudio.find.contexts import ChunkRows, TopContexts
 from mistudio.find.statistics import FeatureStatistics
 from mistudio.find.tables import Lens, find_json, logit_lens, write_contexts, write_features
@@ -57,7 +57,8 @@ def find_features(
     activations = open_input(store, sae.manifest.inputs["activations"], "activations")
     check_subject(activations, source)
     inputs = {"sae": sae.ref, "subject": InputRef(uri=source.uri, digest=source.digest)}
-    recipe = Recipe(kind="features", config=config.model_dump(mode="json"), inputs=inputs, seed=seed)
+    settings = {**config.model_dump(mode="json"), **numerics(subject_config)}
+    recipe = Recipe(kind="features", config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
         subject = load_subject(source, subject_config)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from mistudio.corpus.reader import TokenCorpus
@@ -20,6 +19,7 @@ from mistudio.find.statistics import FeatureStatistics, histogram_edges
 from mistudio.subject import Subject, unembed
 
 _FEATURES_AT_ONCE = 256
+_WINDOW_TOKENS_AT_ONCE = 1 << 22
 
 
 class Lens(NamedTuple):
@@ -38,8 +38,8 @@ def logit_lens(subject: Subject, W_dec_FD: Tensor, num_tokens: int) -> Lens:
         SubjectError: the model has no output embeddings.
     """
     lens = Lens([], [], [], [])
-    for rows_FD in W_dec_FD.split(_FEATURES_AT_ONCE):
-        logits_FV = unembed(subject, rows_FD).float().cpu()
+    for start in range(0, len(W_dec_FD), _FEATURES_AT_ONCE):
+        logits_FV = unembed(subject, W_dec_FD[start : start + _FEATURES_AT_ONCE]).cpu()
         count = min(num_tokens, logits_FV.shape[1])
         for largest, ids, logits in (
             (True, lens.promoted, lens.promoted_logits),
@@ -96,13 +96,18 @@ def find_json(statistics: FeatureStatistics, contexts: TopContexts) -> bytes:
 
 
 def _words(ids: list[list[int]], tokens: list[str]) -> pa.Array:
-    return pa.array([[tokens[token] for token in row] for row in ids], pa.list_(pa.string()))
+    """Readable tokens; a model may have logits for more ids than its tokenizer knows."""
+    known = len(tokens)
+    words = [[tokens[token] if token < known else f"<unused {token}>" for token in row] for row in ids]
+    return pa.array(words, pa.list_(pa.string()))
 
 
 def _context_batches(contexts: TopContexts, corpus: TokenCorpus, tokens: pa.Array) -> Iterator[pa.Table]:
-    """Tables of the contexts of a few hundred features each."""
-    for first in range(0, contexts.num_features, _FEATURES_AT_ONCE):
-        features = slice(first, first + _FEATURES_AT_ONCE)
+    """Tables of the contexts of a few hundred features each; fewer where their windows are many or long."""
+    window_tokens = contexts.window_FCW[0].size
+    at_once = max(min(_FEATURES_AT_ONCE, _WINDOW_TOKENS_AT_ONCE // window_tokens), 1)
+    for first in range(0, contexts.num_features, at_once):
+        features = slice(first, first + at_once)
         feature, rank = np.nonzero(contexts.ints_FC["document"][features] >= 0)
         place = (feature + first, rank)
         sequence = contexts.ints_FC["sequence"][place]

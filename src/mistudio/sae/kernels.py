@@ -22,7 +22,7 @@ class ActivePattern:
     """
 
     def __init__(self, indices_TK: Tensor, num_features: int) -> None:
-        self.indices_TK = indices_TK
+        self.indices_TK = indices_TK.contiguous()
         self.num_features = num_features
         self._transposed: tuple[Tensor, Tensor, Tensor] | None = None
 

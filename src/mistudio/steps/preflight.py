@@ -17,9 +17,17 @@ def check_settings(values: Mapping[str, object]) -> None:
     Raises:
         ConfigError: a value is out of range, unknown, or in conflict with another.
     """
+    given = {name: value for name, value in values.items() if value != CHOOSE}
+    _check_numbers(given)
+    if given.keys() & {"architecture", "width", "k", "l1_coefficient"}:
+        _check_architecture(given)
+    if "hook" in given:
+        _check_hooks(str(given["hook"]))
+
+
+def _check_architecture(given: Mapping[str, object]) -> None:
     from mistudio.sae.config import StandardConfig, TopKConfig
 
-    given = {name: value for name, value in values.items() if value != CHOOSE}
     settings = architecture_settings(
         str(given.get("architecture", "topk")),
         _number(given, "width", _ANY_WIDTH),
@@ -28,11 +36,13 @@ def check_settings(values: Mapping[str, object]) -> None:
         allow_wide=bool(given.get("allow_wide", False)),
     )
     validated(TopKConfig if settings["architecture"] == "topk" else StandardConfig, settings)
+
+
+def _check_numbers(given: Mapping[str, object]) -> None:
     for name in ("layer", "max_tokens", "train_tokens", "contexts", "context_length"):
         if name in given and _number(given, name, 1) < (0 if name == "layer" else 1):
             message = f"{name} {given[name]} is out of range: give a positive number, or -1 where the step may choose."
             raise ConfigError(message)
-    _check_hooks(str(given.get("hook", "resid_post")))
 
 
 def _check_hooks(hooks: str) -> None:

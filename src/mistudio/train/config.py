@@ -10,7 +10,7 @@ from mistudio.sae import SAEConfig
 class TrainConfig(BaseModel):
     """One training run: the autoencoder, how many tokens it sees, and the optimiser."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hook: str = Field(description="hook point to train on, for example resid_post.3")
     sae: SAEConfig
@@ -37,7 +37,9 @@ class TrainConfig(BaseModel):
     patience: int = Field(
         default=10, ge=0, description="checks without improvement until the final decay starts; 0: never"
     )
-    min_loss: float = Field(default=0.0, ge=0, description="mean loss at which the final decay starts; 0: never")
+    min_loss: float = Field(
+        default=0.0, ge=0, description="mean loss (without auxiliary losses) at which the final decay starts; 0: never"
+    )
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:

@@ -1,10 +1,11 @@
 """The train step: from captured activations to a published sparse autoencoder."""
 
 import json
+import logging
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mistudio.activations import ActivationReader
@@ -14,6 +15,8 @@ from mistudio.sae import config_json, save_weights
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.train.config import TrainConfig
 from mistudio.train.trainer import MetricsLog, Trainer
+
+logger = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
 _KEPT_CHECKPOINTS = 2
@@ -48,6 +51,7 @@ def train(
 
     Raises:
         InputError: the activations lack the hook point.
+        ConfigError: training diverged.
     """
     runtime = runtime or TrainRuntime()
     recipe = Recipe(
@@ -65,8 +69,7 @@ def train(
 
 
 def _run(trainer: Trainer, draft: Draft, checkpoint_every: int, on_metrics: MetricsLog | None) -> None:
-    total = trainer.num_steps * trainer.config.batch_size
-    with progress("Train autoencoder", total, "tokens") as bar:
+    with progress("Train autoencoder", trainer.planned_tokens, "tokens") as bar:
         bar.advance(trainer.tokens)
         while not trainer.finished:
             before = trainer.tokens
@@ -91,11 +94,17 @@ def _save_checkpoint(trainer: Trainer, draft: Draft) -> None:
 
 
 def _resume(trainer: Trainer, draft: Draft) -> None:
-    checkpoints = _checkpoints(draft)
-    if checkpoints:
-        with safe_open(draft.work_file(checkpoints[-1]), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-            trainer.load_state_dict(tensors, file.metadata())
+    """Go on from the last checkpoint that can be read, if there is one."""
+    for name in reversed(_checkpoints(draft)):
+        try:
+            with safe_open(draft.work_file(name), framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
+                text = file.metadata()
+        except SafetensorError as error:
+            logger.warning("%s cannot be read (%s); going on from the one before", name, error)
+            continue
+        trainer.load_state_dict(tensors, text)
+        return
 
 
 def _checkpoints(draft: Draft) -> list[str]:

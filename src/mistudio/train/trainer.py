@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import ActivationReader, ShuffledBatches
+from mistudio.errors import ConfigError
 from mistudio.sae import SparseAutoencoder, new_autoencoder
 from mistudio.train.config import TrainConfig
 
-_SAMPLE_ROWS = 16_384
+# The sample that sets the scale: short runs, because a read has a price of its own, from many places.
+_SAMPLE_PLACES = 1024
+_SAMPLE_RUN_ROWS = 16
 _HISTORY_POINTS = 200
+_GAIN = 1e-3  # a check counts as improvement if the loss falls by this share
 
 Metrics = dict[str, float]
 
@@ -31,8 +35,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, reader: ActivationReader, seed: int, device: torch.device) -> None:
         self.config, self.reader, self.device = config, reader, device
-        tokens = min(config.tokens, config.max_epochs * len(reader))
-        self.num_steps = math.ceil(tokens / config.batch_size)
+        self.planned_tokens = min(config.tokens, config.max_epochs * len(reader))
+        self.num_steps = _steps_for(self.planned_tokens, len(reader), config.batch_size)
         self.report_every = max(self.num_steps // _HISTORY_POINTS, 1)
         self.generator = torch.Generator().manual_seed(seed)
         self.batches = ShuffledBatches(reader, config.batch_size, config.buffer_rows, seed)
@@ -44,7 +48,7 @@ class Trainer:
         self.stopped_because = "tokens"
         self.best_loss, self.checks_without_gain = math.inf, 0
         self.history: list[Metrics] = []
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
         self._initialise()
         self.sae.to(device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.peak_learning_rate, fused=True)
@@ -73,8 +77,10 @@ class Trainer:
         self.step += 1
         self.tokens += len(acts_TD)
         self.silent_tokens_F += len(acts_TD)
-        self.silent_tokens_F[losses.fired_F > 0] = 0
-        self._count({"loss": losses.total.detach(), **losses.parts})
+        self.silent_tokens_F.masked_fill_(losses.fired_F > 0, 0)
+        self._add("check.objective", losses.objective)
+        for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+            self._add(f"report.{name}", value)
         if self.step % self.config.check_every_steps == 0:
             self._check()
         return self._report() if self.step % self.report_every == 0 or self.finished else None
@@ -107,10 +113,12 @@ class Trainer:
         for name, parameter in self.sae.named_parameters():
             moments = groups["adam"]
             self.optimiser.state[parameter] = {
-                key.removeprefix(f"{name}."): moments[key].clone() for key in moments if key.startswith(f"{name}.")
+                key.removeprefix(f"{name}."): moments[key].to(self.device, copy=True)
+                for key in moments
+                if key.startswith(f"{name}.")
             }
         self.batches.load_state_dict({**groups["batches"], **scalars.pop("batches")})
-        self._sums = groups.get("sums", {})
+        self._sums = {name: value.to(self.device, copy=True) for name, value in groups.get("sums", {}).items()}
         self.generator.set_state(groups["generator"][""])
         self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
         for name in _SCALARS:
@@ -118,8 +126,11 @@ class Trainer:
 
     def _initialise(self) -> None:
         """Measure the activations' spread on a sample from all over the corpus, and set the weights."""
-        rows = torch.linspace(0, len(self.reader) - 1, min(_SAMPLE_ROWS, len(self.reader))).long()
-        sample_TD = torch.cat([self.reader.acts(row, row + 1) for row in rows.tolist()]).float()
+        rows = len(self.reader)
+        run = min(_SAMPLE_RUN_ROWS, rows)
+        places = min(_SAMPLE_PLACES, rows // run)
+        starts = [place * rows // places for place in range(places)]
+        sample_TD = torch.cat([self.reader.acts(start, start + run) for start in starts]).float()
         variance = sample_TD.var(dim=0, correction=0).mean()
         self.sae.spread.copy_(variance.sqrt().clamp(min=1e-8))
         self.sae.initialise(sample_TD / self.sae.spread, self.generator)
@@ -133,36 +144,43 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.peak_learning_rate * min(rise, fall, 1.0)
 
-    def _count(self, parts: dict[str, Tensor]) -> None:
-        for name, value in {**parts, "steps": torch.ones(())}.items():
-            for scope in ("report", "check"):
-                key = f"{scope}.{name}"
-                self._sums[key] = self._sums.get(key, torch.zeros(())) + value.to("cpu", torch.float32)
+    def _add(self, name: str, value: Tensor) -> None:
+        if name in self._sums:
+            self._sums[name] += value
+        else:
+            self._sums[name] = value.clone()
 
-    def _take_means(self, scope: str) -> Metrics:
-        """Means since the last call for this scope; a part that is not in every step counts as zero there."""
-        sums = {key.partition(".")[2]: self._sums.pop(key) for key in list(self._sums) if key.startswith(f"{scope}.")}
-        steps = float(sums.pop("steps"))
-        return {name: float(value) / steps for name, value in sums.items()}
+    def _take_means(self, scope: str, steps: int) -> Metrics:
+        """Means over the last ``steps`` steps; a part that is not in every step counts as zero there."""
+        names = [name for name in self._sums if name.startswith(scope)]
+        return {name.removeprefix(scope): float(self._sums.pop(name)) / steps for name in names}
 
     def _report(self) -> Metrics:
+        last_step = int(self.history[-1]["step"]) if self.history else 0
         metrics = {
             "step": float(self.step),
             "tokens": float(self.tokens),
-            **self._take_means("report"),
+            **self._take_means("report.", self.step - last_step),
             "dead_fraction": float(self.dead_F.float().mean()),
             "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
         }
+        if not math.isfinite(metrics["loss"]):
+            message = (
+                f"Training diverged: the loss is {metrics['loss']} before step {self.step}. "
+                f"Lower learning_rate (it was {self.config.peak_learning_rate:.4g})."
+            )
+            raise ConfigError(message)
         self.history.append(metrics)
         return metrics
 
     def _check(self) -> None:
         """Revive silent latents, and start the final decay early where nothing is gained any more."""
-        loss = self._take_means("check")["loss"]
+        loss = self._take_means("check.", self.config.check_every_steps)["objective"]
         self._revive()
-        if self.step >= self.decay_start:
+        settled_at = max(self.sae.ramp_fraction, self.config.warmup_fraction) * self.num_steps
+        if self.step >= self.decay_start or self.step - self.config.check_every_steps < settled_at:
             return
-        if loss < self.best_loss * (1 - 1e-3):
+        if loss < self.best_loss * (1 - _GAIN):
             self.best_loss, self.checks_without_gain = loss, 0
         else:
             self.checks_without_gain += 1
@@ -188,6 +206,12 @@ class Trainer:
         for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[parameter][moment][revived_F] = 0
+
+
+def _steps_for(tokens: int, rows: int, batch_size: int) -> int:
+    """Steps that train on ``tokens`` tokens, where the last batch of each epoch of ``rows`` may be smaller."""
+    epochs, rest = divmod(tokens, rows)
+    return epochs * math.ceil(rows / batch_size) + math.ceil(rest / batch_size)
 
 
 _SCALARS = (

@@ -85,7 +85,7 @@ def test_it_learns(trained: Artifact) -> None:
     assert losses[0] > math.log(SMALL.vocab_size) - 0.5
     assert losses[-1] < losses[0] - 0.7
     assert training["curve"][-1]["tokens"] == training["tokens"] >= SMALL.tokens
-    assert training["bits_per_byte"] < 3.5
+    assert training["bits_per_byte"] < 4.2
 
 
 def test_the_first_weights_are_those_of_the_seed() -> None:

@@ -1,0 +1,49 @@
+# Everything runs in .venv, made from pyproject.toml and constraints.txt. `make` alone lists the targets.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= $(CURDIR)/build/store
+TEST_FLAGS ?= -n auto
+
+.DEFAULT_GOAL := help
+
+.PHONY: help install demo test lint format compile bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## Make the virtual environment with all dependencies
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## Train a small language model and run the main job on it, offline (about 5 minutes)
+	$(BIN)/mistudio demo --store $(STORE)
+	$(BIN)/mistudio run interpret --store $(STORE)
+
+test: install ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+
+lint: install ## Check style, types, imports and the compiled pipelines
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: install ## Compile the pipelines to pipelines/compiled
+	$(BIN)/mistudio compile
+
+bench: install ## Run the benchmarks; rows go to build/bench
+	$(BIN)/python -m benchmarks.sae_step
+	$(BIN)/python -m benchmarks.dashboard
+
+clean: ## Remove build results and caches, not the virtual environment
+	rm -rf build local_outputs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,177 @@
+"""The main job, run as a user runs it: the command line, KFP's local runner, MLflow in SQLite."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.tiny import tiny_documents, tiny_llama
+
+ROOT = Path(__file__).parents[2]
+STEPS = ("ingest", "capture", "train", "evaluate", "find", "report")
+FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
+
+
+class Finished(NamedTuple):
+    """A run that came to its end."""
+
+    folder: Path
+    summary: dict
+    output: str
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+
+def mistudio(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "MISTUDIO_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "MISTUDIO_CHECKOUT": str(ROOT)}
+    command = [sys.executable, "-c", "from mistudio.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def interpret(folder: Path, summary: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    values = {
+        "model": str(folder / "model"),
+        "corpus": str(folder / "text.jsonl"),
+        "train_tokens": "20000",
+        "width": "128",
+        "k": "4",
+        "contexts": "5",
+    }
+    values |= dict(setting.split("=", 1) for setting in settings)
+    sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    return mistudio("run", "interpret", "--store", str(folder / "store"), "--summary", str(folder / summary), *sets)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("interpret")
+    tiny_llama(folder / "model")
+    lines = [json.dumps(document) + "\n" for document in tiny_documents(80)]
+    (folder / "text.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path) -> Finished:
+    done = interpret(prepared, "first.json")
+    assert done.returncode == 0, done.stderr
+    return Finished(prepared, json.loads((prepared / "first.json").read_text()), done.stdout)
+
+
+def test_summary_has_the_closing_table_for_ci(finished: Finished) -> None:
+    assert set(finished.summary) == {"tokens", *FIGURES, "seconds", "artifacts"}
+    assert all(isinstance(finished.summary[name], float) for name in FIGURES)
+    assert finished.summary["tokens"] >= 20_000
+    assert tuple(sorted(finished.summary["seconds"])) == tuple(sorted(STEPS))
+    for step in STEPS:
+        artifact = finished.summary["artifacts"][step]
+        assert artifact["found"] is False
+        assert (finished.store / artifact["uri"] / "manifest.json").is_file()
+
+
+def test_output_names_the_dashboard_and_the_command_that_opens_mlflow(finished: Finished) -> None:
+    dashboard = finished.store / finished.summary["artifacts"]["report"]["uri"] / "dashboard.html"
+    assert str(dashboard) in finished.output
+    assert dashboard.is_file()
+    assert f"mistudio mlflow --store {finished.store}" in finished.output
+
+
+def test_second_run_finds_every_step_and_gives_the_same_digests(finished: Finished) -> None:
+    done = interpret(finished.folder, "second.json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((finished.folder / "second.json").read_text())
+    assert all(again["artifacts"][step]["found"] for step in STEPS)
+    for step in STEPS:
+        assert again["artifacts"][step]["digest"] == finished.summary["artifacts"][step]["digest"]
+    assert [again[name] for name in FIGURES] == [finished.summary[name] for name in FIGURES]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(finished: Finished) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.store}/.mistudio/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
+    pipelines = sorted((run for run in runs if run.info.run_name == "interpret"), key=lambda run: run.info.start_time)
+    parent = pipelines[0]
+    nested = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert tuple(sorted(nested)) == tuple(sorted(STEPS))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for name in FIGURES:
+        assert parent.data.metrics[name] == pytest.approx(finished.summary[name])
+    assert parent.data.params["k"] == "4"
+    assert parent.data.tags["train.digest"] == finished.summary["artifacts"]["train"]["digest"]
+    assert len(client.get_metric_history(nested["train"].info.run_id, "fvu")) > 10
+    files = {file.path for file in client.list_artifacts(nested["evaluate"].info.run_id)}
+    assert files == {"density.png", "cross_entropy.png"}
+    assert "dashboard.html" in {file.path for file in client.list_artifacts(nested["report"].info.run_id)}
+
+
+def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finished) -> None:
+    outputs = sorted(finished.store.glob(".mistudio/runs/*/kfp/*"))[0]
+    manifest = json.loads(next(outputs.glob("train/sae")).read_text())
+    assert manifest["kind"] == "mistudio.sae/1"
+    page = next(outputs.glob("report/dashboard")).read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "explained variance" in next(outputs.glob("report/summary")).read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("layer=9", "There is no layer 9: the model has 3 layers, 0 to 2"),
+        ("k=0", "k 0 leaves no latent active"),
+        ("k=200", "k 200 is larger than width 128"),
+        ("hook=nowhere", "hook 'nowhere' is unknown"),
+        ("colour=red", "'colour' is no parameter of this pipeline"),
+        ("width=wide", "width takes a value of type int, not 'wide'"),
+        ("model=./nowhere", "No such model folder"),
+        ("model=nobody/nothing", "Cannot reach the model hub"),
+        ("corpus=empty.jsonl", "empty.jsonl"),
+    ],
+)
+def test_bad_input_gets_one_message_and_exit_code_2(prepared: Path, tmp_path: Path, setting: str, message: str) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    name, _, value = setting.partition("=")
+    value = str(tmp_path / value) if name == "corpus" else value
+    for part in ("model", "text.jsonl"):
+        (tmp_path / part).symlink_to(prepared / part)
+    done = interpret(tmp_path, "none.json", f"{name}={value}")
+    assert done.returncode == 2, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert done.stderr.count("Error:") == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "none.json").exists()
+    published = {path.parent for path in tmp_path.glob("store/*/*/manifest.json")}
+    assert {path for path in tmp_path.glob("store/*/*") if path.parent.name != ".mistudio"} == published
+
+
+def test_store_that_cannot_be_written_is_refused(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = mistudio("run", "interpret", "--store", str(tmp_path / "file" / "store"))
+    assert done.returncode == 2
+    assert "Choose another folder with --store" in " ".join(done.stderr.split())
+
+
+def test_damaged_artifact_is_named_by_the_next_step(finished: Finished, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished.store, tmp_path / "store")
+    uri = finished.summary["artifacts"]["train"]["uri"]
+    weights = tmp_path / "store" / uri / "sae.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = mistudio(
+        "find", "--sae", uri, "--model", str(finished.folder / "model"), "--contexts", "3",
+        "--store", str(tmp_path / "store"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"{uri}/sae.safetensors has other content than was published" in " ".join(done.stderr.split())

@@ -1,0 +1,167 @@
+"""The store in a local folder: full disks, folders that cannot be written, and how a store is named."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mistudio.artifacts import Draft, Recipe, Summary, default_store_url, open_store, produce
+from mistudio.errors import ConfigError, StorageError, StorageFull
+
+RECIPE = Recipe(kind="sae", config={})
+# Each writes about 400 kB to ``path`` in the way that a step does.
+WRITERS = {
+    "plain": "path.write_bytes(bytes(400_000))",
+    "arrow": """
+import pyarrow as pa
+schema = pa.schema([("x", pa.int64())])
+with pa.ipc.new_file(str(path), schema) as writer:
+    writer.write_batch(pa.record_batch([pa.array(range(50_000))], schema=schema))
+""",
+    "parquet": """
+import pyarrow as pa, pyarrow.parquet as pq
+pq.write_table(pa.table({"x": range(50_000)}), path, use_dictionary=False, compression="none")
+""",
+    "safetensors": """
+import torch
+from safetensors.torch import save_file
+save_file({"x": torch.zeros(100_000)}, path)
+""",
+    "activations": """
+import numpy as np, torch
+from mistudio.activations.shards import META_COLUMNS, ShardWriter
+meta = {name: np.zeros(6000, np.int32) for name in META_COLUMNS}
+with ShardWriter(path, 32, "float16") as writer:
+    writer.append(torch.zeros(6000, 32), meta)
+""",
+}
+# No file may grow beyond 100 kB: the write fails as on a full disk, with another error number.
+STEP = """
+import resource, sys
+from mistudio.artifacts import Recipe, open_store, produce
+from mistudio.errors import StorageFull
+
+def build(draft):
+    if not draft.has("shards/0"):
+        draft.write("shards/0", b"small")
+    with draft.stage("shards/1") as path:
+        exec(sys.argv[2], {"path": path})
+    return {}
+
+store = open_store(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    produce(store, Recipe(kind="sae", config={}), "train", build)
+except StorageFull as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_named_and_leaves_what_is_finished(tmp_path: Path, writer: str) -> None:
+    store = open_store(str(tmp_path))
+    command = [sys.executable, "-c", STEP, store.url, WRITERS[writer]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"No space left to write sae/{RECIPE.key}/shards/1 in the store {store.url}.")
+    assert "already written stays usable" in done.stdout
+    assert list(store.list()) == [f"{RECIPE.prefix}/shards/0"]
+    assert not list((tmp_path / ".mistudio" / "staging").iterdir())
+
+    def build(draft: Draft) -> Summary:
+        assert draft.file("shards/0").read_bytes() == b"small"
+        draft.write("shards/1", b"more room now")
+        return {}
+
+    assert produce(store, RECIPE, "train", build).artifact.paths() == ["shards/0", "shards/1"]
+
+
+@pytest.mark.parametrize("below", ["a-file", "a-file/deep/er", "no-such-folder-in-proc"])
+def test_a_folder_that_cannot_be_made_is_refused_with_what_to_do(tmp_path: Path, below: str) -> None:
+    (tmp_path / "a-file").write_text("")
+    folder = Path("/proc/x/store") if below.startswith("no-such") else tmp_path / below
+    with pytest.raises(StorageError, match=f"Cannot open the store {folder}: .*--store or MISTUDIO_STORE"):
+        open_store(str(folder))
+
+
+def test_a_file_where_a_folder_has_to_be_is_an_error_of_the_store(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.create("sae", b"")
+    with pytest.raises(StorageError, match="Cannot write sae/1/weights in the store"):
+        Draft(store, "sae/1").write("weights", b"x")
+    with pytest.raises(StorageError, match="Cannot write sae/1/weights in the store"):
+        store.create("sae/1/weights", b"x")
+
+
+def test_a_name_that_no_disk_takes_is_an_error_of_the_store(tmp_path: Path) -> None:
+    store, name = open_store(str(tmp_path)), "x" * 300
+    with pytest.raises(StorageError, match="File name too long"):
+        store.size(name)
+    with pytest.raises(StorageError, match="File name too long"):
+        store.create(name, b"")
+
+
+def test_an_error_of_the_block_itself_is_passed_on(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(FileNotFoundError), store.stage("a") as path:
+        path.write_bytes((tmp_path / "elsewhere" / "nothing").read_bytes())
+    with pytest.raises(StorageFull), store.stage("a/b"), store.stage("a/c"):
+        raise StorageFull
+
+
+def test_one_who_waits_for_a_lock_is_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(str(tmp_path))
+    hold = "import sys; from mistudio.artifacts import open_store\n"
+    hold += "with open_store(sys.argv[1]).lock('sae/1'): print('locked', flush=True); sys.stdin.readline()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, store.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+    class EndHolder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            holder.communicate("go on\n")
+
+    logger = logging.getLogger("mistudio.artifacts.local")
+    handler = EndHolder()
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO), store.lock("sae/1"):
+            pass
+    finally:
+        logger.removeHandler(handler)
+    assert caplog.messages == ["Another process is working on sae/1: waiting for it."]
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_a_folder_is_named_as_a_path_or_as_a_url(tmp_path: Path, form: str) -> None:
+    assert open_store(form.format(tmp_path / "store")).url == str(tmp_path / "store")
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store(f"{tmp_path}/run:1").url == f"{tmp_path}/run:1"
+    assert open_store("./run:1").url == f"{tmp_path}/run:1"
+
+
+@pytest.mark.parametrize("url", ["gopher://host/x", "run:1", "http:x"])
+def test_an_unknown_scheme_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown scheme '{url.partition(':')[0]}'"):
+        open_store(url)
+
+
+def test_an_unknown_home_is_refused() -> None:
+    with pytest.raises(StorageError, match="Cannot open the store ~no_such_user/store"):
+        open_store("~no_such_user/store")
+
+
+def test_the_default_store_is_in_the_environment_or_in_the_users_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTUDIO_STORE", str(tmp_path / "mine"))
+    assert open_store().url == default_store_url() == str(tmp_path / "mine")
+    monkeypatch.delenv("MISTUDIO_STORE")
+    assert default_store_url().endswith("mistudio/store")

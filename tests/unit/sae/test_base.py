@@ -1,0 +1,106 @@
+"""What all architectures share: sparse and dense forms agree, blocks, and the change of units."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mistudio.sae import ActiveLatents, SparseAutoencoder, StandardConfig, TopKConfig, base, new_autoencoder
+
+WIDTH, D_IN = 80, 10
+ARCHITECTURES = [TopKConfig(width=WIDTH, k=6), StandardConfig(width=WIDTH)]
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=lambda config: config.architecture)
+def sae(request: pytest.FixtureRequest) -> SparseAutoencoder:
+    sae = new_autoencoder(request.param, D_IN)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+    return sae.double()
+
+
+@pytest.fixture
+def x_TD() -> Tensor:
+    return torch.randn(33, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def test_active_latents_come_sorted_by_token_then_latent_and_positive(sae: SparseAutoencoder, x_TD: Tensor) -> None:
+    active = sae.encode_active(x_TD)
+    keys_A = active.token_A * WIDTH + active.feature_A
+    assert len(keys_A) > len(x_TD)
+    assert (keys_A.diff() > 0).all()
+    assert (active.value_A > 0).all()
+    assert not active.value_A.requires_grad
+
+
+def test_the_dense_form_holds_the_active_latents(sae: SparseAutoencoder, x_TD: Tensor) -> None:
+    active, acts_TF = sae.encode_active(x_TD), sae.encode(x_TD)
+    token_A, feature_A = acts_TF.nonzero(as_tuple=True)
+    assert torch.equal(token_A, active.token_A)
+    assert torch.equal(feature_A, active.feature_A)
+    assert torch.equal(acts_TF[token_A, feature_A], active.value_A)
+
+
+def test_decoding_active_latents_equals_dense_decoding(sae: SparseAutoencoder, x_TD: Tensor) -> None:
+    dense_TD = sae.decode(sae.encode(x_TD))
+    torch.testing.assert_close(sae.decode_active(sae.encode_active(x_TD), len(x_TD)), dense_TD)
+    torch.testing.assert_close(sae.reconstruct(x_TD), dense_TD.detach())
+
+
+def test_tokens_without_active_latents_are_rebuilt_as_the_origin(sae: SparseAutoencoder) -> None:
+    active = ActiveLatents(torch.tensor([1]), torch.tensor([7]), torch.tensor([2.0], dtype=torch.float64))
+    rebuilt_TD = sae.decode_active(active, 4)
+    for token in (0, 2, 3):
+        torch.testing.assert_close(rebuilt_TD[token], sae.b_dec)
+    torch.testing.assert_close(rebuilt_TD[1], sae.b_dec + 2 * sae.W_dec[7])
+
+
+def test_nothing_active_at_all_rebuilds_the_origin(sae: SparseAutoencoder, x_TD: Tensor) -> None:
+    with torch.no_grad():
+        sae.b_enc.fill_(-100)
+    assert not len(sae.encode_active(x_TD).value_A)
+    torch.testing.assert_close(sae.reconstruct(x_TD), sae.b_dec.detach().expand(len(x_TD), -1))
+
+
+def test_no_tokens_give_no_latents(sae: SparseAutoencoder, x_TD: Tensor) -> None:
+    assert not len(sae.encode_active(x_TD[:0]).token_A)
+    assert sae.reconstruct(x_TD[:0]).shape == (0, D_IN)
+
+
+@pytest.mark.parametrize("block_tokens", [1, 5, 32, 33, 100])
+def test_encoding_in_blocks_changes_nothing(
+    sae: SparseAutoencoder, x_TD: Tensor, block_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sae.encode_active(x_TD)
+    monkeypatch.setattr(base, "_BLOCK_PREACTIVATIONS", block_tokens * WIDTH)
+    pieces = sae.encode_active(x_TD)
+    assert torch.equal(pieces.token_A, whole.token_A)
+    assert torch.equal(pieces.feature_A, whole.feature_A)
+    torch.testing.assert_close(pieces.value_A, whole.value_A)
+
+
+def test_encoding_never_holds_more_preactivations_than_a_block(
+    sae: SparseAutoencoder, x_TD: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    encode_block = sae._encode_block
+    monkeypatch.setattr(sae, "_encode_block", lambda rows: sizes.append(len(rows)) or encode_block(rows))
+    monkeypatch.setattr(base, "_BLOCK_PREACTIVATIONS", 10 * WIDTH)
+    sae.encode_active(x_TD)
+    assert sizes == [10, 10, 10, 3]
+
+
+def test_folding_the_spread_in_gives_the_same_reconstruction_in_the_models_units(
+    sae: SparseAutoencoder, x_TD: Tensor
+) -> None:
+    sae.spread.fill_(37.0)
+    rebuilt_TD = sae.reconstruct(x_TD)
+    active = sae.encode_active(x_TD)
+    sae.fold_spread()
+    raw_TD = x_TD * 37.0
+    torch.testing.assert_close(sae.reconstruct(raw_TD), rebuilt_TD * 37.0)
+    folded = sae.encode_active(raw_TD)
+    assert torch.equal(folded.feature_A, active.feature_A)
+    torch.testing.assert_close(folded.value_A, active.value_A * 37.0)
+    assert float(sae.spread) == 1.0
