@@ -38,6 +38,7 @@ def _kill_when(store: Path, scratch: Path, pattern: str, count: int) -> None:
         assert process.wait(timeout=60) == -signal.SIGKILL, "the run ended before it could be killed"
     finally:
         process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")

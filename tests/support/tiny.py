@@ -22,10 +22,9 @@ WIDTH = 32
 MLP_WIDTH = 48
 CONTEXT_LENGTH = 24
 _TASKS = ("story", "code", "list")
-_WORDS = (
-    "the a cat dog hat mat sun moon tree river small red blue old ran sat saw took gave kept "
-    "under over behind near and then but so because never often once again it she he they"
-).split()
+_TEXT = """the a cat dog hat mat sun moon tree river small red blue old ran sat saw took gave kept under over
+behind near and then but so because never often once again it she he they"""
+_WORDS = _TEXT.split()
 _NAMES = ("Lily", "Tom", "Mia", "Sam", "Zoë", "猫")
 
 

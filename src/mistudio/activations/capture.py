@@ -99,10 +99,11 @@ def check_tokenizer(corpus: Artifact, source: SubjectSource) -> None:
     Raises:
         InputError: the corpus was tokenised with another tokenizer.
     """
-    if corpus.manifest.inputs["tokenizer"].digest != source.tokenizer_digest:
+    used = corpus.manifest.inputs["tokenizer"]
+    if used.digest != source.tokenizer_digest:
         message = (
-            f"{corpus.uri} was tokenised for {corpus.manifest.inputs['tokenizer'].uri}, not for {source.uri}. "
-            "Run ingest for this model."
+            f"{corpus.uri} was tokenised with the tokenizer of {used.uri} ({used.digest[:12]}), and {source.uri} has "
+            f"another ({source.tokenizer_digest[:12]}). Run ingest for this model."
         )
         raise InputError(message)
 

@@ -5,16 +5,13 @@ from mistudio.artifacts.artifact import (
     Draft,
     Produced,
     Summary,
-    artifact_uris,
-    dependents,
     find,
     hash_file,
-    list_artifacts,
     open_artifact,
     open_input,
     produce,
-    remove_artifact,
 )
+from mistudio.artifacts.inventory import artifact_uris, dependents, list_artifacts, remove_artifact
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
 from mistudio.artifacts.store import Store, check_name, default_store_url, open_store
 

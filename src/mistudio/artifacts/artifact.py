@@ -225,7 +225,7 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
         InputError: it is of another kind.
         DamagedArtifact: its manifest cannot be read.
     """
-    uri = _checked_uri(store, uri)
+    uri = checked_uri(store, uri)
     name = f"{uri}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(store.fetch(name).read_bytes(), name)
     if kind is not None and manifest.short_kind != kind:
@@ -247,57 +247,21 @@ def open_input(store: Store, ref: InputRef, kind: str) -> Artifact:
     return artifact
 
 
-def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
-    """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
-    for uri in store.folders(folder):
-        if store.size(f"{uri}/{MANIFEST_NAME}") is not None:
-            yield uri
-        else:
-            yield from artifact_uris(store, uri)
-
-
-def list_artifacts(store: Store) -> Iterator[Artifact]:
-    """All published artifacts, by prefix.
+def checked_uri(store: Store, uri: str) -> str:
+    """The prefix of an artifact as the store writes it.
 
     Raises:
-        DamagedArtifact: a manifest cannot be read.
+        NotFound: there is no manifest under it.
+        InputError: it is no name in the store.
     """
-    for uri in artifact_uris(store):
-        try:
-            artifact = open_artifact(store, uri)
-        except NotFound:  # removed since it was listed
-            continue
-        yield artifact
-
-
-def dependents(store: Store, uri: str) -> list[str]:
-    """Prefixes of the artifacts that name ``uri`` as an input; those with a damaged manifest cannot tell."""
-    found = []
-    for other in artifact_uris(store):
-        try:
-            inputs = open_artifact(store, other).manifest.inputs.values()
-        except (NotFound, DamagedArtifact):
-            continue
-        if any(ref.uri == uri for ref in inputs):
-            found.append(other)
-    return found
-
-
-def remove_artifact(store: Store, uri: str) -> None:
-    """Remove an artifact, damaged or not.
-
-    The manifest goes last. A removal that is killed leaves an artifact that misses files, which any reader
-    refuses; without its manifest, the rest would pass for the good work of a killed run and be gone on with.
-
-    Raises:
-        NotFound: the prefix has no manifest.
-    """
-    uri = _checked_uri(store, uri)
-    with store.lock(uri):
-        manifest_name = f"{uri}/{MANIFEST_NAME}"
-        for name in [name for name in store.list(uri) if name != manifest_name]:
-            store.remove(name)
-        store.remove(manifest_name)
+    plain = check_name(uri.strip("/"))
+    if store.size(f"{plain}/{MANIFEST_NAME}") is None:
+        message = (
+            f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. "
+            "See mistudio artifacts list."
+        )
+        raise NotFound(message)
+    return plain
 
 
 def hash_file(path: Path) -> str:
@@ -313,18 +277,6 @@ def hash_file(path: Path) -> str:
 def _hash_once(path: Path, size: int, changed_ns: int) -> str:
     """The hash of a file, remembered for as long as its size and time of change stay the same."""
     return hash_file(path)
-
-
-def _checked_uri(store: Store, uri: str) -> str:
-    """The prefix of an artifact as the store writes it; there has to be a manifest under it."""
-    plain = check_name(uri.strip("/"))
-    if store.size(f"{plain}/{MANIFEST_NAME}") is None:
-        message = (
-            f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. "
-            "See mistudio artifacts list."
-        )
-        raise NotFound(message)
-    return plain
 
 
 def _damage(uri: str, problem: str) -> str:

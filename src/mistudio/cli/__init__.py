@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import mistudio
 from mistudio.cli import artifacts, corpus, demo, pipelines, steps, subject
@@ -20,8 +21,9 @@ app = typer.Typer(
     name="mistudio",
     help=_HELP,
     no_args_is_help=True,
+    rich_markup_mode=None,  # help texts say [default: ...], which is no markup
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
@@ -41,5 +43,5 @@ def main() -> None:
     try:
         app()
     except MistudioError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)

@@ -63,10 +63,10 @@ def list_(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = _table("Artifact", "Kind", "Created", "Size", "Figures")
+    table = _table("Artifact", "Created", "Size", "Figures", wrap=False)
     for row in rows:
         size, figures = _size(row["bytes"]), row["damage"] or _figures(row["summary"])
-        table.add_row(row["uri"], row["kind"], row["created_at"][:_DATE_CHARS], size, figures)
+        table.add_row(row["uri"], row["created_at"][:_DATE_CHARS], size, figures)
     _print(table)
 
 
@@ -261,7 +261,7 @@ def _files(artifact: "Artifact") -> "Table":
     return table
 
 
-def _table(*columns: str) -> "Table":
+def _table(*columns: str, wrap: bool = True) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -269,7 +269,7 @@ def _table(*columns: str) -> "Table":
     *short, last = columns
     for column in short:
         table.add_column(column, no_wrap=True)
-    table.add_column(last, overflow="fold")
+    table.add_column(last, no_wrap=not wrap, overflow="fold" if wrap else "ellipsis")
     return table
 
 

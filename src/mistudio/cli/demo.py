@@ -51,8 +51,9 @@ def demo(
 
     from mistudio.artifacts import open_store
     from mistudio.demo import DemoConfig, train_demo
+    from mistudio.steps.validation import validated
 
-    config = DemoConfig() if tokens is None else DemoConfig(tokens=tokens)
+    config = DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens})
     artifact, found = train_demo(open_store(store), config, seed)
     producer, summary = artifact.manifest.producer, artifact.manifest.summary
     row = {"uri": artifact.uri, "digest": artifact.digest, "found": found, "seconds": producer.seconds, **summary}

@@ -49,7 +49,10 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
 
 def print_parameters(pipeline: Any) -> None:
     """List a pipeline's parameters with their defaults."""
-    texts = {p.arg_name: p.description for p in docstring_parser.parse(kfp_functions().function_of(pipeline).__doc__ or "").params}
+    texts = {
+        p.arg_name: p.description
+        for p in docstring_parser.parse(kfp_functions().function_of(pipeline).__doc__ or "").params
+    }
     table = Table("parameter", "type", "default", "meaning")
     for name, parameter in signature(pipeline).items():
         table.add_row(name, parameter.annotation.__name__, str(parameter.default), texts.get(name, ""))

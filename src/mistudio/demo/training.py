@@ -118,8 +118,7 @@ def _tokenizer(draft: Draft, texts: Split, config: DemoConfig) -> PreTrainedToke
             train_tokenizer(texts.train, config.vocab_size).save_pretrained(folder)
             for name in ("tokenizer_config.json", _TOKENIZER):  # the last says that both are there
                 draft.write(name, Path(folder, name).read_bytes())
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(draft.file(_TOKENIZER).parent)
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_file=str(draft.file(_TOKENIZER)))
 
 
 class _Training:

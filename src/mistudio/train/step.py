@@ -117,7 +117,7 @@ def _publish(trainer: Trainer, draft: Draft, hook: str) -> Summary:
     with draft.stage(WEIGHTS_NAME) as path:
         save_weights(trainer.sae, path)
     draft.write(CONFIG_NAME, config_json(trainer.sae, hook, spread))
-    draft.write(TRAINING_NAME, json.dumps(trainer.history, indent=0).encode())
+    draft.write(TRAINING_NAME, json.dumps(trainer.history, indent=0, sort_keys=True).encode())
     last = trainer.history[-1]
     return {
         "architecture": trainer.config.sae.architecture,

@@ -1,6 +1,6 @@
-"""A store, and published activations with known rows."""
+"""A store, and activations with known rows to publish in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +32,23 @@ def row_numbers(acts_ND: Tensor) -> list[int]:
     return (acts_ND[:, 0].long() + 1000 * acts_ND[:, 1].long()).tolist()
 
 
-@pytest.fixture
-def published(store: Store) -> Callable[..., Artifact]:
-    """Publishes shards of numbered rows; each is given as the lengths of its sequences."""
+def publish_rows(store: Store, shards: Sequence[Sequence[int]], split: str = "train") -> Artifact:
+    """Publish shards of numbered rows; each is given as the lengths of its sequences."""
 
-    def publish(shards: Sequence[Sequence[int]], split: str = "train") -> Artifact:
-        def build(draft: Draft) -> Summary:
-            sequence = row = 0
-            for number, lengths in enumerate(shards):
-                with (
-                    draft.stage(f"{HOOK}/{split}/shard-{number:05d}.arrow") as path,
-                    ShardWriter(path, WIDTH, "float16") as writer,
-                ):
-                    for length in lengths:
-                        meta = {name: np.full(length, 10 * sequence, np.int32) for name in META_COLUMNS}
-                        meta["sequence"][:] = sequence
-                        meta["position"] = np.arange(length, dtype=np.int32)
-                        writer.append(numbered_rows(row, row + length), meta)
-                        sequence, row = sequence + 1, row + length
-            return {}
+    def build(draft: Draft) -> Summary:
+        sequence = row = 0
+        for number, lengths in enumerate(shards):
+            with (
+                draft.stage(f"{HOOK}/{split}/shard-{number:05d}.arrow") as path,
+                ShardWriter(path, WIDTH, "float16") as writer,
+            ):
+                for length in lengths:
+                    meta = {name: np.full(length, 10 * sequence, np.int32) for name in META_COLUMNS}
+                    meta["sequence"][:] = sequence
+                    meta["position"] = np.arange(length, dtype=np.int32)
+                    writer.append(numbered_rows(row, row + length), meta)
+                    sequence, row = sequence + 1, row + length
+        return {}
 
-        config = {"shards": [list(lengths) for lengths in shards], "split": split}
-        return produce(store, Recipe(kind="activations", config=config), "test", build).artifact
-
-    return publish
+    config = {"shards": [list(lengths) for lengths in shards], "split": split}
+    return produce(store, Recipe(kind="activations", config=config), "test", build).artifact

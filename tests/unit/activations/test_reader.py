@@ -1,25 +1,23 @@
 """Reading activations in order: rows across shards, and chunks that never cut a sequence."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mistudio.activations import ActivationReader
-from mistudio.artifacts import Artifact, Store
+from mistudio.artifacts import Store, open_store
 from mistudio.errors import DamagedArtifact, InputError
-from tests.unit.activations.conftest import HOOK, row_numbers
+from tests.unit.activations.conftest import HOOK, publish_rows, row_numbers
 
-Published = Callable[..., Artifact]
 SHARDS = ((7, 3, 5), (30,), (1, 1, 1, 1), (12, 9))
 NUM_ROWS = sum(map(sum, SHARDS))
 
 
-@pytest.fixture
-def reader(published: Published) -> ActivationReader:
-    return ActivationReader(published(SHARDS), HOOK, "train")
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> ActivationReader:
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    return ActivationReader(publish_rows(store, SHARDS), HOOK, "train")
 
 
 def test_a_reader_knows_what_it_holds(reader: ActivationReader) -> None:
@@ -39,38 +37,28 @@ def test_a_range_of_rows_may_span_shards(reader: ActivationReader, start: int, s
 
 
 @given(rows=st.integers(min_value=1, max_value=80))
-def test_chunks_cover_every_row_once_and_never_cut_a_sequence(chunked: ActivationReader, rows: int) -> None:
+def test_chunks_cover_every_row_once_and_never_cut_a_sequence(reader: ActivationReader, rows: int) -> None:
     covered: list[int] = []
-    sequences = chunked.meta(0, len(chunked))["sequence"]
+    sequences = reader.meta(0, len(reader))["sequence"]
     for shard in range(len(SHARDS)):
-        for start, stop in chunked.chunks(shard, rows):
+        for start, stop in reader.chunks(shard, rows):
             assert start < stop
             covered += range(start, stop)
             assert start == 0 or sequences[start - 1] != sequences[start]
-            assert stop == len(chunked) or sequences[stop - 1] != sequences[stop]
+            assert stop == len(reader) or sequences[stop - 1] != sequences[stop]
             assert stop - start < rows + 30  # 30: the longest sequence
     assert covered == list(range(NUM_ROWS))
 
 
-@pytest.fixture(scope="module")
-def chunked(tmp_path_factory: pytest.TempPathFactory) -> ActivationReader:
-    """One reader for all examples of a property."""
-    from mistudio.artifacts import open_store
-    from tests.unit.activations import conftest
-
-    store = open_store(str(tmp_path_factory.mktemp("chunks")))
-    return ActivationReader(conftest.published.__wrapped__(store)(SHARDS), HOOK, "train")  # type: ignore[attr-defined]
-
-
-def test_a_hook_point_or_split_that_was_not_captured_is_named_with_those_that_were(published: Published) -> None:
-    artifact = published(SHARDS)
+def test_a_hook_point_or_split_that_was_not_captured_is_named_with_those_that_were(store: Store) -> None:
+    artifact = publish_rows(store, SHARDS)
     for hook, split in (("resid_post.2", "train"), (HOOK, "heldout"), ("resid_post.11", "train")):
         with pytest.raises(InputError, match=rf"has no activations of {hook} \({split}\); it has {HOOK}\."):
             ActivationReader(artifact, hook, split)
 
 
-def test_a_damaged_shard_is_refused(store: Store, published: Published) -> None:
-    artifact = published(SHARDS)
+def test_a_damaged_shard_is_refused(store: Store) -> None:
+    artifact = publish_rows(store, SHARDS)
     path = store.fetch(f"{artifact.uri}/{HOOK}/train/shard-00001.arrow")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -134,8 +134,9 @@ def test_working_files_are_dropped_when_an_artifact_is_published(store: Store) -
 
 def test_of_two_processes_that_make_the_same_thing_one_builds_and_one_finds(store: Store) -> None:
     code = """
-import sys
+import logging, sys
 from mistudio.artifacts import Recipe, open_store, produce
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 def build(draft):
     print("building", flush=True)
     sys.stdin.readline()
@@ -148,6 +149,8 @@ print("found" if produce(open_store(sys.argv[1]), Recipe(kind="sae", config={}),
     assert first.stdout is not None
     assert first.stdout.readline() == "building\n"
     second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert second.stdout.readline().startswith("Another process is working on sae/")
     assert first.communicate("go on\n")[0] == "built\n"
     assert second.communicate("go on\n")[0] == "found\n"
     assert (first.returncode, second.returncode) == (0, 0)

@@ -9,6 +9,7 @@ from mistudio import demo
 from mistudio.artifacts import open_store
 from mistudio.cli.demo import register
 from mistudio.demo import DemoConfig, resolve_model
+from mistudio.errors import ConfigError
 from tests.unit.demo.conftest import SMALL
 
 
@@ -52,3 +53,8 @@ def test_a_budget_that_is_not_a_number_is_refused(run: CliRunner, app: typer.Typ
     done = run.invoke(app, ["demo", "--tokens", "many"])
     assert done.exit_code == 2
     assert "'many' is not a whole number" in done.output
+
+
+def test_a_budget_that_is_too_small_is_refused_by_name(app: typer.Typer, store_url: str) -> None:
+    with pytest.raises(ConfigError, match="tokens"):
+        CliRunner().invoke(app, ["demo", "--tokens", "10", "--store", store_url], catch_exceptions=False)

@@ -16,7 +16,7 @@ from mistudio.artifacts import Artifact, open_store
 from mistudio.corpus import python_docs
 from mistudio.demo import DemoConfig, resolve_model, train_demo
 from mistudio.demo.model import Llama, llama_config, new_weights, transformers_weights
-from mistudio.demo.text import BOS_ID, EOS_ID, split
+from mistudio.demo.text import BOS_ID, EOS_ID, collate, split
 from mistudio.errors import ConfigError, CorpusError, NotFound, SubjectError
 from tests.unit.demo.conftest import SMALL
 
@@ -85,7 +85,7 @@ def test_it_learns(trained: Artifact) -> None:
     assert losses[0] > math.log(SMALL.vocab_size) - 0.5
     assert losses[-1] < losses[0] - 0.7
     assert training["curve"][-1]["tokens"] == training["tokens"] >= SMALL.tokens
-    assert training["bits_per_byte"] < 4.2
+    assert training["bits_per_byte"] < 3.6
 
 
 def test_the_first_weights_are_those_of_the_seed() -> None:
@@ -95,8 +95,6 @@ def test_the_first_weights_are_those_of_the_seed() -> None:
 
 
 def test_float32_arithmetic_gives_nearly_the_same_loss() -> None:
-    from mistudio.demo.text import collate
-
     batch = collate([torch.arange(40, dtype=torch.int32).numpy()])
     weights = new_weights(SMALL, 0)
     exact = Llama(weights, SMALL, torch.float32).loss(batch).item()

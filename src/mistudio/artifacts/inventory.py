@@ -1,0 +1,61 @@
+"""What a store holds: listing artifacts, finding what was made from one, and removing one."""
+
+from collections.abc import Iterator
+
+from mistudio.artifacts.artifact import Artifact, checked_uri, open_artifact
+from mistudio.artifacts.manifest import MANIFEST_NAME
+from mistudio.artifacts.store import Store
+from mistudio.errors import DamagedArtifact, NotFound
+
+
+def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
+    """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
+    for uri in store.folders(folder):
+        if store.size(f"{uri}/{MANIFEST_NAME}") is not None:
+            yield uri
+        else:
+            yield from artifact_uris(store, uri)
+
+
+def list_artifacts(store: Store) -> Iterator[Artifact]:
+    """All published artifacts, by prefix.
+
+    Raises:
+        DamagedArtifact: a manifest cannot be read.
+    """
+    for uri in artifact_uris(store):
+        try:
+            artifact = open_artifact(store, uri)
+        except NotFound:  # removed since it was listed
+            continue
+        yield artifact
+
+
+def dependents(store: Store, uri: str) -> list[str]:
+    """Prefixes of the artifacts that name ``uri`` as an input; those with a damaged manifest cannot tell."""
+    found = []
+    for other in artifact_uris(store):
+        try:
+            inputs = open_artifact(store, other).manifest.inputs.values()
+        except (NotFound, DamagedArtifact):
+            continue
+        if any(ref.uri == uri for ref in inputs):
+            found.append(other)
+    return found
+
+
+def remove_artifact(store: Store, uri: str) -> None:
+    """Remove an artifact, damaged or not.
+
+    The manifest goes last. A removal that is killed leaves an artifact that misses files, which any reader
+    refuses; without its manifest, the rest would pass for the good work of a killed run and be gone on with.
+
+    Raises:
+        NotFound: the prefix has no manifest.
+    """
+    uri = checked_uri(store, uri)
+    with store.lock(uri):
+        manifest_name = f"{uri}/{MANIFEST_NAME}"
+        for name in [name for name in store.list(uri) if name != manifest_name]:
+            store.remove(name)
+        store.remove(manifest_name)

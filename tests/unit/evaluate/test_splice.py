@@ -1,0 +1,187 @@
+"""Cross-entropy in the model against the same computed one sequence at a time, with a hook of the test's own."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mistudio.activations import ActivationReader
+from mistudio.corpus.reader import TokenCorpus
+from mistudio.evaluate import splice
+from mistudio.evaluate.splice import SpliceLosses, measure_splice
+from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
+from mistudio.subject import HookPoint, Subject, resolve_hooks
+from tests.support.tiny import WIDTH, tiny_bert_tokenizer
+from tests.unit.evaluate.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
+
+ALL = 1_000_000
+
+
+def random_sae() -> SparseAutoencoder:
+    sae = new_autoencoder(TopKConfig(width=64, k=8), WIDTH)
+    sae.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    return sae.requires_grad_(requires_grad=False)
+
+
+def measure(run: TinyRun, sae: SparseAutoencoder, max_tokens: int = ALL, seed: int = 0) -> SpliceLosses:
+    (place,) = resolve_hooks(run.subject, [HookPoint.parse(HOOK)])
+    losses = measure_splice(run.subject, place, sae, TokenCorpus(run.corpus), max_tokens, seed)
+    assert losses is not None
+    return losses
+
+
+class Naive(NamedTuple):
+    predictions: int
+    ce: float
+    kl: float
+
+
+@torch.no_grad()
+def naive_losses(run: TinyRun, replace: Callable[[Tensor], Tensor]) -> Naive:
+    """One sequence at a time: ``replace`` all but the first position after block 1, predict the next token."""
+    corpus, model = TokenCorpus(run.corpus), run.subject.model
+
+    def hook(_module: torch.nn.Module, _args: object, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1], replace(output[0, 1:])[None]], dim=1)
+
+    count, ce, kl = 0, 0.0, 0.0
+    for index in range(corpus.num_sequences("heldout")):
+        ids = torch.tensor(corpus.sequence("heldout", index).token_ids.astype(np.int64))
+        assert ids[0] == 0  # <s>
+        clean_TV = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        handle = model.model.layers[1].register_forward_hook(hook)
+        logits_TV = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        handle.remove()
+        count += len(ids) - 1
+        ce -= float(logits_TV.gather(1, ids[1:, None]).double().sum())
+        kl += float((clean_TV.exp() * (clean_TV - logits_TV)).double().sum())
+    return Naive(count, ce / count, kl / count)
+
+
+def test_batches_with_padding_give_the_losses_of_one_sequence_at_a_time(llama: TinyRun) -> None:
+    lengths = TokenCorpus(llama.corpus).lengths("heldout")
+    assert lengths.min() < lengths.max()
+    sae = random_sae()
+    measured = measure(llama, sae)
+    clean = naive_losses(llama, lambda x_TD: x_TD)
+    rebuilt = naive_losses(llama, sae.reconstruct)
+    zero = naive_losses(llama, torch.zeros_like)
+    assert measured.predictions == clean.predictions == int(lengths.sum()) - len(lengths)
+    assert measured.ce_clean == pytest.approx(clean.ce, rel=1e-5)
+    assert measured.ce_spliced == pytest.approx(rebuilt.ce, rel=1e-5)
+    assert measured.ce_zero == pytest.approx(zero.ce, rel=1e-5)
+    assert measured.kl == pytest.approx(rebuilt.kl, rel=1e-4)
+    assert measured.ce_recovered == pytest.approx((zero.ce - rebuilt.ce) / (zero.ce - clean.ce), rel=1e-4)
+
+
+@pytest.mark.parametrize("logit_bytes", [1, 30_000, 100_000])
+def test_the_size_of_a_batch_does_not_matter(llama: TinyRun, logit_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = measure(llama, random_sae())
+    monkeypatch.setattr(splice, "_LOGIT_BYTES", logit_bytes)
+    assert measure(llama, random_sae()) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_perfect_autoencoder_costs_nothing(llama: TinyRun) -> None:
+    losses = measure(llama, identity_sae())
+    assert losses.ce_spliced == pytest.approx(losses.ce_clean, rel=1e-6)
+    assert losses.kl == pytest.approx(0, abs=1e-6)
+    assert losses.ce_recovered == pytest.approx(1, abs=1e-5)
+
+
+def test_an_autoencoder_that_rebuilds_nothing_is_as_bad_as_zeroing(llama: TinyRun) -> None:
+    losses = measure(llama, zero_sae())
+    assert losses.ce_zero > losses.ce_clean + 1
+    assert losses.ce_spliced == losses.ce_zero
+    assert losses.ce_recovered == 0
+    assert losses.kl > 1
+
+
+def test_the_autoencoder_sees_every_token_of_the_text_and_no_special_one(llama: TinyRun) -> None:
+    seen: list[Tensor] = []
+
+    class Spy(torch.nn.Module):
+        W_dec = torch.zeros(1)
+
+        def reconstruct(self, x_TD: Tensor) -> Tensor:
+            seen.append(x_TD)
+            return x_TD
+
+    measure(llama, Spy())
+    reader = ActivationReader(llama.activations, HOOK, "heldout")
+    captured = sorted(reader.acts(0, len(reader)).float().norm(dim=1).tolist())
+    assert sorted(torch.cat(seen).norm(dim=1).tolist()) == pytest.approx(captured, rel=2e-3)
+
+
+def test_the_number_of_tokens_is_about_what_was_asked_for(llama: TinyRun) -> None:
+    lengths = TokenCorpus(llama.corpus).lengths("heldout")
+    assert measure(llama, zero_sae(), max_tokens=1).predictions <= lengths.max() - 1
+    some = measure(llama, zero_sae(), max_tokens=300).predictions
+    assert 300 - 300 / lengths.min() <= some < 300 + lengths.max()
+
+
+def test_which_sequences_are_drawn_depends_on_the_seed_alone(llama: TinyRun) -> None:
+    first, same, other = (measure(llama, zero_sae(), max_tokens=300, seed=seed) for seed in (0, 0, 1))
+    assert first == same
+    assert first.ce_clean != other.ce_clean
+
+
+def test_nothing_is_recovered_where_zeroing_costs_nothing() -> None:
+    assert SpliceLosses(10, ce_clean=2.0, ce_spliced=2.0, ce_zero=1.9, kl=0.0).ce_recovered is None
+    assert SpliceLosses(10, ce_clean=2.0, ce_spliced=2.5, ce_zero=4.0, kl=0.0).ce_recovered == 0.75
+
+
+def test_an_encoder_is_asked_for_masked_tokens(bert: TinyRun) -> None:
+    corpus = TokenCorpus(bert.corpus)
+    perfect, zero = measure(bert, identity_sae()), measure(bert, zero_sae())
+    text = int(corpus.lengths("heldout").sum()) - 2 * corpus.num_sequences("heldout")
+    assert 0.11 * text < perfect.predictions < 0.19 * text
+    assert perfect.ce_spliced == pytest.approx(perfect.ce_clean, rel=1e-6)
+    assert perfect.kl == pytest.approx(0, abs=1e-6)
+    assert zero.ce_spliced == zero.ce_zero
+    assert zero.kl > 0.01
+    assert zero.ce_clean == perfect.ce_clean
+
+
+def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(
+    bert: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[Tensor, Tensor | None]] = []
+    forward = splice.forward_logits
+
+    def spy(subject: Subject, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+        read.append((ids_BT, mask_BT))
+        return forward(subject, ids_BT, mask_BT)
+
+    monkeypatch.setattr(splice, "forward_logits", spy)
+    monkeypatch.setattr(splice, "_LOGIT_BYTES", 300_000)
+    losses = measure(bert, zero_sae())
+    corpus, mask_id = TokenCorpus(bert.corpus), bert.subject.tokenizer.mask_token_id
+    originals = [corpus.sequence("heldout", i).token_ids.tolist() for i in range(corpus.num_sequences("heldout"))]
+    masked = sum(int((ids_BT == mask_id).sum()) for ids_BT, _ in read) // 3  # each batch runs three times
+    known = sum(ids.count(mask_id) for ids in originals)
+    assert losses.predictions <= masked <= losses.predictions + known
+    for ids_BT, mask_BT in read:
+        lengths_B = mask_BT.sum(dim=1) if mask_BT is not None else torch.full((len(ids_BT),), ids_BT.shape[1])
+        assert (ids_BT[:, 0] == 2).all()
+        assert (ids_BT.gather(1, lengths_B[:, None] - 1) == 3).all()
+        for ids, length in zip(ids_BT.tolist(), lengths_B.tolist(), strict=True):
+            assert any(
+                len(original) == length and all(a in (b, mask_id) for a, b in zip(ids, original, strict=False))
+                for original in originals
+            )
+
+
+def test_an_encoder_without_a_mask_token_cannot_be_asked(bert: TinyRun) -> None:
+    subject = dataclasses.replace(bert.subject, tokenizer=tiny_bert_tokenizer())
+    (place,) = resolve_hooks(subject, [HookPoint.parse(HOOK)])
+    assert measure_splice(subject, place, zero_sae(), TokenCorpus(bert.corpus), ALL, 0) is None
+
+
+def test_a_model_without_a_head_cannot_be_asked(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama.subject.model, "get_output_embeddings", lambda: None)
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    assert measure_splice(llama.subject, place, zero_sae(), TokenCorpus(llama.corpus), ALL, 0) is None

@@ -1,0 +1,123 @@
+"""The evaluate step: what it publishes, with the controls that give the figures their meaning."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mistudio.artifacts import Artifact
+from mistudio.errors import InputError, NotFound
+from mistudio.evaluate import DENSITY_NAME, METRICS_NAME, EvaluateConfig, evaluate
+from mistudio.sae import TopKConfig, new_autoencoder
+from mistudio.subject import SubjectConfig, SubjectSource
+from mistudio.train import TrainConfig, train
+from tests.support.tiny import WIDTH, tiny_llama
+from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae, zero_sae
+from tests.unit.report.fake_run import METRICS
+
+SAE = TopKConfig(width=128, k=8)
+
+
+@pytest.fixture(scope="module")
+def trained(llama: TinyRun) -> Artifact:
+    config = TrainConfig(hook=HOOK, sae=SAE, tokens=100_000, batch_size=256, dead_after_tokens=20_000)
+    return train(llama.store, llama.activations, config).artifact
+
+
+def metrics_of(evaluation: Artifact) -> dict[str, float]:
+    content: dict[str, float] = json.loads(evaluation.file(METRICS_NAME).read_bytes())
+    return content
+
+
+def test_a_trained_autoencoder_is_far_above_a_random_one(llama: TinyRun, trained: Artifact) -> None:
+    control = new_autoencoder(SAE, WIDTH)
+    control.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    ours = metrics_of(evaluate(llama.store, trained, llama.source, CPU).artifact)
+    random = metrics_of(
+        evaluate(llama.store, publish_sae(llama.store, control, llama.activations), llama.source, CPU).artifact
+    )
+    assert ours["explained_variance"] > 0.93
+    assert random["fvu"] > 10 * ours["fvu"]
+    assert ours["ce_recovered"] > 0.98
+    assert random["ce_recovered"] < 0.9
+    assert random["kl"] > 10 * ours["kl"]
+    assert ours["cosine"] > 0.97
+    assert ours["l0"] == random["l0"] == 8.0
+
+
+def test_a_perfect_and_an_empty_autoencoder_mark_the_ends_of_the_scale(llama: TinyRun) -> None:
+    perfect, empty = (
+        metrics_of(evaluate(llama.store, publish_sae(llama.store, sae, llama.activations), llama.source, CPU).artifact)
+        for sae in (identity_sae(), zero_sae())
+    )
+    assert perfect["fvu"] == pytest.approx(0, abs=1e-12)
+    assert perfect["ce_recovered"] == pytest.approx(1, abs=1e-5)
+    assert empty["ce_recovered"] == 0
+    assert empty["ce_spliced"] == empty["ce_zero"]
+    assert empty["dead_fraction"] == 1
+    assert empty["l0"] == empty["l1"] == 0
+
+
+def test_files_and_summary_are_what_the_report_reads(llama: TinyRun, trained: Artifact) -> None:
+    evaluation = evaluate(llama.store, trained, llama.source, CPU).artifact
+    metrics = metrics_of(evaluation)
+    assert metrics.keys() == METRICS.keys()
+    assert metrics["explained_variance"] == pytest.approx(1 - metrics["fvu"])
+    assert metrics["tokens"] == llama.activations.manifest.summary["heldout_tokens"]
+    assert evaluation.manifest.summary == {name: round(value, 6) for name, value in metrics.items()}
+    assert evaluation.manifest.inputs["sae"] == trained.ref
+    assert evaluation.manifest.inputs["subject"].digest == llama.source.digest
+
+    density = pq.read_table(evaluation.file(DENSITY_NAME)).to_pydict()
+    assert density["feature"] == list(range(SAE.width))
+    assert sum(density["density"]) == pytest.approx(metrics["l0"])
+    dead = sum(value == 0 for value in density["density"]) / SAE.width
+    assert metrics["dead_fraction"] == pytest.approx(dead)
+
+
+def test_an_evaluation_is_found_again_unless_something_that_matters_differs(llama: TinyRun, trained: Artifact) -> None:
+    first = evaluate(llama.store, trained, llama.source, CPU)
+    assert evaluate(llama.store, trained, llama.source, CPU).found
+    for other in (
+        evaluate(llama.store, trained, llama.source, SubjectConfig(device="cpu", dtype="bfloat16")),
+        evaluate(llama.store, trained, llama.source, CPU, seed=1),
+        evaluate(llama.store, trained, llama.source, CPU, EvaluateConfig(ce_tokens=100)),
+    ):
+        assert not other.found
+        assert other.artifact.digest != first.artifact.digest
+
+
+def test_max_tokens_limits_the_reconstruction_and_ce_tokens_the_model(llama: TinyRun, trained: Artifact) -> None:
+    few = evaluate(llama.store, trained, llama.source, CPU, EvaluateConfig(max_tokens=500, ce_tokens=100)).artifact
+    all_of_them = metrics_of(evaluate(llama.store, trained, llama.source, CPU).artifact)
+    assert metrics_of(few)["tokens"] == 500
+    assert metrics_of(few)["ce_clean"] != all_of_them["ce_clean"]
+
+
+def test_a_model_of_half_precision_is_evaluated(llama: TinyRun, trained: Artifact) -> None:
+    config = SubjectConfig(device="cpu", dtype="bfloat16")
+    metrics = metrics_of(evaluate(llama.store, trained, llama.source, config).artifact)
+    assert metrics["ce_recovered"] > 0.95
+
+
+def test_another_model_than_the_captured_one_is_refused(llama: TinyRun, trained: Artifact, tmp_path: Path) -> None:
+    other: SubjectSource = tiny_llama(tmp_path / "other", seed=5)
+    with pytest.raises(InputError, match=r"activations/\w+ was captured from .*, but .* has other content"):
+        evaluate(llama.store, trained, other, CPU)
+
+
+def test_an_autoencoder_whose_activations_are_gone_is_refused(llama: TinyRun, trained: Artifact) -> None:
+    lost = trained.manifest.model_copy(
+        update={"inputs": {"activations": llama.activations.ref.model_copy(update={"uri": "activations/0123456789ab"})}}
+    )
+    with pytest.raises(NotFound, match="activations/0123456789ab"):
+        evaluate(llama.store, Artifact(llama.store, trained.uri, lost), llama.source, CPU)
+
+
+def test_an_encoder_is_evaluated(bert: TinyRun) -> None:
+    sae = publish_sae(bert.store, identity_sae(), bert.activations)
+    metrics = metrics_of(evaluate(bert.store, sae, bert.source, CPU).artifact)
+    assert metrics["fvu"] == pytest.approx(0, abs=1e-12)
+    assert metrics["ce_spliced"] == pytest.approx(metrics["ce_clean"], rel=1e-6)

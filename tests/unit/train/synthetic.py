@@ -1,0 +1,64 @@
+"""Activations made of planted sparse features, published as the capture step would publish them."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mistudio.activations.shards import ShardWriter
+from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, produce
+
+HOOK = "resid_post.1"
+
+
+class Planted(NamedTuple):
+    """Rows that are sums of a few of some directions, away from the origin."""
+
+    acts_ND: Tensor
+    directions_PD: Tensor  # of unit length
+
+
+def plant(num_tokens: int, *, width: int = 24, planted: int = 32, active: int = 3, seed: int = 0) -> Planted:
+    """Each token has ``active`` of the planted directions, with strengths between 0.5 and 1.5.
+
+    Rows of another seed have the same directions.
+    """
+    directions = torch.Generator().manual_seed(99)
+    directions_PD = torch.nn.functional.normalize(torch.randn(planted, width, generator=directions), dim=1)
+    origin_D = torch.randn(width, generator=directions)
+    generator = torch.Generator().manual_seed(seed)
+    chosen_NK = torch.rand(num_tokens, planted, generator=generator).argsort(dim=1)[:, :active]
+    strength_NK = 0.5 + torch.rand(num_tokens, active, generator=generator)
+    strength_NP = torch.zeros(num_tokens, planted).scatter(1, chosen_NK, strength_NK)
+    return Planted(strength_NP @ directions_PD + origin_D, directions_PD)
+
+
+def publish_activations(
+    store: Store,
+    train_ND: Tensor,
+    heldout_ND: Tensor | None = None,
+    *,
+    hook: str = HOOK,
+    shards: int = 1,
+    inputs: dict[str, InputRef] | None = None,
+) -> Artifact:
+    """Publish rows as sequences of 8 tokens, two sequences a document."""
+    splits = {"train": train_ND} if heldout_ND is None else {"train": train_ND, "heldout": heldout_ND}
+
+    def build(draft: Draft) -> Summary:
+        for split, acts_ND in splits.items():
+            rows = np.arange(len(acts_ND))
+            meta = {"document": rows // 16, "sequence": rows // 8, "position": rows % 16, "token_id": rows % 50}
+            bounds = np.linspace(0, -(-len(rows) // 8), shards + 1).astype(int) * 8
+            for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+                with (
+                    draft.stage(f"{hook}/{split}/shard-{number:05d}.arrow") as path,
+                    ShardWriter(path, acts_ND.shape[1], "float16") as writer,
+                ):
+                    columns = {name: column[start:stop].astype(np.int32) for name, column in meta.items()}
+                    writer.append(acts_ND[start:stop], columns)
+        return {}
+
+    content = {"sum": float(train_ND.double().sum()), "shards": shards, "hook": hook}
+    return produce(store, Recipe(kind="activations", config=content, inputs=inputs or {}), "capture", build).artifact
