@@ -55,19 +55,24 @@ def list_(
     """
     import json
 
+    from rich.console import Console
+    from rich.text import Text
+
     from mistudio.artifacts import open_store
 
+    console = Console()
     opened = _open_all(open_store(store))
     rows = [_row(uri, found) for uri, found in opened.items()]
     rows = [row for row in rows if kind is None or row["kind"] == kind]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    table = _table("Artifact", "Created", "Size", "Figures", wrap=False)
+    # Of a narrow terminal, only the figures give way: the rest is there to be copied.
+    width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:
-        size, figures = _size(row["bytes"]), row["damage"] or _figures(row["summary"])
-        table.add_row(row["uri"], row["created_at"][:_DATE_CHARS], size, figures)
-    _print(table)
+        figures = row["damage"] or _figures(row["summary"])
+        line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {_size(row['bytes']):>9}  {figures}"
+        console.print(Text(line), no_wrap=True, overflow="ellipsis")
 
 
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
@@ -261,7 +266,7 @@ def _files(artifact: "Artifact") -> "Table":
     return table
 
 
-def _table(*columns: str, wrap: bool = True) -> "Table":
+def _table(*columns: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -269,7 +274,7 @@ def _table(*columns: str, wrap: bool = True) -> "Table":
     *short, last = columns
     for column in short:
         table.add_column(column, no_wrap=True)
-    table.add_column(last, no_wrap=not wrap, overflow="fold" if wrap else "ellipsis")
+    table.add_column(last, overflow="fold")
     return table
 
 

@@ -36,7 +36,7 @@ def test_list_shows_each_artifact_with_a_few_figures(run: Run, publish: Publish)
     lines = run("list").stdout.splitlines()
     (sae_line,) = (line for line in lines if sae.uri in line)
     (corpus_line,) = (line for line in lines if corpus.uri in line)
-    assert sae_line.split()[:6] == [sae.uri, "sae", sae.manifest.created_at[:10], "13", "bytes", "files"]
+    assert sae_line.split()[:5] == [sae.uri, sae.manifest.created_at[:10], "13", "bytes", "files"]
     assert "loss 0.5" in sae_line
     assert "1.5 MB" in corpus_line
 
