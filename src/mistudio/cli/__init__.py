@@ -1,5 +1,6 @@
 """The ``mistudio`` command."""
 
+import os
 import sys
 
 import typer
@@ -40,6 +41,9 @@ for part in (pipelines, demo, steps, corpus, artifacts, subject):
 
 def main() -> None:
     """Run the command line; an error that miStudio raises on purpose becomes one message and exit code 2."""
+    # Before torch is loaded, here and in the steps: threads that spin while they wait make every small
+    # operation many times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except MistudioError as error:

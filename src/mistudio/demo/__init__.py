@@ -1,16 +1,49 @@
 """The demo subject: a small language model that is trained on the spot, on text that Python brings along."""
 
 import re
+from pathlib import Path
 
-from mistudio.artifacts import Store, open_artifact
+from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, open_artifact, produce
+from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
-from mistudio.demo.training import train_demo
 from mistudio.subject.source import SubjectSource, artifact_source, resolve_source
 
 DEMO = "demo"
 _ARTIFACT = re.compile(r"^subject/[0-9a-f]{16}/?$")
 
 __all__ = ["DEMO", "DemoConfig", "resolve_model", "train_demo"]
+
+
+def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path | None = None) -> Produced:
+    """Train the demo subject, or find it published; an artifact of kind ``subject``.
+
+    The artifact is a folder in Hugging Face format. Its summary has ``bits_per_byte``: the cross-entropy
+    of all tokens of held-out documents, in bits, over the bytes of their text.
+
+    Args:
+        store: where the artifact is published, and found if it was made before.
+        config: shape, budget and optimisation.
+        seed: of the first weights, the order of the text, and which held-out documents are evaluated on.
+        stdlib: folder of the standard library to learn from; that of the running Python if None.
+
+    Raises:
+        CorpusError: the standard library cannot be read, or is too small for the split.
+        StorageError: the store cannot be written.
+    """
+    recipe = Recipe(
+        kind="subject",
+        config=config.model_dump(),
+        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest(stdlib))},
+        seed=seed,
+    )
+
+    def train(draft: Draft) -> Summary:
+        # What trains is imported when there is something to train: finding the subject stays quick.
+        from mistudio.demo.training import build
+
+        return build(draft, config, seed, stdlib)
+
+    return produce(store, recipe, "demo", train)
 
 
 def resolve_model(model: str, revision: str | None, store: Store) -> SubjectSource:

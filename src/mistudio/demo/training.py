@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from mistudio.artifacts import Draft, InputRef, JsonScalar, Produced, Recipe, Store, Summary, produce
+from mistudio.artifacts import Draft, JsonScalar, Summary
 from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
 from mistudio.demo.model import Llama, Weights, llama_config, new_weights, transformers_weights
@@ -61,32 +61,12 @@ class Point(NamedTuple):
     loss: float  # nats per token
 
 
-def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path | None = None) -> Produced:
-    """Train the demo subject, or find it published; an artifact of kind ``subject``.
-
-    The artifact is a folder in Hugging Face format. Its summary has ``bits_per_byte``: the cross-entropy
-    of all tokens of held-out documents, in bits, over the bytes of their text.
-
-    Args:
-        store: where the artifact is published, and found if it was made before.
-        config: shape, budget and optimisation.
-        seed: of the first weights, the order of the text, and which held-out documents are evaluated on.
-        stdlib: folder of the standard library to learn from; that of the running Python if None.
+def build(draft: Draft, config: DemoConfig, seed: int, stdlib: Path | None) -> Summary:
+    """Train tokenizer and model, and write them as a folder in Hugging Face format; return the summary.
 
     Raises:
         CorpusError: the standard library cannot be read, or is too small for the split.
-        StorageError: the store cannot be written.
     """
-    recipe = Recipe(
-        kind="subject",
-        config=config.model_dump(),
-        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest(stdlib))},
-        seed=seed,
-    )
-    return produce(store, recipe, "demo", lambda draft: _build(draft, config, seed, stdlib))
-
-
-def _build(draft: Draft, config: DemoConfig, seed: int, stdlib: Path | None) -> Summary:
     texts = split(python_docs.documents(stdlib), config, seed)
     if not texts.train or not texts.held_out:
         message = (

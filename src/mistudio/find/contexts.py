@@ -119,11 +119,9 @@ class TopContexts:
         rank = _rank(peaks)
         chosen = np.flatnonzero(rank < self.num_contexts)
         peaks, place = peaks.take(chosen), (peaks.feature[chosen], rank[chosen])
-        self.value_FC[touched] = -np.inf
-        self.window_FCW[touched] = np.nan
+        # A feature never has fewer contexts than before, so each of its old places is written again.
         self.value_FC[place], self.window_FCW[place] = peaks.value, peaks.window
         for name in _INT_FIELDS:
-            self.ints_FC[name][touched] = -1
             self.ints_FC[name][place] = getattr(peaks, name)
 
 

@@ -152,7 +152,7 @@ class Trainer:
 
     def _take_means(self, scope: str, steps: int) -> Metrics:
         """Means over the last ``steps`` steps; a part that is not in every step counts as zero there."""
-        names = [name for name in self._sums if name.startswith(scope)]
+        names = sorted(name for name in self._sums if name.startswith(scope))  # a loaded state has lost its order
         return {name.removeprefix(scope): float(self._sums.pop(name)) / steps for name in names}
 
     def _report(self) -> Metrics:

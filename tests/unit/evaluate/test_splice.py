@@ -1,7 +1,9 @@
 """Cross-entropy in the model against the same computed one sequence at a time, with a hook of the test's own."""
 
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +12,15 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import ActivationReader
+from mistudio.artifacts import InputRef
+from mistudio.corpus.ingest import IngestConfig, ingest
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
 from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks
-from tests.support.tiny import WIDTH, tiny_bert_tokenizer
+from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
 from tests.unit.evaluate.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
 
 ALL = 1_000_000
@@ -114,6 +119,32 @@ def test_the_autoencoder_sees_every_token_of_the_text_and_no_special_one(llama: 
     reader = ActivationReader(llama.activations, HOOK, "heldout")
     captured = sorted(reader.acts(0, len(reader)).float().norm(dim=1).tolist())
     assert sorted(torch.cat(seen).norm(dim=1).tolist()) == pytest.approx(captured, rel=2e-3)
+
+
+def test_without_special_tokens_the_first_token_is_not_asked_for(llama: TinyRun, tmp_path: Path) -> None:
+    text = tmp_path / "plain.jsonl"
+    text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents(20)))
+    corpus = TokenCorpus(
+        ingest(
+            llama.store,
+            open_source(str(text), llama.store),
+            llama.subject.tokenizer,
+            InputRef(uri=llama.source.uri, digest=llama.source.tokenizer_digest),
+            IngestConfig(context_length=20, held_out_fraction=0.4, add_special_tokens=False),
+        ).artifact
+    )
+    assert corpus.num_prefix == 0
+    count, ce = 0, 0.0
+    for index in range(corpus.num_sequences("heldout")):
+        ids = torch.tensor(corpus.sequence("heldout", index).token_ids.astype(np.int64))
+        log_probs_TV = llama.subject.model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        count += len(ids) - 1
+        ce -= float(log_probs_TV.gather(1, ids[1:, None]).sum())
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    losses = measure_splice(llama.subject, place, identity_sae(), corpus, ALL, 0)
+    assert losses is not None
+    assert losses.predictions == count
+    assert losses.ce_clean == pytest.approx(ce / count, rel=1e-5)
 
 
 def test_the_number_of_tokens_is_about_what_was_asked_for(llama: TinyRun) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
+from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.sae import StandardConfig, TopKConfig
-from mistudio.train import Metrics, TrainConfig, TrainRuntime, train
+from mistudio.train import Metrics, TrainConfig, Trainer, TrainRuntime, train
 from mistudio.train.step import TRAINING_NAME
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
@@ -54,6 +57,7 @@ def runs(tmp_path: Path, rows_ND: Tensor) -> Callable[..., Artifact]:
         cut_at: int | None = None,
         every: int = 4,
         steps: list[int] | None = None,
+        device: str = "cpu",
         **changes: object,
     ) -> Artifact:
         opened = open_store(str(tmp_path / store))
@@ -65,7 +69,7 @@ def runs(tmp_path: Path, rows_ND: Tensor) -> Callable[..., Artifact]:
                 raise Cut
 
         config = settings(architecture).model_copy(update=changes)
-        runtime = TrainRuntime(checkpoint_every_steps=every)
+        runtime = TrainRuntime(device=device, checkpoint_every_steps=every)
         return train(opened, publish_activations(opened, rows_ND), config, 3, runtime, on_metrics).artifact
 
     return run
@@ -82,7 +86,7 @@ def test_a_run_cut_at_any_moment_ends_with_the_same_digest(
     whole = runs(architecture)
     assert whole.manifest.summary["steps"] == STEPS
     history = json.loads(whole.file(TRAINING_NAME).read_bytes())
-    assert sum(point["dead_fraction"] > 0 for point in history) > 5
+    assert sum(point["dead_fraction"] > 0 for point in history) > 3
     assert any("auxiliary" in point for point in history) == (architecture == "topk")
     for cut_at in (1, 3, 4, 5, 6, 7, 8, 10, 12, 13, 18, 19, 21, 22):
         name = f"cut-{cut_at}"
@@ -101,15 +105,56 @@ def test_a_run_cut_again_and_again_ends_with_the_same_digest(architecture: str, 
     assert runs(architecture, "cut", every=3).digest == whole.digest
 
 
-def test_a_run_cut_in_its_early_final_decay_ends_with_the_same_digest(runs: Callable[..., Artifact]) -> None:
-    early = {"min_loss": 1e9, "warmup_fraction": 0.0, "decay_fraction": 0.3}
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_on_a_gpu_is_the_same_each_time_and_goes_on_where_it_was_cut(
+    architecture: str, runs: Callable[..., Artifact]
+) -> None:
+    whole = runs(architecture, "whole", device="cuda")
+    assert runs(architecture, "again", device="cuda").digest == whole.digest
+    with pytest.raises(Cut):
+        runs(architecture, "cut", 10, device="cuda")
+    assert runs(architecture, "cut", device="cuda").digest == whole.digest
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [("min_loss", {"min_loss": 1e9}), ("patience", {"patience": 2, "learning_rate": 1e-9, "dead_after_tokens": 10**6})],
+)
+def test_a_run_that_stops_early_ends_with_the_same_digest_wherever_it_was_cut(
+    reason: str, changes: dict[str, float], runs: Callable[..., Artifact]
+) -> None:
+    early = {"warmup_fraction": 0.0, "decay_fraction": 0.2, **changes}
     whole = runs("topk", **early)
-    assert whole.manifest.summary["stopped_because"] == "min_loss"
-    assert whole.manifest.summary["steps"] == 5 + 7
-    for cut_at in (4, 7, 11):
-        with pytest.raises(Cut):
-            runs("topk", f"cut-{cut_at}", cut_at, **early)
-        assert runs("topk", f"cut-{cut_at}", **early).digest == whole.digest
+    assert whole.manifest.summary["stopped_because"] == reason
+    assert whole.manifest.summary["steps"] == {"min_loss": 5, "patience": 15}[reason] + 4
+    for cut_at in (4, 6, 9, 11, 14, 18):
+        if cut_at < whole.manifest.summary["steps"]:
+            with pytest.raises(Cut):
+                runs("topk", f"cut-{cut_at}", cut_at, every=2, **early)
+            assert runs("topk", f"cut-{cut_at}", **early).digest == whole.digest
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_loaded_state_is_the_whole_state(architecture: str, rows_ND: Tensor, tmp_path: Path) -> None:
+    activations = publish_activations(open_store(str(tmp_path / "store")), rows_ND)
+    # So long that reports and checks span several steps, and the state is taken in their middle.
+    config = settings(architecture).model_copy(update={"tokens": 100 * ROWS, "max_epochs": 100})
+    reader = ActivationReader(activations, HOOK, "train")
+    whole, resumed = (Trainer(config, reader, seed, torch.device("cpu")) for seed in (3, 4))
+    assert whole.report_every == 3
+    for _ in range(17):
+        whole.train_step()
+    tensors, text = whole.state_dict()
+    resumed.load_state_dict(load(save(tensors)), text)
+    for _ in range(30):
+        assert whole.train_step() == resumed.train_step()
+    (one, one_text), (other, other_text) = whole.state_dict(), resumed.state_dict()
+    assert one_text == other_text
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
 
 
 def test_going_on_starts_after_the_last_checkpoint(runs: Callable[..., Artifact]) -> None:

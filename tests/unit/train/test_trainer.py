@@ -245,6 +245,18 @@ def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Trai
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_step_turns_decoder_directions_and_keeps_their_length(trainer: Callable[..., Trainer]) -> None:
+    done = trainer(learning_rate=0.01)
+    before_FD = done.sae.W_dec.detach().clone()
+    done.train_step()
+    grad_FD = done.sae.W_dec.grad
+    assert grad_FD is not None
+    assert float((grad_FD * before_FD).sum(dim=1).abs().max()) < 1e-6 * float(grad_FD.norm(dim=1).max())
+    after_FD = done.sae.W_dec.detach()
+    assert float((after_FD - before_FD).abs().max()) > 1e-4
+    torch.testing.assert_close(after_FD.norm(dim=1), torch.ones(64))
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
