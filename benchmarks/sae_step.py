@@ -99,7 +99,8 @@ def measure(shape: Shape, device: torch.device) -> list[dict[str, object]]:
     for pair in range(WARM_UP + shape.pairs):
         for contender in (ours, dense) if pair % 2 else (dense, ours):
             contender.step()
-    difference = max(abs(a - b) / b for a, b in zip(ours.losses, dense.losses, strict=True))
+    # After the second step, which shows the gradients of the first; later, rounding sets the two apart.
+    difference = abs(ours.losses[1] - dense.losses[1]) / dense.losses[1]
     ratios = [b / a for a, b in zip(ours.seconds[WARM_UP:], dense.seconds[WARM_UP:], strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     against = "dense step in plain PyTorch"
@@ -109,7 +110,7 @@ def measure(shape: Shape, device: torch.device) -> list[dict[str, object]]:
         row(f"step, {shape}", round(ours_ms, 2), "ms", f"{dense_ms:.2f} ms, {against}"),
         row(f"speed-up, median of {shape.pairs} pairs, {shape}", speedup, "x", against, 1.0, speedup > 1.0),
         row(f"speed-up, quartiles, {shape}", f"{low:.2f} to {high:.2f}", "x", against),
-        row(f"loss, largest difference, {shape}", f"{difference:.1e}", "relative", against, 1e-3, difference < 1e-3),
+        row(f"difference of the loss, {shape}", f"{difference:.1e}", "relative", against, 1e-5, difference < 1e-5),
     ]
 
 

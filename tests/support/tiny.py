@@ -123,7 +123,7 @@ def tiny_corpus(
         store,
         open_source(str(path), store),
         load_tokenizer(source),
-        InputRef(uri=source.uri, digest=source.tokenizer_digest),
+        InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
         IngestConfig(context_length=context_length, held_out_fraction=held_out_fraction),
     ).artifact
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mistudio.sae.base import ActiveLatents, Losses, SparseAutoencoder
 from mistudio.sae.config import TopKConfig
-from mistudio.sae.kernels import ActivePattern, active_preactivations, sparse_decode
+from mistudio.sae.kernels import ActivePattern, active_preactivations, sparse_decode, top_indices
 
 
 class TopKAutoencoder(SparseAutoencoder):
@@ -35,9 +35,8 @@ class TopKAutoencoder(SparseAutoencoder):
     def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
         """Fewer than K latents where fewer are positive."""
         pre_TF = self._preactivations(x_TD)
-        values_TK, indices_TK = pre_TF.topk(self.config.k, dim=1, sorted=False)
-        indices_TK, order_TK = indices_TK.sort(dim=1)
-        values_TK = values_TK.gather(1, order_TK)
+        indices_TK = top_indices(pre_TF, self.config.k).sort(dim=1).values
+        values_TK = pre_TF.gather(1, indices_TK)
         token_A, place_A = torch.nonzero(values_TK > 0, as_tuple=True)
         return ActiveLatents(token_A, indices_TK[token_A, place_A], values_TK[token_A, place_A])
 
@@ -75,7 +74,7 @@ class TopKAutoencoder(SparseAutoencoder):
         return functional.linear(x_TD, self.W_enc, self.b_enc - self.W_enc @ self.b_dec)
 
     def _top(self, pre_TF: Tensor, k: int) -> ActivePattern:
-        return ActivePattern(pre_TF.topk(k, dim=1, sorted=False).indices, self.width)
+        return ActivePattern(top_indices(pre_TF, k), self.width)
 
     def _auxiliary_loss(self, x_TD: Tensor, pre_TF: Tensor, missed_TD: Tensor, dead_F: Tensor) -> Tensor:
         """How badly the best dead latents reconstruct what the active ones missed."""

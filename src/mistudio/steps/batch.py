@@ -79,7 +79,7 @@ def ingest(
             task_column=task_column or None,
         )
         tokenizer = load_tokenizer(source, trust_remote_code)
-        reference = InputRef(uri=source.uri, digest=source.tokenizer_digest)
+        reference = InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest)
         return ingest_corpus(opened, documents, tokenizer, reference, config)
 
     return run_step("ingest", store, work)

@@ -12,6 +12,7 @@ from mistudio.sae.kernels import (
     naive_decode,
     naive_preactivations,
     sparse_decode,
+    top_indices,
 )
 
 
@@ -87,6 +88,20 @@ def test_finite_differences_agree_with_the_gradients_of_both_kernels_together() 
 
     inputs = (normal(generator, 4), normal(generator, 8, 4), normal(generator, 8), normal(generator, 8, 4))
     assert torch.autograd.gradcheck(reconstruct, inputs)
+
+
+@pytest.mark.parametrize("levels", [3, 50, 10**6])
+@pytest.mark.parametrize(("width", "k"), [(64, 1), (64, 4), (64, 5), (64, 64), (1024, 32), (1000, 7), (1001, 7)])
+def test_the_largest_entries_are_found_whatever_the_ties(width: int, k: int, levels: int) -> None:
+    generator = torch.Generator().manual_seed(width + k)
+    pre_TF = torch.randint(-levels, levels, (50, width), generator=generator).float()
+    pre_TF[:, ::3] = -torch.inf  # as for latents that are not dead, in the auxiliary loss
+    pre_TF[3] = -torch.inf
+    indices_TK = top_indices(pre_TF, k)
+    assert indices_TK.shape == (50, k)
+    assert all(len(set(row)) == k for row in indices_TK.tolist())
+    values_TK = pre_TF.gather(1, indices_TK).sort(dim=1, descending=True).values
+    assert torch.equal(values_TK, pre_TF.topk(k, dim=1).values)
 
 
 def test_a_latent_that_is_zero_passes_no_gradient_to_its_encoder() -> None:
