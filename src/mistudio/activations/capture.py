@@ -102,7 +102,7 @@ def check_tokenizer(corpus: Artifact, source: SubjectSource) -> None:
     used = corpus.manifest.inputs["tokenizer"]
     if used.digest != source.tokenizer_digest:
         message = (
-            f"{corpus.uri} was tokenised with the tokenizer of {used.uri} ({used.digest[:12]}), and {source.uri} has "
+            f"{corpus.uri} was tokenised with the tokenizer of {used.uri.removeprefix('tokenizer:')} ({used.digest[:12]}), and {source.uri} has "
             f"another ({source.tokenizer_digest[:12]}). Run ingest for this model."
         )
         raise InputError(message)
