@@ -101,8 +101,9 @@ def check_tokenizer(corpus: Artifact, source: SubjectSource) -> None:
     """
     used = corpus.manifest.inputs["tokenizer"]
     if used.digest != source.tokenizer_digest:
+        model = used.uri.removeprefix("tokenizer:")
         message = (
-            f"{corpus.uri} was tokenised with the tokenizer of {used.uri.removeprefix('tokenizer:')} ({used.digest[:12]}), and {source.uri} has "
+            f"{corpus.uri} was tokenised with the tokenizer of {model} ({used.digest[:12]}), and {source.uri} has "
             f"another ({source.tokenizer_digest[:12]}). Run ingest for this model."
         )
         raise InputError(message)
