@@ -30,7 +30,7 @@ def train(
         k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
         l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
-        learning_rate: Peak learning rate; -1: 0.16 / sqrt(width).
+        learning_rate: Peak learning rate; -1: 0.25 / sqrt(width).
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """

@@ -170,7 +170,7 @@ def train(
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         max_epochs: Most passes over the captured activations.
         batch_size: Activations (tokens) in one step.
-        learning_rate: Peak learning rate; -1: 0.16 / sqrt(width).
+        learning_rate: Peak learning rate; -1: 0.25 / sqrt(width).
         patience: Checks without improvement until training winds down; 0: never.
         min_loss: Loss at which training winds down; 0: never.
         checkpoint_every_steps: Steps between two checkpoints.
