@@ -20,7 +20,7 @@ def interpret(
     corpus: str = "python-docs",
     text_column: str = "",
     context_length: int = -1,
-    max_tokens: int = 2_000_000,
+    max_tokens: int = 1_500_000,
     hook: str = "resid_post",
     layer: int = -1,
     architecture: str = "topk",

@@ -11,7 +11,7 @@ def ingest(
     model: str = "demo",
     corpus: str = "python-docs",
     context_length: int = -1,
-    max_tokens: int = 2000000,
+    max_tokens: int = 1500000,
     held_out_fraction: float = 0.1,
     text_column: str = "",
     label_column: str = "",

@@ -32,7 +32,7 @@ def ingest(
     model: str = "demo",
     corpus: str = "python-docs",
     context_length: int = CHOOSE,
-    max_tokens: int = 2_000_000,
+    max_tokens: int = 1_500_000,
     held_out_fraction: float = 0.1,
     text_column: str = "",
     label_column: str = "",

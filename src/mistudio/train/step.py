@@ -54,6 +54,8 @@ def train(
         ConfigError: training diverged.
     """
     runtime = runtime or TrainRuntime()
+    # The recipe holds the rate that is used, so that another default is another recipe.
+    config = config.model_copy(update={"learning_rate": config.peak_learning_rate})
     recipe = Recipe(
         kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed
     )
