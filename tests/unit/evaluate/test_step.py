@@ -44,7 +44,10 @@ def test_a_trained_autoencoder_is_far_above_a_random_one(llama: TinyRun, trained
     assert random["ce_recovered"] < 0.9
     assert random["kl"] > 10 * ours["kl"]
     assert ours["cosine"] > 0.97
-    assert ours["l0"] == random["l0"] == 8.0
+    # A token with fewer than k positive pre-activations has fewer than k active latents.
+    assert ours["l0"] == pytest.approx(8, rel=1e-2)
+    assert random["l0"] == pytest.approx(8, rel=1e-2)
+    assert max(ours["l0"], random["l0"]) <= 8
 
 
 def test_a_perfect_and_an_empty_autoencoder_mark_the_ends_of_the_scale(llama: TinyRun) -> None:
