@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mistudio.sae import Losses, TopKConfig
-from mistudio.sae.kernels import naive_decode
+from mistudio.sae import Losses, Stage, TopKConfig
 from mistudio.sae.topk import TopKAutoencoder
 
 OUTPUT = Path("build/bench/sae_step.json")
@@ -48,11 +47,12 @@ SHAPES = (Shape(512, 4096, 32, 4096, 9), Shape(128, 1024, 32, 1024, 41), Shape(6
 class DenseTopK(TopKAutoencoder):
     """The reference: every product over all latents, and autograd for all gradients."""
 
-    def losses(self, x_TD: Tensor, dead_F: Tensor, progress: float) -> Losses:
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """As the one it stands beside, without dead latents."""
-        top = torch.addmm(self.b_enc, x_TD - self.b_dec, self.W_enc.T).topk(self.config.k, dim=1, sorted=False)
+        top = torch.addmm(self.b_enc, x_TD, self.W_enc.T).topk(self.config.k, dim=1, sorted=False)
         values_TK = top.values.relu()
-        fvu = (x_TD - naive_decode(values_TK, self.W_dec, top.indices) - self.b_dec).square().mean()
+        acts_TF = values_TK.new_zeros(len(x_TD), self.width).scatter(1, top.indices, values_TK)
+        fvu = (y_TE - acts_TF @ self.W_dec - self.b_dec).square().mean()
         fired_F = (values_TK > 0).sum(dim=0)
         return Losses(fvu, fvu.detach(), {}, fired_F)
 
@@ -66,7 +66,6 @@ class Contender:
         self.sae.to(x_TD.device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=1e-3, fused=True)
         self.x_TD = x_TD
-        self.no_dead_F = torch.zeros(shape.width, dtype=torch.bool, device=x_TD.device)
         self.seconds: list[float] = []
         self.losses: list[float] = []
 
@@ -74,13 +73,13 @@ class Contender:
         """Do one step, and note its time and loss."""
         synchronise(self.x_TD.device)
         started = time.perf_counter()
-        losses = self.sae.losses(self.x_TD, self.no_dead_F, 0.5)
+        losses = self.sae.losses(self.x_TD, self.x_TD, Stage(0.5))
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         self.sae.before_step()
         torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0, foreach=True)
         self.optimiser.step()
-        self.sae.after_step()
+        self.sae.after_step(losses.parts)
         synchronise(self.x_TD.device)
         self.seconds.append(time.perf_counter() - started)
         self.losses.append(float(losses.objective))

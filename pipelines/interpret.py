@@ -26,6 +26,7 @@ def interpret(
     architecture: str = "topk",
     width: int = -1,
     k: int = -1,
+    target_l0: float = -1,
     l1_coefficient: float = 0.02,
     train_tokens: int = 3_000_000,
     contexts: int = 20,
@@ -44,10 +45,11 @@ def interpret(
         max_tokens: Stop reading the corpus after about this many tokens; -1: read it all.
         hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act.
         layer: Layer of the hook point, from 0; -1: the middle one.
-        architecture: Kind of autoencoder: topk or standard.
+        architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
-        k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
-        l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
+        k: Active features a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
+        target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
+        l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
         train_tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         contexts: Strongest contexts kept a feature, each from another document.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
@@ -77,6 +79,7 @@ def interpret(
         architecture=architecture,
         width=width,
         k=k,
+        target_l0=target_l0,
         l1_coefficient=l1_coefficient,
         tokens=train_tokens,
         seed=seed,

@@ -13,6 +13,7 @@ def train(
     architecture: str = "topk",
     width: int = -1,
     k: int = -1,
+    target_l0: float = -1,
     l1_coefficient: float = 0.02,
     tokens: int = 3000000,
     learning_rate: float = -1,
@@ -25,10 +26,11 @@ def train(
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
         hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
-        architecture: Kind of autoencoder: topk or standard.
+        architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
-        k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
-        l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
+        k: Active features a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
+        target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
+        l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         learning_rate: Peak learning rate; -1: 0.25 / sqrt(width).
         seed: Seed of everything random.
@@ -36,16 +38,16 @@ def train(
     """
     from mistudio import steps
 
-    done = steps.train(
+    steps.train(
         activations=steps.artifact_uri(activations.path),
         hook=hook,
         architecture=architecture,
         width=width,
         k=k,
+        target_l0=target_l0,
         l1_coefficient=l1_coefficient,
         tokens=tokens,
         learning_rate=learning_rate,
         seed=seed,
         store=store,
-    )
-    done.write_to(sae)
+    ).write_to(sae)

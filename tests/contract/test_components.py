@@ -12,11 +12,15 @@ from components.capture.component import capture
 from components.evaluate.component import evaluate
 from components.find.component import find
 from components.ingest.component import ingest
+from components.probe.component import probe
 from components.report.component import report
+from components.stability.component import stability
 from components.train.component import train
 from mistudio.activations import CaptureConfig
 from mistudio.corpus.ingest import IngestConfig
 from mistudio.evaluate import EvaluateConfig
+from mistudio.evaluate.probing import ProbeConfig
+from mistudio.evaluate.stability import StabilityConfig
 from mistudio.find import FindConfig
 from mistudio.report.step import ReportConfig
 from mistudio.sae import StandardConfig
@@ -34,6 +38,8 @@ COMPONENTS = {
     "evaluate": evaluate,
     "find": find,
     "report": report,
+    "stability": stability,
+    "probe": probe,
 }
 CONFIGS = {
     "ingest": (IngestConfig,),
@@ -42,6 +48,8 @@ CONFIGS = {
     "evaluate": (EvaluateConfig, SubjectConfig),
     "find": (FindConfig, SubjectConfig),
     "report": (ReportConfig,),
+    "stability": (StabilityConfig,),
+    "probe": (ProbeConfig, SubjectConfig),
 }
 # What a pipeline caps for a first run, where the library itself would read everything.
 PIPELINE_LIMITS = {("ingest", "max_tokens")}

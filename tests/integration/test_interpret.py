@@ -110,7 +110,7 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
     assert parent.data.tags["train.digest"] == finished.summary["artifacts"]["train"]["digest"]
     assert len(client.get_metric_history(nested["train"].info.run_id, "fvu")) > 10
     files = {file.path for file in client.list_artifacts(nested["evaluate"].info.run_id)}
-    assert files == {"density.png", "cross_entropy.png"}
+    assert files == {"density.png", "redundancy.png", "cross_entropy.png"}
     assert "dashboard.html" in {file.path for file in client.list_artifacts(nested["report"].info.run_id)}
 
 

@@ -1,14 +1,16 @@
 """The capture step: run a corpus through a language model and keep what passes its hook points.
 
 The forward pass stops at the deepest hook point; sequences of like length share a batch; only wanted
-positions are kept; rows stream to Arrow shards. A killed run goes on at the first shard that is missing.
+positions are kept; rows stream to Arrow shards, written while the next forward pass runs. A killed run goes
+on at the first shard that is missing.
 
 Shape legend: B sequences, T tokens, D width of a hook point, N kept rows, S sequences of a split.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import Literal
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from mistudio.activations.plan import CapturePlan, ShardPlan, plan_capture
-from mistudio.activations.shards import ShardWriter
+from mistudio.activations.plan import CapturePlan, plan_capture
+from mistudio.activations.prefetch import prefetched
+from mistudio.activations.shards import ShardWriter, narrowed
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError, SubjectError
@@ -34,6 +37,8 @@ from mistudio.subject import (
     resolve_hooks,
     run_captured,
 )
+
+_BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
 class CaptureConfig(BaseModel):
@@ -88,7 +93,7 @@ def capture(
 
     def build(draft: Draft) -> Summary:
         subject = load_subject(source, subject_config)
-        return _Capture(draft, subject, TokenCorpus(corpus), config).run()
+        return CaptureRun(subject, TokenCorpus(corpus), config).run(draft)
 
     return produce(store, recipe, "capture", build)
 
@@ -126,25 +131,31 @@ def batch_tensors(
     return ids_BT.to(device), mask_BT, real_BT
 
 
-class _Capture:
-    """One run of the step; holds one forward pass and one block of rows in memory."""
+class _Rows(NamedTuple):
+    """What one forward pass leaves to be written."""
 
-    def __init__(self, draft: Draft, subject: Subject, corpus: TokenCorpus, config: CaptureConfig) -> None:
-        self.draft, self.subject, self.corpus, self.config = draft, subject, corpus, config
+    acts: dict[HookPoint, Tensor]  # each [N, D], in the number format of the shards
+    meta: dict[str, NDArray[np.int32]]  # each [N]
+
+
+class CaptureRun:
+    """One run of the step; holds a few forward passes' rows and one block of rows in memory."""
+
+    def __init__(self, subject: Subject, corpus: TokenCorpus, config: CaptureConfig) -> None:
+        self.subject, self.corpus, self.config = subject, corpus, config
         self.hooks: list[ResolvedHook] = resolve_hooks(subject, [HookPoint.parse(hook) for hook in config.hooks])
         self.num_prefix = 0 if config.include_special else corpus.num_prefix
         self.num_suffix = 0 if config.include_special else corpus.num_suffix
 
-    def run(self) -> Summary:
+    def run(self, draft: Draft) -> Summary:
+        """Write all shards that ``draft`` lacks."""
         self._check_lengths()
-        plans = {split: self._plan(split) for split in SPLITS}
+        plans = {split: self.plan(split) for split in SPLITS}
         if not plans["train"].num_rows:
             message = f"{self.corpus.artifact.uri} leaves no token to capture for training. Use a larger corpus."
             raise InputError(message)
         for split, plan in plans.items():
-            with progress(f"Capture ({split})", plan.num_rows, "tokens") as bar:
-                for number, shard in enumerate(plan.shards):
-                    self._shard(split, number, plan, shard, bar)
+            self._capture(draft, split, plan)
         return {
             "hooks": ", ".join(str(hook.point) for hook in self.hooks),
             **{f"width.{hook.point}": hook.width for hook in self.hooks},
@@ -153,6 +164,17 @@ class _Capture:
             "shards": sum(len(plan.shards) for plan in plans.values()) * len(self.hooks),
             "padding_fraction": round(plans["train"].padding_fraction(), 4),
         }
+
+    def plan(self, split: Split) -> CapturePlan:
+        """Which sequences go into which shard and which forward pass."""
+        widest = max(hook.width for hook in self.hooks)
+        return plan_capture(
+            self.corpus.lengths(split),
+            self.num_prefix + self.num_suffix,
+            shard_rows=max(self.config.shard_bytes // (2 * widest), 1),
+            batch_tokens=self.config.batch_size * self.corpus.context_length,
+            max_rows=self.config.max_tokens if split == "train" else None,
+        )
 
     def _check_lengths(self) -> None:
         limit = self.subject.max_positions
@@ -165,37 +187,34 @@ class _Capture:
             )
             raise SubjectError(message)
 
-    def _plan(self, split: Split) -> CapturePlan:
-        widest = max(hook.width for hook in self.hooks)
-        return plan_capture(
-            self.corpus.lengths(split),
-            self.num_prefix + self.num_suffix,
-            shard_rows=max(self.config.shard_bytes // (2 * widest), 1),
-            batch_tokens=self.config.batch_size * self.corpus.context_length,
-            max_rows=self.config.max_tokens if split == "train" else None,
-        )
+    def _capture(self, draft: Draft, split: Split, plan: CapturePlan) -> None:
+        """Run the batches of all missing shards on another thread, and write what they give on this one."""
+        names = [
+            {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
+            for number in range(len(plan.shards))
+        ]
+        missing = [number for number, files in enumerate(names) if not all(map(draft.has, files.values()))]
+        batches = (batch for number in missing for batch in plan.batches(plan.shards[number]))
+        passes = prefetched((self._forward(split, batch) for batch in batches), _BATCHES_AHEAD)
+        with progress(f"Capture ({split})", plan.num_rows, "tokens") as bar, closing(passes):
+            bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing), note="found")
+            for number in missing:
+                self._write(draft, names[number], islice(passes, plan.num_batches(plan.shards[number])), bar)
 
-    def _shard(self, split: Split, number: int, plan: CapturePlan, shard: ShardPlan, bar: Bar) -> None:
-        names = {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
-        if all(self.draft.has(name) for name in names.values()):
-            bar.advance(shard.num_rows, note="found")
-            return
+    def _write(self, draft: Draft, names: dict[HookPoint, str], passes: Iterable[_Rows], bar: Bar) -> None:
+        """Write one shard, a file for each hook point, from the rows of its forward passes."""
         with ExitStack() as stack:
             writers = {}
             for hook in self.hooks:
-                path = stack.enter_context(self.draft.stage(names[hook.point]))
-                writer = ShardWriter(path, hook.width, self.config.storage_dtype)
-                writers[hook.point] = stack.enter_context(writer).append
-            for batch in plan.batches(shard):
-                bar.advance(self._forward(split, batch, writers))
+                path = stack.enter_context(draft.stage(names[hook.point]))
+                writers[hook.point] = stack.enter_context(ShardWriter(path, hook.width, self.config.storage_dtype))
+            for rows in passes:
+                for point, acts_ND in rows.acts.items():
+                    writers[point].append_narrow(acts_ND, rows.meta)
+                bar.advance(len(rows.meta["position"]))
 
-    def _forward(
-        self,
-        split: Split,
-        batch: NDArray[np.int64],
-        append: Mapping[HookPoint, Callable[[Tensor, dict[str, NDArray[np.int32]]], None]],
-    ) -> int:
-        """Run one batch of sequences and hand the kept rows to the writers; return their number."""
+    def _forward(self, split: Split, batch: NDArray[np.int64]) -> _Rows:
+        """Run one batch of sequences, and keep the rows that are wanted."""
         rows = self.corpus.batch(split, batch)
         ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, self.subject.device, causal=self.subject.is_causal)
         captured = run_captured(self.subject, self.hooks, ids_BT, mask_BT)
@@ -210,8 +229,11 @@ class _Capture:
             "position": torch.from_numpy(rows.start)[row_N] + place_N - self.corpus.num_prefix,
             "token_id": ids_BT.cpu()[keep_BT],
         }
-        columns = {name: column.to(torch.int32).numpy() for name, column in meta_N.items()}
-        keep_on_device = keep_BT.to(self.subject.device)
-        for point, acts_BTD in captured.items():
-            append[point](acts_BTD[keep_on_device], columns)
-        return len(row_N)
+        flat_N = (row_N * ids_BT.shape[1] + place_N).to(self.subject.device)
+        return _Rows(
+            {
+                point: narrowed(acts_BTD.flatten(0, 1).index_select(0, flat_N), self.config.storage_dtype)
+                for point, acts_BTD in captured.items()
+            },
+            {name: column.to(torch.int32).numpy() for name, column in meta_N.items()},
+        )

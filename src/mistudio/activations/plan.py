@@ -51,6 +51,10 @@ class CapturePlan:
             yield shard.first + order[done : done + size]
             done += size
 
+    def num_batches(self, shard: ShardPlan) -> int:
+        """Forward passes that a shard takes."""
+        return sum(1 for _ in self.batches(shard))
+
     def padding_fraction(self) -> float:
         """Share of all tokens passed through the model that are padding."""
         padded = real = 0

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def _help(name: str, step: Callable[..., StepOutput]) -> str:
     required = [p.name for p in inspect.signature(step).parameters.values() if p.default is inspect.Parameter.empty]
-    examples = {"corpus": "corpus/0123456789abcdef", "activations": "activations/0123456789abcdef"}
+    examples = {"saes": "sae/0123456789abcdef,sae/fedcba9876543210"}
     options = "".join(f" --{p} {examples.get(p, p + '/0123456789abcdef')}" for p in required)
     summary = docstring_parser.parse(step.__doc__ or "").short_description
     return f"{summary}\n\nExample:\n\n    mistudio {name}{options}\n"

@@ -1,5 +1,21 @@
-"""The evaluate step."""
+"""The evaluate step. Stability and probing are imported from their own modules: they bring in scikit-learn."""
 
-from mistudio.evaluate.step import DENSITY_NAME, METRICS_NAME, EvaluateConfig, check_subject, evaluate, numerics
+from mistudio.evaluate.step import (
+    DENSITY_NAME,
+    HISTOGRAMS_NAME,
+    METRICS_NAME,
+    EvaluateConfig,
+    check_subject,
+    evaluate,
+    numerics,
+)
 
-__all__ = ["DENSITY_NAME", "METRICS_NAME", "EvaluateConfig", "check_subject", "evaluate", "numerics"]
+__all__ = [
+    "DENSITY_NAME",
+    "HISTOGRAMS_NAME",
+    "METRICS_NAME",
+    "EvaluateConfig",
+    "check_subject",
+    "evaluate",
+    "numerics",
+]

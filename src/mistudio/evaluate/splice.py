@@ -1,16 +1,17 @@
 """What the model loses when an autoencoder's reconstruction takes the place of its activations.
 
-The same sequences run three times: as they are, with the reconstruction spliced in, and with zeros in its
-place. Special tokens around the text, which the autoencoder never saw, keep their activations. Causal models
-are scored on the next token; encoders on tokens that are masked for the purpose (15%, as in BERT's training).
+The same sequences run as they are, with zeros in the activation's place, and with the reconstruction of each
+autoencoder spliced in. A transcoder reads at one hook point and is spliced in at another. Special tokens around
+the text, which the autoencoder never saw, keep their activations. Causal models are scored on the next token;
+encoders on tokens that are masked for the purpose (15%, as in BERT's training).
 The masked places are replaced too, although the autoencoder was trained on text without masks: the prediction
 is read off there, so at a late layer nothing else would tell.
 
 Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N scored predictions.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from mistudio.activations import batch_tensors
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.evaluate.pooling import length_batches
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced
@@ -35,15 +37,28 @@ class SpliceLosses(NamedTuple):
 
     predictions: int
     ce_clean: float
-    ce_spliced: float
     ce_zero: float
-    kl: float  # from the clean to the spliced distribution of the prediction
+    kl_zero: float  # from the clean distribution of the prediction to the one with zeros
+    ce_spliced: float
+    kl: float  # from the clean distribution to the one with the reconstruction
 
     @property
     def ce_recovered(self) -> float | None:
         """Share of the loss that zeroing causes and the reconstruction avoids; None where zeroing costs nothing."""
         gap = self.ce_zero - self.ce_clean
         return (self.ce_zero - self.ce_spliced) / gap if gap > 0 else None
+
+    @property
+    def kl_recovered(self) -> float | None:
+        """Share of the divergence that zeroing causes and the reconstruction avoids; None where zeroing causes none."""
+        return (self.kl_zero - self.kl) / self.kl_zero if self.kl_zero > 0 else None
+
+
+class Ends(NamedTuple):
+    """Where an autoencoder reads, and where its reconstruction belongs: one place, or two for a transcoder."""
+
+    read: ResolvedHook
+    write: ResolvedHook
 
 
 class _Scored(NamedTuple):
@@ -53,29 +68,35 @@ class _Scored(NamedTuple):
 
 @torch.no_grad()
 def measure_splice(
-    subject: Subject, hook: ResolvedHook, sae: SparseAutoencoder, corpus: TokenCorpus, max_tokens: int, seed: int
-) -> SpliceLosses | None:
-    """Losses on held-out sequences drawn at random up to about ``max_tokens`` tokens.
+    subject: Subject,
+    ends: Ends | ResolvedHook,
+    saes: Sequence[SparseAutoencoder],
+    corpus: TokenCorpus,
+    max_tokens: int,
+    seed: int,
+) -> list[SpliceLosses]:
+    """Losses with each autoencoder on held-out sequences drawn at random up to about ``max_tokens`` tokens.
 
     Returns:
-        The losses; None where nothing can be asked: no held-out tokens, a model without output embeddings, or
-        an encoder without a mask token.
+        One entry an autoencoder; none where nothing can be asked: no held-out tokens, a model without output
+        embeddings, or an encoder without a mask token.
     """
     if not _can_predict(subject):
-        return None
+        return []
+    ends = ends if isinstance(ends, Ends) else Ends(ends, ends)
     generator = torch.Generator().manual_seed(seed)
     batches = _draw(corpus, max_tokens, subject.vocab_size, generator)
-    sums = torch.zeros(5, dtype=torch.float64)
+    sums = torch.zeros(4 + 2 * len(saes), dtype=torch.float64)
     total = sum(int(corpus.lengths("heldout")[batch].sum()) for batch in batches)
     with progress("Evaluate in the model", total, "tokens") as bar:
         for batch in batches:
-            sums += _measure_batch(subject, hook, sae, corpus, batch, generator)
+            sums += _measure_batch(subject, ends, saes, corpus, batch, generator)
             bar.advance(int(corpus.lengths("heldout")[batch].sum()))
     count = int(sums[0])
     if not count:
-        return None
-    clean, rebuilt, zero, kl = (sums[1:] / count).tolist()
-    return SpliceLosses(count, clean, rebuilt, zero, kl)
+        return []
+    shared, own = (sums[1:4] / count).tolist(), (sums[4:] / count).reshape(-1, 2).tolist()
+    return [SpliceLosses(count, *shared, *losses) for losses in own]
 
 
 def _can_predict(subject: Subject) -> bool:
@@ -88,46 +109,52 @@ def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torc
     lengths_S = corpus.lengths("heldout")
     order = torch.randperm(len(lengths_S), generator=generator).numpy()
     chosen = order[: int(np.searchsorted(np.cumsum(lengths_S[order]), max_tokens)) + 1]
-    chosen = chosen[np.argsort(-lengths_S[chosen], kind="stable")]
     batch_tokens = max(_LOGIT_BYTES // (4 * vocab_size), 1)
-    batches, done = [], 0
-    while done < len(chosen):
-        size = max(batch_tokens // int(lengths_S[chosen[done]]), 1)
-        batches.append(chosen[done : done + size])
-        done += size
-    return batches
+    return [chosen[batch] for batch in length_batches(lengths_S[chosen], batch_tokens)]
 
 
 def _measure_batch(
     subject: Subject,
-    hook: ResolvedHook,
-    sae: SparseAutoencoder,
+    ends: Ends,
+    saes: Sequence[SparseAutoencoder],
     corpus: TokenCorpus,
     batch: np.ndarray,
     generator: torch.Generator,
 ) -> Tensor:
-    """Number of predictions and sums of clean, spliced and zero loss and of the KL divergence [5]."""
+    """Number of predictions, clean loss, zero loss and divergence, and both of each autoencoder: sums."""
     rows = corpus.batch("heldout", batch)
     ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, subject.device, causal=subject.is_causal)
     lengths_B = real_BT.sum(dim=1, keepdim=True)
     place_T = torch.arange(ids_BT.shape[1])
     text_BT = (place_T >= corpus.num_prefix) & (place_T < lengths_B - corpus.num_suffix)
     inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, generator)
-    if not bool(scored_BT.any()):
-        return torch.zeros(5, dtype=torch.float64)
     answer_N = ids_BT[scored_BT.to(ids_BT.device)]
 
     def run(replace: Replace | None) -> _Scored:
-        with spliced(subject, hook, _at(text_BT, replace)) if replace else nullcontext():
+        with _replacing(subject, ends, text_BT, replace) if replace else nullcontext():
             logits_BTV = forward_logits(subject, inputs_BT, mask_BT)
         return _score(logits_BTV, scored_BT, answer_N, causal=subject.is_causal)
 
-    zero_losses_N = run(torch.zeros_like).losses_N
-    clean = run(None)
-    rebuilt = run(lambda x_ND: sae.reconstruct(x_ND.to(sae.W_dec)).to(x_ND))
-    kl = functional.kl_div(rebuilt.log_probs_NV, clean.log_probs_NV, log_target=True, reduction="sum")
-    sums = [clean.losses_N.sum(), rebuilt.losses_N.sum(), zero_losses_N.sum(), kl]
-    return torch.tensor([len(answer_N), *(float(value) for value in sums)], dtype=torch.float64)
+    def loss_and_kl(replace: Replace) -> list[float]:
+        changed = run(replace)
+        kl = functional.kl_div(changed.log_probs_NV, clean.log_probs_NV, log_target=True, reduction="sum")
+        return [float(changed.losses_N.sum()), float(kl)]
+
+    sums = [0.0] * (4 + 2 * len(saes))
+    if bool(scored_BT.any()):
+        clean = run(None)
+        sums = [len(answer_N), float(clean.losses_N.sum()), *loss_and_kl(_zeros_for(ends))]
+        for sae in saes:
+            sums += loss_and_kl(_reconstruction_of(sae))
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+def _zeros_for(ends: Ends) -> Replace:
+    return lambda x_ND: x_ND.new_zeros(len(x_ND), ends.write.width)
+
+
+def _reconstruction_of(sae: SparseAutoencoder) -> Replace:
+    return lambda x_ND: sae.reconstruct(x_ND.to(sae.W_dec)).to(x_ND)
 
 
 def _questions(subject: Subject, ids_BT: Tensor, text_BT: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -140,15 +167,31 @@ def _questions(subject: Subject, ids_BT: Tensor, text_BT: Tensor, generator: tor
     return ids_BT.masked_fill(asked_BT.to(ids_BT.device), subject.tokenizer.mask_token_id), asked_BT
 
 
-def _at(keep_BT: Tensor, replace: Replace) -> Replace:
-    """Apply ``replace`` to the positions that the autoencoder was trained on."""
+@contextmanager
+def _replacing(subject: Subject, ends: Ends, keep_BT: Tensor, replace: Replace) -> Iterator[None]:
+    """Put ``replace`` of what passes the one end in place of what passes the other, where ``keep_BT`` says so."""
+    if ends.read.point == ends.write.point:
+        with spliced(subject, ends.write, lambda x_BTD: _with(x_BTD, keep_BT, replace, x_BTD)):
+            yield
+        return
+    passed: list[Tensor] = []
 
-    def at_positions(x_BTD: Tensor) -> Tensor:
-        changed_BTD, here_BT = x_BTD.clone(), keep_BT.to(x_BTD.device)
-        changed_BTD[here_BT] = replace(x_BTD[here_BT])
-        return changed_BTD
+    def remember(x_BTD: Tensor) -> Tensor:
+        passed[:] = [x_BTD]
+        return x_BTD
 
-    return at_positions
+    with (
+        spliced(subject, ends.read, remember),
+        spliced(subject, ends.write, lambda y_BTE: _with(y_BTE, keep_BT, replace, passed[0])),
+    ):
+        yield
+
+
+def _with(y_BTE: Tensor, keep_BT: Tensor, replace: Replace, x_BTD: Tensor) -> Tensor:
+    """What the autoencoder was trained on gives way to ``replace`` of ``x_BTD``; all other positions stay."""
+    changed_BTE, here_BT = y_BTE.clone(), keep_BT.to(y_BTE.device)
+    changed_BTE[here_BT] = replace(x_BTD[here_BT.to(x_BTD.device)]).to(changed_BTE)
+    return changed_BTE
 
 
 def _score(logits_BTV: Tensor, asked_BT: Tensor, answer_N: Tensor, *, causal: bool) -> _Scored:

@@ -22,16 +22,32 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("explained_variance", "Explained variance", "1 − FVU; 1 is a perfect reconstruction"),
+    Metric(
+        "explained_variance_by_token",
+        "Explained variance, by token",
+        "mean over tokens of the variance explained, as SAEBench defines it",
+    ),
     Metric("fvu", "FVU", "fraction of variance unexplained"),
+    Metric("mse", "MSE", "mean squared error over tokens and dimensions"),
     Metric("l0", "L0", "features active on a token, on average"),
     Metric("l1", "L1", "sum of feature activations on a token, on average"),
     Metric("cosine", "Cosine", "cosine of activation and reconstruction, on average"),
+    Metric("l2_ratio", "L2 ratio", "length of the reconstruction over that of the activation, on average"),
+    Metric("relative_bias", "Relative bias", "below 1, reconstructions are too short; above 1, too long"),
     Metric("dead_fraction", "Dead features", "fraction of features that never fired in the evaluation"),
+    Metric("dense_fraction", "Dense features", "fraction of features that fire on more than a tenth of the tokens"),
+    Metric("redundancy_mean", "Redundancy", "largest cosine of a feature's direction with any other, on average"),
     Metric("ce_clean", "CE clean", "next-token cross-entropy of the untouched model, nats"),
     Metric("ce_spliced", "CE spliced", "cross-entropy with the reconstruction in place of the activation, nats"),
     Metric("ce_zero", "CE zero", "cross-entropy with the activation set to zero, nats"),
     Metric("ce_recovered", "CE recovered", "(CE zero − CE spliced) / (CE zero − CE clean); 1 is no loss"),
     Metric("kl", "KL", "divergence of the spliced from the clean next-token distribution, nats"),
+    Metric("kl_zero", "KL zero", "divergence with the activation set to zero, nats"),
+    Metric("kl_recovered", "KL recovered", "1 − KL / KL zero; 1 is no loss"),
+    Metric("control.random_explained_variance", "Explained variance, random", "of a random autoencoder"),
+    Metric("control.random_cosine", "Cosine, random", "of a random autoencoder of the same width and sparsity"),
+    Metric("control.random_ce_recovered", "CE recovered, random", "of a random autoencoder"),
+    Metric("control.random_kl_recovered", "KL recovered, random", "of a random autoencoder"),
     Metric("tokens", "Evaluated tokens", "held-out tokens that the figures were measured on"),
 )
 
@@ -52,7 +68,7 @@ def write_metric(key: str, value: float | None) -> str:
         return MISSING
     if key == "tokens":
         return f"{int(value):,}"
-    if key == "dead_fraction":
+    if key in {"dead_fraction", "dense_fraction"}:
         return f"{100 * value:.3g}%"
     return f"{value:.3g}" if key in {"l0", "l1"} and value >= 1 else f"{value:.3f}"
 

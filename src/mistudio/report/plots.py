@@ -7,7 +7,7 @@ objects, without pyplot: its global state leaks figures in a long-lived process 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 _BAR = "#4c6a92"
 _BARS = {"ce_clean": "#5a8f69", "ce_spliced": _BAR, "ce_zero": "#b5655b"}
+_PROBED = {
+    "sae": ("autoencoder", _BAR),
+    "random": ("random autoencoder", "#b9bec7"),
+    "shuffled": ("shuffled", "#b5655b"),
+}
 _LABELS = {"ce_clean": "clean", "ce_spliced": "spliced", "ce_zero": "zero ablation"}
 _BINS = 60
+_COSINES = (-1.0, 1.0)
 _MAX_COLUMNS = 3
 
 
@@ -64,6 +70,58 @@ def ce_figure(metrics: Mapping[str, float | None]) -> Figure:
     recovered = metrics.get("ce_recovered")
     if recovered is not None:
         axes.set_title(f"CE recovered {recovered:.3f}", fontsize=10)
+    return figure
+
+
+def redundancy_figure(max_cosines: ArrayLike) -> Figure:
+    """Features by the largest cosine of their direction with any other feature's."""
+    return _cosine_figure(max_cosines, "largest cosine with another feature")
+
+
+def stability_figure(cosines: ArrayLike, random_cosines: ArrayLike) -> Figure:
+    """Features by the cosine with their match in another autoencoder, and in a random one."""
+    figure = _cosine_figure(cosines, "cosine with the matched feature", "autoencoders")
+    (axes,) = figure.axes
+    axes.hist(np.asarray(random_cosines), bins=_BINS, range=_COSINES, color=_BARS["ce_zero"], alpha=0.6, label="random")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def probing_figure(averages: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """One group of bars for each number of latents, with 95% intervals; the dense probe as a line across.
+
+    ``averages`` are entries with representation, k, metric, value, low and high.
+    """
+    chosen = [entry for entry in averages if entry["metric"] == metric]
+    ks = sorted({int(entry["k"]) for entry in chosen} - {0})
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    width = 0.8 / len(_PROBED)
+    for number, (representation, (label, colour)) in enumerate(_PROBED.items()):
+        bars = {int(entry["k"]): entry for entry in chosen if entry["representation"] == representation}
+        places = [ks.index(k) + (number - 1) * width for k in bars]
+        values = np.array([entry["value"] for entry in bars.values()])
+        ends = np.array([[value - e["low"], e["high"] - value] for value, e in zip(values, bars.values(), strict=True)])
+        axes.bar(places, values, width, label=label, color=colour, yerr=ends.clip(min=0).T, capsize=2)
+    for entry in (entry for entry in chosen if entry["representation"] == "dense"):
+        axes.axhspan(entry["low"], entry["high"], color=_BARS["ce_clean"], alpha=0.2)
+        axes.axhline(entry["value"], color=_BARS["ce_clean"], label="dense probe")
+    axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+    axes.set_xlabel("latents")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylim(0, 1.02)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right")
+    return figure
+
+
+def _cosine_figure(cosines: ArrayLike, what: str, label: str = "") -> Figure:
+    cosine_F = np.asarray(cosines, dtype=np.float64)
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    axes.hist(cosine_F, bins=_BINS, range=_COSINES, color=_BAR, label=label)
+    axes.set_xlabel(what)
+    axes.set_ylabel("features")
+    axes.set_title(f"{len(cosine_F):,} features, mean {cosine_F.mean():.3f}", fontsize=10)
     return figure
 
 

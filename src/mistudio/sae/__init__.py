@@ -1,20 +1,38 @@
-"""Sparse autoencoders: architectures, sparse kernels, files."""
+"""Sparse autoencoders and transcoders: architectures, sparse kernels, files."""
 
-from mistudio.sae.base import ActiveLatents, Losses, SparseAutoencoder
-from mistudio.sae.config import SAEConfig, StandardConfig, TopKConfig
-from mistudio.sae.files import config_json, hook_of, load_autoencoder, new_autoencoder, save_weights, spread_of
+from mistudio.sae.base import ActiveLatents, Losses, Normalisation, SparseAutoencoder, Stage
+from mistudio.sae.config import (
+    ArchitectureConfig,
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    StandardConfig,
+    TopKConfig,
+)
+from mistudio.sae.files import config_json, hook_of, load_autoencoder, save_weights, spread_of, target_hook_of
+from mistudio.sae.registry import SAEConfig, architectures, new_autoencoder
 
 __all__ = [
     "ActiveLatents",
+    "ArchitectureConfig",
+    "BatchTopKConfig",
+    "GatedConfig",
+    "JumpReLUConfig",
     "Losses",
+    "MatryoshkaConfig",
+    "Normalisation",
     "SAEConfig",
     "SparseAutoencoder",
+    "Stage",
     "StandardConfig",
     "TopKConfig",
+    "architectures",
     "config_json",
     "hook_of",
     "load_autoencoder",
     "new_autoencoder",
     "save_weights",
     "spread_of",
+    "target_hook_of",
 ]

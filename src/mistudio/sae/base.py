@@ -1,18 +1,29 @@
-"""The interface of a sparse autoencoder: encode, decode, losses, and what training does around a step.
+"""The interface of a sparse autoencoder: encode, decode, losses, export, and what training does around a step.
 
-An architecture is a subclass that says which latents are active and what its losses are. All share the
-four weights below, and the form in which they are saved.
+    z = activation(W_enc x + b_enc),    ŷ = W_dec z + b_dec + skip(x)
 
-Shape legend: T tokens, D model width, F features (latents), A active (token, latent) pairs.
+All architectures share these weights and this form; they differ in the activation and in the losses. An
+autoencoder has y = x; a transcoder (Dunefsky et al. 2024, arXiv:2406.11944) reads x at one hook point and
+predicts y at another. The skip is nothing, a share α of the input (x̂ = decode(encode(x)) + αx), or for
+transcoders a linear map (Paulo et al. 2025, arXiv:2501.18823).
+
+No bias is subtracted from the input: while training the input is normalised, and :meth:`fold` turns the
+weights into such that take activations as the model has them.
+
+Shape legend: T tokens, D width of the input, E width of the output, F features (latents), A active (token,
+latent) pairs.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from mistudio.sae.config import StandardConfig, TopKConfig
+from mistudio.errors import ConfigError
+from mistudio.sae.config import MAX_SKIP_SCALE, ArchitectureConfig
+from mistudio.sae.kernels import ActivePattern, active_preactivations, encoder_product, sparse_decode
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
 _BLOCK_PREACTIVATIONS = 1 << 24
@@ -26,6 +37,13 @@ class ActiveLatents(NamedTuple):
     value_A: Tensor  # its activation, > 0
 
 
+class Stage(NamedTuple):
+    """Where training is when a batch comes."""
+
+    progress: float  # share of training that is done, 0 to 1
+    dead_F: Tensor | None = None  # indices of latents that have been silent for long; None: none have
+
+
 class Losses(NamedTuple):
     """What one training step minimises, and what it reports."""
 
@@ -35,63 +53,132 @@ class Losses(NamedTuple):
     fired_F: Tensor  # on how many tokens of the batch each latent is active
 
 
-class SparseAutoencoder(nn.Module, ABC):
-    """A dictionary of F latents over D-wide activations.
+class Normalisation(NamedTuple):
+    """What takes activations to the units of training: (x - mean) / scale, for input and output."""
 
-    ``W_dec`` holds one decoder direction a row, ``W_enc`` one encoder direction a row. ``b_dec`` is the
-    origin of the dictionary. Weights are for activations as the model has them; while training they are
-    for activations divided by ``spread``, and :meth:`fold_spread` folds that in.
+    mean_D: Tensor
+    scale: float
+    target_mean_E: Tensor
+    target_scale: float
+
+
+class SparseAutoencoder(nn.Module, ABC):
+    """A dictionary of F latents that reads D-wide and writes E-wide activations.
+
+    ``W_enc`` [F, D] and ``W_dec`` [F, E] hold one direction a row. ``target_variance`` is the mean variance a
+    dimension of the targets it trains on; losses are fractions of it.
+
+    Args:
+        config: the architecture's settings.
+        d_in: width of the input.
+        d_out: width of the output; that of the input if None.
+
+    Raises:
+        ConfigError: the skip does not fit an autoencoder, or the two widths.
     """
 
-    spread: Tensor
+    Config: ClassVar[type[ArchitectureConfig]]
+    # Names of the weights of the architecture's own, beside the four and the skip.
+    own_weights: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, config: TopKConfig | StandardConfig, d_in: int) -> None:
+    def __init__(self, config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.d_in = d_in
+        self.config, self.d_in, self.d_out = config, d_in, d_out or d_in
+        self.encoder_dtype = torch.float32
         self.W_enc = nn.Parameter(torch.zeros(config.width, d_in))
         self.b_enc = nn.Parameter(torch.zeros(config.width))
-        self.W_dec = nn.Parameter(torch.zeros(config.width, d_in))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
-        # Root of the mean squared distance of the activations from their mean, per dimension.
-        self.register_buffer("spread", torch.ones(()))
+        self.W_dec = nn.Parameter(torch.zeros(config.width, self.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        if config.skip == "linear":
+            self.W_skip = nn.Parameter(torch.zeros(d_in, self.d_out))
+        elif config.skip != "none":
+            _check_scale(d_in, self.d_out)
+            learns = config.skip == "learned_scale"
+            self.skip_scale = nn.Parameter(torch.tensor(config.skip_scale), requires_grad=learns)
+        self.register_buffer("target_variance", torch.ones(()))
+        self.target_variance: Tensor
 
     @property
     def width(self) -> int:
         """Number of latents."""
         return self.config.width
 
-    @abstractmethod
-    def initialise(self, sample_TD: Tensor, generator: torch.Generator) -> None:
-        """Set the weights before training, from a sample of activations already divided by ``spread``."""
+    @property
+    def has_unit_norm(self) -> bool:
+        """Whether decoder directions are held at unit norm while training."""
+        return True
 
     @property
     def ramp_fraction(self) -> float:
         """Share of training at its start in which the losses themselves change; none by default."""
         return 0.0
 
-    @abstractmethod
-    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
-        """The active latents of a few tokens, whose dense pre-activations may be held at once."""
+    def weight_names(self) -> tuple[str, ...]:
+        """Names of the tensors that a saved autoencoder consists of."""
+        skip = {"linear": ("W_skip",), "none": ()}.get(self.config.skip, ("skip_scale",))
+        return "W_enc", "b_enc", "W_dec", "b_dec", *skip, *self.own_weights
 
-    @abstractmethod
-    def losses(self, x_TD: Tensor, dead_F: Tensor, progress: float) -> Losses:
-        """The losses on a batch already divided by ``spread``.
+    @torch.no_grad()
+    def initialise(self, sample_TD: Tensor, generator: torch.Generator, b_dec_E: Tensor | None = None) -> None:
+        """Random unit directions, the encoder tied to the decoder where the widths agree.
 
         Args:
-            x_TD: activations.
-            dead_F: latents that have not fired for long, as booleans.
-            progress: share of training that is done, 0 to 1.
+            sample_TD: normalised inputs, whose mean the encoder starts from.
+            generator: of the random directions.
+            b_dec_E: first bias of the decoder, zero if None.
         """
+        directions_FE = torch.randn(self.width, self.d_out, generator=generator)
+        self.W_dec.copy_(functional.normalize(directions_FE, dim=1))
+        if self.d_in == self.d_out:
+            self.W_enc.copy_(self.W_dec)
+        else:
+            directions_FD = torch.randn(self.width, self.d_in, generator=generator)
+            self.W_enc.copy_(functional.normalize(directions_FD, dim=1))
+        self.b_enc.copy_(-(self.W_enc @ sample_TD.mean(dim=0)))  # as if the inputs were centred
+        if b_dec_E is not None:
+            self.b_dec.copy_(b_dec_E)
+
+    @abstractmethod
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
+        """The losses on a normalised batch of inputs and targets (the same tensor for an autoencoder)."""
+
+    @abstractmethod
+    def select(self, pre_TF: Tensor) -> ActivePattern:
+        """The latents that may be active, given the pre-activations; for use, not for training."""
+
+    def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
+        """The activations of selected latents; ReLU by default. What is not positive is not active."""
+        return torch.relu(pre_A)
 
     def before_step(self) -> None:
-        """Change gradients before they are clipped; nothing by default."""
+        """Change gradients before they are clipped: remove the part that would only change decoder norms."""
+        if self.has_unit_norm and self.W_dec.grad is not None:
+            with torch.no_grad():
+                along_F = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
+                self.W_dec.grad.addcmul_(self.W_dec, along_F[:, None], value=-1)
 
-    def after_step(self) -> None:
-        """Restore what the weights must fulfil after an optimiser step; nothing by default."""
+    def after_step(self, parts: dict[str, Tensor]) -> None:
+        """What follows an optimiser step; ``parts`` are those of its losses."""
+        self.constrain()
 
-    def revive(self, dead_F: Tensor, generator: torch.Generator) -> Tensor:
-        """Start dead latents anew, and return which were; none by default."""
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Restore what the weights must fulfil."""
+        if self.has_unit_norm:
+            self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_(min=1e-8))
+        if self.config.skip == "learned_scale":
+            # An autoencoder would learn to pass everything: the latents must have something left to do.
+            self.skip_scale.clamp_(0, MAX_SKIP_SCALE)
+
+    def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
+        """Start dead latents anew, and return which were; none by default.
+
+        Args:
+            dead_F: which are dead, as booleans.
+            x_TD: a batch of inputs.
+            y_TE: their targets.
+            generator: of random directions.
+        """
         return torch.zeros_like(dead_F)
 
     @torch.no_grad()
@@ -113,31 +200,94 @@ class SparseAutoencoder(nn.Module, ABC):
         acts_TF[active.token_A, active.feature_A] = active.value_A
         return acts_TF
 
-    def decode(self, acts_TF: Tensor) -> Tensor:
-        """The reconstruction from a dense matrix of activations [T, D]."""
-        return acts_TF @ self.W_dec + self.b_dec
+    def decode(self, acts_TF: Tensor, x_TD: Tensor | None = None) -> Tensor:
+        """The reconstruction from a dense matrix of activations [T, E]; ``x_TD`` is needed where there is a skip."""
+        return self.with_skip(acts_TF @ self.W_dec + self.b_dec, x_TD)
 
-    def decode_active(self, active: ActiveLatents, num_tokens: int) -> Tensor:
-        """The reconstruction from active latents [T, D], through their decoder rows alone."""
+    def decode_active(self, active: ActiveLatents, num_tokens: int, x_TD: Tensor | None = None) -> Tensor:
+        """The reconstruction from active latents [T, E], through their decoder rows alone."""
         counts_T = torch.bincount(active.token_A, minlength=num_tokens)
-        offsets_T = torch.cumsum(counts_T, 0) - counts_T
-        bags_TD = nn.functional.embedding_bag(
-            active.feature_A, self.W_dec, offsets_T, per_sample_weights=active.value_A, mode="sum"
+        starts_T = counts_T.cumsum(0) - counts_T
+        bags_TE = functional.embedding_bag(
+            active.feature_A, self.W_dec, starts_T, per_sample_weights=active.value_A, mode="sum"
         )
-        return bags_TD + self.b_dec
+        return self.with_skip(bags_TE + self.b_dec, x_TD)
 
     @torch.no_grad()
     def reconstruct(self, x_TD: Tensor) -> Tensor:
-        """Encode and decode [T, D]."""
-        return self.decode_active(self.encode_active(x_TD), len(x_TD))
+        """Encode and decode [T, E]."""
+        return self.decode_active(self.encode_active(x_TD), len(x_TD), x_TD)
+
+    def with_skip(self, out_TE: Tensor, x_TD: Tensor | None) -> Tensor:
+        """Add what passes beside the latents.
+
+        Raises:
+            ConfigError: there is a skip, and its input is not given.
+        """
+        if self.config.skip == "none":
+            return out_TE
+        if x_TD is None:
+            message = f"This autoencoder has a skip ({self.config.skip}): decoding needs its input too."
+            raise ConfigError(message)
+        if self.config.skip == "linear":
+            return out_TE + x_TD @ self.W_skip
+        return out_TE + self.skip_scale * x_TD
 
     @torch.no_grad()
-    def fold_spread(self) -> None:
-        """Turn weights for divided activations into weights for activations as they are.
+    def fold(self, norm: Normalisation) -> None:
+        """Turn weights for normalised activations into weights for activations as they are.
 
-        ReLU and TopK are positively homogeneous, so only the biases change: with latents counted in the
-        activations' own units, encoder and decoder directions stay as they are.
+        All activation functions here are positively homogeneous together with their thresholds, so latents are
+        counted in the output's own units, and decoder directions stay as they are.
         """
-        self.b_enc.mul_(self.spread)
-        self.b_dec.mul_(self.spread)
-        self.spread.fill_(1.0)
+        ratio = norm.target_scale / norm.scale
+        self.W_enc.mul_(ratio)
+        shift_F = self.W_enc @ norm.mean_D
+        self.b_enc.mul_(norm.target_scale).sub_(shift_F)
+        self.b_dec.mul_(norm.target_scale).add_(norm.target_mean_E)
+        if self.config.skip == "linear":
+            self.W_skip.mul_(ratio)
+            self.b_dec.sub_(norm.mean_D @ self.W_skip)
+        elif self.config.skip != "none":
+            self.skip_scale.mul_(ratio)
+            self.b_dec.sub_(self.skip_scale * norm.mean_D)
+        self.fold_own(norm.target_scale, shift_F)
+
+    def fold_own(self, scale: float, shift_F: Tensor) -> None:
+        """Do the same to the architecture's own weights.
+
+        Args:
+            scale: what latents and thresholds are multiplied by.
+            shift_F: what was subtracted from the encoder's bias.
+        """
+
+    # What the architectures' losses are made of.
+
+    def _preactivations(self, x_TD: Tensor, shift_F: Tensor | None = None) -> Tensor:
+        bias_F = self.b_enc if shift_F is None else self.b_enc - shift_F
+        return encoder_product(x_TD, self.W_enc, bias_F, self.encoder_dtype)
+
+    def _active(self, pre_TF: Tensor, x_TD: Tensor, pattern: ActivePattern) -> Tensor:
+        return active_preactivations(pre_TF, x_TD, self.W_enc, self.b_enc, pattern)
+
+    def _rebuild(self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor) -> Tensor:
+        return self.with_skip(sparse_decode(values_A, self.W_dec, pattern) + self.b_dec, x_TD)
+
+    def _fvu(self, error_TE: Tensor) -> Tensor:
+        """Fraction of the targets' variance that an error leaves."""
+        return error_TE.square().mean() / self.target_variance
+
+    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
+        pre_TF = functional.linear(x_TD, self.W_enc, self.b_enc)
+        pattern = self.select(pre_TF)
+        values_A = self.activate(pattern.gather(pre_TF), pattern.feature_A.long())
+        kept = (values_A > 0).nonzero().squeeze(1)
+        key_A = pattern.token_A[kept].long() * self.width + pattern.feature_A[kept]
+        key_A, order = key_A.sort()
+        return ActiveLatents(key_A // self.width, key_A % self.width, values_A[kept][order])
+
+
+def _check_scale(d_in: int, d_out: int) -> None:
+    if d_in != d_out:
+        message = f"A skip that scales the input needs outputs as wide as inputs, not {d_in} and {d_out}. Use linear."
+        raise ConfigError(message)

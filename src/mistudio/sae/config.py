@@ -1,22 +1,37 @@
 """What a sparse autoencoder is made of: one frozen model for each architecture.
 
 The ranges are those of the training service that this project grew from: a dictionary of 64 to 32,768
-latents unless a wider one is asked for, and an L1 coefficient above 0 and at most 1.
+latents unless a wider one is asked for, and an L1 coefficient above 0 and at most 1. Penalties and
+thresholds count in the units of the normalised activations, so that one setting fits models of any scale.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIN_WIDTH = 64
 MAX_WIDTH = 32_768
+MAX_SKIP_SCALE = 0.9
+
+Skip = Literal["none", "scale", "learned_scale", "linear"]
 
 
-class _Architecture(BaseModel):
+class ArchitectureConfig(BaseModel):
+    """What all architectures share; an architecture adds its own fields and a fixed ``architecture``."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    architecture: str
     width: int = Field(description="number of latents (features) of the dictionary")
     allow_wide: bool = Field(default=False, description=f"accept a width above {MAX_WIDTH:,}")
+    skip: Skip = Field(
+        default="none",
+        description="what passes beside the latents: nothing, a share of the input (fixed or learned), or a "
+        "linear map of the input (transcoders only)",
+    )
+    skip_scale: float = Field(
+        default=0.1, ge=0, le=MAX_SKIP_SCALE, description="share of the input that passes beside, at first if learned"
+    )
 
     @model_validator(mode="after")
     def _width_in_range(self) -> Self:
@@ -32,10 +47,9 @@ class _Architecture(BaseModel):
         return self
 
 
-class TopKConfig(_Architecture):
-    """TopK autoencoder (Gao et al. 2024, arXiv:2406.04093)."""
+class _FixedSparsity(ArchitectureConfig):
+    """Architectures that keep a given number of latents."""
 
-    architecture: Literal["topk"] = "topk"
     k: int = Field(description="active latents a token")
     aux_k: int | None = Field(default=None, ge=1, description="dead latents in the auxiliary loss; default: half of D")
     aux_coefficient: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss")
@@ -51,15 +65,81 @@ class TopKConfig(_Architecture):
         return self
 
 
-class StandardConfig(_Architecture):
+class _PenalisedSparsity(ArchitectureConfig):
+    """Architectures that a penalty keeps sparse."""
+
+    penalty_warmup_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="share of training to ramp the penalty's weight up in"
+    )
+    target_l0: float | None = Field(
+        default=None, gt=0, description="active latents a token that the penalty's weight is steered to; None: fixed"
+    )
+
+    @model_validator(mode="after")
+    def _target_in_range(self) -> Self:
+        if self.target_l0 is not None and self.target_l0 >= self.width:
+            message = f"target_l0 {self.target_l0:g} must be below width {self.width}"
+            raise ValueError(message)
+        return self
+
+
+class TopKConfig(_FixedSparsity):
+    """TopK autoencoder (Gao et al. 2024, arXiv:2406.04093)."""
+
+    architecture: Literal["topk"] = "topk"
+    multi_k_coefficient: float = Field(
+        default=0.0, ge=0, description="weight of the loss with 4 k latents, which calibrates those just below k"
+    )
+
+
+class BatchTopKConfig(_FixedSparsity):
+    """BatchTopK autoencoder (Bussmann et al. 2024, arXiv:2412.06410): k latents a token on average."""
+
+    architecture: Literal["batchtopk"] = "batchtopk"
+    threshold_rate: float = Field(
+        default=0.01, gt=0, le=1, description="weight of the newest batch in the running inference threshold"
+    )
+
+
+class MatryoshkaConfig(_FixedSparsity):
+    """Matryoshka autoencoder (Bussmann et al. 2025, arXiv:2503.17547): nested prefixes over BatchTopK."""
+
+    architecture: Literal["matryoshka"] = "matryoshka"
+    prefixes: tuple[int, ...] = Field(
+        default=(),
+        description="latents in each nested dictionary, rising, the last one width; default: 1/16, 1/8, 1/4, 1/2, 1",
+    )
+    threshold_rate: float = Field(
+        default=0.01, gt=0, le=1, description="weight of the newest batch in the running inference threshold"
+    )
+
+    @model_validator(mode="after")
+    def _prefixes_nest(self) -> Self:
+        given = self.nested_widths
+        if list(given) != sorted(set(given)) or given[0] < 1 or given[-1] != self.width:
+            message = f"prefixes {list(given)} must rise from at least 1 and end with width {self.width}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def nested_widths(self) -> tuple[int, ...]:
+        """The prefixes given, or the default ones."""
+        return self.prefixes or tuple(self.width // divisor for divisor in (16, 8, 4, 2, 1))
+
+
+class StandardConfig(_PenalisedSparsity):
     """ReLU autoencoder with an L1 penalty (Bricken et al. 2023, Towards Monosemanticity)."""
 
     architecture: Literal["standard"] = "standard"
-    l1_coefficient: float = Field(
-        default=0.02, description="weight of the L1 norm, which counts in units of the activations' spread"
+    l1_coefficient: float = Field(default=0.02, description="weight of the L1 norm, at first if target_l0 is set")
+    penalty: Literal["decoder_norm", "sum", "mean"] = Field(
+        default="decoder_norm",
+        description="L1 weighted by decoder norms; plain, beside the squared error summed over dimensions; or the "
+        "mean activation over all latents. The last two hold decoder directions at unit norm",
     )
-    l1_warmup_fraction: float = Field(
-        default=0.1, ge=0, le=1, description="share of training to ramp the L1 weight up in"
+    revival: Literal["reinitialise", "resample", "ghost", "none"] = Field(
+        default="reinitialise",
+        description="dead latents: new random directions, directions of badly reconstructed tokens, ghost gradients",
     )
     encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every latent, in units of the spread")
 
@@ -77,4 +157,32 @@ class StandardConfig(_Architecture):
         return self
 
 
-SAEConfig = Annotated[TopKConfig | StandardConfig, Field(discriminator="architecture")]
+class GatedConfig(_PenalisedSparsity):
+    """Gated autoencoder (Rajamanoharan et al. 2024, arXiv:2404.16014)."""
+
+    architecture: Literal["gated"] = "gated"
+    l1_coefficient: float = Field(
+        default=0.02, gt=0, le=1, description="weight of the L1 norm of the gates, at first if target_l0 is set"
+    )
+
+
+class JumpReLUConfig(_PenalisedSparsity):
+    """JumpReLU autoencoder (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+
+    architecture: Literal["jumprelu"] = "jumprelu"
+    penalty: Literal["l0", "tanh"] = Field(
+        default="l0", description="number of active latents, or the sum of tanh of scaled activations"
+    )
+    l0_coefficient: float = Field(
+        default=1e-3, gt=0, le=1, description="weight of the penalty, at first if target_l0 is set"
+    )
+    tanh_scale: float = Field(default=4.0, gt=0, description="factor inside tanh, which makes it more like a count")
+    bandwidth: float = Field(
+        default=0.05, gt=0, description="width of the window in which thresholds get gradients, in units of the spread"
+    )
+    initial_threshold: float = Field(
+        default=0.01, gt=0, description="threshold of every latent at first; with target_l0, set from data instead"
+    )
+    pre_activation_coefficient: float = Field(
+        default=3e-6, ge=0, description="weight of the loss that draws dead latents' pre-activations up"
+    )

@@ -1,4 +1,8 @@
-"""Saving and loading: ``config.json`` beside ``sae.safetensors`` (W_enc [F, D], b_enc [F], W_dec [F, D], b_dec [D])."""
+"""Saving and loading: ``config.json`` beside ``sae.safetensors``.
+
+The file of weights holds W_enc [F, D], b_enc [F], W_dec [F, E], b_dec [E], what the skip consists of, and the
+architecture's own: thresholds, magnitudes. All are for activations as the model has them.
+"""
 
 import json
 from pathlib import Path
@@ -11,15 +15,10 @@ from safetensors.torch import load_file, save_file
 from mistudio.artifacts import Artifact
 from mistudio.errors import DamagedArtifact
 from mistudio.sae.base import SparseAutoencoder
-from mistudio.sae.config import SAEConfig, StandardConfig, TopKConfig
-from mistudio.sae.standard import StandardAutoencoder
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae.registry import SAEConfig, new_autoencoder
 
 WEIGHTS_NAME = "sae.safetensors"
 CONFIG_NAME = "config.json"
-
-_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {"topk": TopKAutoencoder, "standard": StandardAutoencoder}
 
 
 class _Content(BaseModel):
@@ -28,24 +27,23 @@ class _Content(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hook: str
+    target_hook: str | None = None
     d_in: int = Field(ge=1)
+    d_out: int = Field(ge=1)
     spread: float = Field(gt=0)
     sae: SAEConfig
 
 
-def new_autoencoder(config: TopKConfig | StandardConfig, d_in: int) -> SparseAutoencoder:
-    """An autoencoder of the architecture that ``config`` names, with zero weights."""
-    return _ARCHITECTURES[config.architecture](config, d_in)
-
-
 def save_weights(sae: SparseAutoencoder, path: Path) -> None:
-    """Write the four weights in float32; the spread must be folded in."""
-    save_file({name: getattr(sae, name).detach().float().cpu().contiguous() for name in _WEIGHTS}, path)
+    """Write the weights in float32; the normalisation must be folded in."""
+    save_file({name: getattr(sae, name).detach().float().cpu().contiguous() for name in sae.weight_names()}, path)
 
 
-def config_json(sae: SparseAutoencoder, hook: str, spread: float) -> bytes:
-    """The content of ``config.json``: architecture, width of the input, hook point, the activations' spread."""
-    content = _Content(hook=hook, d_in=sae.d_in, spread=spread, sae=sae.config)
+def config_json(sae: SparseAutoencoder, hook: str, spread: float, target_hook: str | None = None) -> bytes:
+    """The content of ``config.json``: architecture, widths, hook points, the spread of what it reconstructs."""
+    content = _Content(
+        hook=hook, target_hook=target_hook, d_in=sae.d_in, d_out=sae.d_out, spread=spread, sae=sae.config
+    )
     return json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -56,8 +54,8 @@ def load_autoencoder(artifact: Artifact, device: torch.device | str = "cpu") -> 
         DamagedArtifact: a file is not what was published, or is not what this version writes.
     """
     content = _content(artifact)
-    sae = new_autoencoder(content.sae, content.d_in)
-    expected = {name: value.shape for name, value in sae.state_dict().items() if name in _WEIGHTS}
+    sae = new_autoencoder(content.sae, content.d_in, content.d_out)
+    expected = {name: getattr(sae, name).shape for name in sae.weight_names()}
     try:
         weights = load_file(artifact.file(WEIGHTS_NAME))
     except SafetensorError as error:
@@ -67,7 +65,7 @@ def load_autoencoder(artifact: Artifact, device: torch.device | str = "cpu") -> 
     if found != expected:
         message = f"{artifact.uri}/{WEIGHTS_NAME} holds {_shapes(found)} instead of {_shapes(expected)}"
         raise DamagedArtifact(message)
-    sae.load_state_dict(weights, strict=False)  # all but the spread, which is folded into the weights
+    sae.load_state_dict(weights, strict=False)  # all but what only training needs
     return sae.requires_grad_(requires_grad=False).to(device)
 
 
@@ -76,8 +74,13 @@ def hook_of(artifact: Artifact) -> str:
     return _content(artifact).hook
 
 
+def target_hook_of(artifact: Artifact) -> str | None:
+    """The hook point that a transcoder predicts; None for an autoencoder."""
+    return _content(artifact).target_hook
+
+
 def spread_of(artifact: Artifact) -> float:
-    """Root of the mean variance per dimension of the activations it was trained on: the scale of its latents."""
+    """What its latents count in: the root of the mean variance a dimension of the activations it reconstructs."""
     return _content(artifact).spread
 
 

@@ -1,155 +1,192 @@
 """Sparse products: everything after the encoder goes through the active latents alone.
 
-With K of F latents active, decoding and all weight gradients cost T*K*D instead of T*F*D. Both are bags
-of rows: a reconstruction is a weighted sum of K decoder rows; the gradient of a weight row is a weighted
-sum over the tokens on which its latent is active. The naive references do the same with dense matrices;
-a test compares the two in float64.
+With K of F latents active on a token, decoding and all weight gradients cost T*K*D instead of T*F*D. Both
+are bags of rows: a reconstruction is a weighted sum of the active decoder rows; the gradient of a weight row
+is a weighted sum over the tokens on which its latent is active. The naive references do the same with dense
+matrices; a test compares the two in float64.
 
-Shape legend: T tokens, D model width, F features (latents), K active latents a token, A = T*K pairs, G groups
-of S latents.
+Where many latents are active, as early in training under a penalty, dense products are faster: the pattern
+changes over by itself.
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents), A active (token, latent) pairs.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_GROUP_SIZE = 8
-
-
-def top_indices(pre_TF: Tensor, k: int) -> Tensor:
-    """Indices of the K largest entries of each row, in no order [T, K].
-
-    On a CPU most of a row is passed over: of G groups of S entries, those with the K largest maxima hold the K
-    largest entries, since no entry elsewhere exceeds any of these K maxima. Finding maxima is much cheaper than
-    selecting.
-    """
-    num_groups = pre_TF.shape[1] // _GROUP_SIZE
-    if pre_TF.device.type != "cpu" or pre_TF.shape[1] % _GROUP_SIZE or num_groups < 2 * k:
-        return pre_TF.topk(k, dim=1, sorted=False).indices
-    # A group is a column of this view, not a run of neighbours: maxima over columns are fast.
-    maxima_TG = pre_TF.view(-1, _GROUP_SIZE, num_groups).amax(dim=1)
-    group_TK = maxima_TG.topk(k, dim=1, sorted=False).indices
-    first_S = torch.arange(0, pre_TF.shape[1], num_groups)
-    candidates = (group_TK[:, None, :] + first_S[:, None]).flatten(1)
-    return candidates.gather(1, pre_TF.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
+# Above this share of active latents a dense product costs less than the bags (measured on CPU; see
+# benchmarks/sae_step.py).
+_DENSE_SHARE = 1 / 16
 
 
 class ActivePattern:
     """Which latents are active on which token, and the same seen from the latents.
 
-    The transposed view costs one sort, done when first asked for and shared by both weight gradients.
+    Pairs are ordered by token. The view by latent costs one sort, done when first asked for and shared by all
+    weight gradients.
     """
 
-    def __init__(self, indices_TK: Tensor, num_features: int) -> None:
-        self.indices_TK = indices_TK.contiguous()
-        self.num_features = num_features
-        self._transposed: tuple[Tensor, Tensor, Tensor] | None = None
+    def __init__(self, feature_A: Tensor, starts_T: Tensor, num_features: int) -> None:
+        self.feature_A, self.starts_T, self.num_features = feature_A, starts_T, num_features
+        self.num_tokens = len(starts_T)
+        self._is_dense = len(feature_A) > _DENSE_SHARE * self.num_tokens * num_features
 
-    def weighted_rows(self, weights_TK: Tensor, matrix_FD: Tensor) -> Tensor:
+    @classmethod
+    def of_indices(cls, indices_TK: Tensor, num_features: int) -> "ActivePattern":
+        """The pattern with the same number of latents on every token."""
+        num_tokens, k = indices_TK.shape
+        starts_T = torch.arange(0, num_tokens * k, max(k, 1), dtype=torch.int32, device=indices_TK.device)
+        return cls(indices_TK.reshape(-1).to(torch.int32), starts_T[:num_tokens], num_features)
+
+    @classmethod
+    def of_mask(cls, mask_TF: Tensor) -> "ActivePattern":
+        """The pattern of the true entries, by token, then by latent."""
+        if mask_TF.device.type == "cpu":
+            # NumPy's scan is several times faster than torch.nonzero here.
+            flat_A = torch.from_numpy(mask_TF.numpy().reshape(-1).nonzero()[0])
+        else:
+            flat_A = mask_TF.reshape(-1).nonzero().squeeze(1)
+        token_A = torch.div(flat_A, mask_TF.shape[1], rounding_mode="floor")
+        counts_T = torch.bincount(token_A, minlength=len(mask_TF))
+        pattern = cls(
+            (flat_A - token_A * mask_TF.shape[1]).to(torch.int32),
+            (counts_T.cumsum(0) - counts_T).to(torch.int32),
+            mask_TF.shape[1],
+        )
+        pattern.token_A = token_A.to(torch.int32)
+        return pattern
+
+    @cached_property
+    def token_A(self) -> Tensor:
+        """The token of each pair."""
+        ends_T = functional.pad(self.starts_T[1:], (0, 1), value=len(self.feature_A))
+        tokens_T = torch.arange(self.num_tokens, dtype=torch.int32, device=self.starts_T.device)
+        return tokens_T.repeat_interleave(ends_T - self.starts_T, output_size=len(self.feature_A))
+
+    def gather(self, matrix_TF: Tensor) -> Tensor:
+        """The entries of a dense matrix at the active pairs [A]."""
+        flat_A = self.token_A.long() * self.num_features + self.feature_A
+        return matrix_TF.reshape(-1)[flat_A]
+
+    def scatter(self, values_A: Tensor) -> Tensor:
+        """A dense matrix with the values at the active pairs [T, F]."""
+        dense_TF = values_A.new_zeros(self.num_tokens, self.num_features)
+        dense_TF[self.token_A.long(), self.feature_A.long()] = values_A
+        return dense_TF
+
+    def weighted_rows(self, weights_A: Tensor, matrix_FD: Tensor) -> Tensor:
         """For each token, the weighted sum of the rows of its active latents [T, D]."""
-        return functional.embedding_bag(self.indices_TK, matrix_FD, per_sample_weights=weights_TK, mode="sum")
+        if self._is_dense:
+            return self.scatter(weights_A) @ matrix_FD
+        return functional.embedding_bag(
+            self.feature_A, matrix_FD, self.starts_T, per_sample_weights=weights_A, mode="sum"
+        )
 
-    def weighted_tokens(self, weights_TK: Tensor, matrix_TD: Tensor) -> Tensor:
+    def weighted_tokens(self, weights_A: Tensor, matrix_TD: Tensor) -> Tensor:
         """For each latent, the weighted sum of the tokens on which it is active [F, D]."""
-        order_A, token_A, offsets_F = self._by_feature()
-        weights_A = weights_TK.reshape(-1)[order_A]
-        return functional.embedding_bag(token_A, matrix_TD, offsets_F, per_sample_weights=weights_A, mode="sum")
+        if self._is_dense:
+            return self.scatter(weights_A).T @ matrix_TD
+        order_A, token_A, starts_F = self._by_feature
+        return functional.embedding_bag(token_A, matrix_TD, starts_F, per_sample_weights=weights_A[order_A], mode="sum")
 
     def products(self, matrix_TD: Tensor, matrix_FD: Tensor) -> Tensor:
-        """The product of each token's row with the rows of its active latents [T, K]."""
-        num_tokens, num_active = self.indices_TK.shape
-        offsets_T = torch.arange(0, num_tokens * num_active, num_active, device=matrix_TD.device)
-        token_A = torch.arange(num_tokens, device=matrix_TD.device).repeat_interleave(num_active)
-        # The gradient of a bag's weights is this product; PyTorch has a kernel for it, with no T*K*D copy.
+        """The product of each token's row with the rows of its active latents [A]."""
+        if self._is_dense:
+            return self.gather(matrix_TD @ matrix_FD.T)
+        # The gradient of a bag's weights is this product; PyTorch has a kernel for it, with no A*D copy.
         products_A: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            matrix_TD.contiguous(), matrix_FD, self.indices_TK.reshape(-1), offsets_T, token_A, 0, -1
+            matrix_TD.contiguous(), matrix_FD, self.feature_A, self.starts_T, self.token_A, 0, -1
         )
-        return products_A.view(num_tokens, num_active)
+        return products_A
 
-    def sum_by_feature(self, weights_TK: Tensor) -> Tensor:
+    def sum_by_feature(self, weights_A: Tensor) -> Tensor:
         """For each latent, the sum of its weights over all tokens [F]."""
-        # Not index_add_, whose atomic additions on a GPU give other last bits each time.
-        ones_T1 = weights_TK.new_ones(len(weights_TK), 1)
-        return self.weighted_tokens(weights_TK, ones_T1).squeeze(1)
+        if weights_A.device.type == "cpu":
+            return torch.bincount(self.feature_A, weights_A, self.num_features).to(weights_A.dtype)
+        # Not bincount or index_add_, whose atomic additions on a GPU give other last bits each time.
+        ones_T1 = weights_A.new_ones(self.num_tokens, 1)
+        return self.weighted_tokens(weights_A, ones_T1).squeeze(1)
 
+    @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._transposed is None:
-            flat_A = self.indices_TK.reshape(-1)
-            order_A = torch.argsort(flat_A, stable=True)
-            counts_F = torch.bincount(flat_A, minlength=self.num_features)
-            offsets_F = torch.cumsum(counts_F, 0) - counts_F
-            self._transposed = order_A, order_A // self.indices_TK.shape[1], offsets_F
-        return self._transposed
+        # A key of 16 bits is sorted by radix.
+        narrow = self.num_features <= 1 << 15
+        order_A = torch.argsort(self.feature_A.to(torch.int16) if narrow else self.feature_A, stable=True)
+        counts_F = torch.bincount(self.feature_A, minlength=self.num_features)
+        return order_A, self.token_A[order_A], (counts_F.cumsum(0) - counts_F).to(torch.int32)
 
 
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values_TK: Tensor, weight_FD: Tensor, pattern: ActivePattern) -> Tensor:
-        ctx.save_for_backward(values_TK, weight_FD)
+    def forward(ctx: Any, values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:
+        ctx.save_for_backward(values_A, weight_FE)
         ctx.pattern = pattern
-        return pattern.weighted_rows(values_TK, weight_FD)
+        return pattern.weighted_rows(values_A, weight_FE)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        values_TK, weight_FD = ctx.saved_tensors
-        grad_TD = grads[0].contiguous()
-        grad_values_TK = ctx.pattern.products(grad_TD, weight_FD)
-        return grad_values_TK, ctx.pattern.weighted_tokens(values_TK, grad_TD), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values_A, weight_FE = ctx.saved_tensors
+        grad_TE = grads[0].contiguous()
+        wants_values, wants_weight, _ = ctx.needs_input_grad
+        grad_A = ctx.pattern.products(grad_TE, weight_FE) if wants_values else None
+        return grad_A, ctx.pattern.weighted_tokens(values_A, grad_TE) if wants_weight else None, None
 
 
 class _ActivePreactivations(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        values_TK: Tensor,
-        x_TD: Tensor,
-        b_pre_D: Tensor,
-        W_enc_FD: Tensor,
-        b_enc_F: Tensor,
-        pattern: ActivePattern,
+        ctx: Any, pre_A: Tensor, x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: ActivePattern
     ) -> Tensor:
-        ctx.save_for_backward(values_TK, x_TD, b_pre_D, W_enc_FD)
+        ctx.save_for_backward(x_TD)
         ctx.pattern = pattern
-        return values_TK.clone()
+        return pre_A.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor, None]:
-        values_TK, x_TD, b_pre_D, W_enc_FD = ctx.saved_tensors
-        grad_TK = grads[0] * (values_TK > 0)
-        grad_b_enc_F = ctx.pattern.sum_by_feature(grad_TK)
-        grad_W_enc_FD = ctx.pattern.weighted_tokens(grad_TK, x_TD - b_pre_D)
-        # The pre-bias is subtracted on every token, so its gradient needs no per-token product.
-        return None, None, -(grad_b_enc_F @ W_enc_FD), grad_W_enc_FD, grad_b_enc_F, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, Tensor, Tensor, None]:
+        (x_TD,) = ctx.saved_tensors
+        grad_A = grads[0].contiguous()
+        return None, None, ctx.pattern.weighted_tokens(grad_A, x_TD), ctx.pattern.sum_by_feature(grad_A), None
 
 
-def sparse_decode(values_TK: Tensor, weight_FD: Tensor, pattern: ActivePattern) -> Tensor:
-    """Weighted sum of the active decoder rows [T, D]; differentiable in the values and the weight."""
-    out: Tensor = _SparseDecode.apply(values_TK, weight_FD, pattern)  # type: ignore[no-untyped-call]
+def sparse_decode(values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:
+    """Weighted sum of the active decoder rows [T, E]; differentiable in the values and the weight."""
+    out: Tensor = _SparseDecode.apply(values_A, weight_FE, pattern)  # type: ignore[no-untyped-call]
     return out
 
 
 def active_preactivations(
-    pre_TF: Tensor, x_TD: Tensor, b_pre_D: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: ActivePattern
+    pre_TF: Tensor, x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: ActivePattern
 ) -> Tensor:
-    """ReLU of the pre-activations at the active latents [T, K], differentiable in the encoder's weights.
+    """Pre-activations of the active pairs [A], differentiable in the encoder's weights.
 
-    ``pre_TF`` is the encoder product computed without gradients; ``x_TD`` is data and gets no gradient.
+    ``pre_TF`` is the encoder product computed without gradients. Where it has fewer digits than the input,
+    as in bfloat16, it only served to select: the values are computed again in full. ``x_TD`` is data and gets
+    no gradient.
     """
-    values_TK = pre_TF.gather(1, pattern.indices_TK).clamp_(min=0)
-    out: Tensor = _ActivePreactivations.apply(values_TK, x_TD, b_pre_D, W_enc_FD, b_enc_F, pattern)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        if pre_TF.dtype == x_TD.dtype:
+            pre_A = pattern.gather(pre_TF)
+        else:
+            pre_A = pattern.products(x_TD, W_enc_FD) + b_enc_F[pattern.feature_A]
+    out: Tensor = _ActivePreactivations.apply(pre_A, x_TD, W_enc_FD, b_enc_F, pattern)  # type: ignore[no-untyped-call]
     return out
 
 
-def naive_decode(values_TK: Tensor, weight_FD: Tensor, indices_TK: Tensor) -> Tensor:
+def encoder_product(x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, dtype: torch.dtype) -> Tensor:
+    """The one dense product of a step, in ``dtype`` [T, F]; without gradients."""
+    with torch.no_grad():
+        return functional.linear(x_TD.to(dtype), W_enc_FD.to(dtype), b_enc_F.to(dtype))
+
+
+def naive_decode(values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:
     """Reference of :func:`sparse_decode`: a dense matrix of activations times the decoder."""
-    acts_TF = values_TK.new_zeros(len(values_TK), len(weight_FD)).scatter(1, indices_TK, values_TK)
-    return acts_TF @ weight_FD
+    return pattern.scatter(values_A) @ weight_FE
 
 
-def naive_preactivations(
-    x_TD: Tensor, b_pre_D: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, indices_TK: Tensor
-) -> Tensor:
+def naive_preactivations(x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, pattern: ActivePattern) -> Tensor:
     """Reference of :func:`active_preactivations`: the whole encoder product, then the active entries."""
-    return torch.relu((x_TD - b_pre_D) @ W_enc_FD.T + b_enc_F).gather(1, indices_TK)
+    return pattern.gather(x_TD @ W_enc_FD.T + b_enc_F)

@@ -1,66 +1,145 @@
 """Standard autoencoder: ReLU latents, held sparse by an L1 penalty.
 
-    z = ReLU(W_enc x + b_enc),    x̂ = W_dec z + b_dec,    loss = MSE + λ Σ z_f ‖W_dec_f‖
+    z = ReLU(W_enc x + b_enc),    loss = FVU + λ Σ_f z_f ‖W_dec_f‖
 
 Bricken et al. 2023, "Towards Monosemanticity"; the penalty is weighted by the decoder norms (Conerly et
 al. 2024, "Update on how we train SAEs"), so that shrinking latents while growing decoder rows gains
-nothing. Initialisation: Xavier-uniform encoder, small negative encoder bias, decoder tied to the encoder.
-Latents that stay silent are started anew in the same way.
+nothing. Two plain forms are selectable: ``sum``, ‖x - x̂‖² + λ ‖z‖₁, and ``mean``, MSE + λ mean |z|; both
+count here as fractions of the variance, and hold decoder directions at unit norm. Initialisation:
+Xavier-uniform encoder, small negative encoder bias, decoder tied to the encoder.
 
-Shape legend: T tokens, D model width, F features (latents).
+Dead latents start anew in random directions; or in directions of badly reconstructed tokens (resampling,
+Bricken et al. 2023); or get ghost gradients (Jermyn and Templeton 2024, "Ghost grads"): through exp of their
+pre-activations they model what the live ones missed.
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from mistudio.sae.base import ActiveLatents, Losses, SparseAutoencoder
+from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import StandardConfig
+from mistudio.sae.kernels import ActivePattern
+from mistudio.sae.penalty import PenaltyWeight
+
+_RESAMPLED_ENCODER_NORM = 0.2  # of the mean norm of live encoder rows
 
 
 class StandardAutoencoder(SparseAutoencoder):
     """See the module's docstring."""
 
+    Config = StandardConfig
     config: StandardConfig
 
+    def __init__(self, config: StandardConfig, d_in: int, d_out: int | None = None) -> None:
+        super().__init__(config, d_in, d_out)
+        self.weight = PenaltyWeight(config.l1_coefficient, config.target_l0, config.penalty_warmup_fraction)
+
     @torch.no_grad()
-    def initialise(self, sample_TD: Tensor, generator: torch.Generator) -> None:
-        """Xavier-uniform encoder, tied decoder, and biases that centre the data first."""
+    def initialise(self, sample_TD: Tensor, generator: torch.Generator, b_dec_E: Tensor | None = None) -> None:
+        """Xavier-uniform encoder, tied decoder, small negative encoder bias."""
+        super().initialise(sample_TD, generator, b_dec_E)
         nn.init.xavier_uniform_(self.W_enc, generator=generator)
-        self.W_dec.copy_(self.W_enc)
-        self.b_dec.copy_(sample_TD.mean(dim=0))
-        self.b_enc.copy_(self.config.encoder_bias - self.W_enc @ self.b_dec)
+        if self.d_in == self.d_out:
+            self.W_dec.copy_(functional.normalize(self.W_enc, dim=1) if self.has_unit_norm else self.W_enc)
+        self.b_enc.copy_(self.config.encoder_bias - self.W_enc @ sample_TD.mean(dim=0))
+
+    @property
+    def has_unit_norm(self) -> bool:
+        """With plain L1 the decoder's norms must be held: else latents would shrink and rows grow."""
+        return self.config.penalty != "decoder_norm"
 
     @property
     def ramp_fraction(self) -> float:
         """The penalty's weight rises for so long."""
-        return self.config.l1_warmup_fraction
+        return self.config.penalty_warmup_fraction
 
-    def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
-        pre_TF = nn.functional.linear(x_TD, self.W_enc, self.b_enc)
-        token_A, feature_A = torch.nonzero(pre_TF > 0, as_tuple=True)
-        return ActiveLatents(token_A, feature_A, pre_TF[token_A, feature_A])
+    def select(self, pre_TF: Tensor) -> ActivePattern:
+        """The latents with positive pre-activations."""
+        return ActivePattern.of_mask(pre_TF > 0)
 
-    def losses(self, x_TD: Tensor, dead_F: Tensor, progress: float) -> Losses:
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the weighted L1 norm."""
-        acts_TF = torch.relu(nn.functional.linear(x_TD, self.W_enc, self.b_enc))
-        fvu = (x_TD - self.decode(acts_TF)).square().mean()  # activations have unit variance per dimension here
-        sums_F = acts_TF.sum(dim=0)
-        l1 = (sums_F @ self.W_dec.norm(dim=1)) / len(x_TD)
-        warmup = self.config.l1_warmup_fraction
-        weight = self.config.l1_coefficient * (min(progress / warmup, 1.0) if warmup else 1.0)
-        total = fvu + weight * l1
-        fired_F = acts_TF.detach().sign().sum(dim=0)
-        parts = {"fvu": fvu.detach(), "l0": fired_F.sum() / len(x_TD), "l1": l1.detach()}
-        return Losses(total, total.detach(), parts, fired_F)
+        pre_TF = self._preactivations(x_TD)
+        pattern = ActivePattern.of_mask(pre_TF > 0)
+        values_A = torch.relu(self._active(pre_TF, x_TD, pattern))
+        error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
+        fvu = self._fvu(error_TE)
+        l1 = self._l1(pattern, values_A)
+        objective = fvu + self.weight.at(stage.progress) * l1
+        fired_F = pattern.sum_by_feature((values_A.detach() > 0).to(x_TD.dtype))
+        parts = {
+            "fvu": fvu.detach(),
+            "l0": fired_F.sum() / len(x_TD),
+            "l1": l1.detach(),
+            "penalty_weight": self.weight.log_weight.exp(),
+        }
+        total = objective
+        if self.config.revival == "ghost" and stage.dead_F is not None:
+            total = objective + self._ghost_loss(x_TD, error_TE, stage.dead_F)
+        return Losses(total, objective.detach(), parts, fired_F)
 
     @torch.no_grad()
-    def revive(self, dead_F: Tensor, generator: torch.Generator) -> Tensor:
-        """Give silent latents new random directions, as at the start."""
+    def after_step(self, parts: dict[str, Tensor]) -> None:
+        """Also steer the penalty's weight."""
+        super().after_step(parts)
+        self.weight.adapt(parts["l0"])
+
+    @torch.no_grad()
+    def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
+        """Give silent latents new directions: random ones, or those of badly reconstructed tokens."""
+        if self.config.revival == "resample":
+            self._resample(dead_F, x_TD, y_TE, generator)
+        elif self.config.revival == "reinitialise":
+            self._reinitialise(dead_F, x_TD, generator)
+        else:
+            return torch.zeros_like(dead_F)
+        return dead_F
+
+    def _l1(self, pattern: ActivePattern, values_A: Tensor) -> Tensor:
+        """The penalty, mean over tokens."""
+        if self.config.penalty == "decoder_norm":
+            norms_F: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
+            return (values_A * norms_F[pattern.feature_A]).sum() / pattern.num_tokens
+        per_token: Tensor = values_A.sum() / pattern.num_tokens
+        return per_token / (self.d_out if self.config.penalty == "sum" else self.width)
+
+    def _ghost_loss(self, x_TD: Tensor, error_TE: Tensor, dead_F: Tensor) -> Tensor:
+        """What exp of the dead latents' pre-activations misses of the error, scaled to half of its size."""
+        missed_TE = error_TE.detach()
+        ghosts_TF = torch.exp(functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F]).clamp(max=10))
+        out_TE = ghosts_TF @ self.W_dec[dead_F]
+        norms_T1 = missed_TE.norm(dim=1, keepdim=True) / (2 * out_TE.norm(dim=1, keepdim=True).clamp(min=1e-8))
+        ghost = (out_TE * norms_T1.detach() - missed_TE).square().mean()
+        error = missed_TE.square().mean()
+        # As large as the reconstruction's own loss, whatever the stage of training.
+        scaled: Tensor = ghost / ghost.detach().clamp(min=1e-12) * error / self.target_variance
+        return scaled
+
+    def _reinitialise(self, dead_F: Tensor, x_TD: Tensor, generator: torch.Generator) -> None:
         fresh_FD = torch.empty(self.width, self.d_in)
         nn.init.xavier_uniform_(fresh_FD, generator=generator)
         fresh_FD = fresh_FD.to(self.W_enc.device)
         self.W_enc.copy_(torch.where(dead_F[:, None], fresh_FD, self.W_enc))
-        self.W_dec.copy_(torch.where(dead_F[:, None], fresh_FD, self.W_dec))
-        fresh_bias_F = self.config.encoder_bias - fresh_FD @ self.b_dec
+        if self.d_in == self.d_out:
+            rows_FE = functional.normalize(fresh_FD, dim=1) if self.has_unit_norm else fresh_FD
+            self.W_dec.copy_(torch.where(dead_F[:, None], rows_FE, self.W_dec))
+        fresh_bias_F = self.config.encoder_bias - fresh_FD @ x_TD.mean(dim=0)
         self.b_enc.copy_(torch.where(dead_F, fresh_bias_F, self.b_enc))
-        return dead_F
+
+    def _resample(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> None:
+        """Draw tokens by their squared loss; what they miss becomes the new directions."""
+        error_TE = y_TE - self.reconstruct(x_TD)
+        losses_T = error_TE.square().sum(dim=1)
+        num_drawn = int(dead_F.sum())
+        drawn = torch.multinomial(losses_T.square().cpu().clamp(min=1e-12), num_drawn, True, generator=generator)
+        drawn = drawn.to(x_TD.device)
+        alive_F = ~dead_F
+        encoder_norm = self.W_enc[alive_F].norm(dim=1).mean() if bool(alive_F.any()) else self.W_enc.new_ones(())
+        decoder_norm = 1.0 if self.has_unit_norm else self.W_dec.norm(dim=1).mean()
+        self.W_dec[dead_F] = functional.normalize(error_TE[drawn], dim=1) * decoder_norm
+        rows_ND = functional.normalize(x_TD[drawn] if self.d_in != self.d_out else error_TE[drawn], dim=1)
+        self.W_enc[dead_F] = rows_ND * encoder_norm * _RESAMPLED_ENCODER_NORM
+        self.b_enc.masked_fill_(dead_F, 0.0)

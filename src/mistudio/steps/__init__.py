@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mistudio.steps.batch import capture, evaluate, find, ingest, report, train
+from mistudio.steps.quality import probe, stability
 from mistudio.steps.running import StepOutput, artifact_uri
 
 BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
@@ -12,6 +13,20 @@ BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
     "evaluate": evaluate,
     "find": find,
     "report": report,
+    "stability": stability,
+    "probe": probe,
 }
 
-__all__ = ["BATCH_STEPS", "StepOutput", "artifact_uri", "capture", "evaluate", "find", "ingest", "report", "train"]
+__all__ = [
+    "BATCH_STEPS",
+    "StepOutput",
+    "artifact_uri",
+    "capture",
+    "evaluate",
+    "find",
+    "ingest",
+    "probe",
+    "report",
+    "stability",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""The six batch steps as functions of plain values: what the command line and the KFP components call.
+"""The batch steps of the main line as functions of plain values: what the command line and the KFP components call.
 
 Each builds the step's configuration, fills in what it was asked to choose, and runs it. Heavy imports
 happen inside, so that naming the steps and their parameters costs nothing.
@@ -63,7 +63,7 @@ def ingest(
     from mistudio.subject.tokens import load_tokenizer
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = _subject(model, revision, opened)
+        source = subject_source(model, revision, opened)
         limit = position_limit(load_config(source, trust_remote_code))
         settings = {
             "context_length": choose_context_length(context_length, limit),
@@ -122,7 +122,7 @@ def capture(
     from mistudio.subject.load import load_config, num_layers
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = _subject(model, revision, opened)
+        source = subject_source(model, revision, opened)
         layers = num_layers(load_config(source, trust_remote_code))
         hooks = [f"{kind}.{choose_layer(layer, layers)}" for kind in hook.replace(" ", "").split(",")]
         settings = {
@@ -132,7 +132,7 @@ def capture(
             "storage_dtype": storage_dtype,
         }
         config = validated(CaptureConfig, settings)
-        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code)
         return capture_activations(opened, open_artifact(opened, corpus, "corpus"), source, subject, config)
 
     return run_step("capture", store, work)
@@ -144,12 +144,17 @@ def train(
     architecture: str = "topk",
     width: int = CHOOSE,
     k: int = CHOOSE,
+    target_l0: float = CHOOSE,
     l1_coefficient: float = 0.02,
+    skip: str = "none",
+    target_hook: str = "",
     allow_wide: bool = False,
     tokens: int = 3_000_000,
     max_epochs: int = 50,
     batch_size: int = 1024,
     learning_rate: float = CHOOSE,
+    normalisation: str = "centred",
+    encoder_dtype: str = "float32",
     patience: int = 10,
     min_loss: float = 0.0,
     checkpoint_every_steps: int = 500,
@@ -162,15 +167,20 @@ def train(
     Args:
         activations: Captured activations (activations/...).
         hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
-        architecture: Kind of autoencoder: topk or standard.
+        architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
-        k: Active features a token (topk); -1: a quarter of the activations' width, 8 to 64.
-        l1_coefficient: Weight of the L1 norm (standard), above 0 and at most 1.
+        k: Active features a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
+        target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
+        l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
+        skip: What passes beside the features: none, scale, learned_scale, or linear (transcoders).
+        target_hook: Hook point that a transcoder predicts, captured in the same run; empty: autoencoder.
         allow_wide: Accept more than 32,768 features.
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         max_epochs: Most passes over the captured activations.
         batch_size: Activations (tokens) in one step.
         learning_rate: Peak learning rate; -1: 0.25 / sqrt(width).
+        normalisation: Of the activations: none, unit_mean_square or centred.
+        encoder_dtype: Number format of the encoder product: float32 or bfloat16.
         patience: Checks without improvement until training winds down; 0: never.
         min_loss: Loss at which training winds down; 0: never.
         checkpoint_every_steps: Steps between two checkpoints.
@@ -188,9 +198,18 @@ def train(
         d_in = captured_width(artifact, point)
         settings = {
             "hook": point,
+            "target_hook": choose_hook(target_hook, artifact) if target_hook else None,
             "sae": architecture_settings(
-                architecture, choose_width(width, d_in), choose_k(k, d_in), l1_coefficient, allow_wide=allow_wide
+                architecture,
+                choose_width(width, d_in),
+                choose_k(k, d_in),
+                target_l0,
+                l1_coefficient,
+                skip,
+                allow_wide=allow_wide,
             ),
+            "normalisation": normalisation,
+            "encoder_dtype": encoder_dtype,
             "tokens": tokens,
             "max_epochs": max_epochs,
             "batch_size": batch_size,
@@ -237,8 +256,8 @@ def evaluate(
     from mistudio.evaluate import evaluate as evaluate_autoencoder
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = _subject(model, revision, opened)
-        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        source = subject_source(model, revision, opened)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code)
         config = validated(EvaluateConfig, {"ce_tokens": ce_tokens})
         return evaluate_autoencoder(opened, open_artifact(opened, sae, "sae"), source, subject, config, seed)
 
@@ -276,8 +295,8 @@ def find(
     from mistudio.find import FindConfig, find_features
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = _subject(model, revision, opened)
-        subject = _subject_config(dtype, quantization, device, trust_remote_code)
+        source = subject_source(model, revision, opened)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code)
         settings = {"contexts": contexts, "context_before": context_before, "context_after": context_after}
         config = validated(FindConfig, settings)
         return find_features(opened, open_artifact(opened, sae, "sae"), source, subject, config)
@@ -312,7 +331,8 @@ def report(
     return run_step("report", store, work, _keep_dashboard)
 
 
-def _subject(model: str, revision: str, store: Store) -> "SubjectSource":
+def subject_source(model: str, revision: str, store: Store) -> "SubjectSource":
+    """Find the model that a step's parameters name."""
     from mistudio.demo import resolve_model
 
     if "@" in model and not revision and not Path(model).exists():
@@ -320,7 +340,8 @@ def _subject(model: str, revision: str, store: Store) -> "SubjectSource":
     return resolve_model(model, revision or None, store)
 
 
-def _subject_config(dtype: str, quantization: str, device: str, trust_remote_code: bool) -> "SubjectConfig":
+def subject_settings(dtype: str, quantization: str, device: str, trust_remote_code: bool) -> "SubjectConfig":
+    """How a step's parameters load the model."""
     from mistudio.subject import SubjectConfig
 
     settings = {
@@ -333,14 +354,22 @@ def _subject_config(dtype: str, quantization: str, device: str, trust_remote_cod
 
 
 def architecture_settings(
-    architecture: str, width: int, k: int, l1_coefficient: float, *, allow_wide: bool
+    architecture: str, width: int, k: int, target_l0: float, l1_coefficient: float, skip: str, *, allow_wide: bool
 ) -> dict[str, object]:
-    """The settings that the architecture has; the others do not apply to it."""
-    own: dict[str, dict[str, object]] = {"topk": {"k": k}, "standard": {"l1_coefficient": l1_coefficient}}
-    if architecture not in own:
-        message = f"architecture {architecture!r} is unknown: use one of {', '.join(own)}."
+    """The settings that the architecture has; the others do not apply to it.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    from mistudio.sae import architectures
+
+    if architecture not in architectures():
+        message = f"architecture {architecture!r} is unknown: use one of {', '.join(architectures())}."
         raise ConfigError(message)
-    return {"architecture": architecture, "width": width, "allow_wide": allow_wide, **own[architecture]}
+    own = {"k": k, "target_l0": None if target_l0 == CHOOSE else target_l0, "l1_coefficient": l1_coefficient}
+    fields = architectures()[architecture].Config.model_fields
+    settings = {"architecture": architecture, "width": width, "allow_wide": allow_wide, "skip": skip}
+    return {**settings, **{name: value for name, value in own.items() if name in fields}}
 
 
 def _plot_training(sae: Artifact, run: Run) -> None:
@@ -359,10 +388,11 @@ def _plot_evaluation(evaluation: Artifact, run: Run) -> None:
 
     from mistudio.evaluate import DENSITY_NAME
     from mistudio.report.metrics import read_metrics
-    from mistudio.report.plots import ce_figure, density_figure
+    from mistudio.report.plots import ce_figure, density_figure, redundancy_figure
 
-    density = pq.read_table(evaluation.file(DENSITY_NAME)).column("density").to_numpy()
-    run.log_figure(density_figure(density), "density.png")
+    table = pq.read_table(evaluation.file(DENSITY_NAME))
+    run.log_figure(density_figure(table["density"].to_numpy()), "density.png")
+    run.log_figure(redundancy_figure(table["max_cosine"].to_numpy()), "redundancy.png")
     run.log_figure(ce_figure(read_metrics(evaluation)), "cross_entropy.png")
 
 

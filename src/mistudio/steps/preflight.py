@@ -19,23 +19,26 @@ def check_settings(values: Mapping[str, object]) -> None:
     """
     given = {name: value for name, value in values.items() if value != CHOOSE}
     _check_numbers(given)
-    if given.keys() & {"architecture", "width", "k", "l1_coefficient"}:
+    if given.keys() & {"architecture", "width", "k", "target_l0", "l1_coefficient", "skip"}:
         _check_architecture(given)
     if "hook" in given:
         _check_hooks(str(given["hook"]))
 
 
 def _check_architecture(given: Mapping[str, object]) -> None:
-    from mistudio.sae.config import StandardConfig, TopKConfig
+    from mistudio.sae import architectures
 
+    architecture = str(given.get("architecture", "topk"))
     settings = architecture_settings(
-        str(given.get("architecture", "topk")),
+        architecture,
         _number(given, "width", _ANY_WIDTH),
         _number(given, "k", _ANY_K),
+        float(str(given.get("target_l0", CHOOSE))),
         float(str(given.get("l1_coefficient", 0.02))),
+        str(given.get("skip", "none")),
         allow_wide=bool(given.get("allow_wide", False)),
     )
-    validated(TopKConfig if settings["architecture"] == "topk" else StandardConfig, settings)
+    validated(architectures()[architecture].Config, settings)
 
 
 def _check_numbers(given: Mapping[str, object]) -> None:

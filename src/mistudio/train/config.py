@@ -1,6 +1,6 @@
 """How a sparse autoencoder is trained."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,9 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hook: str = Field(description="hook point to train on, for example resid_post.3")
+    target_hook: str | None = Field(
+        default=None, description="hook point that a transcoder predicts, captured with the other; None: autoencoder"
+    )
     sae: SAEConfig
     tokens: int = Field(
         default=3_000_000, ge=1, description="activations (tokens) to train on; repeats the data if need be"
@@ -22,6 +25,26 @@ class TrainConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.25 / sqrt(width)"
     )
+    normalisation: Literal["none", "unit_mean_square", "centred"] = Field(
+        default="centred",
+        description="as they are, divided by their root mean square, or centred and divided by their spread",
+    )
+    decoder_bias: Literal["mean", "geometric_median"] = Field(
+        default="mean", description="where the decoder's bias starts: at this centre of a sample of the targets"
+    )
+    max_norm_ratio: float | None = Field(
+        default=None,
+        gt=1,
+        description="leave out tokens farther from the mean than so many times the median; None: none",
+    )
+    encoder_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the encoder product; weights and their updates are float32 throughout"
+    )
+    micro_batches: int = Field(default=1, ge=1, description="parts of a batch whose gradients are accumulated")
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of the running mean of the weights that is published; 0: the last"
+    )
+    decay: Literal["linear", "cosine"] = Field(default="linear", description="how the learning rate falls at the end")
     warmup_fraction: float = Field(
         default=0.02, ge=0, le=0.5, description="share of training with rising learning rate"
     )
@@ -40,6 +63,23 @@ class TrainConfig(BaseModel):
     min_loss: float = Field(
         default=0.0, ge=0, description="mean loss (without auxiliary losses) at which the final decay starts; 0: never"
     )
+
+    @model_validator(mode="after")
+    def _batch_can_be_cut(self) -> Self:
+        if self.micro_batches > self.batch_size:
+            message = f"micro_batches {self.micro_batches} is more than batch_size {self.batch_size}: lower it"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _skip_fits(self) -> Self:
+        if self.target_hook == self.hook:
+            message = f"target_hook {self.target_hook} is the hook itself: leave it out for an autoencoder"
+            raise ValueError(message)
+        if self.sae.skip == "linear" and self.target_hook is None:
+            message = "skip linear would let an autoencoder copy its input: give a target_hook, or use skip scale"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:

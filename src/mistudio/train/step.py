@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mistudio.activations import ActivationReader
+from mistudio.activations import ActivationReader, PairedReader
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
 from mistudio.progress import progress
 from mistudio.sae import config_json, save_weights
@@ -61,13 +61,19 @@ def train(
     )
 
     def build(draft: Draft) -> Summary:
-        reader = ActivationReader(activations, config.hook, "train")
+        reader = _reader(activations, config)
         trainer = Trainer(config, reader, seed, torch.device(runtime.device))
         _resume(trainer, draft)
         _run(trainer, draft, runtime.checkpoint_every_steps, on_metrics)
-        return _publish(trainer, draft, config.hook)
+        return _publish(trainer, draft)
 
     return produce(store, recipe, "train", build)
+
+
+def _reader(activations: Artifact, config: TrainConfig) -> ActivationReader | PairedReader:
+    if config.target_hook is None:
+        return ActivationReader(activations, config.hook, "train")
+    return PairedReader(activations, config.hook, config.target_hook, "train")
 
 
 def _run(trainer: Trainer, draft: Draft, checkpoint_every: int, on_metrics: MetricsLog | None) -> None:
@@ -113,20 +119,21 @@ def _checkpoints(draft: Draft) -> list[str]:
     return sorted(name for name in draft.work_names() if name.startswith("checkpoint-"))
 
 
-def _publish(trainer: Trainer, draft: Draft, hook: str) -> Summary:
-    spread = float(trainer.sae.spread)
-    trainer.sae.fold_spread()
+def _publish(trainer: Trainer, draft: Draft) -> Summary:
+    sae, config = trainer.finish(), trainer.config
     with draft.stage(WEIGHTS_NAME) as path:
-        save_weights(trainer.sae, path)
-    draft.write(CONFIG_NAME, config_json(trainer.sae, hook, spread))
+        save_weights(sae, path)
+    draft.write(CONFIG_NAME, config_json(sae, config.hook, trainer.scaling.spread, config.target_hook))
     draft.write(TRAINING_NAME, json.dumps(trainer.history, indent=0, sort_keys=True).encode())
     last = trainer.history[-1]
     return {
-        "architecture": trainer.config.sae.architecture,
-        "hook": hook,
-        "d_in": trainer.sae.d_in,
-        "width": trainer.sae.width,
+        "architecture": config.sae.architecture,
+        "hook": config.hook,
+        "target_hook": config.target_hook,
+        "d_in": sae.d_in,
+        "width": sae.width,
         "tokens": trainer.tokens,
+        "filtered_tokens": trainer.filtered_tokens,
         "steps": trainer.step,
         "epochs": round(trainer.tokens / len(trainer.reader), 2),
         "stopped_because": trainer.stopped_because,

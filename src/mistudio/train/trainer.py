@@ -1,7 +1,7 @@
 """The training loop of a sparse autoencoder, with all of its state in one checkpoint.
 
-A step reads one batch of shuffled activations, divides it by the spread, takes the losses' gradient, and
-lets Adam move the weights. Everything that decides the next step is in ``state_dict``: weights, moments,
+A step reads one batch of shuffled activations, normalises it, takes the losses' gradient, and lets Adam move
+the weights. Everything that decides the next step is in ``state_dict``: weights, moments,
 schedule, counters of silent latents, the shuffling buffer's order and the random state. So a run that was
 killed ends with the same bytes as one that was not.
 
@@ -9,6 +9,7 @@ Shape legend: T tokens of a batch, D model width, F features (latents).
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, ShuffledBatches
+from mistudio.activations import ActivationReader, ActivationStream, PairedReader, ShuffledBatches
 from mistudio.errors import ConfigError
-from mistudio.sae import SparseAutoencoder, new_autoencoder
+from mistudio.sae import Losses, SparseAutoencoder, Stage, new_autoencoder
 from mistudio.train.config import TrainConfig
+from mistudio.train.scaling import Rows, Scaling, as_pair
 
-# The sample that sets the scale: short runs, because a read has a price of its own, from many places.
-_SAMPLE_PLACES = 1024
-_SAMPLE_RUN_ROWS = 16
+logger = logging.getLogger(__name__)
+
+
 _HISTORY_POINTS = 200
+_SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
+_COUNT_DEAD_EVERY = 10  # steps; counting waits for the device
 _GAIN = 1e-3  # a check counts as improvement if the loss falls by this share
 
 Metrics = dict[str, float]
@@ -33,25 +37,33 @@ Metrics = dict[str, float]
 class Trainer:
     """One training run over captured activations."""
 
-    def __init__(self, config: TrainConfig, reader: ActivationReader, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, reader: ActivationReader | PairedReader, seed: int, device: torch.device
+    ) -> None:
         self.config, self.reader, self.device = config, reader, device
         self.planned_tokens = min(config.tokens, config.max_epochs * len(reader))
         self.num_steps = _steps_for(self.planned_tokens, len(reader), config.batch_size)
         self.report_every = max(self.num_steps // _HISTORY_POINTS, 1)
         self.generator = torch.Generator().manual_seed(seed)
-        self.batches = ShuffledBatches(reader, config.batch_size, config.buffer_rows, seed)
-        self.sae: SparseAutoencoder = new_autoencoder(config.sae, reader.width)
+        self.batches: ActivationStream[Rows] = ShuffledBatches(reader, config.batch_size, config.buffer_rows, seed)
         self.silent_tokens_F = torch.zeros(config.sae.width, dtype=torch.int64, device=device)
-        self.step = 0
-        self.tokens = 0
+        self.dead_indices = torch.empty(0, dtype=torch.int64, device=device)  # as of when they were last counted
+        self.step, self.tokens, self.filtered_tokens = 0, 0, 0
+        self.micro_batches = config.micro_batches
         self.decay_start = self.num_steps - round(config.decay_fraction * self.num_steps)
         self.stopped_because = "tokens"
         self.best_loss, self.checks_without_gain = math.inf, 0
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        self._initialise()
+        self.scaling = Scaling.measure(self.batches.sample(_SAMPLE_ROWS), config)
+        self.sae = new_autoencoder(config.sae, self.batches.width, self.batches.target_width)
+        self.sae.target_variance.fill_(self.scaling.target_variance)
+        self.sae.initialise(self.scaling.sample_TD, self.generator, self.scaling.b_dec_E)
+        self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
         self.sae.to(device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=config.peak_learning_rate, fused=True)
+        self._parameters = {name: value for name, value in self.sae.named_parameters() if value.requires_grad}
+        self.optimiser = torch.optim.Adam(self._parameters.values(), lr=config.peak_learning_rate, fused=True)
+        self._means = {name: value.detach().clone() for name, value in self._parameters.items() if config.ema_decay}
 
     @property
     def finished(self) -> bool:
@@ -65,37 +77,49 @@ class Trainer:
 
     def train_step(self) -> Metrics | None:
         """Do one step; every ``report_every`` steps return the mean metrics since the last report."""
-        acts_TD = self.batches.next_batch().to(self.device, torch.float32) / self.sae.spread
-        losses = self.sae.losses(acts_TD, self.dead_F, self.step / self.num_steps)
+        x_TD, y_TE = self._next_batch()
+        if self.step % _COUNT_DEAD_EVERY == 0:
+            self.dead_indices = self.dead_F.nonzero().squeeze(1)
+        losses = self._gradients(x_TD, y_TE)
         self._set_learning_rate()
-        self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
         self.sae.before_step()
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.gradient_clip, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip, foreach=True)
         self.optimiser.step()
-        self.sae.after_step()
+        self.sae.after_step(losses.parts)
+        self._move_means()
         self.step += 1
-        self.tokens += len(acts_TD)
-        self.silent_tokens_F += len(acts_TD)
+        self.tokens += len(x_TD)
+        self.silent_tokens_F += len(x_TD)
         self.silent_tokens_F.masked_fill_(losses.fired_F > 0, 0)
         self._add("check.objective", losses.objective)
-        for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+        for name, value in {"loss": losses.total, **losses.parts}.items():
             self._add(f"report.{name}", value)
         if self.step % self.config.check_every_steps == 0:
-            self._check()
+            self._check(x_TD, y_TE)
         return self._report() if self.step % self.report_every == 0 or self.finished else None
+
+    @torch.no_grad()
+    def finish(self) -> SparseAutoencoder:
+        """End the training: the autoencoder, for activations as the model has them."""
+        for name, mean in self._means.items():
+            self._parameters[name].copy_(mean)
+        self.sae.constrain()
+        self.sae.fold(self.scaling.normalisation)
+        return self.sae
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """All state, as tensors and as text: what one safetensors file holds."""
         tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self._parameters.items():
             for moment, value in self.optimiser.state[parameter].items():
                 tensors[f"adam.{name}.{moment}"] = value
+        tensors |= {f"mean.{name}": value for name, value in self._means.items()}
         batches = self.batches.state_dict()
         tensors |= {f"batches.{name}": value for name, value in batches.items() if isinstance(value, Tensor)}
         tensors |= {f"sums.{name}": value for name, value in self._sums.items()}
         tensors["generator"] = self.generator.get_state()
         tensors["silent_tokens_F"] = self.silent_tokens_F
+        tensors["dead_indices"] = self.dead_indices
         scalars = {
             "batches": {name: value for name, value in batches.items() if not isinstance(value, Tensor)},
             **{name: getattr(self, name) for name in _SCALARS},
@@ -110,39 +134,83 @@ class Trainer:
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = value
         self.sae.load_state_dict(groups["sae"])
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self._parameters.items():
             moments = groups["adam"]
             self.optimiser.state[parameter] = {
                 key.removeprefix(f"{name}."): moments[key].to(self.device, copy=True)
                 for key in moments
                 if key.startswith(f"{name}.")
             }
+        for name, mean in self._means.items():
+            mean.copy_(groups["mean"][name])
         self.batches.load_state_dict({**groups["batches"], **scalars.pop("batches")})
         self._sums = {name: value.to(self.device, copy=True) for name, value in groups.get("sums", {}).items()}
         self.generator.set_state(groups["generator"][""])
         self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
+        self.dead_indices = groups["dead_indices"][""].to(self.device, copy=True)
         for name in _SCALARS:
             setattr(self, name, scalars[name])
 
-    def _initialise(self) -> None:
-        """Measure the activations' spread on a sample from all over the corpus, and set the weights."""
-        rows = len(self.reader)
-        run = min(_SAMPLE_RUN_ROWS, rows)
-        places = min(_SAMPLE_PLACES, rows // run)
-        starts = [place * rows // places for place in range(places)]
-        sample_TD = torch.cat([self.reader.acts(start, start + run) for start in starts]).float()
-        variance = sample_TD.var(dim=0, correction=0).mean()
-        self.sae.spread.copy_(variance.sqrt().clamp(min=1e-8))
-        self.sae.initialise(sample_TD / self.sae.spread, self.generator)
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        """The next inputs and targets, normalised, without tokens of too large a norm."""
+        input_TD, target_TE = as_pair(self.batches.next_batch())
+        x_TD = self.scaling.inputs(input_TD.to(self.device, torch.float32))
+        y_TE = self.scaling.targets(target_TE.to(self.device, torch.float32)) if self.config.target_hook else x_TD
+        if self.config.max_norm_ratio is None:
+            return x_TD, y_TE
+        kept_T = x_TD.norm(dim=1) <= self.scaling.max_norm
+        if not bool(kept_T.any()):
+            message = f"max_norm_ratio {self.config.max_norm_ratio:g} leaves out every token of a batch: raise it."
+            raise ConfigError(message)
+        self.filtered_tokens += int((~kept_T).sum())
+        return x_TD[kept_T], y_TE[kept_T]
+
+    def _gradients(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
+        """Gradients of a whole batch; where memory runs out, the same again in smaller parts."""
+        while True:
+            try:
+                return self._accumulated(x_TD, y_TE)
+            except torch.OutOfMemoryError as error:
+                if self.micro_batches >= len(x_TD):
+                    message = (
+                        f"Out of memory with one token at a time at width {self.config.sae.width:,}. "
+                        "Lower width, or use a device with more memory: see mistudio check-memory."
+                    )
+                    raise ConfigError(message) from error
+                self.micro_batches = min(2 * self.micro_batches, len(x_TD))
+                logger.warning(
+                    "Out of memory at step %d: going on with %d parts a batch.", self.step, self.micro_batches
+                )
+
+    def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
+        self.optimiser.zero_grad(set_to_none=True)
+        stage = Stage(self.step / self.num_steps, self.dead_indices if len(self.dead_indices) else None)
+        summed: list[Losses] = []
+        for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
+            share = len(x_PD) / len(x_TD)
+            losses = self.sae.losses(x_PD, y_PE, stage)
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            parts = {name: value * share for name, value in losses.parts.items()}
+            summed.append(Losses(losses.total.detach() * share, losses.objective * share, parts, losses.fired_F))
+        return summed[0] if len(summed) == 1 else _sum(summed)
+
+    @torch.no_grad()
+    def _move_means(self) -> None:
+        # Early on the mean is of few steps, so that the first weights do not linger.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, mean in self._means.items():
+            mean.lerp_(self._parameters[name], 1 - decay)
 
     def _set_learning_rate(self) -> None:
-        """Linear rise, plateau, linear fall to zero."""
+        """Linear rise, plateau, linear or cosine fall to zero."""
         warmup = self.config.warmup_fraction * self.num_steps
         rise = (self.step + 1) / warmup if warmup else 1.0
         decay_steps = self.num_steps - self.decay_start
-        fall = (self.num_steps - self.step) / decay_steps if decay_steps else 1.0
+        fall = min((self.num_steps - self.step) / decay_steps, 1.0) if decay_steps else 1.0
+        if self.config.decay == "cosine":
+            fall = (1 - math.cos(math.pi * fall)) / 2
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.peak_learning_rate * min(rise, fall, 1.0)
+            group["lr"] = self.config.peak_learning_rate * min(rise, fall)
 
     def _add(self, name: str, value: Tensor) -> None:
         if name in self._sums:
@@ -163,6 +231,7 @@ class Trainer:
             **self._take_means("report.", self.step - last_step),
             "dead_fraction": float(self.dead_F.float().mean()),
             "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
+            "micro_batches": float(self.micro_batches),
         }
         if not math.isfinite(metrics["loss"]):
             message = (
@@ -173,10 +242,10 @@ class Trainer:
         self.history.append(metrics)
         return metrics
 
-    def _check(self) -> None:
+    def _check(self, x_TD: Tensor, y_TE: Tensor) -> None:
         """Revive silent latents, and start the final decay early where nothing is gained any more."""
         loss = self._take_means("check.", self.config.check_every_steps)["objective"]
-        self._revive()
+        self._revive(x_TD, y_TE)
         settled_at = max(self.sae.ramp_fraction, self.config.warmup_fraction) * self.num_steps
         if self.step >= self.decay_start or self.step - self.config.check_every_steps < settled_at:
             return
@@ -195,17 +264,28 @@ class Trainer:
         self.decay_start, self.num_steps = self.step, min(self.step + decay_steps, self.num_steps)
 
     @torch.no_grad()
-    def _revive(self) -> None:
+    def _revive(self, x_TD: Tensor, y_TE: Tensor) -> None:
         dead_F = self.dead_F
         if self.step >= self.decay_start or not bool(dead_F.any()):
             return
-        revived_F = self.sae.revive(dead_F, self.generator)
+        revived_F = self.sae.revive(dead_F, x_TD, y_TE, self.generator)
         if not bool(revived_F.any()):
             return
         self.silent_tokens_F[revived_F] = 0
         for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[parameter][moment][revived_F] = 0
+
+
+def _sum(summed: list[Losses]) -> Losses:
+    """The losses of a batch from those of its parts, which are weighted by their size already."""
+    parts = {name: torch.stack([each.parts[name] for each in summed]).sum() for name in summed[0].parts}
+    return Losses(
+        torch.stack([each.total for each in summed]).sum(),
+        torch.stack([each.objective for each in summed]).sum(),
+        parts,
+        torch.stack([each.fired_F for each in summed]).sum(dim=0),
+    )
 
 
 def _steps_for(tokens: int, rows: int, batch_size: int) -> int:
@@ -217,6 +297,8 @@ def _steps_for(tokens: int, rows: int, batch_size: int) -> int:
 _SCALARS = (
     "step",
     "tokens",
+    "filtered_tokens",
+    "micro_batches",
     "num_steps",
     "decay_start",
     "stopped_because",

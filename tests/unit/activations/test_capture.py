@@ -3,6 +3,8 @@
 Shape legend: B sequences, T tokens, N rows, D width.
 """
 
+import errno
+import threading
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -19,10 +21,11 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, CaptureConfig, batch_tensors
 from mistudio.activations.plan import plan_capture
+from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Produced, Store, artifact_uris, open_store
 from mistudio.corpus.ingest import is_held_out
 from mistudio.corpus.reader import SPLITS, TokenCorpus
-from mistudio.errors import ConfigError, InputError, SubjectError
+from mistudio.errors import ConfigError, InputError, StorageFull, SubjectError
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from tests.support.tiny import (
     CONTEXT_LENGTH,
@@ -271,6 +274,26 @@ def test_an_interrupted_run_goes_on_at_the_shard_and_ends_with_the_same_digest(
     assert (resumed.found, resumed.artifact.digest) == (False, whole.digest)
     assert {name: store.fetch(name).stat().st_ino for name in finished} == finished
     assert list(resumed.artifact.problems()) == []
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_part_of_a_shard(
+    llama: Subject, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    class Full(ShardWriter):
+        def append_narrow(self, narrow_ND: Tensor, meta_N: dict[str, Any]) -> None:
+            written.append(len(narrow_ND))
+            if len(written) == 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().append_narrow(narrow_ND, meta_N)
+
+    monkeypatch.setattr(capture_module, "ShardWriter", Full)
+    threads = threading.active_count()
+    with pytest.raises(StorageFull):
+        captured(store, llama, SMALL_SHARDS)
+    assert list(store.list()) == []
+    assert threading.active_count() == threads
 
 
 def test_a_shard_that_lacks_one_hook_point_is_captured_again_and_no_other(

@@ -1,11 +1,15 @@
 """Reading activations in order: rows across shards, and chunks that never cut a sequence."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mistudio.activations import ActivationReader
+from mistudio.activations import reader as reader_module
 from mistudio.artifacts import Store, open_store
 from mistudio.errors import DamagedArtifact, InputError
 from tests.unit.activations.conftest import HOOK, publish_rows, row_numbers
@@ -55,6 +59,34 @@ def test_a_hook_point_or_split_that_was_not_captured_is_named_with_those_that_we
     for hook, split in (("resid_post.2", "train"), (HOOK, "heldout"), ("resid_post.11", "train")):
         with pytest.raises(InputError, match=rf"has no activations of {hook} \({split}\); it has {HOOK}\."):
             ActivationReader(artifact, hook, split)
+
+
+def test_pages_that_were_read_do_not_pile_up_and_views_of_them_stay_valid(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "_MAPPED_BYTES", 1 << 16)
+    artifact = publish_rows(store, [[100_000]] * 8)
+    reader = ActivationReader(artifact, HOOK, "train")
+    first = reader.acts(0, 1000)
+    file_bytes = sum(entry.bytes for entry in artifact.manifest.files)
+    most = 0
+    for start in range(0, len(reader), 5000):
+        reader.acts(start, start + 5000).sum()
+        reader.meta(start, start + 5000)
+        most = max(most, mapped_bytes(str(store.fetch(artifact.uri + "/manifest.json").parent)))
+    assert most < file_bytes / 4
+    assert row_numbers(first) == list(range(1000))
+
+
+def mapped_bytes(folder: str) -> int:
+    """Memory that mapped files of this folder take up in this process."""
+    resident, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = folder in line
+        elif inside and line.startswith("Rss:"):
+            resident += int(line.split()[1]) * 1024
+    return resident
 
 
 def test_a_damaged_shard_is_refused(store: Store) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import shards as shards_module
-from mistudio.activations.shards import BLOCK_ROWS, META_COLUMNS, ShardFile, ShardWriter
+from mistudio.activations.shards import BLOCK_ROWS, META_COLUMNS, ShardFile, ShardWriter, block_rows, narrowed
 from mistudio.errors import InputError
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -106,6 +106,28 @@ def test_the_same_rows_give_the_same_bytes_however_they_were_cut(tmp_path: Path)
     write(tmp_path / "a", normal(20_000), "float16")
     write(tmp_path / "b", normal(20_000), "float16", (1, 9000, 17_000))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("width", [64, 512, 768, 5120])
+def test_blocks_of_wide_rows_are_about_a_mebibyte_and_equal_rows_give_equal_bytes(tmp_path: Path, width: int) -> None:
+    rows = block_rows(width)
+    assert rows % 512 == 0
+    assert rows == 512 or (1 << 19) <= 2 * width * rows <= 1 << 20
+    acts_ND = normal(rows + 300, width)
+    shard = write(tmp_path / "a", acts_ND, "bfloat16")
+    write(tmp_path / "b", acts_ND, "bfloat16", (1, 200, rows - 1, rows + 7))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert torch.equal(shard.acts(rows - 5, rows + 5), acts_ND[rows - 5 : rows + 5].bfloat16())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_numbers_of_a_format_are_kept_and_the_next_are_refused(dtype: str) -> None:
+    largest = torch.finfo(DTYPES[dtype]).max
+    kept_ND = torch.tensor([[largest, -largest, -0.0]])
+    assert torch.equal(narrowed(kept_ND, dtype).float(), kept_ND)
+    for value in (2 * largest, -2 * largest, float("inf"), -float("inf"), float("nan"), -float("nan")):
+        with pytest.raises(InputError):
+            narrowed(torch.tensor([[0.0, value, 0.0]]), dtype)
 
 
 def test_a_value_beyond_float16_is_refused_with_the_value_and_what_to_do(tmp_path: Path) -> None:

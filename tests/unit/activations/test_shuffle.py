@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, ShuffledBatches
+from mistudio.activations import ActivationReader, ActivationStream, ShuffledBatches
 from mistudio.artifacts import Store, open_store
 from tests.unit.activations.conftest import HOOK, publish_rows, row_numbers
 
@@ -135,16 +135,32 @@ def test_a_state_holds_no_activations(reader: ActivationReader) -> None:
     }
 
 
+def test_a_sample_comes_from_all_over_the_corpus_and_moves_nothing(reader: ActivationReader) -> None:
+    batches = ShuffledBatches(reader, 64, 512, seed=0)
+    rows = row_numbers(batches.sample(400))
+    assert len(rows) == 400
+    assert Counter(10 * row // NUM_ROWS for row in rows).keys() == set(range(10))
+    assert rows == row_numbers(ShuffledBatches(reader, 1, 10, seed=5).sample(400))
+    assert row_numbers(batches.sample(1)) == list(range(16))
+    assert len(batches.sample(10 * NUM_ROWS)) == NUM_ROWS // 16 * 16
+    assert torch.equal(batches.next_batch(), ShuffledBatches(reader, 64, 512, seed=0).next_batch())
+
+
+def test_a_stream_tells_what_it_serves(reader: ActivationReader) -> None:
+    stream: ActivationStream[Tensor] = ShuffledBatches(reader, 64, 512, seed=0)
+    assert (len(stream), stream.width, stream.target_width, stream.dtype) == (NUM_ROWS, 3, 3, "float16")
+
+
 def test_the_buffer_never_grows(store: Store) -> None:
     reader = ActivationReader(publish_rows(store, [[500] * 20]), HOOK, "train")
     batches = ShuffledBatches(reader, 32, 400, seed=0)
-    ring = batches._ring_ND
+    ring = batches._rings_ND[0]
     assert (batches.capacity, ring.shape) == (400, (400, 3))
     storage = ring.data_ptr()
     tracemalloc.start()
     for _ in range(100):
         assert len(batches.next_batch()) == 32
-        assert batches._ring_ND.data_ptr() == storage
+        assert batches._rings_ND[0].data_ptr() == storage
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import open_store
+from mistudio.errors import InputError
 from mistudio.evaluate.reconstruction import measure_reconstruction
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, new_autoencoder
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
@@ -50,10 +51,22 @@ def test_every_figure_equals_the_direct_computation(
     assert measured.fvu == pytest.approx(((x - rebuilt) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum(), rel=1e-5)
     assert measured.l0 == pytest.approx((acts_NF > 0).sum(axis=1).mean())
     assert measured.l1 == pytest.approx(acts_NF.sum(axis=1).mean(), rel=1e-6)
+    error, variance = ((x - rebuilt) ** 2).sum(axis=1), ((x - x.mean(axis=0)) ** 2).sum(axis=1)
+    assert measured.explained_variance_by_token == pytest.approx((1 - error / variance).mean(), rel=1e-5)
+    assert measured.mse == pytest.approx(((x - rebuilt) ** 2).mean(), rel=1e-5)
+    assert measured.l2_ratio == pytest.approx(
+        (np.linalg.norm(rebuilt, axis=1) / np.linalg.norm(x, axis=1)).mean(), rel=1e-6
+    )
+    bias = (rebuilt**2).sum(axis=1).mean() / (x * rebuilt).sum(axis=1).mean()
+    assert measured.relative_bias == pytest.approx(bias, rel=1e-6)
     cosine = (x * rebuilt).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(rebuilt, axis=1)
     assert measured.cosine == pytest.approx(cosine.mean(), rel=1e-6)
     np.testing.assert_allclose(measured.density_F.numpy(), (acts_NF > 0).mean(axis=0))
     assert not measured.density_F[:5].any()
+    fires_F = (acts_NF > 0).mean(axis=0)
+    assert measured.dead_fraction == pytest.approx((fires_F == 0).mean())
+    for threshold in (0.02, 0.1, 0.3):
+        assert measured.dense_fraction(threshold) == pytest.approx((fires_F > threshold).mean())
 
 
 def test_a_perfect_autoencoder_leaves_nothing_unexplained(reader: ActivationReader) -> None:
@@ -82,3 +95,69 @@ def test_rows_without_any_variance_count_as_rebuilt_or_not(origin: float, fvu: f
         sae.b_dec.fill_(origin)
     measured = measure_reconstruction(sae, ActivationReader(activations, HOOK, "heldout"), None, CPU)
     assert measured.fvu == fvu
+
+
+def axis_sae(scale: float = 1.0, d_out: int | None = None) -> SparseAutoencoder:
+    """One latent for each positive half-axis of the first dimensions, decoded ``scale`` times as long."""
+    sae = new_autoencoder(StandardConfig(width=64), 2, d_out)
+    with torch.no_grad():
+        sae.W_enc[:2] = torch.eye(2)
+        sae.W_dec[0, 0] = sae.W_dec[1, 1] = scale
+        sae.b_enc[2:] = -1
+    return sae
+
+
+def rows_of(rows_ND: Tensor, folder: Path, hook: str = HOOK) -> ActivationReader:
+    return ActivationReader(publish_activations(open_store(str(folder)), rows_ND, rows_ND, hook=hook), hook, "heldout")
+
+
+def test_figures_of_two_tokens_computed_by_hand(tmp_path: Path) -> None:
+    # x = (2, 0) and (2, 4), mean (2, 2); the second latent is halved, so x̂ = (2, 0) and (2, 2).
+    sae = axis_sae()
+    with torch.no_grad():
+        sae.W_dec[1, 1] = 0.5
+    measured = measure_reconstruction(sae, rows_of(torch.tensor([[2.0, 0.0], [2.0, 4.0]]), tmp_path), None, CPU)
+    assert measured.fvu == pytest.approx(4 / 8)
+    assert measured.explained_variance_by_token == pytest.approx((1 + (1 - 4 / 4)) / 2)
+    assert measured.mse == pytest.approx(4 / 4)
+    assert measured.l0 == 1.5
+    assert measured.l1 == pytest.approx((2 + 2 + 4) / 2)
+    assert measured.cosine == pytest.approx((1 + 12 / (20 * 8) ** 0.5) / 2)
+    assert measured.l2_ratio == pytest.approx((1 + (8 / 20) ** 0.5) / 2)
+    assert measured.relative_bias == pytest.approx((4 + 8) / (4 + 12))
+    assert measured.density_F[:3].tolist() == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_relative_bias_is_the_factor_by_which_a_reconstruction_is_too_long(scale: float, tmp_path: Path) -> None:
+    reader = rows_of(torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) + 0.5, tmp_path)
+    measured = measure_reconstruction(axis_sae(scale), reader, None, CPU)
+    assert measured.relative_bias == pytest.approx(scale, rel=1e-5)
+    assert measured.l2_ratio == pytest.approx(scale, rel=1e-5)
+
+
+def test_where_nothing_is_reconstructed_there_is_no_bias(tmp_path: Path) -> None:
+    reader = rows_of(torch.full((10, 2), -1.0), tmp_path)
+    assert measure_reconstruction(axis_sae(), reader, None, CPU).relative_bias is None
+
+
+def test_a_transcoder_is_held_against_its_target(tmp_path: Path) -> None:
+    x_ND = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) + 0.5
+    y_NE = torch.cat([3 * x_ND, torch.ones(300, 1)], dim=1)
+    readers = rows_of(x_ND, tmp_path), rows_of(y_NE, tmp_path, hook="mlp_out.1")
+    sae = axis_sae(3.0, d_out=3)
+    with torch.no_grad():
+        sae.b_dec[2] = 1.0
+    perfect = measure_reconstruction(sae, readers[0], None, CPU, readers[1])
+    assert perfect.fvu == pytest.approx(0, abs=1e-5)
+    assert perfect.cosine == pytest.approx(1, abs=1e-5)
+    with torch.no_grad():
+        sae.W_dec.zero_()
+        sae.b_dec.copy_(readers[1].acts(0, 300).double().mean(dim=0))
+    assert measure_reconstruction(sae, readers[0], None, CPU, readers[1]).fvu == pytest.approx(1, rel=1e-5)
+
+
+def test_input_and_target_of_different_captures_are_refused(tmp_path: Path) -> None:
+    reader, other = rows_of(torch.ones(10, 2), tmp_path), rows_of(torch.ones(12, 2), tmp_path, hook="mlp_out.1")
+    with pytest.raises(InputError, match=r"resid_post\.1 has 10 rows and mlp_out\.1 12: capture both in one run"):
+        measure_reconstruction(axis_sae(), reader, None, CPU, other)

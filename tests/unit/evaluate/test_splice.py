@@ -1,5 +1,6 @@
 """Cross-entropy in the model against the same computed one sequence at a time, with a hook of the test's own."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from mistudio.corpus.ingest import IngestConfig, ingest
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
-from mistudio.evaluate.splice import SpliceLosses, measure_splice
+from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
@@ -34,8 +35,7 @@ def random_sae() -> SparseAutoencoder:
 
 def measure(run: TinyRun, sae: SparseAutoencoder, max_tokens: int = ALL, seed: int = 0) -> SpliceLosses:
     (place,) = resolve_hooks(run.subject, [HookPoint.parse(HOOK)])
-    losses = measure_splice(run.subject, place, sae, TokenCorpus(run.corpus), max_tokens, seed)
-    assert losses is not None
+    (losses,) = measure_splice(run.subject, place, [sae], TokenCorpus(run.corpus), max_tokens, seed)
     return losses
 
 
@@ -80,7 +80,45 @@ def test_batches_with_padding_give_the_losses_of_one_sequence_at_a_time(llama: T
     assert measured.ce_spliced == pytest.approx(rebuilt.ce, rel=1e-5)
     assert measured.ce_zero == pytest.approx(zero.ce, rel=1e-5)
     assert measured.kl == pytest.approx(rebuilt.kl, rel=1e-4)
+    assert measured.kl_zero == pytest.approx(zero.kl, rel=1e-4)
     assert measured.ce_recovered == pytest.approx((zero.ce - rebuilt.ce) / (zero.ce - clean.ce), rel=1e-4)
+    assert measured.kl_recovered == pytest.approx(1 - rebuilt.kl / zero.kl, rel=1e-4)
+
+
+def test_several_autoencoders_in_one_pass_have_the_losses_of_each_alone(llama: TinyRun) -> None:
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    saes = [random_sae(), zero_sae(), identity_sae()]
+    together = measure_splice(llama.subject, place, saes, TokenCorpus(llama.corpus), 500, 0)
+    for losses, sae in zip(together, saes, strict=True):
+        assert losses == measure(llama, sae, max_tokens=500)
+
+
+def mlp_as_transcoder(run: TinyRun) -> Callable[[Tensor], Tensor]:
+    """What block 1 adds to resid_mid in its second half: norm and MLP."""
+    block = copy.deepcopy(run.subject.model.model.layers[1])  # without the hooks that measuring sets
+    return lambda x_ND: block.mlp(block.post_attention_layernorm(x_ND))
+
+
+def test_a_transcoder_reads_at_one_place_and_is_spliced_in_at_another(llama: TinyRun) -> None:
+    perfect_mlp = mlp_as_transcoder(llama)
+
+    class Transcoder(torch.nn.Module):
+        W_dec = torch.zeros(1)
+
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def reconstruct(self, x_ND: Tensor) -> Tensor:
+            return self.factor * perfect_mlp(x_ND)
+
+    places = resolve_hooks(llama.subject, [HookPoint.parse("resid_mid.1"), HookPoint.parse("mlp_out.1")])
+    saes = [Transcoder(1.0), Transcoder(0.0)]
+    perfect, empty = measure_splice(llama.subject, Ends(*places), saes, TokenCorpus(llama.corpus), 1000, 0)
+    assert perfect.ce_spliced == pytest.approx(perfect.ce_clean, rel=1e-5)
+    assert perfect.kl == pytest.approx(0, abs=1e-5)
+    assert empty.ce_spliced == pytest.approx(empty.ce_zero, rel=1e-6)
+    assert empty.kl > 0.001
 
 
 @pytest.mark.parametrize("logit_bytes", [1, 30_000, 100_000])
@@ -141,8 +179,7 @@ def test_without_special_tokens_the_first_token_is_not_asked_for(llama: TinyRun,
         count += len(ids) - 1
         ce -= float(log_probs_TV.gather(1, ids[1:, None]).sum())
     (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
-    losses = measure_splice(llama.subject, place, identity_sae(), corpus, ALL, 0)
-    assert losses is not None
+    (losses,) = measure_splice(llama.subject, place, [identity_sae()], corpus, ALL, 0)
     assert losses.predictions == count
     assert losses.ce_clean == pytest.approx(ce / count, rel=1e-5)
 
@@ -161,8 +198,12 @@ def test_which_sequences_are_drawn_depends_on_the_seed_alone(llama: TinyRun) -> 
 
 
 def test_nothing_is_recovered_where_zeroing_costs_nothing() -> None:
-    assert SpliceLosses(10, ce_clean=2.0, ce_spliced=2.0, ce_zero=1.9, kl=0.0).ce_recovered is None
-    assert SpliceLosses(10, ce_clean=2.0, ce_spliced=2.5, ce_zero=4.0, kl=0.0).ce_recovered == 0.75
+    harmless = SpliceLosses(10, ce_clean=2.0, ce_zero=1.9, kl_zero=0.0, ce_spliced=2.0, kl=0.0)
+    assert harmless.ce_recovered is None
+    assert harmless.kl_recovered is None
+    harmful = SpliceLosses(10, ce_clean=2.0, ce_zero=4.0, kl_zero=0.8, ce_spliced=2.5, kl=0.2)
+    assert harmful.ce_recovered == 0.75
+    assert harmful.kl_recovered == pytest.approx(0.75)
 
 
 def test_an_encoder_is_asked_for_masked_tokens(bert: TinyRun) -> None:
@@ -209,10 +250,10 @@ def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(
 def test_an_encoder_without_a_mask_token_cannot_be_asked(bert: TinyRun) -> None:
     subject = dataclasses.replace(bert.subject, tokenizer=tiny_bert_tokenizer())
     (place,) = resolve_hooks(subject, [HookPoint.parse(HOOK)])
-    assert measure_splice(subject, place, zero_sae(), TokenCorpus(bert.corpus), ALL, 0) is None
+    assert measure_splice(subject, place, [zero_sae()], TokenCorpus(bert.corpus), ALL, 0) == []
 
 
 def test_a_model_without_a_head_cannot_be_asked(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama.subject.model, "get_output_embeddings", lambda: None)
     (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
-    assert measure_splice(llama.subject, place, zero_sae(), TokenCorpus(llama.corpus), ALL, 0) is None
+    assert measure_splice(llama.subject, place, [zero_sae()], TokenCorpus(llama.corpus), ALL, 0) == []

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError, NotFound
-from mistudio.evaluate import DENSITY_NAME, METRICS_NAME, EvaluateConfig, evaluate
-from mistudio.sae import TopKConfig, new_autoencoder
+from mistudio.evaluate import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME, EvaluateConfig, evaluate
+from mistudio.evaluate.cosines import largest_cosines
+from mistudio.report.metrics import METRICS as REPORTED
+from mistudio.sae import TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, SubjectSource
 from mistudio.train import TrainConfig, train
 from tests.support.tiny import WIDTH, tiny_llama
@@ -66,18 +70,73 @@ def test_a_perfect_and_an_empty_autoencoder_mark_the_ends_of_the_scale(llama: Ti
 def test_files_and_summary_are_what_the_report_reads(llama: TinyRun, trained: Artifact) -> None:
     evaluation = evaluate(llama.store, trained, llama.source, CPU).artifact
     metrics = metrics_of(evaluation)
-    assert metrics.keys() == METRICS.keys()
+    assert metrics.keys() >= METRICS.keys()
+    assert metrics.keys() >= {metric.key for metric in REPORTED}
     assert metrics["explained_variance"] == pytest.approx(1 - metrics["fvu"])
     assert metrics["tokens"] == llama.activations.manifest.summary["heldout_tokens"]
     assert evaluation.manifest.summary == {name: round(value, 6) for name, value in metrics.items()}
     assert evaluation.manifest.inputs["sae"] == trained.ref
     assert evaluation.manifest.inputs["subject"].digest == llama.source.digest
 
-    density = pq.read_table(evaluation.file(DENSITY_NAME)).to_pydict()
+    table = pq.read_table(evaluation.file(DENSITY_NAME))
+    density = table.to_pydict()
     assert density["feature"] == list(range(SAE.width))
     assert sum(density["density"]) == pytest.approx(metrics["l0"])
     dead = sum(value == 0 for value in density["density"]) / SAE.width
     assert metrics["dead_fraction"] == pytest.approx(dead)
+    dense = sum(value > 0.1 for value in density["density"]) / SAE.width
+    assert metrics["dense_fraction"] == pytest.approx(dense)
+
+    cosine_F = largest_cosines(load_autoencoder(trained).W_dec).numpy()
+    np.testing.assert_allclose(table["max_cosine"].to_numpy(), cosine_F)
+    assert metrics["redundancy_mean"] == pytest.approx(cosine_F.mean(), rel=1e-6)
+    assert metrics["redundancy_p50"] == pytest.approx(np.median(cosine_F), rel=1e-6)
+    assert metrics["redundancy_p99"] == pytest.approx(np.quantile(cosine_F, 0.99), rel=1e-6)
+
+
+def test_histograms_count_every_latent_once(llama: TinyRun, trained: Artifact) -> None:
+    evaluation = evaluate(llama.store, trained, llama.source, CPU).artifact
+    density_F = pq.read_table(evaluation.file(DENSITY_NAME))["density"].to_numpy()
+    histograms = json.loads(evaluation.file(HISTOGRAMS_NAME).read_bytes())
+    density, cosine = histograms["log10_density"], histograms["max_cosine"]
+    assert histograms["never_fired"] == (density_F == 0).sum()
+    assert sum(density["latents"]) + histograms["never_fired"] == SAE.width == sum(cosine["latents"])
+    assert len(density["edges"]) == len(density["latents"]) + 1
+    often = sum(n for edge, n in zip(density["edges"], density["latents"], strict=False) if edge >= -1 - 1e-9)
+    assert often == (density_F >= 0.1).sum()
+
+
+def test_the_control_is_measured_on_the_same_tokens_and_left_out_where_it_is_not_wanted(
+    llama: TinyRun, trained: Artifact
+) -> None:
+    metrics = metrics_of(evaluate(llama.store, trained, llama.source, CPU).artifact)
+    assert metrics["control.random_l0"] == pytest.approx(metrics["l0"], rel=0.02)
+    assert 5 * metrics["fvu"] < metrics["control.random_fvu"] < 1
+    assert metrics["control.random_ce_recovered"] < metrics["ce_recovered"]
+    assert metrics["control.random_kl"] > 5 * metrics["kl"]
+    assert metrics["kl_recovered"] == pytest.approx(1 - metrics["kl"] / metrics["kl_zero"])
+    plain = metrics_of(evaluate(llama.store, trained, llama.source, CPU, EvaluateConfig(control=False)).artifact)
+    assert plain == {name: value for name, value in metrics.items() if not name.startswith("control.")}
+
+
+def test_what_counts_as_dense_can_be_chosen(llama: TinyRun, trained: Artifact) -> None:
+    strict = metrics_of(evaluate(llama.store, trained, llama.source, CPU, EvaluateConfig(dense_above=0.001)).artifact)
+    usual = metrics_of(evaluate(llama.store, trained, llama.source, CPU).artifact)
+    assert strict["dense_fraction"] > usual["dense_fraction"]
+
+
+def test_a_transcoder_is_evaluated_where_it_writes(llama: TinyRun) -> None:
+    reader, target = (ActivationReader(llama.activations, hook, "train") for hook in ("resid_mid.1", "mlp_out.1"))
+    mean_D = target.acts(0, len(target)).double().mean(dim=0)
+    empty = zero_sae()
+    with torch.no_grad():
+        empty.b_dec.copy_(mean_D)
+    sae = publish_sae(llama.store, empty, llama.activations, "resid_mid.1", "mlp_out.1")
+    metrics = metrics_of(evaluate(llama.store, sae, llama.source, CPU).artifact)
+    assert reader.width == target.width == WIDTH
+    assert metrics["fvu"] == pytest.approx(1, rel=0.05)  # the mean of other documents
+    assert metrics["ce_clean"] < metrics["ce_spliced"]
+    assert metrics["control.random_fvu"] < 1.05
 
 
 def test_an_evaluation_is_found_again_unless_something_that_matters_differs(llama: TinyRun, trained: Artifact) -> None:

@@ -69,22 +69,28 @@ def zero_sae() -> SparseAutoencoder:
     return new_autoencoder(StandardConfig(width=64), WIDTH)
 
 
-def publish_sae(store: Store, sae: SparseAutoencoder, activations: Artifact, hook: str = HOOK) -> Artifact:
+def publish_sae(
+    store: Store, sae: SparseAutoencoder, activations: Artifact, hook: str = HOOK, target_hook: str | None = None
+) -> Artifact:
     """Publish an autoencoder as the train step would have."""
 
     def build(draft: Draft) -> Summary:
         with draft.stage(WEIGHTS_NAME) as path:
             save_weights(sae, path)
-        draft.write(CONFIG_NAME, config_json(sae, hook, 0.5))
+        draft.write(CONFIG_NAME, config_json(sae, hook, 0.5, target_hook))
         return {}
 
-    content = {"weights": float(sum((value.double() ** 2).sum() for value in sae.state_dict().values())), "hook": hook}
+    content = {
+        "weights": float(sum((value.double() ** 2).sum() for value in sae.state_dict().values())),
+        "hook": hook,
+        "target_hook": target_hook,
+    }
     recipe = Recipe(kind="sae", config=content, inputs={"activations": activations.ref})
     return produce(store, recipe, "train", build).artifact
 
 
 def _captured(store: Store, source: SubjectSource, corpus: Artifact) -> TinyRun:
-    config = CaptureConfig(hooks=(HOOK, "mlp_act.1"), shard_bytes=1 << 16)
+    config = CaptureConfig(hooks=(HOOK, "mlp_act.1", "resid_mid.1", "mlp_out.1"), shard_bytes=1 << 16)
     activations = capture(store, corpus, source, CPU, config).artifact
     return TinyRun(store, source, corpus, activations, load_subject(source, CPU))
 

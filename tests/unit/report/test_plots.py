@@ -2,9 +2,16 @@ import io
 
 import pytest
 
-from mistudio.report.plots import ce_figure, density_figure, training_figure
+from mistudio.report.plots import (
+    ce_figure,
+    density_figure,
+    probing_figure,
+    redundancy_figure,
+    stability_figure,
+    training_figure,
+)
 
-pytest.importorskip("matplotlib")
+BarContainer = pytest.importorskip("matplotlib.container").BarContainer
 
 
 def png_of(figure) -> bytes:
@@ -43,6 +50,46 @@ def test_cross_entropy_leaves_out_what_was_not_measured():
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [1.9, 2.0]
     assert axes.get_title() == "CE recovered 0.980"
+
+
+def test_redundancy_counts_every_feature_from_minus_one_to_one():
+    figure = redundancy_figure([-1.0, 0.0, 0.5, 1.0])
+    (axes,) = figure.axes
+    assert sum(bar.get_height() for bar in axes.patches) == 4
+    assert axes.get_title() == "4 features, mean 0.125"
+    assert png_of(figure).startswith(b"\x89PNG")
+
+
+def test_stability_shows_autoencoders_beside_random_ones():
+    figure = stability_figure([0.9, 0.8], [0.2, 0.3, 0.4])
+    (axes,) = figure.axes
+    assert sum(bar.get_height() for bar in axes.patches) == 5
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["autoencoders", "random"]
+
+
+def average(representation, k, value, metric="auroc"):
+    return {
+        "representation": representation,
+        "k": k,
+        "metric": metric,
+        "value": value,
+        "low": value - 0.1,
+        "high": value + 0.05,
+    }
+
+
+def test_probing_has_a_group_of_bars_for_each_k_and_a_line_for_the_dense_probe():
+    entries = [average("dense", 0, 0.9), average("sae", 1, 0.8), average("sae", 16, 0.85)]
+    entries += [average(name, k, value) for name, value in (("random", 0.6), ("shuffled", 0.5)) for k in (1, 16)]
+    figure = probing_figure([*entries, average("sae", 1, 0.1, "accuracy")], "auroc")
+    (axes,) = figure.axes
+    bars = [container for container in axes.containers if isinstance(container, BarContainer)]
+    assert [[bar.get_height() for bar in container] for container in bars] == [[0.8, 0.85], [0.6, 0.6], [0.5, 0.5]]
+    (interval, _) = bars[0].errorbar.lines[2][0].get_segments()
+    assert interval[:, 1].tolist() == pytest.approx([0.7, 0.85])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "16"]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "dense probe"] == [0.9]
+    assert png_of(figure).startswith(b"\x89PNG")
 
 
 def test_figures_stay_out_of_pyplot():

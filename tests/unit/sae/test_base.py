@@ -4,10 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.sae import ActiveLatents, SparseAutoencoder, StandardConfig, TopKConfig, base, new_autoencoder
+from mistudio.errors import ConfigError
+from mistudio.sae import (
+    ActiveLatents,
+    Normalisation,
+    SparseAutoencoder,
+    TopKConfig,
+    architectures,
+    base,
+    new_autoencoder,
+)
+from tests.support.naive_sae import small_config
 
 WIDTH, D_IN = 80, 10
-ARCHITECTURES = [TopKConfig(width=WIDTH, k=6), StandardConfig(width=WIDTH)]
+ARCHITECTURES = [small_config(name, WIDTH) for name in architectures()]
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda config: config.architecture)
@@ -15,8 +25,9 @@ def sae(request: pytest.FixtureRequest) -> SparseAutoencoder:
     sae = new_autoencoder(request.param, D_IN)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+        for name in sae.weight_names():
+            weight = getattr(sae, name)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.4)
     return sae.double()
 
 
@@ -59,6 +70,8 @@ def test_tokens_without_active_latents_are_rebuilt_as_the_origin(sae: SparseAuto
 def test_nothing_active_at_all_rebuilds_the_origin(sae: SparseAutoencoder, x_TD: Tensor) -> None:
     with torch.no_grad():
         sae.b_enc.fill_(-100)
+        if "threshold" in sae.weight_names():
+            sae.threshold.fill_(0.1)
     assert not len(sae.encode_active(x_TD).value_A)
     torch.testing.assert_close(sae.reconstruct(x_TD), sae.b_dec.detach().expand(len(x_TD), -1))
 
@@ -91,16 +104,61 @@ def test_encoding_never_holds_more_preactivations_than_a_block(
     assert sizes == [10, 10, 10, 3]
 
 
-def test_folding_the_spread_in_gives_the_same_reconstruction_in_the_models_units(
+def test_folding_the_normalisation_in_gives_the_same_reconstruction_in_the_models_units(
     sae: SparseAutoencoder, x_TD: Tensor
 ) -> None:
-    sae.spread.fill_(37.0)
-    rebuilt_TD = sae.reconstruct(x_TD)
-    active = sae.encode_active(x_TD)
-    sae.fold_spread()
-    raw_TD = x_TD * 37.0
-    torch.testing.assert_close(sae.reconstruct(raw_TD), rebuilt_TD * 37.0)
+    rebuilt_TD, active = sae.reconstruct(x_TD), sae.encode_active(x_TD)
+    mean_D = torch.randn(D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    sae.fold(Normalisation(mean_D, 37.0, mean_D, 37.0))
+    raw_TD = x_TD * 37.0 + mean_D
+    torch.testing.assert_close(sae.reconstruct(raw_TD), rebuilt_TD * 37.0 + mean_D)
     folded = sae.encode_active(raw_TD)
     assert torch.equal(folded.feature_A, active.feature_A)
     torch.testing.assert_close(folded.value_A, active.value_A * 37.0)
-    assert float(sae.spread) == 1.0
+
+
+@pytest.mark.parametrize("skip", ["none", "linear"])
+@pytest.mark.parametrize("name", architectures())
+def test_folding_a_transcoder_takes_inputs_and_gives_outputs_in_their_own_units(name: str, skip: str) -> None:
+    sae = new_autoencoder(small_config(name, WIDTH, skip=skip), D_IN, D_IN + 3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for weight in (getattr(sae, name) for name in sae.weight_names()):
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.4)
+    sae = sae.double()
+    x_TD, mean_D, mean_E = (torch.randn(*shape, dtype=torch.float64) for shape in ((9, D_IN), (D_IN,), (D_IN + 3,)))
+    rebuilt_TE = sae.reconstruct(x_TD)
+    sae.fold(Normalisation(mean_D, 3.0, mean_E, 0.5))
+    torch.testing.assert_close(sae.reconstruct(x_TD * 3.0 + mean_D), rebuilt_TE * 0.5 + mean_E)
+
+
+def test_a_scaled_skip_passes_its_share_of_the_input_beside_the_latents() -> None:
+    plain, skipping = (new_autoencoder(TopKConfig(width=64, k=4, skip=skip), D_IN) for skip in ("none", "scale"))
+    for sae in (plain, skipping):
+        sae.initialise(torch.zeros(1, D_IN), torch.Generator().manual_seed(0))
+    x_TD = torch.randn(5, D_IN)
+    torch.testing.assert_close(skipping.reconstruct(x_TD), plain.reconstruct(x_TD) + 0.1 * x_TD)
+    assert not skipping.skip_scale.requires_grad
+    mean_D = torch.randn(D_IN)
+    before_TD = skipping.reconstruct(x_TD)
+    skipping.fold(Normalisation(mean_D, 2.0, mean_D, 2.0))
+    torch.testing.assert_close(skipping.reconstruct(x_TD * 2.0 + mean_D), before_TD * 2.0 + mean_D)
+
+
+def test_decoding_with_a_skip_needs_the_input() -> None:
+    sae = new_autoencoder(TopKConfig(width=64, k=4, skip="scale"), D_IN)
+    with pytest.raises(ConfigError, match="has a skip \\(scale\\): decoding needs its input too"):
+        sae.decode(torch.zeros(2, 64))
+
+
+def test_a_skip_that_scales_is_refused_where_widths_differ() -> None:
+    with pytest.raises(ConfigError, match="not 10 and 12. Use linear"):
+        new_autoencoder(TopKConfig(width=64, k=4, skip="scale"), D_IN, 12)
+
+
+def test_a_learned_skip_never_passes_everything() -> None:
+    sae = new_autoencoder(TopKConfig(width=64, k=4, skip="learned_scale"), D_IN)
+    with torch.no_grad():
+        sae.skip_scale.fill_(1.7)
+    sae.constrain()
+    assert sae.skip_scale.item() == pytest.approx(0.9)

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from mistudio.artifacts import Artifact, Draft, Recipe, Summary, open_store, produce
 from mistudio.errors import DamagedArtifact
 from mistudio.sae import (
+    ArchitectureConfig,
     SparseAutoencoder,
-    StandardConfig,
     TopKConfig,
+    architectures,
     config_json,
     hook_of,
     load_autoencoder,
@@ -22,16 +23,18 @@ from mistudio.sae import (
     spread_of,
 )
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
+from tests.support.naive_sae import small_config
 
-ARCHITECTURES = [TopKConfig(width=64, k=6, aux_k=3), StandardConfig(width=96, l1_coefficient=0.25)]
+ARCHITECTURES = [TopKConfig(width=64, k=6, aux_k=3), *(small_config(name, 96) for name in architectures())]
 D_IN = 12
 
 
-def make(config: TopKConfig | StandardConfig) -> SparseAutoencoder:
+def make(config: ArchitectureConfig) -> SparseAutoencoder:
     sae = new_autoencoder(config, D_IN)
     with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        for name in sae.weight_names():
+            weight = getattr(sae, name)
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     return sae
 
 
@@ -55,15 +58,15 @@ def publish(tmp_path: Path) -> Callable[..., Artifact]:
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=lambda config: config.architecture)
-def test_what_was_saved_is_loaded(config: TopKConfig | StandardConfig, publish: Callable[..., Artifact]) -> None:
+def test_what_was_saved_is_loaded(config: ArchitectureConfig, publish: Callable[..., Artifact]) -> None:
     sae = make(config)
     artifact = publish(sae)
     loaded = load_autoencoder(artifact)
     assert type(loaded) is type(sae)
     assert loaded.config == config
     assert loaded.d_in == D_IN
-    for name, value in sae.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
+    for name in sae.weight_names():
+        assert torch.equal(getattr(loaded, name), getattr(sae, name)), name
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert hook_of(artifact) == "resid_post.1"
     assert spread_of(artifact) == 2.5
@@ -85,7 +88,7 @@ def without(content: dict[str, object], name: str) -> dict[str, object]:
         lambda content: without(content, "d_in"),
         lambda content: {**content, "d_in": "wide"},
         lambda content: {**content, "sae": {**content["sae"], "k": 0}},
-        lambda content: {**content, "sae": {**content["sae"], "architecture": "gated"}},
+        lambda content: {**content, "sae": {**content["sae"], "architecture": "vae"}},
         lambda content: {**content, "spread": 0.0},
         lambda content: [content],
     ],

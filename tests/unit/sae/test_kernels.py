@@ -1,4 +1,4 @@
-"""The sparse products against dense ones, in float64, with all gradients."""
+"""The sparse products against dense ones, in float64, with all gradients; and the selection of latents."""
 
 import pytest
 import torch
@@ -6,87 +6,100 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mistudio.sae import kernels
 from mistudio.sae.kernels import (
     ActivePattern,
     active_preactivations,
+    encoder_product,
     naive_decode,
     naive_preactivations,
     sparse_decode,
-    top_indices,
 )
+from mistudio.sae.selection import batch_top, top_indices
 
 
-def random_pattern(num_tokens: int, num_features: int, k: int, generator: torch.Generator) -> Tensor:
-    """K different latents a token, unsorted; the same latents come back on other tokens."""
-    return torch.rand(num_tokens, num_features, generator=generator).argsort(dim=1)[:, :k]
+def random_mask(num_tokens: int, num_features: int, share: float, generator: torch.Generator) -> Tensor:
+    """Any number of latents a token, none as well."""
+    return torch.rand(num_tokens, num_features, generator=generator) < share
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
 
 
-def gradients(out_TX: Tensor, weights_TX: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad((out_TX * weights_TX).sum(), inputs))
+def gradients(out: Tensor, weights: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad((out * weights).sum(), inputs))
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Tokens, features, active latents, width, seed."""
-    num_features = draw(st.integers(1, 9))
-    k = draw(st.integers(1, num_features))
-    return draw(st.integers(1, 7)), num_features, k, draw(st.integers(1, 6)), draw(st.integers(0, 2**31))
+def shapes(draw: st.DrawFn) -> tuple[int, int, float, int, int]:
+    """Tokens, features, share of active latents, width, seed."""
+    share = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    return draw(st.integers(1, 7)), draw(st.integers(1, 9)), share, draw(st.integers(1, 6)), draw(st.integers(0, 2**31))
 
 
+@pytest.fixture(params=[0.0, 1.0], ids=["dense products", "bags of rows"])
+def dense_share(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(kernels, "_DENSE_SHARE", request.param)
+    return float(request.param)
+
+
+@pytest.mark.usefixtures("dense_share")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(shapes())
-def test_sparse_decode_and_its_gradients_equal_the_dense_form(shape: tuple[int, int, int, int, int]) -> None:
-    num_tokens, num_features, k, d_in, seed = shape
+def test_sparse_decode_and_its_gradients_equal_the_dense_form(shape: tuple[int, int, float, int, int]) -> None:
+    num_tokens, num_features, share, d_out, seed = shape
     generator = torch.Generator().manual_seed(seed)
-    indices_TK = random_pattern(num_tokens, num_features, k, generator)
-    values_TK, weight_FD = normal(generator, num_tokens, k), normal(generator, num_features, d_in)
-    upstream_TD = normal(generator, num_tokens, d_in).detach()
-    fast_TD = sparse_decode(values_TK, weight_FD, ActivePattern(indices_TK, num_features))
-    naive_TD = naive_decode(values_TK, weight_FD, indices_TK)
-    torch.testing.assert_close(fast_TD, naive_TD, rtol=1e-12, atol=1e-12)
-    fast = gradients(fast_TD, upstream_TD, [values_TK, weight_FD])
-    naive = gradients(naive_TD, upstream_TD, [values_TK, weight_FD])
+    pattern = ActivePattern.of_mask(random_mask(num_tokens, num_features, share, generator))
+    values_A, weight_FE = normal(generator, len(pattern.feature_A)), normal(generator, num_features, d_out)
+    upstream_TE = normal(generator, num_tokens, d_out).detach()
+    fast_TE, naive_TE = sparse_decode(values_A, weight_FE, pattern), naive_decode(values_A, weight_FE, pattern)
+    torch.testing.assert_close(fast_TE, naive_TE, rtol=1e-12, atol=1e-12)
+    fast, naive = (gradients(out_TE, upstream_TE, [values_A, weight_FE]) for out_TE in (fast_TE, naive_TE))
     torch.testing.assert_close(fast, naive, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("dense_share")
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(shapes())
 def test_active_preactivations_and_their_gradients_equal_the_dense_form(
-    shape: tuple[int, int, int, int, int],
+    shape: tuple[int, int, float, int, int],
 ) -> None:
-    num_tokens, num_features, k, d_in, seed = shape
+    num_tokens, num_features, share, d_in, seed = shape
     generator = torch.Generator().manual_seed(seed)
-    indices_TK = random_pattern(num_tokens, num_features, k, generator)
+    pattern = ActivePattern.of_mask(random_mask(num_tokens, num_features, share, generator))
     x_TD = normal(generator, num_tokens, d_in).detach()
-    b_pre_D, W_enc_FD = normal(generator, d_in), normal(generator, num_features, d_in)
-    b_enc_F = normal(generator, num_features)
-    upstream_TK = normal(generator, num_tokens, k).detach()
-    pre_TF = ((x_TD - b_pre_D) @ W_enc_FD.T + b_enc_F).detach()
-    pattern = ActivePattern(indices_TK, num_features)
-    fast_TK = active_preactivations(pre_TF, x_TD, b_pre_D, W_enc_FD, b_enc_F, pattern)
-    naive_TK = naive_preactivations(x_TD, b_pre_D, W_enc_FD, b_enc_F, indices_TK)
-    torch.testing.assert_close(fast_TK, naive_TK, rtol=1e-12, atol=1e-12)
-    parameters = [b_pre_D, W_enc_FD, b_enc_F]
-    fast, naive = (gradients(out_TK, upstream_TK, parameters) for out_TK in (fast_TK, naive_TK))
+    W_enc_FD, b_enc_F = normal(generator, num_features, d_in), normal(generator, num_features)
+    upstream_A = normal(generator, len(pattern.feature_A)).detach()
+    pre_TF = encoder_product(x_TD, W_enc_FD, b_enc_F, torch.float64)
+    fast_A = active_preactivations(pre_TF, x_TD, W_enc_FD, b_enc_F, pattern)
+    naive_A = naive_preactivations(x_TD, W_enc_FD, b_enc_F, pattern)
+    torch.testing.assert_close(fast_A, naive_A, rtol=1e-12, atol=1e-12)
+    fast, naive = (gradients(out_A, upstream_A, [W_enc_FD, b_enc_F]) for out_A in (fast_A, naive_A))
     torch.testing.assert_close(fast, naive, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("dense_share")
+def test_a_narrow_encoder_product_only_selects() -> None:
+    generator = torch.Generator().manual_seed(6)
+    x_TD, W_enc_FD, b_enc_F = (normal(generator, *shape).detach().float() for shape in ((20, 8), (32, 8), (32,)))
+    pre_TF = encoder_product(x_TD, W_enc_FD, b_enc_F, torch.bfloat16)
+    pattern = ActivePattern.of_mask(pre_TF > 1)
+    values_A = active_preactivations(pre_TF, x_TD, W_enc_FD, b_enc_F, pattern)
+    torch.testing.assert_close(values_A, naive_preactivations(x_TD, W_enc_FD, b_enc_F, pattern))
 
 
 def test_finite_differences_agree_with_the_gradients_of_both_kernels_together() -> None:
     generator = torch.Generator().manual_seed(5)
-    indices_TK = random_pattern(5, 8, 3, generator)
+    pattern = ActivePattern.of_mask(random_mask(5, 8, 0.4, generator))
     x_TD = normal(generator, 5, 4).detach()
 
-    def reconstruct(b_pre_D: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, W_dec_FD: Tensor) -> Tensor:
-        pattern = ActivePattern(indices_TK, 8)
-        pre_TF = ((x_TD - b_pre_D) @ W_enc_FD.T + b_enc_F).detach()
-        values_TK = active_preactivations(pre_TF, x_TD, b_pre_D, W_enc_FD, b_enc_F, pattern)
-        return sparse_decode(values_TK, W_dec_FD, pattern) + b_pre_D
+    def reconstruct(W_enc_FD: Tensor, b_enc_F: Tensor, W_dec_FE: Tensor) -> Tensor:
+        pre_TF = encoder_product(x_TD, W_enc_FD, b_enc_F, torch.float64)
+        values_A = active_preactivations(pre_TF, x_TD, W_enc_FD, b_enc_F, pattern)
+        return sparse_decode(values_A, W_dec_FE, pattern)
 
-    inputs = (normal(generator, 4), normal(generator, 8, 4), normal(generator, 8), normal(generator, 8, 4))
+    inputs = (normal(generator, 8, 4), normal(generator, 8), normal(generator, 8, 3))
     assert torch.autograd.gradcheck(reconstruct, inputs)
 
 
@@ -95,7 +108,7 @@ def test_finite_differences_agree_with_the_gradients_of_both_kernels_together() 
 def test_the_largest_entries_are_found_whatever_the_ties(width: int, k: int, levels: int) -> None:
     generator = torch.Generator().manual_seed(width + k)
     pre_TF = torch.randint(-levels, levels, (50, width), generator=generator).float()
-    pre_TF[:, ::3] = -torch.inf  # as for latents that are not dead, in the auxiliary loss
+    pre_TF[:, ::3] = -torch.inf
     pre_TF[3] = -torch.inf
     indices_TK = top_indices(pre_TF, k)
     assert indices_TK.shape == (50, k)
@@ -104,40 +117,49 @@ def test_the_largest_entries_are_found_whatever_the_ties(width: int, k: int, lev
     assert torch.equal(values_TK, pre_TF.topk(k, dim=1).values)
 
 
-def test_a_latent_that_is_zero_passes_no_gradient_to_its_encoder() -> None:
-    generator = torch.Generator().manual_seed(1)
-    x_TD = normal(generator, 3, 4).detach()
-    b_pre_D, W_enc_FD, b_enc_F = normal(generator, 4), normal(generator, 2, 4), normal(generator, 2)
-    pre_TF = torch.tensor([[-1.0, 2.0], [-0.5, 1.0], [0.0, 3.0]], dtype=torch.float64)
-    pattern = ActivePattern(torch.tensor([[0, 1], [1, 0], [0, 1]]), 2)
-    values_TK = active_preactivations(pre_TF, x_TD, b_pre_D, W_enc_FD, b_enc_F, pattern)
-    assert values_TK.tolist() == [[0.0, 2.0], [1.0, 0.0], [0.0, 3.0]]
-    grad_W_FD, grad_b_F = torch.autograd.grad(values_TK.sum(), [W_enc_FD, b_enc_F])
-    assert not grad_W_FD[0].any()
-    assert grad_b_F.tolist() == [0.0, 3.0]
+@pytest.mark.parametrize("shift", [0.0, -3.0, 3.0])
+@pytest.mark.parametrize("num_pairs", [1, 50, 400, 20_000])
+@pytest.mark.parametrize("first_rows", [1.0, 100.0], ids=["even", "a few rows hold most"])
+def test_the_largest_entries_of_a_batch_are_found(num_pairs: int, shift: float, first_rows: float) -> None:
+    generator = torch.Generator().manual_seed(num_pairs)
+    pre_TF = torch.randn(300, 64, generator=generator) + shift
+    pre_TF[1:4] *= first_rows  # not among the rows that the cut is guessed from
+    pattern = batch_top(pre_TF, num_pairs)
+    expected = pre_TF[pre_TF > 0].sort(descending=True).values[:num_pairs]
+    assert torch.equal(pattern.gather(pre_TF).sort(descending=True).values, expected)
+    assert (pattern.token_A.diff() >= 0).all()
 
 
 def test_latents_that_no_token_uses_get_zero_gradients() -> None:
     generator = torch.Generator().manual_seed(2)
-    weight_FD = normal(generator, 6, 3)
-    pattern = ActivePattern(torch.tensor([[4, 1], [1, 4]]), 6)
-    out_TD = sparse_decode(torch.ones(2, 2, dtype=torch.float64), weight_FD, pattern)
-    (grad_FD,) = torch.autograd.grad(out_TD.sum(), [weight_FD])
-    assert grad_FD.any(dim=1).tolist() == [False, True, False, False, True, False]
+    weight_FE = normal(generator, 6, 3)
+    pattern = ActivePattern.of_indices(torch.tensor([[4, 1], [1, 4]]), 6)
+    out_TE = sparse_decode(torch.ones(4, dtype=torch.float64), weight_FE, pattern)
+    (grad_FE,) = torch.autograd.grad(out_TE.sum(), [weight_FE])
+    assert grad_FE.any(dim=1).tolist() == [False, True, False, False, True, False]
 
 
 def test_sums_by_feature_add_up_over_tokens() -> None:
-    pattern = ActivePattern(torch.tensor([[2, 0], [0, 3], [3, 0]]), 5)
-    weights_TK = torch.tensor([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]])
-    assert pattern.sum_by_feature(weights_TK).tolist() == [38.0, 0.0, 1.0, 24.0, 0.0]
+    pattern = ActivePattern.of_indices(torch.tensor([[2, 0], [0, 3], [3, 0]]), 5)
+    weights_A = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert pattern.sum_by_feature(weights_A).tolist() == [38.0, 0.0, 1.0, 24.0, 0.0]
+
+
+def test_the_transposed_view_holds_beyond_sixteen_bits() -> None:
+    pattern = ActivePattern.of_indices(torch.tensor([[70_000, 3], [3, 40_000]]), 70_001)
+    tokens_FD = pattern.weighted_tokens(torch.ones(4), torch.tensor([[1.0], [10.0]]))
+    assert {int(row): float(tokens_FD[row]) for row in tokens_FD.nonzero()[:, 0]} == {
+        3: 11.0,
+        40_000: 10.0,
+        70_000: 1.0,
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_kernels_keep_the_number_format(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
-    indices_TK = random_pattern(4, 6, 2, generator)
-    values_TK, weight_FD = (normal(generator, *shape).to(dtype).detach() for shape in ((4, 2), (6, 3)))
-    values_TK.requires_grad_()
-    out_TD = sparse_decode(values_TK, weight_FD, ActivePattern(indices_TK, 6))
-    (grad_TK,) = torch.autograd.grad(out_TD.sum(), [values_TK])
-    assert out_TD.dtype == grad_TK.dtype == dtype
+    pattern = ActivePattern.of_mask(random_mask(4, 6, 0.5, generator))
+    values_A = normal(generator, len(pattern.feature_A)).to(dtype).detach().requires_grad_()
+    out_TE = sparse_decode(values_A, normal(generator, 6, 3).to(dtype).detach(), pattern)
+    (grad_A,) = torch.autograd.grad(out_TE.sum(), [values_A])
+    assert out_TE.dtype == grad_A.dtype == dtype

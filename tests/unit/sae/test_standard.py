@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.sae import StandardConfig, new_autoencoder
+from mistudio.sae import Stage, StandardConfig, new_autoencoder
 from mistudio.sae.standard import StandardAutoencoder
 
 WIDTH, D_IN = 96, 16
@@ -21,7 +21,7 @@ def make(**settings: float) -> StandardAutoencoder:
 
 def initialised(**settings: float) -> StandardAutoencoder:
     sae = make(**settings)
-    sae.initialise(batch().float(), torch.Generator().manual_seed(0))
+    sae.initialise(batch().float(), torch.Generator().manual_seed(0), batch().float().mean(dim=0))
     return sae.double()
 
 
@@ -47,10 +47,10 @@ def test_the_initial_bias_is_minus_a_tenth_at_the_mean_of_the_data() -> None:
 
 
 def test_the_loss_is_the_squared_error_plus_l1_weighted_by_the_decoder_norms() -> None:
-    sae, x_TD = initialised(l1_coefficient=0.3, l1_warmup_fraction=0), batch()
+    sae, x_TD = initialised(l1_coefficient=0.3, penalty_warmup_fraction=0), batch()
     with torch.no_grad():
         sae.W_dec.mul_(torch.linspace(0.2, 3, WIDTH)[:, None])
-    losses = sae.losses(x_TD, NO_DEAD, 0.0)
+    losses = sae.losses(x_TD, x_TD, Stage(0.0))
     acts_TF = torch.relu(x_TD @ sae.W_enc.T + sae.b_enc)
     fvu = (x_TD - acts_TF @ sae.W_dec - sae.b_dec).square().mean()
     l1 = (acts_TF * sae.W_dec.norm(dim=1)).sum(dim=1).mean()
@@ -68,49 +68,49 @@ def test_the_loss_is_the_squared_error_plus_l1_weighted_by_the_decoder_norms() -
 
 
 def test_the_penalty_cannot_be_dodged_by_growing_the_decoder() -> None:
-    sae, x_TD = initialised(l1_warmup_fraction=0), batch()
-    before = sae.losses(x_TD, NO_DEAD, 0.0)
+    sae, x_TD = initialised(penalty_warmup_fraction=0), batch()
+    before = sae.losses(x_TD, x_TD, Stage(0.0))
     with torch.no_grad():
         for parameter, factor in ((sae.W_enc, 0.5), (sae.b_enc, 0.5), (sae.W_dec, 2.0)):
             parameter.mul_(factor)
-    torch.testing.assert_close(sae.losses(x_TD, NO_DEAD, 0.0).total, before.total)
+    torch.testing.assert_close(sae.losses(x_TD, x_TD, Stage(0.0)).total, before.total)
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0)])
 def test_the_penalty_ramps_up_over_its_share_of_training(progress: float, share: float) -> None:
-    sae = initialised(l1_coefficient=0.3, l1_warmup_fraction=0.2)
-    losses = sae.losses(batch(), NO_DEAD, progress)
+    sae = initialised(l1_coefficient=0.3, penalty_warmup_fraction=0.2)
+    losses = sae.losses(batch(), batch(), Stage(progress))
     torch.testing.assert_close(losses.objective, losses.parts["fvu"] + share * 0.3 * losses.parts["l1"])
     assert sae.ramp_fraction == 0.2
 
 
 def test_revival_starts_dead_latents_anew_and_leaves_the_others() -> None:
     sae = make()
-    sae.initialise(batch().float(), torch.Generator().manual_seed(0))
+    sae.initialise(batch().float(), torch.Generator().manual_seed(0), batch().float().mean(dim=0))
     with torch.no_grad():
         sae.W_dec.mul_(3)
         sae.b_enc.fill_(-50)
     before = {name: value.detach().clone() for name, value in sae.named_parameters()}
     dead_F = NO_DEAD.clone()
     dead_F[[2, 30, 95]] = True
-    assert torch.equal(sae.revive(dead_F, torch.Generator().manual_seed(9)), dead_F)
+    assert torch.equal(sae.revive(dead_F, batch().float(), batch().float(), torch.Generator().manual_seed(9)), dead_F)
     for name in ("W_enc", "b_enc", "W_dec"):
         now = getattr(sae, name)
         assert torch.equal(now[~dead_F], before[name][~dead_F]), name
         assert (now[dead_F] != before[name][dead_F]).all(), name
     assert torch.equal(sae.W_enc[dead_F], sae.W_dec[dead_F])
-    at_origin_F = sae.W_enc @ sae.b_dec + sae.b_enc
+    at_origin_F = sae.W_enc @ batch().float().mean(dim=0) + sae.b_enc
     torch.testing.assert_close(at_origin_F[dead_F].detach(), torch.full((3,), -0.1), rtol=1e-4, atol=1e-4)
     assert torch.equal(sae.b_dec, before["b_dec"])
 
 
 def test_revived_latents_fire() -> None:
     sae, x_TD = make(), batch().float()
-    sae.initialise(x_TD, torch.Generator().manual_seed(0))
+    sae.initialise(x_TD, torch.Generator().manual_seed(0), x_TD.mean(dim=0))
     with torch.no_grad():
         sae.b_enc.fill_(-50)
     assert not sae.encode(x_TD).any()
-    sae.revive(~NO_DEAD, torch.Generator().manual_seed(1))
+    sae.revive(~NO_DEAD, x_TD, x_TD, torch.Generator().manual_seed(1))
     assert (sae.encode(x_TD) > 0).any(dim=0).float().mean() > 0.9
 
 

@@ -62,3 +62,21 @@ def publish_activations(
 
     content = {"sum": float(train_ND.double().sum()), "shards": shards, "hook": hook}
     return produce(store, Recipe(kind="activations", config=content, inputs=inputs or {}), "capture", build).artifact
+
+
+def publish_pair(store: Store, input_ND: Tensor, target_NE: Tensor, *, shift: int = 0) -> Artifact:
+    """Publish ``mlp_in.1`` and ``mlp_out.1`` of one capture; ``shift`` moves the second's positions."""
+
+    def build(draft: Draft) -> Summary:
+        for hook, acts_ND, moved in (("mlp_in.1", input_ND, 0), ("mlp_out.1", target_NE, shift)):
+            rows = np.arange(len(acts_ND), dtype=np.int32)
+            meta = {"document": rows // 16, "sequence": rows // 8, "position": rows % 16 + moved, "token_id": rows % 50}
+            with (
+                draft.stage(f"{hook}/train/shard-00000.arrow") as path,
+                ShardWriter(path, acts_ND.shape[1], "float16") as writer,
+            ):
+                writer.append(acts_ND, {name: column.astype(np.int32) for name, column in meta.items()})
+        return {}
+
+    content = {"sum": float(input_ND.double().sum()), "shift": shift}
+    return produce(store, Recipe(kind="activations", config=content), "capture", build).artifact

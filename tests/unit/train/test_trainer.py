@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
-from mistudio.sae import StandardConfig, TopKConfig
+from mistudio.sae import Stage, StandardConfig, TopKConfig
 from mistudio.train import TrainConfig, Trainer
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
@@ -88,7 +88,7 @@ def test_early_stopping_without_decay_ends_at_once(trainer: Callable[..., Traine
 
 
 def test_early_stopping_waits_for_the_penalty_to_be_at_its_weight(trainer: Callable[..., Trainer]) -> None:
-    standard = StandardConfig(width=64, l1_coefficient=1.0, l1_warmup_fraction=0.5)
+    standard = StandardConfig(width=64, l1_coefficient=1.0, penalty_warmup_fraction=0.5)
     done = run(trainer(sae=standard, check_every_steps=2, patience=3, warmup_fraction=0, decay_fraction=0.2))
     losses = [point["loss"] for point in done.history]
     assert losses[40] > losses[20] > losses[0]  # which looks like no gain, and is the ramp
@@ -115,7 +115,7 @@ def test_the_auxiliary_loss_does_not_count_in_early_stopping(trainer: Callable[.
 
 
 def test_dead_latents_are_those_silent_for_long_enough(trainer: Callable[..., Trainer]) -> None:
-    done = trainer(dead_after_tokens=3 * ROWS, tokens=6 * ROWS, warmup_fraction=0)
+    done = trainer(dead_after_tokens=3 * ROWS, tokens=12 * ROWS, warmup_fraction=0)
     with torch.no_grad():
         done.sae.b_enc[:16] = -1e4
     run(done)
@@ -124,8 +124,8 @@ def test_dead_latents_are_those_silent_for_long_enough(trainer: Callable[..., Tr
     assert fractions[2] == fractions[-1]
     assert fractions[2] >= 0.25
     assert done.dead_F[:16].all()
-    assert "auxiliary" not in done.history[2]  # the step's losses come before its count
-    assert "auxiliary" in done.history[3]
+    assert "auxiliary" not in done.history[9]  # the dead are counted anew every tenth step
+    assert "auxiliary" in done.history[10]
 
 
 def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Trainer]) -> None:
@@ -207,8 +207,8 @@ def test_reports_are_means_over_the_steps_since_the_last(trainer: Callable[..., 
     done, twin = trainer(**settings), trainer(**settings)
     losses = []
     for _ in range(6):
-        acts_TD = twin.batches.next_batch().float() / twin.sae.spread
-        losses.append(float(done.sae.losses(acts_TD, done.dead_F, 0.0).total.detach()))
+        acts_TD = twin.scaling.inputs(twin.batches.next_batch().float())
+        losses.append(float(done.sae.losses(acts_TD, acts_TD, Stage(0.0)).total.detach()))
         done.train_step()
     reported = [(point["step"], point["loss"]) for point in done.history]
     assert done.report_every == 3
@@ -226,8 +226,8 @@ def test_training_that_diverged_says_so_and_what_to_do(trainer: Callable[..., Tr
 def test_the_spread_is_the_root_mean_variance_and_the_origin_the_mean(trainer: Callable[..., Trainer]) -> None:
     rows_ND = plant(ROWS, width=12).acts_ND.half().float()
     fresh = trainer()
-    assert float(fresh.sae.spread) == pytest.approx(float(rows_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
-    torch.testing.assert_close(fresh.sae.b_dec.detach() * fresh.sae.spread, rows_ND.mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert fresh.scaling.spread == pytest.approx(float(rows_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
+    torch.testing.assert_close(fresh.finish().b_dec.detach(), rows_ND.mean(dim=0), rtol=1e-4, atol=1e-4)
 
 
 def test_a_large_corpus_is_sampled_from_beginning_to_end(trainer: Callable[..., Trainer], store: Store) -> None:
@@ -235,7 +235,7 @@ def test_a_large_corpus_is_sampled_from_beginning_to_end(trainer: Callable[..., 
     rows_ND[30_000:] = 2.0  # so that the mean is 1 in the middle alone
     reader = ActivationReader(publish_activations(store, rows_ND), HOOK, "train")
     fresh = Trainer(TrainConfig(hook=HOOK, sae=TOPK), reader, 0, torch.device("cpu"))
-    assert float(fresh.sae.spread) == pytest.approx(1.0, rel=1e-3)
+    assert fresh.scaling.spread == pytest.approx(1.0, rel=1e-3)
 
 
 def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Trainer]) -> None:

@@ -1,0 +1,40 @@
+"""The stability step as a KFP component."""
+
+from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+def stability(
+    saes: dsl.Input[list[dsl.Model]],
+    stability: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    found_above: float = 0.7,
+    exact_width: int = 8192,
+    seed: int = 0,
+    store: str = "",
+):
+    """Compare the features of autoencoders trained from different seeds.
+
+    Args:
+        saes: Two or more trained autoencoders of one width (sae/...).
+        stability: How far each pair agrees, and which features match.
+        metrics: The figures, for the dashboard to compare.
+        found_above: A feature is found again where the cosine with its match is above this.
+        exact_width: Most features for which the best matching is found, with 8 bytes of memory a pair of features.
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio import steps
+
+    done = steps.stability(
+        saes=",".join(steps.artifact_uri(sae.path) for sae in saes),
+        found_above=found_above,
+        exact_width=exact_width,
+        seed=seed,
+        store=store,
+    )
+    done.write_to(stability)
+    for name, value in done.metrics().items():
+        metrics.log_metric(name, value)

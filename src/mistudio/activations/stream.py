@@ -1,0 +1,63 @@
+"""What a trainer asks of a source of activations, be it captured shards or a model at work.
+
+Shape legend: B rows of a batch, D width of the activations, E width of what is to be predicted from them.
+"""
+
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from mistudio.activations.reader import ActivationReader
+
+Pair = tuple[Tensor, Tensor]  # activations [B, D], and what is to be predicted from them [B, E]
+RowsT = TypeVar("RowsT")
+RowsT_co = TypeVar("RowsT_co", covariant=True)
+
+
+class RowSource(Protocol[RowsT_co]):
+    """Captured rows of one hook point, or of two whose rows correspond: a batch is a tensor, or a :data:`Pair`."""
+
+    width: int
+    target_width: int
+    dtype: str
+
+    @property
+    def readers(self) -> tuple[ActivationReader, ...]:
+        """One reader for each hook point."""
+
+    def __len__(self) -> int:
+        """Rows there are."""
+
+    def pack(self, parts: tuple[Tensor, ...]) -> RowsT_co:
+        """Rows of each of :attr:`readers` as one batch."""
+
+
+class ActivationStream(Protocol[RowsT_co]):
+    """Batches without end, in an order that can be taken up again: tensors, or a :data:`Pair` each."""
+
+    @property
+    def width(self) -> int:
+        """Width of the activations."""
+
+    @property
+    def target_width(self) -> int:
+        """Width of what is to be predicted from them; the same where that is the activations themselves."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the rows: float16, bfloat16 or float32."""
+
+    def __len__(self) -> int:
+        """Rows of one pass over the corpus."""
+
+    def sample(self, num_rows: int) -> RowsT_co:
+        """About ``num_rows`` rows from all over the corpus, without moving the stream."""
+
+    def next_batch(self) -> RowsT_co:
+        """The next rows; the last batch of a pass may be smaller."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides which rows come next: tensors, and what JSON can hold."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""

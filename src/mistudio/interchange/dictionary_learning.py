@@ -1,0 +1,172 @@
+"""dictionary_learning (Marks, Karvonen and Mueller): ``ae.pt`` beside ``config.json``.
+
+The file of weights is a pickle, read as tensors alone: anything else in it is refused, so that it cannot run
+code. Most of its classes subtract the decoder's bias from the input; AutoEncoderNew and JumpReluAutoEncoder do
+not. ``from_pretrained`` of AutoEncoder also rescales decoder rows to unit norm, so ReLU goes out as AutoEncoderNew.
+
+Shape legend: D width, F features (latents).
+"""
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mistudio.errors import ConfigError, InputError
+from mistudio.interchange.weights import (
+    Reading,
+    Weights,
+    build,
+    file_in,
+    log_thresholds,
+    read_json,
+    read_with_bias_subtracted,
+    refuse,
+    take,
+    thresholds,
+    weights_of,
+    written_with_bias_subtracted,
+)
+from mistudio.sae import SparseAutoencoder
+from mistudio.sae.config import MatryoshkaConfig
+
+NAME = "dictionary_learning"
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "ae.pt"
+FILES = (CONFIG_NAME, WEIGHTS_NAME)
+
+
+class _Form(NamedTuple):
+    """How one of its classes keeps its weights."""
+
+    architecture: str
+    names: dict[str, str]  # of its tensors: theirs to ours
+    transposed: bool | str
+    subtracts_bias: bool
+    extra: tuple[str, ...] = ()  # tensors that are not weights
+
+
+_LINEAR = {"encoder.weight": "W_enc", "decoder.weight": "W_dec"}
+_PLAIN = {"W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+_TOP = {**_LINEAR, "encoder.bias": "b_enc", "b_dec": "b_dec"}
+_GATED = {**_LINEAR, "gate_bias": "b_enc", "decoder_bias": "b_dec", "r_mag": "r_mag", "mag_bias": "b_mag"}
+_FORMS = {
+    "AutoEncoder": _Form("standard", {**_LINEAR, "encoder.bias": "b_enc", "bias": "b_dec"}, "W_dec", True),
+    "AutoEncoderNew": _Form("standard", {**_LINEAR, "encoder.bias": "b_enc", "decoder.bias": "b_dec"}, "W_dec", False),
+    "GatedAutoEncoder": _Form("gated", _GATED, "W_dec", True),
+    "JumpReluAutoEncoder": _Form("jumprelu", {**_PLAIN, "threshold": "log_threshold"}, "W_enc", False),
+    "AutoEncoderTopK": _Form("topk", _TOP, "W_dec", True, ("k", "threshold")),
+    "BatchTopKSAE": _Form("batchtopk", {**_TOP, "threshold": "threshold"}, "W_dec", True, ("k",)),
+    "MatryoshkaBatchTopKSAE": _Form(
+        "matryoshka", {**_PLAIN, "threshold": "threshold"}, "W_enc", True, ("k", "group_sizes")
+    ),
+}
+_WRITTEN_AS = {form.architecture: name for name, form in _FORMS.items()}
+
+
+def read(folder: Path) -> Reading:
+    """The autoencoder in ``folder``.
+
+    Raises:
+        NotFound: a file is missing.
+        InputError: a file is damaged, or holds more than tensors.
+        ConfigError: it is something that miStudio cannot hold.
+    """
+    trainer = read_json(file_in(folder, CONFIG_NAME, NAME)).get("trainer")
+    trainer = trainer if isinstance(trainer, dict) else {}
+    path = file_in(folder, WEIGHTS_NAME, NAME)
+    form = _FORMS.get(str(trainer.get("dict_class")))
+    if form is None:
+        message = (
+            f"{folder}/{CONFIG_NAME} names the dict_class {trainer.get('dict_class')!r}; "
+            f"miStudio reads {', '.join(_FORMS)}."
+        )
+        raise ConfigError(message)
+    tensors = _tensors(path)
+    extra = {name: tensors.pop(name) for name in form.extra if name in tensors}
+    weights = take(tensors, form.names, path, form.transposed)
+    if form.architecture == "jumprelu":
+        weights["log_threshold"] = log_thresholds(weights["log_threshold"])
+    sae = build(form.architecture, _settings(form, trainer, extra), weights, path)
+    return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, _hook(trainer))
+
+
+def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | None = None) -> None:
+    """Write the files that ``load_dictionary`` reads.
+
+    Raises:
+        ConfigError: dictionary_learning has nothing of this kind.
+    """
+    refuse(sae, NAME, target_hook, transcoder=False, linear_skip=False)
+    name = _WRITTEN_AS.get(sae.config.architecture)
+    if name is None:
+        message = f"The format {NAME} has no {sae.config.architecture} autoencoders; it has {', '.join(_WRITTEN_AS)}."
+        raise ConfigError(message)
+    kind, layer = hook.rsplit(".", 1)
+    trainer: dict[str, Any] = {
+        "dict_class": name,
+        "activation_dim": sae.d_in,
+        "dict_size": sae.width,
+        "layer": int(layer),
+        "submodule_name": f"{kind}_layer_{layer}",
+    }
+    if "k" in _FORMS[name].extra:
+        trainer["k"] = sae.config.model_dump()["k"]
+    tensors = _their_tensors(sae, _FORMS[name])
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, folder / WEIGHTS_NAME)
+    (folder / CONFIG_NAME).write_text(json.dumps({"trainer": trainer}, indent=1) + "\n", encoding="utf-8")
+
+
+def _tensors(path: Path) -> Weights:
+    """The tensors of a file of PyTorch.
+
+    Raises:
+        InputError: the file is damaged, or holds more than tensors by name.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0]
+        message = f"{path} cannot be read as tensors alone: {reason}"
+        raise InputError(message) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        message = f"{path} holds something else than tensors by name."
+        raise InputError(message)
+    return dict(content)
+
+
+def _settings(form: _Form, trainer: dict[str, Any], extra: Weights) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if "k" in form.extra:
+        settings["k"] = int(extra["k"]) if "k" in extra and extra["k"].numel() == 1 else trainer.get("k")
+    if "group_sizes" in extra:
+        settings["prefixes"] = extra["group_sizes"].flatten().cumsum(0).tolist()
+    return settings
+
+
+def _their_tensors(sae: SparseAutoencoder, form: _Form) -> Weights:
+    weights = written_with_bias_subtracted(sae) if form.subtracts_bias else weights_of(sae)
+    if form.architecture == "jumprelu":
+        weights["log_threshold"] = thresholds(sae, NAME)
+    if isinstance(form.transposed, str):
+        weights[form.transposed] = weights[form.transposed].T.contiguous()
+    tensors = {theirs: weights[ours] for theirs, ours in form.names.items()}
+    if "k" in form.extra:
+        tensors["k"] = torch.tensor(sae.config.model_dump()["k"], dtype=torch.int32)
+    if "threshold" in form.extra:
+        tensors["threshold"] = torch.tensor(-1.0)  # none: the k largest of each token
+    if isinstance(sae.config, MatryoshkaConfig):
+        widths = torch.tensor((0, *sae.config.nested_widths))
+        tensors["group_sizes"] = widths.diff()
+    return tensors
+
+
+def _hook(trainer: dict[str, Any]) -> str | None:
+    match = re.fullmatch(
+        r"(resid_post|resid_pre|resid_mid|attn_out|mlp_out|mlp_act)_layer_(\d+)", str(trainer.get("submodule_name"))
+    )
+    return match and f"{match[1]}.{match[2]}"

@@ -1,0 +1,180 @@
+"""SAELens (v6): ``cfg.json`` beside ``sae_weights.safetensors``.
+
+Its W_enc is the transpose of ours, [D, F]; with ``apply_b_dec_to_input`` the decoder's bias is subtracted from
+the input. In use it has no BatchTopK: those, and matryoshka, go out as jumprelu with their threshold. Its
+transcoders are standard or jumprelu, with or without a linear skip.
+
+Shape legend: D width of the input, E width of the output, F features (latents).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from mistudio.errors import ConfigError
+from mistudio.interchange.weights import (
+    Reading,
+    Weights,
+    build,
+    file_in,
+    from_lens_name,
+    lens_name,
+    log_thresholds,
+    read_json,
+    read_safetensors,
+    read_with_bias_subtracted,
+    refuse,
+    take,
+    thresholds,
+    weights_of,
+)
+from mistudio.sae import SparseAutoencoder
+
+NAME = "saelens"
+CONFIG_NAME, WEIGHTS_NAME = "cfg.json", "sae_weights.safetensors"
+FILES = (CONFIG_NAME, WEIGHTS_NAME)
+# Before version 6 the configuration had another form.
+_VERSION = "6.54.0"
+
+_COMMON = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+_RELU = {**_COMMON, "b_enc": "b_enc"}
+_JUMP = {**_RELU, "threshold": "log_threshold"}
+_SKIP = {"W_skip": "W_skip"}
+# By its name: ours, and the names of its tensors.
+_READ: dict[str, tuple[str, dict[str, str]]] = {
+    "standard": ("standard", _RELU),
+    "topk": ("topk", _RELU),
+    "gated": ("gated", {**_COMMON, "b_gate": "b_enc", "r_mag": "r_mag", "b_mag": "b_mag"}),
+    "jumprelu": ("jumprelu", _JUMP),
+    "transcoder": ("standard", _RELU),
+    "skip_transcoder": ("standard", {**_RELU, **_SKIP}),
+    "jumprelu_transcoder": ("jumprelu", _JUMP),
+    "jumprelu_skip_transcoder": ("jumprelu", {**_JUMP, **_SKIP}),
+}
+_WRITTEN_AS = {"batchtopk": "jumprelu", "matryoshka": "jumprelu"}
+
+
+def read(folder: Path) -> Reading:
+    """The autoencoder in ``folder``.
+
+    Raises:
+        NotFound: a file is missing.
+        InputError: a file is damaged.
+        ConfigError: it is something that miStudio cannot hold.
+    """
+    config = read_json(file_in(folder, CONFIG_NAME, NAME))
+    path = file_in(folder, WEIGHTS_NAME, NAME)
+    theirs = _architecture(config, folder)
+    ours, names = _READ[theirs]
+    weights = take(read_safetensors(path), names, path, transposed="W_enc")
+    if "W_skip" in weights:
+        weights["W_skip"] = weights["W_skip"].T.contiguous()
+    if ours == "jumprelu":
+        weights["log_threshold"] = log_thresholds(weights["log_threshold"])
+    settings: dict[str, Any] = {"skip": "linear"} if "W_skip" in weights else {}
+    if ours == "topk":
+        settings["k"] = config.get("k")
+    sae = build(ours, settings, weights, path)
+    if config.get("apply_b_dec_to_input", True) and "transcoder" not in theirs:
+        read_with_bias_subtracted(sae)
+    if config.get("rescale_acts_by_decoder_norm"):
+        _fold_decoder_norms(sae)
+    metadata = config["metadata"]
+    target = from_lens_name(metadata.get("hook_name_out")) if "transcoder" in theirs else None
+    return Reading(sae, from_lens_name(metadata.get("hook_name")), target)
+
+
+def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | None = None) -> None:
+    """Write the files that ``SAE.load_from_disk`` of SAELens reads.
+
+    Raises:
+        ConfigError: SAELens has nothing of this kind.
+    """
+    is_transcoder = target_hook is not None or sae.d_in != sae.d_out
+    theirs = _their_architecture(sae, is_transcoder)
+    refuse(sae, NAME, target_hook, transcoder=True, linear_skip=is_transcoder)
+    metadata = {"sae_lens_version": _VERSION, "hook_name": lens_name(hook)}
+    if target_hook is not None:
+        metadata["hook_name_out"] = lens_name(target_hook)
+    config: dict[str, Any] = {
+        "architecture": theirs,
+        "d_in": sae.d_in,
+        "d_sae": sae.width,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata,
+    }
+    if is_transcoder:
+        config["d_out"] = sae.d_out
+    if theirs == "topk":
+        config |= {"k": sae.config.model_dump()["k"], "rescale_acts_by_decoder_norm": False}
+    tensors = _their_tensors(sae, theirs)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS_NAME)
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _architecture(config: dict[str, Any], folder: Path) -> str:
+    """Their name of the architecture.
+
+    Raises:
+        ConfigError: it is not one of ours, or its input is changed in a way that weights cannot express.
+    """
+    theirs = config.get("architecture")
+    if not isinstance(config.get("metadata"), dict) or not isinstance(theirs, str):
+        message = (
+            f"{folder}/{CONFIG_NAME} has no architecture and metadata, so it is not of SAELens 6: load it with "
+            "SAELens 6 and save it again."
+        )
+        raise ConfigError(message)
+    if theirs not in _READ:
+        message = (
+            f"{folder} holds the architecture {theirs!r} of SAELens; miStudio reads {', '.join(_READ)}. "
+            "One that was saved while training becomes readable with save_inference_model."
+        )
+        raise ConfigError(message)
+    for option in ("normalize_activations", "reshape_activations"):
+        value = config.get(option) or "none"
+        if value != "none":
+            message = (
+                f"{folder}/{CONFIG_NAME} has {option} {value!r}: the weights alone do not say what the autoencoder "
+                "computes. Fold the normalisation into them with SAELens, and save it again."
+            )
+            raise ConfigError(message)
+    return theirs
+
+
+def _their_architecture(sae: SparseAutoencoder, is_transcoder: bool) -> str:
+    ours = sae.config.architecture
+    name = _WRITTEN_AS.get(ours, ours)
+    if is_transcoder and name in ("standard", "jumprelu"):
+        skip = "skip_" if sae.config.skip == "linear" else ""
+        name = f"{skip}transcoder" if name == "standard" else f"jumprelu_{skip}transcoder"
+    elif is_transcoder or name not in _READ:
+        what = f"{ours} transcoders" if is_transcoder else f"{ours} autoencoders"
+        message = f"The format {NAME} has no {what}; it has {', '.join(_READ)}."
+        raise ConfigError(message)
+    return name
+
+
+def _their_tensors(sae: SparseAutoencoder, theirs: str) -> Weights:
+    weights = weights_of(sae)
+    if "jumprelu" in theirs:
+        weights["log_threshold"] = thresholds(sae, NAME)
+    for name in ("W_enc", "W_skip"):
+        if name in weights:
+            weights[name] = weights[name].T.contiguous()
+    return {their_name: weights[our_name] for their_name, our_name in _READ[theirs][1].items()}
+
+
+def _fold_decoder_norms(sae: SparseAutoencoder) -> None:
+    """Latents count in units of the output there, whatever the norms of the decoder rows."""
+    norm_F = sae.W_dec.norm(dim=1).clamp(min=1e-8)
+    sae.W_enc.mul_(norm_F[:, None])
+    sae.b_enc.mul_(norm_F)
+    sae.W_dec.div_(norm_F[:, None])

@@ -1,0 +1,77 @@
+"""BatchTopK autoencoder: the K T largest pre-activations of a batch of T tokens are kept.
+
+Bussmann, Leask and Nanda 2024, "BatchTopK sparse autoencoders" (arXiv:2412.06410). A token gets as many
+latents as it needs, K on average. In use there is no batch: a latent is active above ``threshold``, the running mean of
+the smallest activation kept in training, which is part of the saved weights.
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mistudio.sae.auxiliary import auxiliary_loss
+from mistudio.sae.base import Losses, SparseAutoencoder, Stage
+from mistudio.sae.config import ArchitectureConfig, BatchTopKConfig, MatryoshkaConfig
+from mistudio.sae.kernels import ActivePattern
+from mistudio.sae.selection import batch_top
+
+
+class BatchTopKAutoencoder(SparseAutoencoder):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[ArchitectureConfig]] = BatchTopKConfig
+    config: BatchTopKConfig | MatryoshkaConfig
+    own_weights = ("threshold",)
+
+    def __init__(self, config: BatchTopKConfig | MatryoshkaConfig, d_in: int, d_out: int | None = None) -> None:
+        super().__init__(config, d_in, d_out)
+        self.register_buffer("threshold", torch.zeros(()))
+        self.threshold: Tensor
+
+    def select(self, pre_TF: Tensor) -> ActivePattern:
+        """The latents above the threshold."""
+        return ActivePattern.of_mask(pre_TF > self.threshold)
+
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
+        """Fraction of variance unexplained, plus the auxiliary loss."""
+        pre_TF = self._preactivations(x_TD)
+        pattern = batch_top(pre_TF, self.config.k * len(x_TD))
+        values_A = torch.relu(self._active(pre_TF, x_TD, pattern))
+        fvu, error_TE, parts = self._reconstruction(values_A, pattern, x_TD, y_TE)
+        fired_A = (values_A.detach() > 0).to(x_TD.dtype)
+        parts |= {"l0": fired_A.sum() / len(x_TD), "smallest": _smallest(values_A.detach(), self.threshold)}
+        total = fvu
+        if self.config.aux_coefficient and stage.dead_F is not None:
+            missed_TE = error_TE.detach()
+            auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
+            parts["auxiliary"] = auxiliary.detach()
+            total = fvu + self.config.aux_coefficient * auxiliary
+        return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
+
+    @torch.no_grad()
+    def after_step(self, parts: dict[str, Tensor]) -> None:
+        """Also move the threshold."""
+        super().after_step(parts)
+        rate = torch.where(self.threshold > 0, self.config.threshold_rate, 1.0)
+        self.threshold.add_(rate * (parts["smallest"] - self.threshold))
+
+    def fold_own(self, scale: float, shift_F: Tensor) -> None:
+        """The threshold counts in the latents' units."""
+        self.threshold.mul_(scale)
+
+    def _reconstruction(
+        self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor, y_TE: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss of the reconstruction, the error of the whole dictionary, and what to report."""
+        error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
+        fvu = self._fvu(error_TE)
+        return fvu, error_TE, {"fvu": fvu.detach()}
+
+
+def _smallest(values_A: Tensor, otherwise: Tensor) -> Tensor:
+    """The smallest positive value; ``otherwise`` where there is none."""
+    smallest = torch.where(values_A > 0, values_A, torch.inf).amin() if len(values_A) else otherwise
+    return torch.where(smallest.isfinite(), smallest, otherwise)

@@ -1,0 +1,80 @@
+"""Gated autoencoder: one path decides which latents are active, another how much.
+
+    gate = W_enc x + b_enc,    z = 1[gate > 0] · ReLU(exp(r_mag) · W_enc x + b_mag)
+    loss = FVU(y, ŷ) + λ Σ_f ReLU(gate_f) ‖W_dec_f‖ + FVU(y, ReLU(gate) through the frozen decoder)
+
+Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders" (arXiv:2404.16014).
+The penalty presses on the gates alone, so magnitudes do not shrink. The two paths share one encoder product.
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mistudio.sae.base import Losses, SparseAutoencoder, Stage
+from mistudio.sae.config import GatedConfig
+from mistudio.sae.kernels import ActivePattern, sparse_decode
+from mistudio.sae.penalty import PenaltyWeight
+
+
+class GatedAutoencoder(SparseAutoencoder):
+    """See the module's docstring."""
+
+    Config = GatedConfig
+    config: GatedConfig
+    own_weights = ("r_mag", "b_mag")
+
+    def __init__(self, config: GatedConfig, d_in: int, d_out: int | None = None) -> None:
+        super().__init__(config, d_in, d_out)
+        self.r_mag = nn.Parameter(torch.zeros(config.width))
+        self.b_mag = nn.Parameter(torch.zeros(config.width))
+        self.weight = PenaltyWeight(config.l1_coefficient, config.target_l0, config.penalty_warmup_fraction)
+
+    @property
+    def ramp_fraction(self) -> float:
+        """The penalty's weight rises for so long."""
+        return self.config.penalty_warmup_fraction
+
+    def select(self, pre_TF: Tensor) -> ActivePattern:
+        """The latents with open gates."""
+        return ActivePattern.of_mask(pre_TF > 0)
+
+    def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
+        """The magnitudes, from the same product as the gates."""
+        products_A = pre_A - self.b_enc[feature_A]
+        return torch.relu(self.r_mag.exp()[feature_A] * products_A + self.b_mag[feature_A])
+
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
+        """Fraction of variance unexplained, the gates' L1 norm, and the auxiliary reconstruction from the gates."""
+        pre_TF = self._preactivations(x_TD)
+        pattern = ActivePattern.of_mask(pre_TF > 0)
+        feature_A = pattern.feature_A.long()
+        pre_A = self._active(pre_TF, x_TD, pattern)
+        values_A = self.activate(pre_A, feature_A)
+        error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
+        fvu = self._fvu(error_TE)
+        gate_A = torch.relu(pre_A)
+        l1 = gate_A.sum() / len(x_TD)  # decoder directions have unit norm
+        frozen_TE = sparse_decode(gate_A, self.W_dec.detach(), pattern) + self.b_dec.detach()
+        auxiliary = self._fvu(y_TE - self.with_skip(frozen_TE, x_TD))
+        total = fvu + self.weight.at(stage.progress) * l1 + auxiliary
+        fired_F = pattern.sum_by_feature((values_A.detach() > 0).to(x_TD.dtype))
+        parts = {
+            "fvu": fvu.detach(),
+            "l0": fired_F.sum() / len(x_TD),
+            "l1": l1.detach(),
+            "auxiliary": auxiliary.detach(),
+            "penalty_weight": self.weight.log_weight.exp(),
+        }
+        return Losses(total, total.detach(), parts, fired_F)
+
+    @torch.no_grad()
+    def after_step(self, parts: dict[str, Tensor]) -> None:
+        """Also steer the penalty's weight."""
+        super().after_step(parts)
+        self.weight.adapt(parts["l0"])
+
+    def fold_own(self, scale: float, shift_F: Tensor) -> None:
+        """The magnitudes' bias counts in the latents' units, and the products in it contain the shift."""
+        self.b_mag.mul_(scale).sub_(self.r_mag.exp() * shift_F)

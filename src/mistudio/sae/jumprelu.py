@@ -1,0 +1,130 @@
+"""JumpReLU autoencoder: a latent is active above a threshold of its own, and then in full.
+
+    z = pre · H(pre - θ),    loss = FVU + λ Σ_f H(pre_f - θ_f)
+
+Rajamanoharan et al. 2024, "Jumping ahead" (arXiv:2407.14435). Neither the step nor the jump has a useful
+gradient in θ: straight-through estimators take that of a window of width ε around the threshold,
+∂z/∂θ = -(θ / ε) 1[|pre - θ| < ε / 2] and ∂H/∂θ = -(1 / ε) 1[|pre - θ| < ε / 2]. The other penalty is
+Σ_f tanh(c z_f) (Anthropic, "Circuits updates", January 2025), with gradients through z. Dead latents' pre-activations
+are drawn up to the threshold: Σ over dead f of ReLU(θ_f - pre_f).
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents), A pairs that are active or
+in the window.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mistudio.sae.base import Losses, SparseAutoencoder, Stage
+from mistudio.sae.config import JumpReLUConfig
+from mistudio.sae.kernels import ActivePattern
+from mistudio.sae.penalty import PenaltyWeight
+
+# With a target, training starts with so many times as many active latents: enough to choose from, and sparse
+# enough to be fast from the first step.
+_START_FACTOR = 4.0
+
+
+class _Jump(torch.autograd.Function):
+    """The activation and the step of pre-activations over thresholds, with straight-through gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_A: Tensor, threshold_A: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(pre_A, threshold_A)
+        ctx.bandwidth = bandwidth
+        step_A = (pre_A > threshold_A).to(pre_A.dtype)
+        return pre_A * step_A, step_A
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        pre_A, threshold_A = ctx.saved_tensors
+        grad_value_A, grad_step_A = grads
+        window_A = ((pre_A - threshold_A).abs() < ctx.bandwidth / 2).to(pre_A.dtype) / ctx.bandwidth
+        grad_threshold_A = -window_A * (grad_value_A * threshold_A + grad_step_A)
+        return grad_value_A * (pre_A > threshold_A), grad_threshold_A, None
+
+
+class JumpReLUAutoencoder(SparseAutoencoder):
+    """See the module's docstring."""
+
+    Config = JumpReLUConfig
+    config: JumpReLUConfig
+    own_weights = ("log_threshold",)
+
+    def __init__(self, config: JumpReLUConfig, d_in: int, d_out: int | None = None) -> None:
+        super().__init__(config, d_in, d_out)
+        self.log_threshold = nn.Parameter(torch.full((config.width,), math.log(config.initial_threshold)))
+        self.weight = PenaltyWeight(config.l0_coefficient, config.target_l0, config.penalty_warmup_fraction)
+
+    @property
+    def ramp_fraction(self) -> float:
+        """The penalty's weight rises for so long."""
+        return self.config.penalty_warmup_fraction
+
+    @property
+    def threshold_F(self) -> Tensor:
+        """Each latent's threshold."""
+        return self.log_threshold.exp()
+
+    @torch.no_grad()
+    def initialise(self, sample_TD: Tensor, generator: torch.Generator, b_dec_E: Tensor | None = None) -> None:
+        """As all, with thresholds that leave a few times the target active, if there is a target."""
+        super().initialise(sample_TD, generator, b_dec_E)
+        if self.config.target_l0 is not None:
+            pre_TF = functional.linear(sample_TD[:: max(len(sample_TD) // 512, 1)], self.W_enc, self.b_enc)
+            share = min(_START_FACTOR * self.config.target_l0 / self.width, 0.5)
+            rank = max(int(share * pre_TF.numel()), 1)
+            cut = float(pre_TF.reshape(-1).topk(rank).values[-1])
+            self.log_threshold.fill_(math.log(max(cut, self.config.initial_threshold)))
+
+    def select(self, pre_TF: Tensor) -> ActivePattern:
+        """The latents above their thresholds."""
+        return ActivePattern.of_mask(pre_TF > self.threshold_F)
+
+    def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
+        """The pre-activation in full, or nothing."""
+        return pre_A * (pre_A > self.threshold_F[feature_A])
+
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
+        """Fraction of variance unexplained, plus the penalties."""
+        pre_TF = self._preactivations(x_TD)
+        threshold_F = self.threshold_F
+        cut_F = threshold_F.detach() - self.config.bandwidth / 2
+        pattern = ActivePattern.of_mask(pre_TF > cut_F.to(pre_TF.dtype))
+        threshold_A = functional.embedding(pattern.feature_A, threshold_F[:, None]).squeeze(1)
+        pre_A = self._active(pre_TF, x_TD, pattern)
+        values_A, step_A = _Jump.apply(pre_A, threshold_A, self.config.bandwidth)  # type: ignore[no-untyped-call]
+        error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
+        fvu = self._fvu(error_TE)
+        counted_A = step_A if self.config.penalty == "l0" else torch.tanh(self.config.tanh_scale * values_A)
+        penalty = counted_A.sum() / len(x_TD)
+        objective = fvu + self.weight.at(stage.progress) * penalty
+        fired_F = pattern.sum_by_feature(step_A.detach())
+        parts = {
+            "fvu": fvu.detach(),
+            "l0": fired_F.sum() / len(x_TD),
+            "penalty_weight": self.weight.log_weight.exp(),
+        }
+        total = objective
+        if self.config.pre_activation_coefficient and stage.dead_F is not None:
+            total = objective + self.config.pre_activation_coefficient * self._drawn_up(x_TD, stage.dead_F)
+        return Losses(total, objective.detach(), parts, fired_F)
+
+    @torch.no_grad()
+    def after_step(self, parts: dict[str, Tensor]) -> None:
+        """Also steer the penalty's weight."""
+        super().after_step(parts)
+        self.weight.adapt(parts["l0"])
+
+    def fold_own(self, scale: float, shift_F: Tensor) -> None:
+        """Thresholds count in the latents' units, and are compared with pre-activations that keep their shift."""
+        self.log_threshold.add_(math.log(scale))
+
+    def _drawn_up(self, x_TD: Tensor, dead_F: Tensor) -> Tensor:
+        """How far dead latents stay below their thresholds."""
+        pre_TF = functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F])
+        return torch.relu(self.threshold_F[dead_F] - pre_TF).sum() / len(x_TD)

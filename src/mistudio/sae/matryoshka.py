@@ -1,0 +1,41 @@
+"""Matryoshka autoencoder: prefixes of the dictionary are dictionaries of their own.
+
+    loss = mean over prefixes m of FVU(y, ŷ from the first m latents)
+
+Bussmann et al. 2025, "Learning multi-level features with Matryoshka sparse autoencoders" (arXiv:2503.17547),
+over BatchTopK. The early latents have to be of use alone, so they stay general while later ones become
+specific. Each prefix adds the latents of one group to the reconstruction of the prefix before: the nested
+losses cost no more products than one.
+
+Shape legend: T tokens, D and E widths of input and output, A active pairs, G groups.
+"""
+
+import torch
+from torch import Tensor
+
+from mistudio.sae.batchtopk import BatchTopKAutoencoder
+from mistudio.sae.config import MatryoshkaConfig
+from mistudio.sae.kernels import ActivePattern, sparse_decode
+
+
+class MatryoshkaAutoencoder(BatchTopKAutoencoder):
+    """See the module's docstring."""
+
+    Config = MatryoshkaConfig
+    config: MatryoshkaConfig
+
+    def _reconstruction(
+        self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor, y_TE: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        widths = self.config.nested_widths
+        error_TE = y_TE - self.with_skip(self.b_dec.expand(len(x_TD), -1), x_TD)
+        losses = []
+        for first, stop in zip((0, *widths), widths, strict=False):
+            members = ((pattern.feature_A >= first) & (pattern.feature_A < stop)).nonzero().squeeze(1)
+            counts_T = torch.bincount(pattern.token_A[members], minlength=pattern.num_tokens)
+            starts_T = (counts_T.cumsum(0) - counts_T).to(torch.int32)
+            group = ActivePattern(pattern.feature_A[members] - first, starts_T, stop - first)
+            error_TE = error_TE - sparse_decode(values_A[members], self.W_dec[first:stop], group)
+            losses.append(self._fvu(error_TE))
+        parts = {f"fvu_{width}": loss.detach() for width, loss in zip(widths[:-1], losses, strict=False)}
+        return torch.stack(losses).mean(), error_TE, {**parts, "fvu": losses[-1].detach()}

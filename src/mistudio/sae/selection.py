@@ -1,0 +1,63 @@
+"""Which latents are active: the largest of each token, or the largest of a batch.
+
+Both are exact, and both pass over most of the pre-activations without comparing them one by one.
+
+Shape legend: T tokens, F features (latents), K active latents a token, G groups of S latents.
+"""
+
+import torch
+from torch import Tensor
+
+from mistudio.sae.kernels import ActivePattern
+
+_GROUP_SIZE = 8
+_SAMPLED_TOKENS = 128
+_MARGIN = 1.5
+
+
+def top_indices(pre_TF: Tensor, k: int) -> Tensor:
+    """Indices of the K largest entries of each row, in no order [T, K].
+
+    On a CPU most of a row is passed over: of G groups of S entries, those with the K largest maxima hold the K
+    largest entries, since no entry elsewhere exceeds any of these K maxima. Finding maxima is much cheaper than
+    selecting.
+    """
+    num_groups = pre_TF.shape[1] // _GROUP_SIZE
+    if pre_TF.device.type != "cpu" or pre_TF.shape[1] % _GROUP_SIZE or num_groups < 2 * k:
+        return pre_TF.topk(k, dim=1, sorted=False).indices
+    # A group is a column of this view, not a run of neighbours: maxima over columns are fast.
+    maxima_TG = pre_TF.view(-1, _GROUP_SIZE, num_groups).amax(dim=1)
+    group_TK = maxima_TG.topk(k, dim=1, sorted=False).indices
+    first_S = torch.arange(0, pre_TF.shape[1], num_groups)
+    candidates = (group_TK[:, None, :] + first_S[:, None]).flatten(1)
+    return candidates.gather(1, pre_TF.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
+
+
+def batch_top(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
+    """The pattern of the largest positive entries of the whole matrix, at most ``num_pairs`` of them.
+
+    A cut guessed from some rows, low enough to leave half as many again, is checked by counting and lowered
+    to zero where it was too high. So the exact selection runs over few entries.
+    """
+    cut = _guess(pre_TF, num_pairs)
+    mask_TF = pre_TF > cut
+    candidates = ActivePattern.of_mask(mask_TF)
+    if len(candidates.feature_A) < num_pairs and cut > 0:
+        candidates = ActivePattern.of_mask(pre_TF > 0)
+    if len(candidates.feature_A) <= num_pairs:
+        return candidates
+    values_A = candidates.gather(pre_TF)
+    kept = values_A.float().topk(num_pairs, sorted=False).indices.sort().values
+    token_N, feature_N = candidates.token_A[kept], candidates.feature_A[kept]
+    counts_T = torch.bincount(token_N, minlength=len(pre_TF))
+    return ActivePattern(feature_N, (counts_T.cumsum(0) - counts_T).to(torch.int32), pre_TF.shape[1])
+
+
+def _guess(pre_TF: Tensor, num_pairs: int) -> float:
+    """A value that about 1.5 x ``num_pairs`` entries exceed, from evenly spaced rows."""
+    stride = max(len(pre_TF) // _SAMPLED_TOKENS, 1)
+    sample = pre_TF[::stride].reshape(-1).float()
+    rank = int(_MARGIN * num_pairs * len(sample) / pre_TF.numel()) + 1
+    if rank >= len(sample):
+        return 0.0
+    return max(float(sample.topk(rank, sorted=False).values.min()), 0.0)

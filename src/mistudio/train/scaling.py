@@ -1,0 +1,84 @@
+"""What takes activations to the units of training, measured on a sample before training starts.
+
+Shape legend: T tokens, N rows of the sample, D and E widths of input and target.
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from mistudio.sae import Normalisation
+from mistudio.train.config import TrainConfig
+
+_MEDIAN_STEPS = 100
+_MEDIAN_TOLERANCE = 1e-6
+
+
+Rows = Tensor | tuple[Tensor, Tensor]  # activations, or inputs and the targets that go with them
+
+
+class Scaling(NamedTuple):
+    """The normalisation of one run, and what else is set from the sample."""
+
+    normalisation: Normalisation
+    sample_TD: Tensor  # inputs from all over the corpus, normalised
+    target_variance: float  # mean variance a dimension of normalised targets
+    b_dec_E: Tensor  # where the decoder's bias starts, normalised
+    max_norm: float  # largest norm of a normalised token that is kept
+    spread: float  # root of the mean variance a dimension, in the activations' units
+
+    @classmethod
+    def measure(cls, sample: Rows, config: TrainConfig) -> Self:
+        """Measure on a sample of activations, or of pairs of inputs and targets."""
+        input_ND, target_NE = (part.float() for part in as_pair(sample))
+        (mean_D, scale), (mean_E, target_scale) = (_centre(part, config) for part in (input_ND, target_NE))
+        variance = float(target_NE.var(dim=0, correction=0).mean())
+        origin_E = target_NE.mean(dim=0)
+        if config.decoder_bias == "geometric_median":
+            origin_E = geometric_median(target_NE)
+        inputs_ND = (input_ND - mean_D) / scale
+        return cls(
+            Normalisation(mean_D, scale, mean_E, target_scale),
+            inputs_ND,
+            max(variance / target_scale**2, 1e-12),
+            (origin_E - mean_E) / target_scale,
+            float(inputs_ND.norm(dim=1).median()) * (config.max_norm_ratio or 1.0),
+            max(variance**0.5, 1e-8),
+        )
+
+    def inputs(self, x_TD: Tensor) -> Tensor:
+        """Inputs in the units of training [T, D]."""
+        return (x_TD - self.normalisation.mean_D.to(x_TD.device)) / self.normalisation.scale
+
+    def targets(self, y_TE: Tensor) -> Tensor:
+        """Targets in the units of training [T, E]."""
+        return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)) / self.normalisation.target_scale
+
+
+def as_pair(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Inputs and targets; for an autoencoder the same tensor."""
+    return (rows, rows) if isinstance(rows, Tensor) else rows
+
+
+def _centre(part_ND: Tensor, config: TrainConfig) -> tuple[Tensor, float]:
+    """What is subtracted, and what is divided by."""
+    mean_D = part_ND.mean(dim=0)
+    if config.normalisation == "centred":
+        return mean_D, max(float((part_ND - mean_D).square().mean()) ** 0.5, 1e-8)
+    if config.normalisation == "unit_mean_square":
+        return torch.zeros_like(mean_D), max(float(part_ND.square().mean()) ** 0.5, 1e-8)
+    return torch.zeros_like(mean_D), 1.0
+
+
+def geometric_median(points_ND: Tensor) -> Tensor:
+    """The point with the least sum of distances to all others [D] (Weiszfeld 1937); outliers move it little."""
+    median_D = points_ND.mean(dim=0)
+    for _ in range(_MEDIAN_STEPS):
+        weights_N = 1 / (points_ND - median_D).norm(dim=1).clamp(min=1e-8)
+        new_D = (weights_N[:, None] * points_ND).sum(dim=0) / weights_N.sum()
+        moved = float((new_D - median_D).norm())
+        median_D = new_D
+        if moved <= _MEDIAN_TOLERANCE * float(median_D.norm()):
+            break
+    return median_D

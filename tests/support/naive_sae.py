@@ -1,0 +1,111 @@
+"""The losses of each architecture, written out with dense matrices; autograd does the rest."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mistudio.sae import ArchitectureConfig, SparseAutoencoder, architectures
+
+_SPARSITY = {"topk": {"k": 5}, "batchtopk": {"k": 5}, "matryoshka": {"k": 5}}
+
+
+def small_config(name: str, width: int = 64, **settings: Any) -> ArchitectureConfig:
+    """A configuration of the architecture with little else than defaults."""
+    return architectures()[name].Config.model_validate({"width": width, **_SPARSITY.get(name, {}), **settings})
+
+
+def naive_total(sae: SparseAutoencoder, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    """What a step minimises where no latent is dead."""
+    pre_TF = x_TD @ sae.W_enc.T + sae.b_enc
+    return _TOTALS[sae.config.architecture](sae, pre_TF, x_TD, y_TE, progress)
+
+
+def _fvu(sae: SparseAutoencoder, acts_TF: Tensor, x_TD: Tensor, y_TE: Tensor) -> Tensor:
+    return (y_TE - sae.decode(acts_TF, x_TD)).square().mean() / sae.target_variance
+
+
+def _kept(pre_TF: Tensor, k: int) -> Tensor:
+    top = pre_TF.topk(k, dim=1)
+    return torch.zeros_like(pre_TF).scatter(1, top.indices, top.values.relu())
+
+
+def _topk(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    total = _fvu(sae, _kept(pre_TF, sae.config.k), x_TD, y_TE)
+    wide = _fvu(sae, _kept(pre_TF, 4 * sae.config.k), x_TD, y_TE)
+    return total + sae.config.multi_k_coefficient * wide
+
+
+def _batch_kept(sae: Any, pre_TF: Tensor) -> Tensor:
+    flat = pre_TF.relu().flatten().topk(sae.config.k * len(pre_TF))
+    return torch.zeros(pre_TF.numel(), dtype=pre_TF.dtype).scatter(0, flat.indices, flat.values).view_as(pre_TF)
+
+
+def _batchtopk(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    return _fvu(sae, _batch_kept(sae, pre_TF), x_TD, y_TE)
+
+
+def _matryoshka(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    acts_TF = _batch_kept(sae, pre_TF)
+    columns = torch.arange(acts_TF.shape[1])
+    prefixes = [torch.where(columns < width, acts_TF, 0) for width in sae.config.nested_widths]
+    return torch.stack([_fvu(sae, part_TF, x_TD, y_TE) for part_TF in prefixes]).mean()
+
+
+def _ramp(sae: Any, progress: float) -> Tensor:
+    return sae.weight.log_weight.exp() * min(progress / sae.config.penalty_warmup_fraction, 1.0)
+
+
+def _standard(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    acts_TF = pre_TF.relu()
+    l1 = {
+        "decoder_norm": (acts_TF * sae.W_dec.norm(dim=1)).sum(dim=1).mean(),
+        "sum": acts_TF.sum(dim=1).mean() / y_TE.shape[1],
+        "mean": acts_TF.mean(),
+    }[sae.config.penalty]
+    return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * l1
+
+
+def _gated(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    magnitude_TF = (sae.r_mag.exp() * (x_TD @ sae.W_enc.T) + sae.b_mag).relu()
+    acts_TF = (pre_TF > 0) * magnitude_TF
+    l1 = pre_TF.relu().sum(dim=1).mean()
+    frozen_TE = sae.with_skip(pre_TF.relu() @ sae.W_dec.detach() + sae.b_dec.detach(), x_TD)
+    auxiliary = (y_TE - frozen_TE).square().mean() / sae.target_variance
+    return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * l1 + auxiliary
+
+
+class _Window(torch.autograd.Function):
+    """H(pre - θ) with the rectangular window as the derivative in θ, none in pre."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_TF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_TF, threshold_F)
+        ctx.bandwidth = bandwidth
+        return (pre_TF > threshold_F).to(pre_TF.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        pre_TF, threshold_F = ctx.saved_tensors
+        window_TF = ((pre_TF - threshold_F).abs() < ctx.bandwidth / 2).to(pre_TF.dtype) / ctx.bandwidth
+        return None, -(window_TF * grads[0]).sum(dim=0), None
+
+
+def _jumprelu(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
+    threshold_F = sae.log_threshold.exp()
+    step_TF = _Window.apply(pre_TF, threshold_F, sae.config.bandwidth)
+    # z = pre H(pre - θ): the window multiplies by pre where it should by θ, so it is applied to θ apart.
+    through_TF = threshold_F.detach() * (step_TF - step_TF.detach())
+    acts_TF = pre_TF * step_TF.detach() + through_TF
+    penalty_TF = step_TF if sae.config.penalty == "l0" else torch.tanh(sae.config.tanh_scale * acts_TF)
+    return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * penalty_TF.sum(dim=1).mean()
+
+
+_TOTALS = {
+    "topk": _topk,
+    "batchtopk": _batchtopk,
+    "matryoshka": _matryoshka,
+    "standard": _standard,
+    "gated": _gated,
+    "jumprelu": _jumprelu,
+}

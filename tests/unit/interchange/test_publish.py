@@ -1,0 +1,128 @@
+"""Import publishes what the rest of the platform opens; export gives it back."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mistudio.artifacts import Artifact, Store
+from mistudio.cli import app
+from mistudio.errors import ConfigError, InputError, NotFound
+from mistudio.interchange import FORMATS, export_sae, import_sae
+from mistudio.sae import hook_of, load_autoencoder, spread_of
+from mistudio.train import TrainConfig, train
+from tests.support.naive_sae import small_config
+from tests.unit.interchange.samples import assert_same, make
+from tests.unit.train.synthetic import HOOK, plant, publish_activations
+
+
+@pytest.fixture
+def activations(store: Store) -> Artifact:
+    return publish_activations(store, plant(1_500, width=12).acts_ND)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_trained_autoencoder_goes_out_and_comes_back(
+    form: str, store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    architecture = small_config("jumprelu" if form == "gemma_scope" else "topk")
+    config = TrainConfig(hook=HOOK, sae=architecture, tokens=3_000, batch_size=128)
+    trained = train(store, activations, config).artifact
+    paths = export_sae(trained, tmp_path / "out", form)
+    assert all(path.is_file() for path in paths)
+    hook = HOOK if form in ("sparsify", "gemma_scope") else None
+    back = import_sae(store, tmp_path / "out", form, activations, hook).artifact
+    assert (back.manifest.short_kind, hook_of(back)) == ("sae", HOOK)
+    assert back.manifest.inputs == {"activations": activations.ref}
+    assert spread_of(back) == pytest.approx(spread_of(trained), rel=0.02)
+    assert back.manifest.summary["sample_fvu"] == pytest.approx(trained.manifest.summary["train_fvu"], rel=0.3)
+    x_TD = plant(50, width=12, seed=4).acts_ND
+    torch.testing.assert_close(
+        load_autoencoder(back).reconstruct(x_TD), load_autoencoder(trained).reconstruct(x_TD), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_the_same_import_is_found_and_other_weights_are_another_artifact(
+    store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    sae = make("topk")
+    FORMATS["saelens"].write(sae, tmp_path / "a", HOOK, None)
+    first = import_sae(store, tmp_path / "a", "saelens", activations)
+    assert import_sae(store, tmp_path / "a", "saelens", activations).found
+    assert_same(sae, load_autoencoder(first.artifact))
+    sae.b_dec.add_(1)
+    FORMATS["saelens"].write(sae, tmp_path / "b", HOOK, None)
+    assert import_sae(store, tmp_path / "b", "saelens", activations).artifact.uri != first.artifact.uri
+
+
+def test_an_autoencoder_of_another_width_or_hook_point_is_refused(store: Store, tmp_path: Path) -> None:
+    FORMATS["saelens"].write(make("topk"), tmp_path / "in", HOOK, None)
+    wider = publish_activations(store, plant(300, width=16).acts_ND)
+    with pytest.raises(ConfigError, match=rf"12 wide where {wider.uri} has 16 at resid_post\.1"):
+        import_sae(store, tmp_path / "in", "saelens", wider)
+    with pytest.raises(InputError, match=r"no activations of mlp_out\.2"):
+        import_sae(store, tmp_path / "in", "saelens", wider, "mlp_out.2")
+    assert not list(store.list("sae"))
+
+
+def test_a_format_a_folder_or_a_hook_point_that_is_not_known_is_refused(
+    store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="'pickle' is unknown: use one of saelens"):
+        import_sae(store, tmp_path, "pickle", activations)
+    with pytest.raises(NotFound, match="no folder"):
+        import_sae(store, tmp_path / "nowhere", "saelens", activations)
+    FORMATS["sparsify"].write(make("topk"), tmp_path / "in", HOOK, None)
+    with pytest.raises(ConfigError, match="does not say which hook point"):
+        import_sae(store, tmp_path / "in", "sparsify", activations)
+
+
+def test_an_autoencoder_that_does_not_fit_the_activations_is_warned_of(
+    store: Store, activations: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    FORMATS["saelens"].write(make("standard"), tmp_path, HOOK, None)
+    with caplog.at_level(logging.WARNING):
+        artifact = import_sae(store, tmp_path, "saelens", activations).artifact
+    assert float(str(artifact.manifest.summary["sample_fvu"])) > 1
+    assert "worse than their mean" in caplog.text
+
+
+def test_the_commands_import_and_export_and_never_overwrite(
+    store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    FORMATS["saelens"].write(make("batchtopk"), tmp_path / "in", HOOK, None)
+    runner = CliRunner()
+    options = ["--format", "saelens", "--store", store.url]
+    done = runner.invoke(app, ["import", "sae", str(tmp_path / "in"), "--activations", activations.uri, *options])
+    assert done.exit_code == 0, done.output
+    uri = done.output.split()[1].rstrip(":")
+    assert done.output.startswith(f"Imported {uri}: jumprelu of width 64 at {HOOK}")
+    out = tmp_path / "out"
+    assert runner.invoke(app, ["export", "sae", uri, str(out), *options]).exit_code == 0
+    assert_same(make("batchtopk"), FORMATS["saelens"].read(out).sae)
+    again = runner.invoke(app, ["export", "sae", uri, str(out), *options])
+    assert isinstance(again.exception, ConfigError)
+    assert "already has cfg.json" in str(again.exception)
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_help_shows_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "sae", "--help"]).output
+    assert f"mistudio {command} sae" in shown
+
+
+def test_chosen_latents_are_refused_where_they_mean_nothing(
+    store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    FORMATS["saelens"].write(make("topk"), tmp_path / "in", HOOK, None)
+    artifact = import_sae(store, tmp_path / "in", "saelens", activations).artifact
+    with pytest.raises(ConfigError, match="format onnx alone, not saelens"):
+        export_sae(artifact, tmp_path / "out", "saelens", [1])
+    options = ["--format", "onnx", "--store", store.url, "--features"]
+    for features, reason in (("1,x", "are not numbers of latents"), ("64", "no latent 64")):
+        done = CliRunner().invoke(app, ["export", "sae", artifact.uri, str(tmp_path / "out"), *options, features])
+        assert isinstance(done.exception, ConfigError)
+        assert reason in str(done.exception)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,188 @@
+"""Every architecture against its formula written out densely: losses and gradients, in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mistudio.sae import SparseAutoencoder, Stage, architectures, kernels, new_autoencoder
+from tests.support.naive_sae import naive_total, small_config
+
+WIDTH, D_IN, D_OUT, TOKENS = 64, 12, 9, 40
+CASES = [
+    ("topk", {}),
+    ("topk", {"multi_k_coefficient": 0.125}),
+    ("batchtopk", {}),
+    ("matryoshka", {}),
+    ("matryoshka", {"prefixes": (7, 40, 64)}),
+    ("standard", {"penalty": "decoder_norm"}),
+    ("standard", {"penalty": "sum"}),
+    ("standard", {"penalty": "mean"}),
+    ("gated", {}),
+    ("jumprelu", {"bandwidth": 0.8, "l0_coefficient": 0.3}),
+    ("jumprelu", {"bandwidth": 0.8, "penalty": "tanh", "l0_coefficient": 0.3}),
+]
+
+
+def make(name: str, d_out: int = D_IN, **settings: object) -> SparseAutoencoder:
+    """An autoencoder whose weights are all random and unrelated."""
+    sae = new_autoencoder(small_config(name, WIDTH, **settings), D_IN, d_out)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        sae.target_variance.fill_(1.7)
+    return sae.double()
+
+
+def batch(width: int, seed: int) -> Tensor:
+    return torch.randn(TOKENS, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(sae: SparseAutoencoder, loss: Tensor) -> dict[str, Tensor]:
+    named = {name: value for name, value in sae.named_parameters() if value.requires_grad}
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), materialize_grads=True), strict=True))
+
+
+@pytest.mark.parametrize("dense_share", [0.0, 1.0], ids=["dense products", "bags of rows"])
+@pytest.mark.parametrize(("name", "settings"), CASES)
+@pytest.mark.parametrize("kind", ["autoencoder", "scaled skip", "transcoder", "skip transcoder"])
+def test_losses_and_gradients_equal_the_dense_formula(
+    name: str, settings: dict[str, object], kind: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_DENSE_SHARE", dense_share)
+    skip = {"scaled skip": "learned_scale", "skip transcoder": "linear"}.get(kind, "none")
+    sae = make(name, D_OUT if "transcoder" in kind else D_IN, skip=skip, **settings)
+    x_TD = batch(D_IN, 1)
+    y_TE = batch(sae.d_out, 2) if "transcoder" in kind else x_TD
+    losses = sae.losses(x_TD, y_TE, Stage(0.05))
+    total = naive_total(sae, x_TD, y_TE, 0.05)
+    torch.testing.assert_close(losses.total, total)
+    fast, naive = gradients(sae, losses.total), gradients(sae, total)
+    torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
+    assert all(gradient.any() for gradient in fast.values())
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_l0_and_fired_count_the_active_latents(name: str) -> None:
+    sae, x_TD = make(name), batch(D_IN, 1)
+    losses = sae.losses(x_TD, x_TD, Stage(0.5))
+    if "threshold" in sae.weight_names():
+        sae.threshold.copy_(losses.parts["smallest"] - 1e-9)  # what is active in use is then what was in training
+    acts_TF = sae.encode(x_TD)
+    assert losses.fired_F.tolist() == (acts_TF > 0).sum(dim=0).tolist()
+    assert float(losses.parts["l0"]) == pytest.approx(float((acts_TF > 0).sum() / TOKENS))
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_a_bfloat16_encoder_selects_nearly_the_same_and_computes_what_it_selected_in_full(name: str) -> None:
+    sae = make(name).float()
+    x_TD = batch(D_IN, 1).float()
+    full = sae.losses(x_TD, x_TD, Stage(0.5))
+    sae.encoder_dtype = torch.bfloat16
+    narrow = sae.losses(x_TD, x_TD, Stage(0.5))
+    assert float(narrow.parts["fvu"]) == pytest.approx(float(full.parts["fvu"]), rel=0.02)
+    assert narrow.total.dtype == torch.float32
+    assert float((narrow.fired_F - full.fired_F).abs().sum()) <= 0.05 * float(full.fired_F.sum())
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka"])
+def test_the_auxiliary_loss_moves_dead_latents_alone(name: str) -> None:
+    sae, x_TD = make(name, aux_k=8), batch(D_IN, 1)
+    dead = torch.tensor([3, 17, 40])
+    with torch.no_grad():
+        sae.W_enc[dead] *= 0.2  # never among the largest, yet positive on some tokens
+        sae.b_enc[dead] = 0
+    without = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5)).total)
+    losses = sae.losses(x_TD, x_TD, Stage(0.5, dead))
+    change = {name: value - without[name] for name, value in gradients(sae, losses.total).items()}
+    assert "auxiliary" in losses.parts
+    alive = torch.ones(WIDTH, dtype=torch.bool).index_fill(0, dead, value=False)
+    for weight in ("W_enc", "b_enc", "W_dec"):
+        assert change[weight][dead].reshape(3, -1).any(dim=1).all(), weight
+        assert not change[weight][alive].any(), weight
+
+
+def test_the_pre_activation_loss_draws_dead_jumprelu_latents_up() -> None:
+    sae, x_TD = make("jumprelu", pre_activation_coefficient=0.5), batch(D_IN, 1)
+    dead = torch.tensor([5])
+    with torch.no_grad():
+        sae.b_enc[dead] = -50.0
+    without = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5)).total)
+    with_loss = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5, dead)).total)
+    assert not without["b_enc"][dead].any()
+    assert float(with_loss["b_enc"][dead]) == pytest.approx(-0.5)
+
+
+def test_ghost_gradients_reach_dead_latents_of_the_standard_autoencoder() -> None:
+    sae, x_TD = make("standard", revival="ghost"), batch(D_IN, 1)
+    dead = torch.tensor([5, 6])
+    with torch.no_grad():
+        sae.b_enc[dead] = -8.0
+    without = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5)).total)
+    ghost = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5, dead)).total)
+    assert not without["W_enc"][dead].any()
+    assert ghost["W_enc"][dead].any(dim=1).all()
+    assert ghost["W_dec"][dead].any(dim=1).all()
+
+
+def test_resampled_latents_point_where_reconstruction_is_worst() -> None:
+    sae, x_TD = make("standard", revival="resample"), batch(D_IN, 1)
+    sae.constrain()
+    dead_F = torch.arange(WIDTH) < 4
+    with torch.no_grad():
+        sae.b_enc[dead_F] = -50.0
+        x_TD[7] *= 100  # so that its loss drowns all others
+        error_D = x_TD[7] - sae.reconstruct(x_TD)[7]
+    revived_F = sae.revive(dead_F, x_TD, x_TD, torch.Generator().manual_seed(0))
+    assert torch.equal(revived_F, dead_F)
+    cosines_4 = torch.cosine_similarity(sae.W_dec.detach()[dead_F], error_D.expand(4, -1))
+    assert float(cosines_4.min()) > 0.999
+    assert not sae.b_enc[dead_F].any()
+
+
+@pytest.mark.parametrize("name", ["batchtopk", "matryoshka"])
+def test_the_threshold_follows_the_smallest_activation_that_was_kept(name: str) -> None:
+    sae = make(name, threshold_rate=0.5)
+    sae.after_step({"smallest": torch.tensor(2.0, dtype=torch.float64)})
+    assert float(sae.threshold) == 2.0  # the first one counts in full
+    sae.after_step({"smallest": torch.tensor(1.0, dtype=torch.float64)})
+    assert float(sae.threshold) == pytest.approx(1.5)
+    assert "threshold" in sae.weight_names()
+
+
+def test_batch_topk_keeps_k_latents_a_token_on_average_and_not_on_each() -> None:
+    sae, x_TD = make("batchtopk"), batch(D_IN, 1)
+    losses = sae.losses(x_TD, x_TD, Stage(0.5))
+    assert float(losses.parts["l0"]) == pytest.approx(5.0)
+    sae.threshold.copy_(losses.parts["smallest"] - 1e-9)
+    counts_T = (sae.encode(x_TD) > 0).sum(dim=1)
+    assert int(counts_T.min()) < 5 < int(counts_T.max())
+
+
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+def test_the_penaltys_weight_rises_while_too_many_latents_are_active_and_falls_else(name: str) -> None:
+    sae = make(name, target_l0=8)
+    start = float(sae.weight.log_weight)
+    sae.after_step({"l0": torch.tensor(20.0)})
+    risen = float(sae.weight.log_weight)
+    sae.after_step({"l0": torch.tensor(2.0)})
+    assert risen > start
+    assert float(sae.weight.log_weight) < risen
+    fixed = make(name)
+    fixed.after_step({"l0": torch.tensor(20.0)})
+    assert float(fixed.weight.log_weight) == float(make(name).weight.log_weight)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_decoders_with_unit_norm_keep_it(name: str) -> None:
+    sae, x_TD = make(name), batch(D_IN, 1)
+    sae.constrain()
+    losses = sae.losses(x_TD, x_TD, Stage(0.5))
+    losses.total.backward()
+    sae.before_step()
+    along_F = (sae.W_dec.grad * sae.W_dec).sum(dim=1).detach()
+    if sae.has_unit_norm:
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(WIDTH, dtype=torch.float64))
+        assert float(along_F.abs().max()) < 1e-14
+    else:
+        assert float(along_F.abs().max()) > 1e-6

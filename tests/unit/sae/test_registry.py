@@ -1,0 +1,65 @@
+"""Architectures of other packages: found by entry point, refused by name where they are none."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mistudio.artifacts import open_store
+from mistudio.errors import ConfigError
+from mistudio.sae import architectures, load_autoencoder
+from mistudio.train import TrainConfig, train
+from tests.unit.train.synthetic import HOOK, plant, publish_activations
+
+DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Put a package with an entry point where Python finds it."""
+
+    def install(code: str, target: str) -> None:
+        (tmp_path / "my_package.py").write_text(code, encoding="utf-8")
+        info = tmp_path / "my_package-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[mistudio.architectures]\nmine = {target}\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        architectures.cache_clear()
+
+    yield install
+    architectures.cache_clear()
+    sys.modules.pop("my_package", None)
+
+
+def test_the_example_in_the_docs_trains_and_is_loaded(install: Callable[[str, str], None], tmp_path: Path) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (target,) = re.findall(r'^capped = "(.*)"$', text, flags=re.MULTILINE)
+    install(code, target)
+    settings = {"architecture": "capped", "width": 64, "k": 3}
+    rows_ND = plant(2_000, width=12).acts_ND
+    config = TrainConfig.model_validate({"hook": HOOK, "sae": settings, "tokens": 8_000, "batch_size": 200})
+    store = open_store(str(tmp_path / "store"))
+    artifact = train(store, publish_activations(store, rows_ND), config).artifact
+    sae = load_autoencoder(artifact)
+    assert type(sae).__name__ == "CappedAutoencoder"
+    assert artifact.manifest.config["sae"]["architecture"] == "capped"
+    with torch.no_grad():
+        assert float(sae.encode(rows_ND * 100).max()) == 6.0
+
+
+def test_what_is_no_architecture_is_refused(install: Callable[[str, str], None]) -> None:
+    install("thing = 3\n", "my_package:thing")
+    with pytest.raises(ConfigError, match=r"mine \(my_package:thing\) is not a subclass of SparseAutoencoder"):
+        architectures()
+
+
+def test_a_name_that_is_taken_is_refused(install: Callable[[str, str], None]) -> None:
+    code = "from mistudio.sae.topk import TopKAutoencoder\nclass Other(TopKAutoencoder):\n    pass\n"
+    install(code, "my_package:Other")
+    with pytest.raises(ConfigError, match="has the name 'topk', which is taken"):
+        architectures()

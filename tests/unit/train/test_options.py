@@ -1,0 +1,196 @@
+"""What training can be asked for beside the architecture: normalisation, transcoders, means of weights, parts."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from mistudio.activations import ActivationReader
+from mistudio.artifacts import Store
+from mistudio.errors import ConfigError, InputError
+from mistudio.sae import Losses, Stage, TopKConfig, architectures, load_autoencoder, target_hook_of
+from mistudio.sae.topk import TopKAutoencoder
+from mistudio.train import TrainConfig, Trainer, train
+from mistudio.train.scaling import geometric_median
+from tests.support.naive_sae import small_config
+from tests.unit.train.synthetic import HOOK, plant, publish_activations, publish_pair
+
+ROWS, BATCH = 2_000, 200
+TOPK = TopKConfig(width=64, k=3)
+
+
+@pytest.fixture
+def trainer(store: Store) -> Callable[..., Trainer]:
+    def make(rows_ND: Tensor | None = None, **settings: object) -> Trainer:
+        rows_ND = plant(ROWS, width=12).acts_ND if rows_ND is None else rows_ND
+        reader = ActivationReader(publish_activations(store, rows_ND), HOOK, "train")
+        base = {"hook": HOOK, "sae": TOPK, "tokens": 4 * ROWS, "batch_size": BATCH, "patience": 0}
+        return Trainer(TrainConfig.model_validate({**base, **settings}), reader, 0, torch.device("cpu"))
+
+    return make
+
+
+def run(trainer: Trainer) -> Trainer:
+    while not trainer.finished:
+        trainer.train_step()
+    return trainer
+
+
+@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("normalisation", ["none", "unit_mean_square", "centred"])
+def test_every_architecture_learns_under_every_normalisation_and_publishes_raw_units(
+    name: str, normalisation: str, trainer: Callable[..., Trainer]
+) -> None:
+    rows_ND = plant(ROWS, width=12).acts_ND * 4
+    config = small_config(
+        name, 64, **({"k": 3} if "k" in architectures()[name].Config.model_fields else {"target_l0": 6})
+    )
+    done = run(trainer(rows_ND, sae=config, normalisation=normalisation, tokens=12 * ROWS))
+    sae = done.finish().requires_grad_(requires_grad=False)
+    rows_ND = rows_ND.half().float()
+    left = (rows_ND - sae.reconstruct(rows_ND)).square().sum() / (rows_ND - rows_ND.mean(dim=0)).square().sum()
+    assert float(left) < 0.5
+    assert done.history[-1]["fvu"] == pytest.approx(float(left), abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+def test_a_target_l0_is_reached(name: str, trainer: Callable[..., Trainer]) -> None:
+    rows_ND = plant(8_000, width=24, active=8).acts_ND
+    config = small_config(name, 64, target_l0=5)
+    done = run(trainer(rows_ND, sae=config, tokens=120_000, dead_after_tokens=20_000))
+    assert done.history[-1]["l0"] == pytest.approx(5, rel=0.15)
+
+
+def test_batch_topk_in_use_has_k_latents_a_token_on_average(trainer: Callable[..., Trainer]) -> None:
+    rows_ND = plant(8_000, width=24, active=8).acts_ND
+    done = run(trainer(rows_ND, sae=small_config("batchtopk", 64, k=5), tokens=120_000))
+    rows_ND = plant(ROWS, width=24, active=8, seed=1).acts_ND
+    active = done.finish().encode_active(rows_ND)
+    assert len(active.value_A) / len(rows_ND) == pytest.approx(5, rel=0.1)
+
+
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(trainer: Callable[..., Trainer]) -> None:
+    whole, parts = trainer(tokens=10 * BATCH), trainer(tokens=10 * BATCH, micro_batches=3)
+    for done in (run(whole), run(parts)):
+        assert done.step == 10
+    torch.testing.assert_close(parts.sae.W_dec, whole.sae.W_dec, rtol=1e-3, atol=1e-4)
+    assert parts.history[-1]["fvu"] == pytest.approx(whole.history[-1]["fvu"], rel=1e-3)
+
+
+class _SmallMemory(TopKAutoencoder):
+    """Runs out of memory as a GPU would, above so many tokens."""
+
+    most_tokens = 60
+
+    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
+        if len(x_TD) > self.most_tokens:
+            raise torch.OutOfMemoryError
+        return super().losses(x_TD, y_TE, stage)
+
+
+def test_out_of_memory_cuts_the_batch_and_loses_nothing(
+    trainer: Callable[..., Trainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    short, plain = trainer(tokens=10 * BATCH), trainer(tokens=10 * BATCH, micro_batches=4)
+    short.sae.__class__ = _SmallMemory
+    with caplog.at_level(logging.WARNING):
+        run(short)
+    run(plain)
+    assert short.tokens == 10 * BATCH
+    assert torch.equal(short.sae.W_dec, plain.sae.W_dec)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Out of memory at step 0: going on with 2 parts a batch.",
+        "Out of memory at step 0: going on with 4 parts a batch.",
+    ]
+    assert short.history[-1]["micro_batches"] == 4
+
+
+def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(trainer: Callable[..., Trainer]) -> None:
+    done = trainer()
+    done.sae.__class__ = _SmallMemory
+    _SmallMemory.most_tokens, before = 0, _SmallMemory.most_tokens
+    try:
+        with pytest.raises(ConfigError, match="one token at a time at width 64. Lower width.*check-memory"):
+            done.train_step()
+    finally:
+        _SmallMemory.most_tokens = before
+
+
+def test_the_mean_of_weights_is_published_in_place_of_the_last(trainer: Callable[..., Trainer]) -> None:
+    last, mean = run(trainer(decay_fraction=0)), run(trainer(decay_fraction=0, ema_decay=0.9))
+    assert torch.equal(last.sae.W_enc, mean.sae.W_enc)
+    assert not torch.equal(last.finish().W_enc, mean.finish().W_enc)
+
+
+def test_a_cosine_falls_slower_at_first_and_ends_as_low(trainer: Callable[..., Trainer]) -> None:
+    linear, cosine = (run(trainer(decay=decay, decay_fraction=1, warmup_fraction=0)) for decay in ("linear", "cosine"))
+    rates = [[point["learning_rate"] for point in done.history] for done in (linear, cosine)]
+    assert rates[1][10] > rates[0][10]
+    assert rates[1][20] == pytest.approx(rates[0][20])
+    assert rates[1][-1] < rates[0][-1]
+
+
+def test_tokens_of_too_large_a_norm_are_left_out_and_counted(trainer: Callable[..., Trainer]) -> None:
+    rows_ND = plant(ROWS, width=12).acts_ND
+    rows_ND[::100] *= 100
+    done = run(trainer(rows_ND, tokens=ROWS, max_norm_ratio=10))
+    assert done.filtered_tokens == ROWS // 100
+    assert done.tokens == ROWS - ROWS // 100
+
+
+def test_the_geometric_median_stays_with_the_many() -> None:
+    points_ND = torch.cat([torch.randn(90, 5, generator=torch.Generator().manual_seed(0)), torch.full((10, 5), 1e4)])
+    assert float(geometric_median(points_ND).norm()) < 1
+    assert float(points_ND.mean(dim=0).norm()) > 1000
+
+
+def test_a_bfloat16_encoder_learns_as_well(trainer: Callable[..., Trainer]) -> None:
+    full, narrow = (run(trainer(encoder_dtype=dtype, tokens=12 * ROWS)) for dtype in ("float32", "bfloat16"))
+    assert narrow.history[-1]["fvu"] == pytest.approx(full.history[-1]["fvu"], rel=0.1)
+
+
+@pytest.mark.parametrize("skip", ["none", "linear"])
+def test_a_transcoder_predicts_the_other_hook_point(skip: str, store: Store) -> None:
+    planted = plant(8_000, width=16)
+    target_NE = torch.relu(planted.acts_ND @ torch.randn(16, 10, generator=torch.Generator().manual_seed(2))) * 5
+    artifact = publish_pair(store, planted.acts_ND, target_NE)
+    config = TrainConfig(
+        hook="mlp_in.1",
+        target_hook="mlp_out.1",
+        sae=TopKConfig(width=128, k=8, skip=skip),
+        tokens=120_000,
+        batch_size=256,
+    )
+    produced = train(store, artifact, config)
+    sae = load_autoencoder(produced.artifact)
+    assert (sae.d_in, sae.d_out) == (16, 10)
+    assert target_hook_of(produced.artifact) == "mlp_out.1"
+    rebuilt_NE = sae.reconstruct(planted.acts_ND)
+    left = (target_NE - rebuilt_NE).square().sum() / (target_NE - target_NE.mean(dim=0)).square().sum()
+    assert float(left) < 0.15
+
+
+def test_rows_of_other_tokens_are_no_pair(store: Store) -> None:
+    rows_ND = plant(64, width=16).acts_ND
+    artifact = publish_pair(store, rows_ND, rows_ND, shift=1)
+    config = TrainConfig(hook="mlp_in.1", target_hook="mlp_out.1", sae=TOPK)
+    with pytest.raises(InputError, match="do not correspond: row 0.*Capture both hook points in one run"):
+        train(store, artifact, config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"sae": {**TOPK.model_dump(), "skip": "linear"}}, "skip linear would let an autoencoder copy its input"),
+        ({"target_hook": HOOK}, "is the hook itself"),
+        ({"micro_batches": 2048}, "micro_batches 2048 is more than batch_size 1024"),
+        ({"max_norm_ratio": 0.5}, "max_norm_ratio"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        TrainConfig.model_validate({"hook": HOOK, "sae": TOPK, **settings})
