@@ -14,9 +14,10 @@ from mistudio.artifacts import Artifact
 from mistudio.errors import InputError
 from mistudio.progress import byte_progress
 
-# Pages that were read stay mapped, and count as memory of the process, until as many bytes were read. Not more,
-# because the kernel maps several times as much around a short run of rows.
-_MAPPED_BYTES = 4 << 20
+# Pages that were read stay mapped, and count as memory of the process, until they are about so many bytes. Around
+# each place that is read the kernel maps what else it holds in one piece, which can be as much as 2 MiB.
+_MAPPED_BYTES = 16 << 20
+_MAPPED_AROUND_BYTES = 2 << 20
 
 
 class ActivationReader:
@@ -39,7 +40,7 @@ class ActivationReader:
         self.width = self.target_width = self.shards[0].width
         self.dtype: str = self.shards[0].dtype
         self._ends = np.cumsum([shard.num_rows for shard in self.shards])
-        self._read_bytes, self._touched = 0, set[int]()  # since pages were last released
+        self._mapped_bytes, self._touched = 0, set[int]()  # since pages were last released
 
     @property
     def readers(self) -> tuple["ActivationReader", ...]:
@@ -83,11 +84,11 @@ class ActivationReader:
     def _read(self, start: int, stop: int, row_bytes: int) -> list[tuple[int, int, int]]:
         """The pieces of a range that is about to be read; lets go of what was read long before."""
         pieces = list(self._pieces(start, stop))
-        if self._read_bytes > _MAPPED_BYTES:
+        if self._mapped_bytes > _MAPPED_BYTES:
             for shard in self._touched:
                 self.shards[shard].release()
-            self._read_bytes, self._touched = 0, set()
-        self._read_bytes += row_bytes * (stop - start)
+            self._mapped_bytes, self._touched = 0, set()
+        self._mapped_bytes += row_bytes * (stop - start) + _MAPPED_AROUND_BYTES
         self._touched.update(shard for shard, _, _ in pieces)
         return pieces
 

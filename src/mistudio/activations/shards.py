@@ -121,6 +121,7 @@ class ShardFile:
         self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
         self._block_rows = self._batches[0].num_rows if self._batches else BLOCK_ROWS  # all but the last are equal
         self.num_rows = sum(batch.num_rows for batch in self._batches)
+        self.release()
 
     def acts(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` [N, D]; where they lie in one block a view of the file, not to be written to."""

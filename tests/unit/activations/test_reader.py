@@ -61,20 +61,22 @@ def test_a_hook_point_or_split_that_was_not_captured_is_named_with_those_that_we
             ActivationReader(artifact, hook, split)
 
 
+@pytest.mark.parametrize("rows", [16, 5000])
 def test_pages_that_were_read_do_not_pile_up_and_views_of_them_stay_valid(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(reader_module, "_MAPPED_BYTES", 1 << 16)
+    monkeypatch.setattr(reader_module, "_MAPPED_BYTES", 1 << 18)
     artifact = publish_rows(store, [[100_000]] * 8)
     reader = ActivationReader(artifact, HOOK, "train")
+    folder = str(store.fetch(f"{artifact.uri}/manifest.json").parent)
     first = reader.acts(0, 1000)
-    file_bytes = sum(entry.bytes for entry in artifact.manifest.files)
     most = 0
     for start in range(0, len(reader), 5000):
-        reader.acts(start, start + 5000).sum()
-        reader.meta(start, start + 5000)
-        most = max(most, mapped_bytes(str(store.fetch(artifact.uri + "/manifest.json").parent)))
-    assert most < file_bytes / 4
+        reader.acts(start, start + rows).sum()
+        reader.meta(start, start + rows)
+        most = max(most, mapped_bytes(folder))
+    # How much around a read the kernel maps is its own choice; without letting go everything would be mapped.
+    assert most < artifact.manifest.num_bytes * 3 / 4
     assert row_numbers(first) == list(range(1000))
 
 
