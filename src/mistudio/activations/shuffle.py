@@ -67,7 +67,10 @@ class ShuffledBatches(Generic[RowsT]):
         run = min(_SAMPLE_RUN_ROWS, len(self))
         places = max(min(num_rows, len(self)) // run, 1)
         starts = [place * len(self) // places for place in range(places)]
-        parts = (torch.cat([part.acts(start, start + run) for start in starts]) for part in self._reader.readers)
+        parts = [ring_ND.new_empty(places * run, ring_ND.shape[1]) for ring_ND in self._rings_ND]
+        for rows_ND, part in zip(parts, self._reader.readers, strict=True):
+            for place, start in enumerate(starts):
+                rows_ND[place * run : (place + 1) * run] = part.acts(start, start + run)
         return self._reader.pack(tuple(parts))
 
     def next_batch(self) -> RowsT:
