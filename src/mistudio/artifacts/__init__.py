@@ -10,6 +10,7 @@ from mistudio.artifacts.artifact import (
     open_artifact,
     open_input,
     produce,
+    produce_together,
 )
 from mistudio.artifacts.inventory import artifact_uris, dependents, list_artifacts, remove_artifact
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
@@ -39,5 +40,6 @@ __all__ = [
     "open_input",
     "open_store",
     "produce",
+    "produce_together",
     "remove_artifact",
 ]

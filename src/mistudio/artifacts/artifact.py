@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -29,7 +29,7 @@ from mistudio.artifacts.manifest import (
     qualified_kind,
 )
 from mistudio.artifacts.store import Store, check_name
-from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, StorageError
 from mistudio.progress import byte_progress
 
 _WORK = "work"
@@ -208,6 +208,46 @@ def produce(store: Store, recipe: Recipe, step: str, build: Callable[[Draft], Su
         for name in draft.work_names():
             draft.remove_work(name)
     return Produced(Artifact(store, recipe.prefix, manifest), found=False)
+
+
+def produce_together(
+    store: Store, recipes: Sequence[Recipe], step: str, build: Callable[[dict[int, Draft]], dict[int, Summary]]
+) -> list[Produced]:
+    """Return the artifacts of ``recipes``; build all that are not there yet in one go, and publish them.
+
+    ``build`` gets the drafts of those that are not there, by their place in ``recipes``, and returns their
+    summaries.
+
+    Raises:
+        ConfigError: two recipes are the same.
+        StorageError: the store cannot be written.
+    """
+    prefixes = [recipe.prefix for recipe in recipes]
+    if len(set(prefixes)) < len(prefixes):
+        message = f"The same {recipes[0].kind} is asked for twice. Leave out one of the two."
+        raise ConfigError(message)
+    drafts: dict[int, Draft] = {}
+    summaries: dict[int, Summary] = {}
+    produced: dict[int, Produced] = {}
+
+    def go_on(numbers: list[int]) -> None:
+        """Hold the locks of all that are missing, one within the other, around the one build."""
+        if not numbers:
+            summaries.update(build(drafts) if drafts else {})
+            return
+        number, others = numbers[0], numbers[1:]
+
+        def hold(draft: Draft) -> Summary:
+            drafts[number] = draft
+            go_on(others)
+            return summaries[number]
+
+        produced[number] = produce(store, recipes[number], step, hold)
+        if produced[number].found:
+            go_on(others)
+
+    go_on(sorted(range(len(recipes)), key=prefixes.__getitem__))  # one order for all, or two could wait for each other
+    return [produced[number] for number in range(len(recipes))]
 
 
 def find(store: Store, recipe: Recipe) -> Artifact | None:

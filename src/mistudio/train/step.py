@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,12 +10,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mistudio.activations import ActivationReader, PairedReader
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
+from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce_together
 from mistudio.progress import progress
 from mistudio.sae import config_json, save_weights
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.train.config import TrainConfig
-from mistudio.train.trainer import MetricsLog, Trainer
+from mistudio.train.learner import Learner, Metrics, MetricsLog
+from mistudio.train.trainer import State, Trainer, check_stream
 
 logger = logging.getLogger(__name__)
 
@@ -53,90 +55,151 @@ def train(
         InputError: the activations lack the hook point.
         ConfigError: training diverged.
     """
+    return train_together(store, activations, [config], seed, runtime, on_metrics and [on_metrics])[0]
+
+
+def train_together(
+    store: Store,
+    activations: Artifact,
+    configs: Sequence[TrainConfig],
+    seed: int = 0,
+    runtime: TrainRuntime | None = None,
+    on_metrics: Sequence[MetricsLog] | None = None,
+) -> list[Produced]:
+    """Publish several autoencoders trained over one stream of activations, which is read once for all.
+
+    Each is the same artifact as :func:`train` gives; those that are there already are left out of the training.
+
+    Args:
+        store: where to publish.
+        activations: artifact of kind ``activations`` that holds the hook point.
+        configs: what to train; they have to agree on hook points, batch size and buffer.
+        seed: of initialisation and order.
+        runtime: device and checkpoints.
+        on_metrics: one for each config, called with the mean metrics and the step.
+
+    Raises:
+        InputError: the activations lack the hook point.
+        ConfigError: the settings of the stream differ, two configs are the same, or a training diverged.
+    """
     runtime = runtime or TrainRuntime()
     # The recipe holds the rate that is used, so that another default is another recipe.
-    config = config.model_copy(update={"learning_rate": config.peak_learning_rate})
-    recipe = Recipe(
-        kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed
-    )
+    configs = [config.model_copy(update={"learning_rate": config.peak_learning_rate}) for config in configs]
+    recipes = [
+        Recipe(kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed)
+        for config in configs
+    ]
 
-    def build(draft: Draft) -> Summary:
-        reader = _reader(activations, config)
-        trainer = Trainer(config, reader, seed, torch.device(runtime.device))
-        _resume(trainer, draft)
-        _run(trainer, draft, runtime.checkpoint_every_steps, on_metrics)
-        return _publish(trainer, draft)
+    def build(drafts: dict[int, Draft]) -> dict[int, Summary]:
+        numbers = sorted(drafts)
+        wanted = [configs[number] for number in numbers]
+        trainer = Trainer(wanted, _rows(activations, wanted[0]), seed, torch.device(runtime.device))
+        logs = [on_metrics[number] for number in numbers] if on_metrics else []
+        run = _Run(trainer, [drafts[number] for number in numbers], runtime.checkpoint_every_steps, logs)
+        run.resume()
+        run.to_the_end()
+        return {
+            number: _publish(learner, drafts[number]) for number, learner in zip(numbers, trainer.learners, strict=True)
+        }
 
-    return produce(store, recipe, "train", build)
+    check_stream(configs)
+    return produce_together(store, recipes, "train", build)
 
 
-def _reader(activations: Artifact, config: TrainConfig) -> ActivationReader | PairedReader:
+def _rows(activations: Artifact, config: TrainConfig) -> ActivationReader | PairedReader:
     if config.target_hook is None:
         return ActivationReader(activations, config.hook, "train")
     return PairedReader(activations, config.hook, config.target_hook, "train")
 
 
-def _run(trainer: Trainer, draft: Draft, checkpoint_every: int, on_metrics: MetricsLog | None) -> None:
-    with progress("Train autoencoder", trainer.planned_tokens, "tokens") as bar:
-        bar.advance(trainer.tokens)
-        while not trainer.finished:
-            before = trainer.tokens
-            metrics = trainer.train_step()
-            bar.advance(trainer.tokens - before, note=_note(metrics) if metrics else "")
-            if metrics and on_metrics:
-                on_metrics({name: value for name, value in metrics.items() if name != "step"}, trainer.step)
-            if trainer.step % checkpoint_every == 0 and not trainer.finished:
-                _save_checkpoint(trainer, draft)
+class _Run:
+    """A trainer with the drafts that its checkpoints go to."""
+
+    def __init__(
+        self, trainer: Trainer, drafts: list[Draft], checkpoint_every: int, on_metrics: list[MetricsLog]
+    ) -> None:
+        self.trainer, self.drafts = trainer, drafts
+        self.checkpoint_every, self.on_metrics = checkpoint_every, on_metrics
+
+    def resume(self) -> None:
+        """Go on from the last checkpoints that can be read, as far as there are any."""
+        self.trainer.load_state_dicts([_last_checkpoint(draft) for draft in self.drafts])
+
+    def to_the_end(self) -> None:
+        """Train until all are done."""
+        trainer, learners = self.trainer, self.trainer.learners
+        total = max(learner.planned_tokens for learner in learners)
+        with progress("Train autoencoder" + "s" * (len(learners) > 1), total, "tokens") as bar:
+            bar.advance(trainer.tokens)
+            while not trainer.finished:
+                learning = [not learner.finished for learner in learners]
+                before = trainer.tokens
+                reports = trainer.train_step()
+                bar.advance(trainer.tokens - before, note=_note(reports[0]) if 0 in reports else "")
+                for number, metrics in reports.items():
+                    self._log(number, metrics)
+                if not trainer.finished:
+                    self._save(learning)
+
+    def _log(self, number: int, metrics: Metrics) -> None:
+        if self.on_metrics:
+            values = {name: value for name, value in metrics.items() if name != "step"}
+            self.on_metrics[number](values, int(metrics["step"]))
+
+    def _save(self, learning: list[bool]) -> None:
+        """Save those that learned in the last step, where it is time or where they are done."""
+        is_time = self.trainer.step % self.checkpoint_every == 0
+        for number, learner in enumerate(self.trainer.learners):
+            in_step = learning[number] and learner.step == self.trainer.step
+            if in_step and (is_time or learner.finished):
+                _save_checkpoint(self.drafts[number], learner.step, self.trainer.state_dict(number))
 
 
-def _note(metrics: dict[str, float]) -> str:
+def _note(metrics: Metrics) -> str:
     return f"FVU {metrics['fvu']:.3f}  L0 {metrics['l0']:.1f}  dead {metrics['dead_fraction']:.1%}"
 
 
-def _save_checkpoint(trainer: Trainer, draft: Draft) -> None:
-    tensors, text = trainer.state_dict()
-    with draft.stage_work(f"checkpoint-{trainer.step:09d}.safetensors") as path:
+def _save_checkpoint(draft: Draft, step: int, state: State) -> None:
+    tensors, text = state
+    with draft.stage_work(f"checkpoint-{step:09d}.safetensors") as path:
         save_file(tensors, path, metadata=text)
     for name in _checkpoints(draft)[:-_KEPT_CHECKPOINTS]:
         draft.remove_work(name)
 
 
-def _resume(trainer: Trainer, draft: Draft) -> None:
-    """Go on from the last checkpoint that can be read, if there is one."""
+def _last_checkpoint(draft: Draft) -> State | None:
+    """The last checkpoint that can be read, if there is one."""
     for name in reversed(_checkpoints(draft)):
         try:
             with safe_open(draft.work_file(name), framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
-                text = file.metadata()
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 -- no mapping
         except SafetensorError as error:
             logger.warning("%s cannot be read (%s); going on from the one before", name, error)
-            continue
-        trainer.load_state_dict(tensors, text)
-        return
+    return None
 
 
 def _checkpoints(draft: Draft) -> list[str]:
     return sorted(name for name in draft.work_names() if name.startswith("checkpoint-"))
 
 
-def _publish(trainer: Trainer, draft: Draft) -> Summary:
-    sae, config = trainer.finish(), trainer.config
+def _publish(learner: Learner, draft: Draft) -> Summary:
+    sae, config = learner.finish(), learner.config
     with draft.stage(WEIGHTS_NAME) as path:
         save_weights(sae, path)
-    draft.write(CONFIG_NAME, config_json(sae, config.hook, trainer.scaling.spread, config.target_hook))
-    draft.write(TRAINING_NAME, json.dumps(trainer.history, indent=0, sort_keys=True).encode())
-    last = trainer.history[-1]
+    draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.spread, config.target_hook))
+    draft.write(TRAINING_NAME, json.dumps(learner.history, indent=0, sort_keys=True).encode())
+    last = learner.history[-1]
     return {
         "architecture": config.sae.architecture,
         "hook": config.hook,
         "target_hook": config.target_hook,
         "d_in": sae.d_in,
         "width": sae.width,
-        "tokens": trainer.tokens,
-        "filtered_tokens": trainer.filtered_tokens,
-        "steps": trainer.step,
-        "epochs": round(trainer.tokens / len(trainer.reader), 2),
-        "stopped_because": trainer.stopped_because,
+        "tokens": learner.tokens,
+        "filtered_tokens": learner.filtered_tokens,
+        "steps": learner.step,
+        "epochs": round(learner.tokens / learner.epoch_tokens, 2),
+        "stopped_because": learner.schedule.stopped_because,
         "train_fvu": round(last["fvu"], 6),
         "train_l0": round(last["l0"], 3),
         "train_dead_fraction": round(last["dead_fraction"], 6),

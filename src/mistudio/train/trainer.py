@@ -1,310 +1,111 @@
-"""The training loop of a sparse autoencoder, with all of its state in one checkpoint.
+"""The training loop: one stream of activations, and one or several autoencoders that learn from it.
 
-A step reads one batch of shuffled activations, normalises it, takes the losses' gradient, and lets Adam move
-the weights. Everything that decides the next step is in ``state_dict``: weights, moments,
-schedule, counters of silent latents, the shuffling buffer's order and the random state. So a run that was
-killed ends with the same bytes as one that was not.
-
-Shape legend: T tokens of a batch, D model width, F features (latents).
+Reading activations costs more than learning from them, all the more where they come live from a model. So every
+batch goes to each autoencoder. None of them can tell: each ends with the same bytes as if it were trained alone.
 """
 
 import json
-import logging
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, ActivationStream, PairedReader, ShuffledBatches
+from mistudio.activations import RowSource, ShuffledBatches
 from mistudio.errors import ConfigError
-from mistudio.sae import Losses, SparseAutoencoder, Stage, new_autoencoder
 from mistudio.train.config import TrainConfig
-from mistudio.train.scaling import Rows, Scaling, as_pair
+from mistudio.train.learner import Learner, Metrics
+from mistudio.train.scaling import Rows
 
-logger = logging.getLogger(__name__)
+_SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
-
-_HISTORY_POINTS = 200
-_SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
-_COUNT_DEAD_EVERY = 10  # steps; counting waits for the device
-_GAIN = 1e-3  # a check counts as improvement if the loss falls by this share
-
-Metrics = dict[str, float]
+State = tuple[dict[str, Tensor], dict[str, str]]  # tensors and text of one safetensors file
 
 
 class Trainer:
-    """One training run over captured activations."""
+    """Autoencoders in training over one stream.
 
-    def __init__(
-        self, config: TrainConfig, reader: ActivationReader | PairedReader, seed: int, device: torch.device
-    ) -> None:
-        self.config, self.reader, self.device = config, reader, device
-        self.planned_tokens = min(config.tokens, config.max_epochs * len(reader))
-        self.num_steps = _steps_for(self.planned_tokens, len(reader), config.batch_size)
-        self.report_every = max(self.num_steps // _HISTORY_POINTS, 1)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.batches: ActivationStream[Rows] = ShuffledBatches(reader, config.batch_size, config.buffer_rows, seed)
-        self.silent_tokens_F = torch.zeros(config.sae.width, dtype=torch.int64, device=device)
-        self.dead_indices = torch.empty(0, dtype=torch.int64, device=device)  # as of when they were last counted
-        self.step, self.tokens, self.filtered_tokens = 0, 0, 0
-        self.micro_batches = config.micro_batches
-        self.decay_start = self.num_steps - round(config.decay_fraction * self.num_steps)
-        self.stopped_because = "tokens"
-        self.best_loss, self.checks_without_gain = math.inf, 0
-        self.history: list[Metrics] = []
-        self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        self.scaling = Scaling.measure(self.batches.sample(_SAMPLE_ROWS), config)
-        self.sae = new_autoencoder(config.sae, self.batches.width, self.batches.target_width)
-        self.sae.target_variance.fill_(self.scaling.target_variance)
-        self.sae.initialise(self.scaling.sample_TD, self.generator, self.scaling.b_dec_E)
-        self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
-        self.sae.to(device)
-        self._parameters = {name: value for name, value in self.sae.named_parameters() if value.requires_grad}
-        self.optimiser = torch.optim.Adam(self._parameters.values(), lr=config.peak_learning_rate, fused=True)
-        self._means = {name: value.detach().clone() for name, value in self._parameters.items() if config.ema_decay}
+    Args:
+        configs: what to train; all have to agree on the stream.
+        rows: the activations.
+        seed: of initialisation and order.
+        device: where to train.
+
+    Raises:
+        ConfigError: the settings of the stream differ.
+    """
+
+    def __init__(self, configs: Sequence[TrainConfig], rows: RowSource[Rows], seed: int, device: torch.device) -> None:
+        check_stream(configs)
+        first = configs[0]
+        self.step, self.tokens = 0, 0
+        self.device = device
+        self.stream = ShuffledBatches(rows, first.batch_size, first.buffer_rows, seed)
+        self.learners = [Learner(config, self.stream, seed, device) for config in configs]
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done."""
-        return self.step >= self.num_steps
+        """Whether every autoencoder is done."""
+        return all(learner.finished for learner in self.learners)
 
-    @property
-    def dead_F(self) -> Tensor:
-        """Latents that have been silent for ``dead_after_tokens``."""
-        return self.silent_tokens_F >= self.config.dead_after_tokens
-
-    def train_step(self) -> Metrics | None:
-        """Do one step; every ``report_every`` steps return the mean metrics since the last report."""
-        x_TD, y_TE = self._next_batch()
-        if self.step % _COUNT_DEAD_EVERY == 0:
-            self.dead_indices = self.dead_F.nonzero().squeeze(1)
-        losses = self._gradients(x_TD, y_TE)
-        self._set_learning_rate()
-        self.sae.before_step()
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip, foreach=True)
-        self.optimiser.step()
-        self.sae.after_step(losses.parts)
-        self._move_means()
+    def train_step(self) -> dict[int, Metrics]:
+        """Give the next batch to all that still learn; the metrics of those that report, by number."""
+        batch = self.stream.next_batch()
+        parts = (batch,) if isinstance(batch, Tensor) else batch
+        moved = [part.to(self.device, torch.float32) for part in parts]
+        rows = moved[0] if len(moved) == 1 else (moved[0], moved[1])
+        reports = {}
+        for number, learner in enumerate(self.learners):
+            # One that was resumed from a later step than the others waits for them.
+            if learner.step == self.step and not learner.finished and (metrics := learner.learn(rows)):
+                reports[number] = metrics
         self.step += 1
-        self.tokens += len(x_TD)
-        self.silent_tokens_F += len(x_TD)
-        self.silent_tokens_F.masked_fill_(losses.fired_F > 0, 0)
-        self._add("check.objective", losses.objective)
-        for name, value in {"loss": losses.total, **losses.parts}.items():
-            self._add(f"report.{name}", value)
-        if self.step % self.config.check_every_steps == 0:
-            self._check(x_TD, y_TE)
-        return self._report() if self.step % self.report_every == 0 or self.finished else None
+        self.tokens += len(moved[0])
+        return reports
 
-    @torch.no_grad()
-    def finish(self) -> SparseAutoencoder:
-        """End the training: the autoencoder, for activations as the model has them."""
-        for name, mean in self._means.items():
-            self._parameters[name].copy_(mean)
-        self.sae.constrain()
-        self.sae.fold(self.scaling.normalisation)
-        return self.sae
-
-    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """All state, as tensors and as text: what one safetensors file holds."""
-        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        for name, parameter in self._parameters.items():
-            for moment, value in self.optimiser.state[parameter].items():
-                tensors[f"adam.{name}.{moment}"] = value
-        tensors |= {f"mean.{name}": value for name, value in self._means.items()}
-        batches = self.batches.state_dict()
-        tensors |= {f"batches.{name}": value for name, value in batches.items() if isinstance(value, Tensor)}
-        tensors |= {f"sums.{name}": value for name, value in self._sums.items()}
-        tensors["generator"] = self.generator.get_state()
-        tensors["silent_tokens_F"] = self.silent_tokens_F
-        tensors["dead_indices"] = self.dead_indices
-        scalars = {
-            "batches": {name: value for name, value in batches.items() if not isinstance(value, Tensor)},
-            **{name: getattr(self, name) for name in _SCALARS},
-        }
+    def state_dict(self, number: int) -> State:
+        """All that one autoencoder goes on from, the stream included: what one safetensors file holds."""
+        tensors, scalars = self.learners[number].state_dict()
+        stream = self.stream.state_dict()
+        tensors |= {f"stream.{name}": value for name, value in stream.items() if isinstance(value, Tensor)}
+        scalars["stream"] = {name: value for name, value in stream.items() if not isinstance(value, Tensor)}
+        scalars["trainer"] = {"step": self.step, "tokens": self.tokens}
         return {name: value.contiguous() for name, value in tensors.items()}, {"state": json.dumps(scalars)}
 
-    def load_state_dict(self, tensors: dict[str, Tensor], text: dict[str, str]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken."""
-        scalars: dict[str, Any] = json.loads(text["state"])
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = value
-        self.sae.load_state_dict(groups["sae"])
-        for name, parameter in self._parameters.items():
-            moments = groups["adam"]
-            self.optimiser.state[parameter] = {
-                key.removeprefix(f"{name}."): moments[key].to(self.device, copy=True)
-                for key in moments
-                if key.startswith(f"{name}.")
-            }
-        for name, mean in self._means.items():
-            mean.copy_(groups["mean"][name])
-        self.batches.load_state_dict({**groups["batches"], **scalars.pop("batches")})
-        self._sums = {name: value.to(self.device, copy=True) for name, value in groups.get("sums", {}).items()}
-        self.generator.set_state(groups["generator"][""])
-        self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
-        self.dead_indices = groups["dead_indices"][""].to(self.device, copy=True)
-        for name in _SCALARS:
-            setattr(self, name, scalars[name])
+    def load_state_dicts(self, states: Sequence[State | None]) -> None:
+        """Go on exactly where :meth:`state_dict` was taken; the stream, where the one least far on was.
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
-        """The next inputs and targets, normalised, without tokens of too large a norm."""
-        input_TD, target_TE = as_pair(self.batches.next_batch())
-        x_TD = self.scaling.inputs(input_TD.to(self.device, torch.float32))
-        y_TE = self.scaling.targets(target_TE.to(self.device, torch.float32)) if self.config.target_hook else x_TD
-        if self.config.max_norm_ratio is None:
-            return x_TD, y_TE
-        kept_T = x_TD.norm(dim=1) <= self.scaling.max_norm
-        if not bool(kept_T.any()):
-            message = f"max_norm_ratio {self.config.max_norm_ratio:g} leaves out every token of a batch: raise it."
+        Args:
+            states: one an autoencoder; None starts it anew, and the stream with it.
+        """
+        least: tuple[int, dict[str, Any]] | None = None  # step and stream of the one least far on
+        for learner, state in zip(self.learners, states, strict=True):
+            stream = _load(learner, state) if state else {}
+            if not learner.finished and (least is None or learner.step < least[0]):
+                least = learner.step, stream
+        if least and least[1]:
+            position = least[1].pop("trainer")
+            self.step, self.tokens = position["step"], position["tokens"]
+            self.stream.load_state_dict(least[1])
+
+
+def _load(learner: Learner, state: State) -> dict[str, Any]:
+    """Restore one autoencoder; the state of its stream."""
+    tensors, text = state
+    scalars = json.loads(text["state"])
+    of_stream = {name.removeprefix("stream."): value for name, value in tensors.items() if name.startswith("stream.")}
+    learner.load_state_dict({name: tensors[name] for name in tensors if not name.startswith("stream.")}, scalars)
+    return {**of_stream, **scalars["stream"], "trainer": scalars["trainer"]}
+
+
+def check_stream(configs: Sequence[TrainConfig]) -> None:
+    """Refuse autoencoders that cannot learn from one stream.
+
+    Raises:
+        ConfigError: the settings of the stream differ.
+    """
+    for name in _SHARED:
+        values = {str(getattr(config, name)): None for config in configs}
+        if len(values) > 1:
+            message = f"Autoencoders over one stream need the same {name}, not {', '.join(values)}. Train them apart."
             raise ConfigError(message)
-        self.filtered_tokens += int((~kept_T).sum())
-        return x_TD[kept_T], y_TE[kept_T]
-
-    def _gradients(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
-        """Gradients of a whole batch; where memory runs out, the same again in smaller parts."""
-        while True:
-            try:
-                return self._accumulated(x_TD, y_TE)
-            except torch.OutOfMemoryError as error:
-                if self.micro_batches >= len(x_TD):
-                    message = (
-                        f"Out of memory with one token at a time at width {self.config.sae.width:,}. "
-                        "Lower width, or use a device with more memory: see mistudio check-memory."
-                    )
-                    raise ConfigError(message) from error
-                self.micro_batches = min(2 * self.micro_batches, len(x_TD))
-                logger.warning(
-                    "Out of memory at step %d: going on with %d parts a batch.", self.step, self.micro_batches
-                )
-
-    def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
-        self.optimiser.zero_grad(set_to_none=True)
-        stage = Stage(self.step / self.num_steps, self.dead_indices if len(self.dead_indices) else None)
-        summed: list[Losses] = []
-        for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
-            share = len(x_PD) / len(x_TD)
-            losses = self.sae.losses(x_PD, y_PE, stage)
-            (losses.total * share).backward()  # type: ignore[no-untyped-call]
-            parts = {name: value * share for name, value in losses.parts.items()}
-            summed.append(Losses(losses.total.detach() * share, losses.objective * share, parts, losses.fired_F))
-        return summed[0] if len(summed) == 1 else _sum(summed)
-
-    @torch.no_grad()
-    def _move_means(self) -> None:
-        # Early on the mean is of few steps, so that the first weights do not linger.
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, mean in self._means.items():
-            mean.lerp_(self._parameters[name], 1 - decay)
-
-    def _set_learning_rate(self) -> None:
-        """Linear rise, plateau, linear or cosine fall to zero."""
-        warmup = self.config.warmup_fraction * self.num_steps
-        rise = (self.step + 1) / warmup if warmup else 1.0
-        decay_steps = self.num_steps - self.decay_start
-        fall = min((self.num_steps - self.step) / decay_steps, 1.0) if decay_steps else 1.0
-        if self.config.decay == "cosine":
-            fall = (1 - math.cos(math.pi * fall)) / 2
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.peak_learning_rate * min(rise, fall)
-
-    def _add(self, name: str, value: Tensor) -> None:
-        if name in self._sums:
-            self._sums[name] += value
-        else:
-            self._sums[name] = value.clone()
-
-    def _take_means(self, scope: str, steps: int) -> Metrics:
-        """Means over the last ``steps`` steps; a part that is not in every step counts as zero there."""
-        names = sorted(name for name in self._sums if name.startswith(scope))  # a loaded state has lost its order
-        return {name.removeprefix(scope): float(self._sums.pop(name)) / steps for name in names}
-
-    def _report(self) -> Metrics:
-        last_step = int(self.history[-1]["step"]) if self.history else 0
-        metrics = {
-            "step": float(self.step),
-            "tokens": float(self.tokens),
-            **self._take_means("report.", self.step - last_step),
-            "dead_fraction": float(self.dead_F.float().mean()),
-            "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
-            "micro_batches": float(self.micro_batches),
-        }
-        if not math.isfinite(metrics["loss"]):
-            message = (
-                f"Training diverged: the loss is {metrics['loss']} before step {self.step}. "
-                f"Lower learning_rate (it was {self.config.peak_learning_rate:.4g})."
-            )
-            raise ConfigError(message)
-        self.history.append(metrics)
-        return metrics
-
-    def _check(self, x_TD: Tensor, y_TE: Tensor) -> None:
-        """Revive silent latents, and start the final decay early where nothing is gained any more."""
-        loss = self._take_means("check.", self.config.check_every_steps)["objective"]
-        self._revive(x_TD, y_TE)
-        settled_at = max(self.sae.ramp_fraction, self.config.warmup_fraction) * self.num_steps
-        if self.step >= self.decay_start or self.step - self.config.check_every_steps < settled_at:
-            return
-        if loss < self.best_loss * (1 - _GAIN):
-            self.best_loss, self.checks_without_gain = loss, 0
-        else:
-            self.checks_without_gain += 1
-        if loss < self.config.min_loss:
-            self._start_decay("min_loss")
-        elif self.config.patience and self.checks_without_gain >= self.config.patience:
-            self._start_decay("patience")
-
-    def _start_decay(self, reason: str) -> None:
-        self.stopped_because = reason
-        decay_steps = self.num_steps - self.decay_start
-        self.decay_start, self.num_steps = self.step, min(self.step + decay_steps, self.num_steps)
-
-    @torch.no_grad()
-    def _revive(self, x_TD: Tensor, y_TE: Tensor) -> None:
-        dead_F = self.dead_F
-        if self.step >= self.decay_start or not bool(dead_F.any()):
-            return
-        revived_F = self.sae.revive(dead_F, x_TD, y_TE, self.generator)
-        if not bool(revived_F.any()):
-            return
-        self.silent_tokens_F[revived_F] = 0
-        for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
-            for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimiser.state[parameter][moment][revived_F] = 0
-
-
-def _sum(summed: list[Losses]) -> Losses:
-    """The losses of a batch from those of its parts, which are weighted by their size already."""
-    parts = {name: torch.stack([each.parts[name] for each in summed]).sum() for name in summed[0].parts}
-    return Losses(
-        torch.stack([each.total for each in summed]).sum(),
-        torch.stack([each.objective for each in summed]).sum(),
-        parts,
-        torch.stack([each.fired_F for each in summed]).sum(dim=0),
-    )
-
-
-def _steps_for(tokens: int, rows: int, batch_size: int) -> int:
-    """Steps that train on ``tokens`` tokens, where the last batch of each epoch of ``rows`` may be smaller."""
-    epochs, rest = divmod(tokens, rows)
-    return epochs * math.ceil(rows / batch_size) + math.ceil(rest / batch_size)
-
-
-_SCALARS = (
-    "step",
-    "tokens",
-    "filtered_tokens",
-    "micro_batches",
-    "num_steps",
-    "decay_start",
-    "stopped_because",
-    "best_loss",
-    "checks_without_gain",
-    "history",
-)
-
-MetricsLog = Callable[[Metrics, int], None]

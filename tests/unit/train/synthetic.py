@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mistudio.activations import ActivationReader, ShuffledBatches
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, produce
+from mistudio.train import Learner, Metrics, TrainConfig
 
 HOOK = "resid_post.1"
 
@@ -80,3 +82,14 @@ def publish_pair(store: Store, input_ND: Tensor, target_NE: Tensor, *, shift: in
 
     content = {"sum": float(input_ND.double().sum()), "shift": shift}
     return produce(store, Recipe(kind="activations", config=content), "capture", build).artifact
+
+
+class Alone(Learner):
+    """A learner with a stream of its own, for tests that look into it between steps."""
+
+    def __init__(self, config: TrainConfig, reader: ActivationReader) -> None:
+        self.stream = ShuffledBatches(reader, config.batch_size, config.buffer_rows, seed=0)
+        super().__init__(config, self.stream, 0, torch.device("cpu"))
+
+    def train_step(self) -> Metrics | None:
+        return self.learn(self.stream.next_batch().float())

@@ -13,27 +13,27 @@ from mistudio.artifacts import Store
 from mistudio.errors import ConfigError, InputError
 from mistudio.sae import Losses, Stage, TopKConfig, architectures, load_autoencoder, target_hook_of
 from mistudio.sae.topk import TopKAutoencoder
-from mistudio.train import TrainConfig, Trainer, train
+from mistudio.train import TrainConfig, train
 from mistudio.train.scaling import geometric_median
 from tests.support.naive_sae import small_config
-from tests.unit.train.synthetic import HOOK, plant, publish_activations, publish_pair
+from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, publish_pair
 
 ROWS, BATCH = 2_000, 200
 TOPK = TopKConfig(width=64, k=3)
 
 
 @pytest.fixture
-def trainer(store: Store) -> Callable[..., Trainer]:
-    def make(rows_ND: Tensor | None = None, **settings: object) -> Trainer:
+def trainer(store: Store) -> Callable[..., Alone]:
+    def make(rows_ND: Tensor | None = None, **settings: object) -> Alone:
         rows_ND = plant(ROWS, width=12).acts_ND if rows_ND is None else rows_ND
         reader = ActivationReader(publish_activations(store, rows_ND), HOOK, "train")
         base = {"hook": HOOK, "sae": TOPK, "tokens": 4 * ROWS, "batch_size": BATCH, "patience": 0}
-        return Trainer(TrainConfig.model_validate({**base, **settings}), reader, 0, torch.device("cpu"))
+        return Alone(TrainConfig.model_validate({**base, **settings}), reader)
 
     return make
 
 
-def run(trainer: Trainer) -> Trainer:
+def run(trainer: Alone) -> Alone:
     while not trainer.finished:
         trainer.train_step()
     return trainer
@@ -42,7 +42,7 @@ def run(trainer: Trainer) -> Trainer:
 @pytest.mark.parametrize("name", architectures())
 @pytest.mark.parametrize("normalisation", ["none", "unit_mean_square", "centred"])
 def test_every_architecture_learns_under_every_normalisation_and_publishes_raw_units(
-    name: str, normalisation: str, trainer: Callable[..., Trainer]
+    name: str, normalisation: str, trainer: Callable[..., Alone]
 ) -> None:
     rows_ND = plant(ROWS, width=12).acts_ND * 4
     config = small_config(
@@ -57,14 +57,14 @@ def test_every_architecture_learns_under_every_normalisation_and_publishes_raw_u
 
 
 @pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
-def test_a_target_l0_is_reached(name: str, trainer: Callable[..., Trainer]) -> None:
+def test_a_target_l0_is_reached(name: str, trainer: Callable[..., Alone]) -> None:
     rows_ND = plant(8_000, width=24, active=8).acts_ND
     config = small_config(name, 64, target_l0=5)
     done = run(trainer(rows_ND, sae=config, tokens=120_000, dead_after_tokens=20_000))
     assert done.history[-1]["l0"] == pytest.approx(5, rel=0.15)
 
 
-def test_batch_topk_in_use_has_k_latents_a_token_on_average(trainer: Callable[..., Trainer]) -> None:
+def test_batch_topk_in_use_has_k_latents_a_token_on_average(trainer: Callable[..., Alone]) -> None:
     rows_ND = plant(8_000, width=24, active=8).acts_ND
     done = run(trainer(rows_ND, sae=small_config("batchtopk", 64, k=5), tokens=120_000))
     rows_ND = plant(ROWS, width=24, active=8, seed=1).acts_ND
@@ -72,7 +72,7 @@ def test_batch_topk_in_use_has_k_latents_a_token_on_average(trainer: Callable[..
     assert len(active.value_A) / len(rows_ND) == pytest.approx(5, rel=0.1)
 
 
-def test_parts_of_a_batch_give_the_gradients_of_the_whole(trainer: Callable[..., Trainer]) -> None:
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(trainer: Callable[..., Alone]) -> None:
     whole, parts = trainer(tokens=10 * BATCH), trainer(tokens=10 * BATCH, micro_batches=3)
     for done in (run(whole), run(parts)):
         assert done.step == 10
@@ -92,7 +92,7 @@ class _SmallMemory(TopKAutoencoder):
 
 
 def test_out_of_memory_cuts_the_batch_and_loses_nothing(
-    trainer: Callable[..., Trainer], caplog: pytest.LogCaptureFixture
+    trainer: Callable[..., Alone], caplog: pytest.LogCaptureFixture
 ) -> None:
     short, plain = trainer(tokens=10 * BATCH), trainer(tokens=10 * BATCH, micro_batches=4)
     short.sae.__class__ = _SmallMemory
@@ -108,7 +108,7 @@ def test_out_of_memory_cuts_the_batch_and_loses_nothing(
     assert short.history[-1]["micro_batches"] == 4
 
 
-def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(trainer: Callable[..., Trainer]) -> None:
+def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(trainer: Callable[..., Alone]) -> None:
     done = trainer()
     done.sae.__class__ = _SmallMemory
     _SmallMemory.most_tokens, before = 0, _SmallMemory.most_tokens
@@ -119,13 +119,13 @@ def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(trainer: Call
         _SmallMemory.most_tokens = before
 
 
-def test_the_mean_of_weights_is_published_in_place_of_the_last(trainer: Callable[..., Trainer]) -> None:
+def test_the_mean_of_weights_is_published_in_place_of_the_last(trainer: Callable[..., Alone]) -> None:
     last, mean = run(trainer(decay_fraction=0)), run(trainer(decay_fraction=0, ema_decay=0.9))
     assert torch.equal(last.sae.W_enc, mean.sae.W_enc)
     assert not torch.equal(last.finish().W_enc, mean.finish().W_enc)
 
 
-def test_a_cosine_falls_slower_at_first_and_ends_as_low(trainer: Callable[..., Trainer]) -> None:
+def test_a_cosine_falls_slower_at_first_and_ends_as_low(trainer: Callable[..., Alone]) -> None:
     linear, cosine = (run(trainer(decay=decay, decay_fraction=1, warmup_fraction=0)) for decay in ("linear", "cosine"))
     rates = [[point["learning_rate"] for point in done.history] for done in (linear, cosine)]
     assert rates[1][10] > rates[0][10]
@@ -133,7 +133,7 @@ def test_a_cosine_falls_slower_at_first_and_ends_as_low(trainer: Callable[..., T
     assert rates[1][-1] < rates[0][-1]
 
 
-def test_tokens_of_too_large_a_norm_are_left_out_and_counted(trainer: Callable[..., Trainer]) -> None:
+def test_tokens_of_too_large_a_norm_are_left_out_and_counted(trainer: Callable[..., Alone]) -> None:
     rows_ND = plant(ROWS, width=12).acts_ND
     rows_ND[::100] *= 100
     done = run(trainer(rows_ND, tokens=ROWS, max_norm_ratio=10))
@@ -147,7 +147,7 @@ def test_the_geometric_median_stays_with_the_many() -> None:
     assert float(points_ND.mean(dim=0).norm()) > 1000
 
 
-def test_a_bfloat16_encoder_learns_as_well(trainer: Callable[..., Trainer]) -> None:
+def test_a_bfloat16_encoder_learns_as_well(trainer: Callable[..., Alone]) -> None:
     full, narrow = (run(trainer(encoder_dtype=dtype, tokens=12 * ROWS)) for dtype in ("float32", "bfloat16"))
     assert narrow.history[-1]["fvu"] == pytest.approx(full.history[-1]["fvu"], rel=0.1)
 

@@ -151,15 +151,15 @@ def test_a_loaded_state_is_the_whole_state(architecture: str, rows_ND: Tensor, t
     # So long that reports and checks span several steps, and the state is taken in their middle.
     config = settings(architecture).model_copy(update={"tokens": 100 * ROWS, "max_epochs": 100})
     reader = ActivationReader(activations, HOOK, "train")
-    whole, resumed = (Trainer(config, reader, seed, torch.device("cpu")) for seed in (3, 4))
-    assert whole.report_every == 3
+    whole, resumed = (Trainer([config], reader, seed, torch.device("cpu")) for seed in (3, 4))
+    assert whole.learners[0].report_every == 3
     for _ in range(17):
         whole.train_step()
-    tensors, text = whole.state_dict()
-    resumed.load_state_dict(load(save(tensors)), text)
+    tensors, text = whole.state_dict(0)
+    resumed.load_state_dicts([(load(save(tensors)), text)])
     for _ in range(30):
         assert whole.train_step() == resumed.train_step()
-    (one, one_text), (other, other_text) = whole.state_dict(), resumed.state_dict()
+    (one, one_text), (other, other_text) = whole.state_dict(0), resumed.state_dict(0)
     assert one_text == other_text
     assert one.keys() == other.keys()
     for name, value in one.items():

@@ -11,33 +11,33 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
 from mistudio.sae import Stage, StandardConfig, TopKConfig
-from mistudio.train import TrainConfig, Trainer
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from mistudio.train import TrainConfig
+from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations
 
 TOPK, STANDARD = TopKConfig(width=64, k=4), StandardConfig(width=64)
 ROWS = 256
 
 
 @pytest.fixture
-def trainer(store: Store) -> Callable[..., Trainer]:
+def trainer(store: Store) -> Callable[..., Alone]:
     """A trainer on 256 rows; by default each step sees all of them, and the weights barely move."""
 
-    def make(rows: int = ROWS, **settings: object) -> Trainer:
+    def make(rows: int = ROWS, **settings: object) -> Alone:
         reader = ActivationReader(publish_activations(store, plant(rows, width=12).acts_ND), HOOK, "train")
         still = {"sae": TOPK, "tokens": 100 * ROWS, "batch_size": ROWS, "learning_rate": 1e-9, "max_epochs": 1000}
         config = TrainConfig.model_validate({"hook": HOOK, **still, **settings})
-        return Trainer(config, reader, 0, torch.device("cpu"))
+        return Alone(config, reader)
 
     return make
 
 
-def run(trainer: Trainer) -> Trainer:
+def run(trainer: Alone) -> Alone:
     while not trainer.finished:
         trainer.train_step()
     return trainer
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_almost_zero(trainer: Callable[..., Trainer]) -> None:
+def test_the_learning_rate_rises_stays_and_falls_to_almost_zero(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(learning_rate=0.01, warmup_fraction=0.1, decay_fraction=0.4, patience=0))
     rates = [point["learning_rate"] for point in done.history]
     expected = [0.01 * min((step + 1) / 10, 1.0, (100 - step) / 40) for step in range(100)]
@@ -47,7 +47,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_almost_zero(trainer: Callabl
     assert rates[-1] == pytest.approx(0.01 / 40)
 
 
-def test_without_warm_up_and_decay_the_learning_rate_is_constant(trainer: Callable[..., Trainer]) -> None:
+def test_without_warm_up_and_decay_the_learning_rate_is_constant(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(tokens=10 * ROWS, learning_rate=0.01, warmup_fraction=0, decay_fraction=0))
     assert {point["learning_rate"] for point in done.history} == {0.01}
 
@@ -57,52 +57,52 @@ def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
     assert rates == pytest.approx([0.25 / 16, 0.25 / 32])
 
 
-def test_patience_starts_the_final_decay_and_ends_early(trainer: Callable[..., Trainer]) -> None:
+def test_patience_starts_the_final_decay_and_ends_early(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=2, patience=3, warmup_fraction=0, decay_fraction=0.4))
-    assert done.stopped_because == "patience"
+    assert done.schedule.stopped_because == "patience"
     assert done.step == 2 * (1 + 3) + 40  # the first check is the one to beat
     rates = [point["learning_rate"] for point in done.history]
     assert rates[7] == 1e-9
     assert rates[8:] == pytest.approx([1e-9 * (40 - step) / 40 for step in range(40)])
 
 
-def test_without_patience_training_goes_to_its_end(trainer: Callable[..., Trainer]) -> None:
+def test_without_patience_training_goes_to_its_end(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=2, patience=0))
-    assert (done.stopped_because, done.step) == ("tokens", 100)
+    assert (done.schedule.stopped_because, done.step) == ("tokens", 100)
 
 
-def test_gains_keep_training_alive(trainer: Callable[..., Trainer]) -> None:
+def test_gains_keep_training_alive(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=5, patience=1, learning_rate=0.001, decay_fraction=0.5, tokens=40 * ROWS))
-    assert (done.stopped_because, done.step) == ("tokens", 40)
+    assert (done.schedule.stopped_because, done.step) == ("tokens", 40)
 
 
-def test_a_loss_below_the_least_one_starts_the_final_decay(trainer: Callable[..., Trainer]) -> None:
+def test_a_loss_below_the_least_one_starts_the_final_decay(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=2, min_loss=1e9, warmup_fraction=0, decay_fraction=0.4))
-    assert (done.stopped_because, done.step) == ("min_loss", 42)
+    assert (done.schedule.stopped_because, done.step) == ("min_loss", 42)
 
 
-def test_early_stopping_without_decay_ends_at_once(trainer: Callable[..., Trainer]) -> None:
+def test_early_stopping_without_decay_ends_at_once(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=2, min_loss=1e9, warmup_fraction=0, decay_fraction=0))
     assert done.step == 2
     assert done.history[-1]["step"] == 2
 
 
-def test_early_stopping_waits_for_the_penalty_to_be_at_its_weight(trainer: Callable[..., Trainer]) -> None:
+def test_early_stopping_waits_for_the_penalty_to_be_at_its_weight(trainer: Callable[..., Alone]) -> None:
     standard = StandardConfig(width=64, l1_coefficient=1.0, penalty_warmup_fraction=0.5)
     done = run(trainer(sae=standard, check_every_steps=2, patience=3, warmup_fraction=0, decay_fraction=0.2))
     losses = [point["loss"] for point in done.history]
     assert losses[40] > losses[20] > losses[0]  # which looks like no gain, and is the ramp
-    assert done.stopped_because == "patience"
+    assert done.schedule.stopped_because == "patience"
     assert done.step == 52 + 2 * 3 + 20
 
 
-def test_early_stopping_waits_for_the_warm_up(trainer: Callable[..., Trainer]) -> None:
+def test_early_stopping_waits_for_the_warm_up(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(check_every_steps=2, min_loss=1e9, warmup_fraction=0.3, decay_fraction=0.2))
     assert done.step == 32 + 20
 
 
-def test_the_auxiliary_loss_does_not_count_in_early_stopping(trainer: Callable[..., Trainer]) -> None:
-    def run_with_dead(**settings: object) -> Trainer:
+def test_the_auxiliary_loss_does_not_count_in_early_stopping(trainer: Callable[..., Alone]) -> None:
+    def run_with_dead(**settings: object) -> Alone:
         made = trainer(dead_after_tokens=1, warmup_fraction=0, decay_fraction=0.1, check_every_steps=30, **settings)
         with torch.no_grad():
             made.sae.b_enc[:16] = -1e4
@@ -111,10 +111,10 @@ def test_the_auxiliary_loss_does_not_count_in_early_stopping(trainer: Callable[.
     fvu = run_with_dead(tokens=ROWS).history[0]["fvu"]
     done = run_with_dead(min_loss=fvu * 1.001)
     assert done.history[20]["loss"] > fvu * 1.005
-    assert (done.stopped_because, done.step) == ("min_loss", 40)
+    assert (done.schedule.stopped_because, done.step) == ("min_loss", 40)
 
 
-def test_dead_latents_are_those_silent_for_long_enough(trainer: Callable[..., Trainer]) -> None:
+def test_dead_latents_are_those_silent_for_long_enough(trainer: Callable[..., Alone]) -> None:
     done = trainer(dead_after_tokens=3 * ROWS, tokens=12 * ROWS, warmup_fraction=0)
     with torch.no_grad():
         done.sae.b_enc[:16] = -1e4
@@ -128,7 +128,7 @@ def test_dead_latents_are_those_silent_for_long_enough(trainer: Callable[..., Tr
     assert "auxiliary" in done.history[10]
 
 
-def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Trainer]) -> None:
+def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Alone]) -> None:
     done = trainer(dead_after_tokens=2 * ROWS, sae=STANDARD)
     with torch.no_grad():
         done.sae.b_enc[0] = -1e4
@@ -143,7 +143,7 @@ def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Trainer]) -> 
 
 
 def test_silent_latents_of_a_standard_autoencoder_start_anew_with_fresh_moments(
-    trainer: Callable[..., Trainer],
+    trainer: Callable[..., Alone],
 ) -> None:
     done = trainer(sae=STANDARD, dead_after_tokens=2 * ROWS, check_every_steps=4, learning_rate=0.001)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_silent_latents_of_a_standard_autoencoder_start_anew_with_fresh_moments(
     assert moments[0]["exp_avg"][3:].any()
 
 
-def test_nothing_is_revived_in_the_final_decay(trainer: Callable[..., Trainer]) -> None:
+def test_nothing_is_revived_in_the_final_decay(trainer: Callable[..., Alone]) -> None:
     done = trainer(sae=STANDARD, dead_after_tokens=ROWS, check_every_steps=2, decay_fraction=1, warmup_fraction=0)
     with torch.no_grad():
         done.sae.b_enc[:3] = -1e4
@@ -186,28 +186,28 @@ def test_nothing_is_revived_in_the_final_decay(trainer: Callable[..., Trainer]) 
     ],
 )
 def test_a_run_sees_the_tokens_asked_for(
-    trainer: Callable[..., Trainer], rows: int, batch: int, tokens: int, steps: int, seen: int
+    trainer: Callable[..., Alone], rows: int, batch: int, tokens: int, steps: int, seen: int
 ) -> None:
     done = run(trainer(rows=rows, batch_size=batch, tokens=tokens, buffer_rows=64))
     assert (done.step, done.tokens) == (steps, seen)
 
 
-def test_max_epochs_limits_the_passes(trainer: Callable[..., Trainer]) -> None:
+def test_max_epochs_limits_the_passes(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(rows=100, batch_size=64, tokens=10_000, max_epochs=3))
     assert done.tokens == 300
 
 
-def test_a_long_run_reports_about_two_hundred_times_and_ends_with_a_report(trainer: Callable[..., Trainer]) -> None:
+def test_a_long_run_reports_about_two_hundred_times_and_ends_with_a_report(trainer: Callable[..., Alone]) -> None:
     done = run(trainer(rows=64, batch_size=16, tokens=1001 * 16, patience=0))
     assert [int(point["step"]) for point in done.history] == [*range(5, 1001, 5), 1001]
 
 
-def test_reports_are_means_over_the_steps_since_the_last(trainer: Callable[..., Trainer]) -> None:
+def test_reports_are_means_over_the_steps_since_the_last(trainer: Callable[..., Alone]) -> None:
     settings = {"rows": 256, "batch_size": 16, "tokens": 600 * 16, "patience": 0, "learning_rate": 0.001}
     done, twin = trainer(**settings), trainer(**settings)
     losses = []
     for _ in range(6):
-        acts_TD = twin.scaling.inputs(twin.batches.next_batch().float())
+        acts_TD = twin.scaling.inputs(twin.stream.next_batch().float())
         losses.append(float(done.sae.losses(acts_TD, acts_TD, Stage(0.0)).total.detach()))
         done.train_step()
     reported = [(point["step"], point["loss"]) for point in done.history]
@@ -215,7 +215,7 @@ def test_reports_are_means_over_the_steps_since_the_last(trainer: Callable[..., 
     assert reported == [(3.0, pytest.approx(sum(losses[:3]) / 3)), (6.0, pytest.approx(sum(losses[3:]) / 3))]
 
 
-def test_training_that_diverged_says_so_and_what_to_do(trainer: Callable[..., Trainer]) -> None:
+def test_training_that_diverged_says_so_and_what_to_do(trainer: Callable[..., Alone]) -> None:
     done = trainer(learning_rate=0.5)
     with torch.no_grad():
         done.sae.b_dec[0] = math.nan
@@ -223,29 +223,29 @@ def test_training_that_diverged_says_so_and_what_to_do(trainer: Callable[..., Tr
         run(done)
 
 
-def test_the_spread_is_the_root_mean_variance_and_the_origin_the_mean(trainer: Callable[..., Trainer]) -> None:
+def test_the_spread_is_the_root_mean_variance_and_the_origin_the_mean(trainer: Callable[..., Alone]) -> None:
     rows_ND = plant(ROWS, width=12).acts_ND.half().float()
     fresh = trainer()
     assert fresh.scaling.spread == pytest.approx(float(rows_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
     torch.testing.assert_close(fresh.finish().b_dec.detach(), rows_ND.mean(dim=0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_large_corpus_is_sampled_from_beginning_to_end(trainer: Callable[..., Trainer], store: Store) -> None:
+def test_a_large_corpus_is_sampled_from_beginning_to_end(trainer: Callable[..., Alone], store: Store) -> None:
     rows_ND = torch.zeros(60_000, 12)
     rows_ND[30_000:] = 2.0  # so that the mean is 1 in the middle alone
     reader = ActivationReader(publish_activations(store, rows_ND), HOOK, "train")
-    fresh = Trainer(TrainConfig(hook=HOOK, sae=TOPK), reader, 0, torch.device("cpu"))
+    fresh = Alone(TrainConfig(hook=HOOK, sae=TOPK), reader)
     assert fresh.scaling.spread == pytest.approx(1.0, rel=1e-3)
 
 
-def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Trainer]) -> None:
+def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Alone]) -> None:
     done = trainer(gradient_clip=1e-3, learning_rate=0.001)
     done.train_step()
     norm = torch.stack([parameter.grad.norm() for parameter in done.sae.parameters()]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_step_turns_decoder_directions_and_keeps_their_length(trainer: Callable[..., Trainer]) -> None:
+def test_a_step_turns_decoder_directions_and_keeps_their_length(trainer: Callable[..., Alone]) -> None:
     done = trainer(learning_rate=0.01)
     before_FD = done.sae.W_dec.detach().clone()
     done.train_step()

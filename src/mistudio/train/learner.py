@@ -1,0 +1,268 @@
+"""One autoencoder in training, with all of its state: what it does with a batch of activations.
+
+A step normalises the batch, takes the losses' gradient, and lets Adam move the weights. Everything that decides
+the next step is in ``state_dict``: weights, moments, schedule, counters of silent latents and the random state.
+
+Shape legend: T tokens of a batch, P of a part of it, D width of the input, E of the target, F features (latents).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mistudio.activations import ActivationStream
+from mistudio.errors import ConfigError
+from mistudio.sae import Losses, SparseAutoencoder, Stage, new_autoencoder
+from mistudio.train.config import TrainConfig
+from mistudio.train.scaling import Rows, Scaling, as_pair
+from mistudio.train.schedule import Schedule, steps_for
+
+logger = logging.getLogger(__name__)
+
+_HISTORY_POINTS = 200
+_SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
+_COUNT_DEAD_EVERY = 10  # steps; counting waits for the device
+
+Metrics = dict[str, float]
+MetricsLog = Callable[[Metrics, int], None]
+
+
+class Learner:
+    """One autoencoder, its optimiser and how far it is.
+
+    Args:
+        config: what to train.
+        stream: where the batches will come from; only its sizes and a sample are read.
+        seed: of initialisation.
+        device: where to train.
+    """
+
+    def __init__(self, config: TrainConfig, stream: ActivationStream[Rows], seed: int, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.epoch_tokens = len(stream)
+        self.planned_tokens = min(config.tokens, config.max_epochs * self.epoch_tokens)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.silent_tokens_F = torch.zeros(config.sae.width, dtype=torch.int64, device=device)
+        self.dead_indices = torch.empty(0, dtype=torch.int64, device=device)  # as of when they were last counted
+        self.step, self.tokens, self.filtered_tokens = 0, 0, 0
+        self.micro_batches = config.micro_batches
+        self.history: list[Metrics] = []
+        self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
+        self.scaling = Scaling.measure(stream.sample(_SAMPLE_ROWS), config)
+        self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
+        self.sae.target_variance.fill_(self.scaling.target_variance)
+        self.sae.initialise(self.scaling.sample_TD, self.generator, self.scaling.b_dec_E)
+        self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
+        self.sae.to(device)
+        num_steps = steps_for(self.planned_tokens, self.epoch_tokens, config.batch_size)
+        self.schedule = Schedule(config, num_steps, self.sae.ramp_fraction)
+        self.report_every = max(num_steps // _HISTORY_POINTS, 1)
+        self._parameters = {name: value for name, value in self.sae.named_parameters() if value.requires_grad}
+        self.optimiser = torch.optim.Adam(self._parameters.values(), lr=config.peak_learning_rate, fused=True)
+        self._means = {name: value.detach().clone() for name, value in self._parameters.items() if config.ema_decay}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.step >= self.schedule.num_steps
+
+    @property
+    def dead_F(self) -> Tensor:
+        """Latents that have been silent for ``dead_after_tokens``."""
+        return self.silent_tokens_F >= self.config.dead_after_tokens
+
+    def learn(self, rows: Rows) -> Metrics | None:
+        """Do one step; every ``report_every`` steps return the mean metrics since the last report.
+
+        Args:
+            rows: a batch of activations in the model's units, or of inputs and targets; float32, on the device.
+
+        Raises:
+            ConfigError: training diverged, memory runs out, or every token of the batch is left out.
+        """
+        x_TD, y_TE = self._normalised(rows)
+        if self.step % _COUNT_DEAD_EVERY == 0:
+            self.dead_indices = self.dead_F.nonzero().squeeze(1)
+        losses = self._gradients(x_TD, y_TE)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.learning_rate(self.step)
+        self.sae.before_step()
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip, foreach=True)
+        self.optimiser.step()
+        self.sae.after_step(losses.parts)
+        self._move_means()
+        self.step += 1
+        self.tokens += len(x_TD)
+        self.silent_tokens_F += len(x_TD)
+        self.silent_tokens_F.masked_fill_(losses.fired_F > 0, 0)
+        self._add("check.objective", losses.objective)
+        for name, value in {"loss": losses.total, **losses.parts}.items():
+            self._add(f"report.{name}", value)
+        if self.step % self.config.check_every_steps == 0:
+            self._check(x_TD, y_TE)
+        return self._report() if self.step % self.report_every == 0 or self.finished else None
+
+    @torch.no_grad()
+    def finish(self) -> SparseAutoencoder:
+        """End the training: the autoencoder, for activations as the model has them."""
+        for name, mean in self._means.items():
+            self._parameters[name].copy_(mean)
+        self.sae.constrain()
+        self.sae.fold(self.scaling.normalisation)
+        return self.sae
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All state: tensors, and what JSON can hold."""
+        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            for moment, value in self.optimiser.state[parameter].items():
+                tensors[f"adam.{name}.{moment}"] = value
+        tensors |= {f"mean.{name}": value for name, value in self._means.items()}
+        tensors |= {f"sums.{name}": value for name, value in self._sums.items()}
+        tensors["generator"] = self.generator.get_state()
+        tensors["silent_tokens_F"] = self.silent_tokens_F
+        tensors["dead_indices"] = self.dead_indices
+        scalars = {"schedule": self.schedule.state_dict(), **{name: getattr(self, name) for name in _SCALARS}}
+        return tensors, scalars
+
+    def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`state_dict` was taken."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = value
+        self.sae.load_state_dict(groups["sae"])
+        for name, parameter in self._parameters.items():
+            moments = groups["adam"]
+            self.optimiser.state[parameter] = {
+                key.removeprefix(f"{name}."): moments[key].to(self.device, copy=True)
+                for key in moments
+                if key.startswith(f"{name}.")
+            }
+        for name, mean in self._means.items():
+            mean.copy_(groups["mean"][name])
+        self.schedule.load_state_dict(scalars["schedule"])
+        self._sums = {name: value.to(self.device, copy=True) for name, value in groups.get("sums", {}).items()}
+        self.generator.set_state(groups["generator"][""])
+        self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
+        self.dead_indices = groups["dead_indices"][""].to(self.device, copy=True)
+        for name in _SCALARS:
+            setattr(self, name, scalars[name])
+
+    def _normalised(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Inputs and targets in the units of training, without tokens of too large a norm."""
+        input_TD, target_TE = as_pair(rows)
+        x_TD = self.scaling.inputs(input_TD)
+        y_TE = self.scaling.targets(target_TE) if self.config.target_hook else x_TD
+        if self.config.max_norm_ratio is None:
+            return x_TD, y_TE
+        kept_T = x_TD.norm(dim=1) <= self.scaling.max_norm
+        if not bool(kept_T.any()):
+            message = f"max_norm_ratio {self.config.max_norm_ratio:g} leaves out every token of a batch: raise it."
+            raise ConfigError(message)
+        self.filtered_tokens += int((~kept_T).sum())
+        return x_TD[kept_T], y_TE[kept_T]
+
+    def _gradients(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
+        """Gradients of a whole batch; where memory runs out, the same again in smaller parts."""
+        while True:
+            try:
+                return self._accumulated(x_TD, y_TE)
+            except torch.OutOfMemoryError as error:
+                if self.micro_batches >= len(x_TD):
+                    message = (
+                        f"Out of memory with one token at a time at width {self.config.sae.width:,}. "
+                        "Lower width, or use a device with more memory: see mistudio check-memory."
+                    )
+                    raise ConfigError(message) from error
+                self.micro_batches = min(2 * self.micro_batches, len(x_TD))
+                logger.warning(
+                    "Out of memory at step %d: going on with %d parts a batch.", self.step, self.micro_batches
+                )
+
+    def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
+        self.optimiser.zero_grad(set_to_none=True)
+        stage = Stage(self.step / self.schedule.num_steps, self.dead_indices if len(self.dead_indices) else None)
+        summed: list[Losses] = []
+        for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
+            share = len(x_PD) / len(x_TD)
+            losses = self.sae.losses(x_PD, y_PE, stage)
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            parts = {name: value * share for name, value in losses.parts.items()}
+            summed.append(Losses(losses.total.detach() * share, losses.objective * share, parts, losses.fired_F))
+        return summed[0] if len(summed) == 1 else _sum(summed)
+
+    @torch.no_grad()
+    def _move_means(self) -> None:
+        # Early on the mean is of few steps, so that the first weights do not linger.
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for name, mean in self._means.items():
+            mean.lerp_(self._parameters[name], 1 - decay)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        if name in self._sums:
+            self._sums[name] += value
+        else:
+            self._sums[name] = value.clone()
+
+    def _take_means(self, scope: str, steps: int) -> Metrics:
+        """Means over the last ``steps`` steps; a part that is not in every step counts as zero there."""
+        names = sorted(name for name in self._sums if name.startswith(scope))  # a loaded state has lost its order
+        return {name.removeprefix(scope): float(self._sums.pop(name)) / steps for name in names}
+
+    def _report(self) -> Metrics:
+        last_step = int(self.history[-1]["step"]) if self.history else 0
+        metrics = {
+            "step": float(self.step),
+            "tokens": float(self.tokens),
+            **self._take_means("report.", self.step - last_step),
+            "dead_fraction": float(self.dead_F.float().mean()),
+            "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
+            "micro_batches": float(self.micro_batches),
+        }
+        if not math.isfinite(metrics["loss"]):
+            message = (
+                f"Training diverged: the loss is {metrics['loss']} before step {self.step}. "
+                f"Lower learning_rate (it was {self.config.peak_learning_rate:.4g})."
+            )
+            raise ConfigError(message)
+        self.history.append(metrics)
+        return metrics
+
+    def _check(self, x_TD: Tensor, y_TE: Tensor) -> None:
+        """Revive silent latents, and end early where nothing is gained any more."""
+        loss = self._take_means("check.", self.config.check_every_steps)["objective"]
+        if self.step < self.schedule.decay_start:
+            self._revive(x_TD, y_TE)
+        self.schedule.check(self.step, loss)
+
+    @torch.no_grad()
+    def _revive(self, x_TD: Tensor, y_TE: Tensor) -> None:
+        dead_F = self.dead_F
+        if not bool(dead_F.any()):
+            return
+        revived_F = self.sae.revive(dead_F, x_TD, y_TE, self.generator)
+        if not bool(revived_F.any()):
+            return
+        self.silent_tokens_F[revived_F] = 0
+        for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                self.optimiser.state[parameter][moment][revived_F] = 0
+
+
+def _sum(summed: list[Losses]) -> Losses:
+    """The losses of a batch from those of its parts, which are weighted by their size already."""
+    parts = {name: torch.stack([each.parts[name] for each in summed]).sum() for name in summed[0].parts}
+    return Losses(
+        torch.stack([each.total for each in summed]).sum(),
+        torch.stack([each.objective for each in summed]).sum(),
+        parts,
+        torch.stack([each.fired_F for each in summed]).sum(dim=0),
+    )
+
+
+_SCALARS = ("step", "tokens", "filtered_tokens", "micro_batches", "history")
