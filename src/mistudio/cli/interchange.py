@@ -12,9 +12,9 @@ from the model that the autoencoder was trained on, and to hold its hook point.
 
 Examples:
 
-    mistudio import sae downloads/sae --format saelens --activations activations/0123456789abcdef
+    mistudio import sae downloads/sae --from saelens --activations activations/0123456789abcdef
 
-    mistudio import sae layers.3 --format sparsify --activations activations/0123456789abcdef --hook resid_post.3
+    mistudio import sae layers.3 --from sparsify --activations activations/0123456789abcdef --hook resid_post.3
 """
 
 _EXPORT_HELP = """Write an autoencoder of the store in the format of another library.
@@ -23,12 +23,13 @@ The formats are saelens, sparsify, gemma_scope, dictionary_learning and, for dev
 
 Examples:
 
-    mistudio export sae sae/0123456789abcdef shared/sae --format saelens
+    mistudio export sae sae/0123456789abcdef shared/sae --to saelens
 
-    mistudio export sae sae/0123456789abcdef device/sae --format onnx --features 17,2048
+    mistudio export sae sae/0123456789abcdef device/sae --to onnx --features 17,2048
 """
 
-FormatOption = Annotated[str, typer.Option("--format", help="One of the formats above.")]
+FromOption = Annotated[str, typer.Option("--from", help="One of the formats above.")]
+ToOption = Annotated[str, typer.Option("--to", help="One of the formats above.")]
 StoreOption = Annotated[
     str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
 ]
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder with the files of the autoencoder.")],
-    format_name: FormatOption,
+    format_name: FromOption,
     activations: Annotated[str, typer.Option(help="Captured activations, activations/...")],
     hook: Annotated[
         str, typer.Option(help="Hook point that it reads, for example resid_post.3. [default: what its files say]")
@@ -74,7 +75,7 @@ def import_(
 def export(
     sae: Annotated[str, typer.Argument(help="The autoencoder, sae/...")],
     folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    format_name: FormatOption,
+    format_name: ToOption,
     features: Annotated[
         str, typer.Option(help="For onnx: latents that get a small encoder of their own, for example 17,2048.")
     ] = "",

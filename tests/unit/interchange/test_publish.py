@@ -94,15 +94,16 @@ def test_the_commands_import_and_export_and_never_overwrite(
 ) -> None:
     FORMATS["saelens"].write(make("batchtopk"), tmp_path / "in", HOOK, None)
     runner = CliRunner()
-    options = ["--format", "saelens", "--store", store.url]
-    done = runner.invoke(app, ["import", "sae", str(tmp_path / "in"), "--activations", activations.uri, *options])
+    options = ["saelens", "--store", store.url]
+    source = str(tmp_path / "in")
+    done = runner.invoke(app, ["import", "sae", source, "--activations", activations.uri, "--from", *options])
     assert done.exit_code == 0, done.output
     uri = done.output.split()[1].rstrip(":")
     assert done.output.startswith(f"Imported {uri}: jumprelu of width 64 at {HOOK}")
     out = tmp_path / "out"
-    assert runner.invoke(app, ["export", "sae", uri, str(out), *options]).exit_code == 0
+    assert runner.invoke(app, ["export", "sae", uri, str(out), "--to", *options]).exit_code == 0
     assert_same(make("batchtopk"), FORMATS["saelens"].read(out).sae)
-    again = runner.invoke(app, ["export", "sae", uri, str(out), *options])
+    again = runner.invoke(app, ["export", "sae", uri, str(out), "--to", *options])
     assert isinstance(again.exception, ConfigError)
     assert "already has cfg.json" in str(again.exception)
 
@@ -120,7 +121,7 @@ def test_chosen_latents_are_refused_where_they_mean_nothing(
     artifact = import_sae(store, tmp_path / "in", "saelens", activations).artifact
     with pytest.raises(ConfigError, match="format onnx alone, not saelens"):
         export_sae(artifact, tmp_path / "out", "saelens", [1])
-    options = ["--format", "onnx", "--store", store.url, "--features"]
+    options = ["--to", "onnx", "--store", store.url, "--features"]
     for features, reason in (("1,x", "are not numbers of latents"), ("64", "no latent 64")):
         done = CliRunner().invoke(app, ["export", "sae", artifact.uri, str(tmp_path / "out"), *options, features])
         assert isinstance(done.exception, ConfigError)
