@@ -6,7 +6,7 @@ is a weighted sum over the tokens on which its latent is active. The naive refer
 matrices; a test compares the two in float64.
 
 Where many latents are active, as early in training under a penalty, dense products are faster: the pattern
-changes over by itself.
+changes over by itself. On a GPU, Triton kernels take the place of PyTorch's where they can.
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active (token, latent) pairs.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mistudio.sae.backend import serves_triton
 
 # Above this share of active latents a dense product costs less than the bags (measured on CPU; see
 # benchmarks/sae_step.py).
@@ -39,8 +41,8 @@ class ActivePattern:
     def of_indices(cls, indices_TK: Tensor, num_features: int) -> "ActivePattern":
         """The pattern with the same number of latents on every token."""
         num_tokens, k = indices_TK.shape
-        starts_T = torch.arange(0, num_tokens * k, max(k, 1), dtype=torch.int32, device=indices_TK.device)
-        return cls(indices_TK.reshape(-1).to(torch.int32), starts_T[:num_tokens], num_features)
+        starts_T = torch.arange(num_tokens, dtype=torch.int32, device=indices_TK.device) * k
+        return cls(indices_TK.reshape(-1).to(torch.int32), starts_T, num_features)
 
     @classmethod
     def of_mask(cls, mask_TF: Tensor) -> "ActivePattern":
@@ -58,6 +60,15 @@ class ActivePattern:
             mask_TF.shape[1],
         )
         pattern.token_A = token_A.to(torch.int32)
+        return pattern
+
+    def subset(self, kept_A: Tensor) -> "ActivePattern":
+        """The pattern of some of the pairs, given as booleans or as rising numbers of pairs."""
+        token_A = self.token_A[kept_A]
+        counts_T = torch.bincount(token_A, minlength=self.num_tokens)
+        starts_T = (counts_T.cumsum(0) - counts_T).to(torch.int32)
+        pattern = ActivePattern(self.feature_A[kept_A], starts_T, self.num_features)
+        pattern.token_A = token_A
         return pattern
 
     @cached_property
@@ -82,6 +93,10 @@ class ActivePattern:
         """For each token, the weighted sum of the rows of its active latents [T, D]."""
         if self._is_dense:
             return self.scatter(weights_A) @ matrix_FD
+        if serves_triton(weights_A):
+            from mistudio.sae.triton_kernels import bag_sums
+
+            return bag_sums(self.feature_A, weights_A, self.starts_T, matrix_FD)
         return functional.embedding_bag(
             self.feature_A, matrix_FD, self.starts_T, per_sample_weights=weights_A, mode="sum"
         )
@@ -91,12 +106,20 @@ class ActivePattern:
         if self._is_dense:
             return self.scatter(weights_A).T @ matrix_TD
         order_A, token_A, starts_F = self._by_feature
+        if serves_triton(weights_A):
+            from mistudio.sae.triton_kernels import split_bag_sums
+
+            return split_bag_sums(token_A, weights_A[order_A], starts_F, self.feature_A[order_A], matrix_TD)
         return functional.embedding_bag(token_A, matrix_TD, starts_F, per_sample_weights=weights_A[order_A], mode="sum")
 
     def products(self, matrix_TD: Tensor, matrix_FD: Tensor) -> Tensor:
         """The product of each token's row with the rows of its active latents [A]."""
         if self._is_dense:
             return self.gather(matrix_TD @ matrix_FD.T)
+        if serves_triton(matrix_TD):
+            from mistudio.sae.triton_kernels import pair_products
+
+            return pair_products(self.token_A, matrix_TD, self.feature_A, matrix_FD)
         # The gradient of a bag's weights is this product; PyTorch has a kernel for it, with no A*D copy.
         products_A: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
             matrix_TD.contiguous(), matrix_FD, self.feature_A, self.starts_T, self.token_A, 0, -1

@@ -8,7 +8,9 @@ Shape legend: T tokens, F features (latents), K active latents a token, G groups
 import torch
 from torch import Tensor
 
+from mistudio.sae.backend import serves_triton
 from mistudio.sae.kernels import ActivePattern
+from mistudio.sae.workers import ALONE, Workers
 
 _GROUP_SIZE = 8
 _SAMPLED_TOKENS = 128
@@ -20,8 +22,12 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
 
     On a CPU most of a row is passed over: of G groups of S entries, those with the K largest maxima hold the K
     largest entries, since no entry elsewhere exceeds any of these K maxima. Finding maxima is much cheaper than
-    selecting.
+    selecting. The same is done on a GPU where Triton can be used.
     """
+    if serves_triton(pre_TF):
+        from mistudio.sae import triton_selection
+
+        return triton_selection.top_indices(pre_TF, k)
     num_groups = pre_TF.shape[1] // _GROUP_SIZE
     if pre_TF.device.type != "cpu" or pre_TF.shape[1] % _GROUP_SIZE or num_groups < 2 * k:
         return pre_TF.topk(k, dim=1, sorted=False).indices
@@ -33,8 +39,28 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
     return candidates.gather(1, pre_TF.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
 
 
-def batch_top(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
+def top_pattern(pre_TF: Tensor, k: int, workers: Workers = ALONE) -> ActivePattern:
+    """The pattern of the K largest entries of each row, of which other processes may hold the other columns."""
+    indices_TK = top_indices(pre_TF, min(k, pre_TF.shape[1]))
+    pattern = ActivePattern.of_indices(indices_TK, pre_TF.shape[1])
+    if workers.size == 1:
+        return pattern
+    return pattern.subset(workers.among_largest(pre_TF.gather(1, indices_TK), k).flatten())
+
+
+def batch_top(pre_TF: Tensor, num_pairs: int, workers: Workers = ALONE) -> ActivePattern:
     """The pattern of the largest positive entries of the whole matrix, at most ``num_pairs`` of them.
+
+    Other processes may hold other rows or columns of it.
+    """
+    pattern = _batch_top(pre_TF, num_pairs)
+    if workers.size == 1:
+        return pattern
+    return pattern.subset(workers.among_largest(pattern.gather(pre_TF)[None], num_pairs)[0])
+
+
+def _batch_top(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
+    """The pattern of the largest positive entries of a matrix, at most ``num_pairs`` of them.
 
     A cut guessed from some rows, low enough to leave half as many again, is checked by counting and lowered
     to zero where it was too high. So the exact selection runs over few entries.
@@ -48,9 +74,7 @@ def batch_top(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
         return candidates
     values_A = candidates.gather(pre_TF)
     kept = values_A.float().topk(num_pairs, sorted=False).indices.sort().values
-    token_N, feature_N = candidates.token_A[kept], candidates.feature_A[kept]
-    counts_T = torch.bincount(token_N, minlength=len(pre_TF))
-    return ActivePattern(feature_N, (counts_T.cumsum(0) - counts_T).to(torch.int32), pre_TF.shape[1])
+    return candidates.subset(kept)
 
 
 def _guess(pre_TF: Tensor, num_pairs: int) -> float:
