@@ -2,15 +2,16 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := build/peers
 STORE ?= $(CURDIR)/build/store
 TEST_FLAGS ?= -n auto
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test lint format compile bench clean
+.PHONY: help install demo test lint format compile bench bench-sae bench-quality clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Make the virtual environment with all dependencies
 
@@ -44,6 +45,20 @@ compile: install ## Compile the pipelines to pipelines/compiled
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
 	$(BIN)/python -m benchmarks.dashboard
+
+bench-sae: $(PEERS)/installed ## Compare training steps with SAELens, sparsify and dictionary_learning
+	$(PEERS)/bin/python -m benchmarks.sae_peers $(ARGS)
+
+bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexplained (about an hour; goes on where it was)
+	$(PEERS)/bin/python -m benchmarks.sae_quality --store $(STORE) $(ARGS)
+
+# The peers ask for torchvision, which nothing here uses; a build of it for another torch breaks transformers.
+$(PEERS)/installed: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --upgrade pip
+	$(PEERS)/bin/pip install --quiet --requirement $< --editable .
+	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
+	@touch $@
 
 clean: ## Remove build results and caches, not the virtual environment
 	rm -rf build local_outputs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

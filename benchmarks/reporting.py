@@ -47,20 +47,26 @@ class Paired(NamedTuple):
         return f"{low:.2f} to {high:.2f}"
 
 
-def paired(ours: Callable[[], object], theirs: Callable[[], object], pairs: int, warm_up: int = 1) -> Paired:
+def paired(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    pairs: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Paired:
     """Time the two in turns, starting with the other one each time."""
     times: dict[Callable[[], object], list[float]] = {ours: [], theirs: []}
     for pair in range(warm_up + pairs):
         for side in (ours, theirs) if pair % 2 else (theirs, ours):
-            times[side].append(timed(side))
+            times[side].append(timed(side, clock))
     return Paired(times[ours][warm_up:], times[theirs][warm_up:])
 
 
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that ``action`` takes."""
-    started = time.perf_counter()
+def timed(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that ``action`` takes, by a clock."""
+    started = clock()
     action()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def row(

@@ -15,6 +15,7 @@ def capture(
     max_tokens: int = -1,
     batch_size: int = 32,
     storage_dtype: str = "float16",
+    stored: str = "all",
     dtype: str = "auto",
     quantization: str = "none",
     store: str = "",
@@ -30,13 +31,14 @@ def capture(
         max_tokens: Keep at most about this many training tokens; -1: all.
         batch_size: Sequences of full length in one forward pass, 1 to 128.
         storage_dtype: Number format of the stored activations: float16 or bfloat16.
+        stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.capture(
+    steps.capture(
         corpus=steps.artifact_uri(corpus.path),
         model=model,
         hook=hook,
@@ -44,8 +46,8 @@ def capture(
         max_tokens=max_tokens,
         batch_size=batch_size,
         storage_dtype=storage_dtype,
+        stored=stored,
         dtype=dtype,
         quantization=quantization,
         store=store,
-    )
-    done.write_to(activations)
+    ).write_to(activations)

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def train(
     activations: dsl.Input[dsl.Dataset],
     sae: dsl.Output[dsl.Model],
+    model: str = "",
     hook: str = "",
     architecture: str = "topk",
     width: int = -1,
@@ -25,6 +26,7 @@ def train(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
+        model: Model that activations come from live (captured with stored heldout); empty: where capture says.
         hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
         architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
@@ -38,14 +40,13 @@ def train(
     """
     from mistudio import steps
 
+    sparsity = {"width": width, "k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
     steps.train(
         activations=steps.artifact_uri(activations.path),
+        model=model,
         hook=hook,
         architecture=architecture,
-        width=width,
-        k=k,
-        target_l0=target_l0,
-        l1_coefficient=l1_coefficient,
+        **sparsity,
         tokens=tokens,
         learning_rate=learning_rate,
         seed=seed,

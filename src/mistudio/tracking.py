@@ -89,6 +89,12 @@ class Run:
         if self._open():
             self._client.log_figure(self._run_id, figure, name)
 
+    @contextmanager
+    def child(self, name: str) -> Iterator["Run"]:
+        """A run nested under this one."""
+        with _finishing(Run(name, self._store_url, self.run_id)) as run:
+            yield run
+
     def finish(self, *, failed: bool = False) -> None:
         """Close the run, if anything was logged and it is ours to close."""
         if self._client is not None and self._owned:

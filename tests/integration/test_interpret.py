@@ -28,11 +28,11 @@ class Finished(NamedTuple):
         return self.folder / "store"
 
 
-def mistudio(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def mistudio(*arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "MISTUDIO_"))}
     environment |= {"OMP_NUM_THREADS": "1", "MISTUDIO_CHECKOUT": str(ROOT)}
     command = [sys.executable, "-c", "from mistudio.cli import main; main()", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s)
 
 
 def interpret(folder: Path, summary: str, *settings: str) -> subprocess.CompletedProcess[str]:

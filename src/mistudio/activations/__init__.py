@@ -1,8 +1,12 @@
-"""Activations: captured from a model into shards, and read back in order or shuffled."""
+"""Activations: captured from a model into shards or computed live, and read back in order or shuffled."""
 
-from mistudio.activations.capture import CaptureConfig, batch_tensors, capture, check_tokenizer
+from mistudio.activations.capture import capture, check_tokenizer
+from mistudio.activations.config import CaptureConfig
+from mistudio.activations.live import LiveReader
+from mistudio.activations.opening import captured_source, open_rows
 from mistudio.activations.pairs import PairedReader
-from mistudio.activations.prefetch import prefetched
+from mistudio.activations.passes import batch_tensors
+from mistudio.activations.prefetch import Prefetched
 from mistudio.activations.reader import ActivationReader
 from mistudio.activations.shuffle import ShuffledBatches
 from mistudio.activations.stream import ActivationStream, Pair, RowSource
@@ -11,12 +15,15 @@ __all__ = [
     "ActivationReader",
     "ActivationStream",
     "CaptureConfig",
+    "LiveReader",
     "Pair",
     "PairedReader",
+    "Prefetched",
     "RowSource",
     "ShuffledBatches",
     "batch_tensors",
     "capture",
+    "captured_source",
     "check_tokenizer",
-    "prefetched",
+    "open_rows",
 ]

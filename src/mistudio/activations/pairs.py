@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mistudio.activations.reader import ActivationReader
-from mistudio.activations.stream import Pair
+from mistudio.activations.stream import Pair, Ranges
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError
 
@@ -37,9 +37,21 @@ class PairedReader:
         return len(self.input)
 
     @property
-    def readers(self) -> tuple[ActivationReader, ...]:
-        """The two hook points."""
-        return self.input, self.target
+    def widths(self) -> tuple[int, ...]:
+        """Width of each hook point."""
+        return self.width, self.target_width
+
+    def sequence_ends(self) -> NDArray[np.int64]:
+        """The row behind each sequence, ascending."""
+        return self.input.sequence_ends()
+
+    def expect(self, ranges: Ranges) -> None:
+        """Nothing is done ahead: the operating system does that."""
+
+    def read(self, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
+        """Copy the rows of ``ranges``, one after the other, to ``slots_N`` of ``into``; not those of slot -1."""
+        self.input.read(ranges, into[:1], slots_N)
+        self.target.read(ranges, into[1:], slots_N)
 
     def pack(self, parts: tuple[Tensor, ...]) -> Pair:
         """Rows of both hook points as one batch of pairs."""

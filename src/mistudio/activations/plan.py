@@ -43,13 +43,12 @@ class CapturePlan:
 
     def batches(self, shard: ShardPlan) -> Iterator[NDArray[np.int64]]:
         """Sequence indices of each forward pass, longest sequences first."""
-        lengths = self.lengths_S[shard.first : shard.stop]
-        order = np.argsort(-lengths, kind="stable")
-        done = 0
-        while done < len(order):
-            size = max(self.batch_tokens // int(lengths[order[done]]), 1)
-            yield shard.first + order[done : done + size]
-            done += size
+        for batch in like_lengths(self.lengths_S[shard.first : shard.stop], self.batch_tokens):
+            yield shard.first + batch
+
+    def sequences(self) -> NDArray[np.int64]:
+        """All sequence indices, in the order in which their rows are stored."""
+        return np.concatenate([batch for shard in self.shards for batch in self.batches(shard)])
 
     def num_batches(self, shard: ShardPlan) -> int:
         """Forward passes that a shard takes."""
@@ -64,6 +63,19 @@ class CapturePlan:
                 padded += int(lengths.max()) * len(batch)
                 real += int(lengths.sum())
         return 1 - real / padded if padded else 0.0
+
+
+def like_lengths(lengths_S: NDArray[np.int32], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Put sequences of like length together, longest first, as indices of ``lengths_S``.
+
+    A batch has at most ``batch_tokens`` tokens, padding included, or one sequence.
+    """
+    order = np.argsort(-lengths_S, kind="stable")
+    done = 0
+    while done < len(order):
+        size = max(batch_tokens // int(lengths_S[order[done]]), 1)
+        yield order[done : done + size]
+        done += size
 
 
 def plan_capture(

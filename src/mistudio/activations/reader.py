@@ -6,10 +6,12 @@ Shape legend: N rows, D width of the hook point.
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mistudio.activations.shards import META_COLUMNS, ShardFile, joined
+from mistudio.activations.stream import Ranges
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError
 from mistudio.progress import byte_progress
@@ -32,9 +34,7 @@ class ActivationReader:
         prefix = f"{hook}/{split}/"
         paths = artifact.paths(prefix)
         if not paths:
-            hooks = sorted({path.split("/")[0] for path in artifact.paths()})
-            message = f"{artifact.uri} has no activations of {hook} ({split}); it has {', '.join(hooks)}."
-            raise InputError(message)
+            raise InputError(_nothing_stored(artifact, hook, split))
         self.artifact, self.hook, self.split = artifact, hook, split
         self.shards = _open_shards(artifact, paths)
         self.width = self.target_width = self.shards[0].width
@@ -43,12 +43,12 @@ class ActivationReader:
         self._mapped_bytes, self._touched = 0, set[int]()  # since pages were last released
 
     @property
-    def readers(self) -> tuple["ActivationReader", ...]:
-        """The hook points read: this one."""
-        return (self,)
+    def widths(self) -> tuple[int, ...]:
+        """Width of the hook point."""
+        return (self.width,)
 
     def pack(self, parts: tuple[Tensor, ...]) -> Tensor:
-        """Rows of :attr:`readers` as one batch."""
+        """Rows of the hook point as one batch."""
         return parts[0]
 
     def __len__(self) -> int:
@@ -68,18 +68,35 @@ class ActivationReader:
             for name in META_COLUMNS
         }
 
+    def sequence_ends(self) -> NDArray[np.int64]:
+        """The row behind each sequence, ascending."""
+        return np.concatenate([self._sequence_ends(shard) for shard in range(len(self.shards))])
+
+    def expect(self, ranges: Ranges) -> None:
+        """Nothing is done ahead: the operating system does that."""
+
+    def read(self, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
+        """Copy the rows of ``ranges``, one after the other, to ``slots_N`` of ``into``; not those of slot -1."""
+        everything, done = bool((slots_N >= 0).all()), 0
+        for first, end in ranges:
+            slots, done = slots_N[done : done + end - first], done + end - first
+            if everything:
+                into[0].index_copy_(0, slots, self.acts(first, end))
+                continue
+            wanted = torch.nonzero(slots >= 0).squeeze(1)
+            if len(wanted):
+                into[0].index_copy_(0, slots[wanted], self.acts(first, end)[wanted])
+
     def chunks(self, shard: int, rows: int) -> Iterator[tuple[int, int]]:
         """Ranges of about ``rows`` rows that together cover one shard and never cut a sequence."""
-        start = int(self._ends[shard]) - self.shards[shard].num_rows
+        return chunked(int(self._ends[shard]) - self.shards[shard].num_rows, self._sequence_ends(shard), rows)
+
+    def _sequence_ends(self, shard: int) -> NDArray[np.int64]:
         stop = int(self._ends[shard])
+        start = stop - self.shards[shard].num_rows
+        self._read(start, stop, 4)
         sequences = self.shards[shard].meta("sequence", 0, stop - start)
-        cuts = np.flatnonzero(np.diff(sequences)) + 1
-        done = 0
-        while done < len(sequences):
-            cut = int(np.searchsorted(cuts, done + rows))
-            end = int(cuts[cut]) if cut < len(cuts) else len(sequences)
-            yield start + done, start + end
-            done = end
+        return np.append(start + 1 + np.flatnonzero(np.diff(sequences)), stop)
 
     def _read(self, start: int, stop: int, row_bytes: int) -> list[tuple[int, int, int]]:
         """The pieces of a range that is about to be read; lets go of what was read long before."""
@@ -100,6 +117,24 @@ class ActivationReader:
             end = min(stop, int(self._ends[shard]))
             yield shard, start - first, end - first
             start = end
+
+
+def chunked(start: int, ends_S: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about ``rows`` rows from ``start`` to the last of ``ends_S``, each of which ends a sequence."""
+    while start < ends_S[-1]:
+        end = int(ends_S[min(int(np.searchsorted(ends_S, start + rows)), len(ends_S) - 1)])
+        yield start, end
+        start = end
+
+
+def _nothing_stored(artifact: Artifact, hook: str, split: str) -> str:
+    if split == "train" and artifact.manifest.config.get("stored") == "heldout":
+        return (
+            f"{artifact.uri} does not hold its training activations: it was captured with stored heldout. "
+            "Capture with stored all for what has to read them from the store."
+        )
+    hooks = sorted({path.split("/")[0] for path in artifact.paths()})
+    return f"{artifact.uri} has no activations of {hook} ({split}); it has {', '.join(hooks)}."
 
 
 def _open_shards(artifact: Artifact, paths: list[str]) -> list[ShardFile]:

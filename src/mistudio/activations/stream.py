@@ -1,35 +1,54 @@
 """What a trainer asks of a source of activations, be it captured shards or a model at work.
 
-Shape legend: B rows of a batch, D width of the activations, E width of what is to be predicted from them.
+Shape legend: N rows, B rows of a batch, D width of the activations, E width of what is to be predicted from them.
 """
 
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.activations.reader import ActivationReader
-
 Pair = tuple[Tensor, Tensor]  # activations [B, D], and what is to be predicted from them [B, E]
+Ranges = list[tuple[int, int]]  # rows, from the first to before the second
 RowsT = TypeVar("RowsT")
 RowsT_co = TypeVar("RowsT_co", covariant=True)
 
 
 class RowSource(Protocol[RowsT_co]):
-    """Captured rows of one hook point, or of two whose rows correspond: a batch is a tensor, or a :data:`Pair`."""
+    """Rows of one hook point, or of two whose rows correspond: a batch is a tensor, or a :data:`Pair`."""
 
     width: int
     target_width: int
     dtype: str
 
     @property
-    def readers(self) -> tuple[ActivationReader, ...]:
-        """One reader for each hook point."""
+    def widths(self) -> tuple[int, ...]:
+        """Width of each hook point."""
 
     def __len__(self) -> int:
         """Rows there are."""
 
+    def sequence_ends(self) -> NDArray[np.int64]:
+        """The row behind each sequence, ascending."""
+
+    def expect(self, ranges: Ranges) -> None:
+        """Take note that these rows will be read next, all at once."""
+
+    def read(self, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
+        """Copy the rows of ``ranges``, one after the other, to ``slots_N`` of ``into``; those of slot -1 are left out.
+
+        What a row holds depends on ``ranges``, if only by rounding, and never on what is left out or was expected.
+        """
+
+    def acts(self, start: int, stop: int) -> RowsT_co:
+        """Rows ``start`` to ``stop``; not to be written to."""
+
+    def meta(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
+        """Document, sequence, position and token id of rows ``start`` to ``stop``, each [N]."""
+
     def pack(self, parts: tuple[Tensor, ...]) -> RowsT_co:
-        """Rows of each of :attr:`readers` as one batch."""
+        """Rows of each hook point as one batch."""
 
 
 class ActivationStream(Protocol[RowsT_co]):

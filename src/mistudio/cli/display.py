@@ -18,12 +18,21 @@ _LINE_STEP = 0.25
 Event = dict[str, Any]
 
 
+def seconds_by_step(finished: list[Event]) -> dict[str, float]:
+    """Seconds that each step took, all its runs together."""
+    seconds: dict[str, float] = {}
+    for event in finished:
+        seconds[event["step"]] = round(seconds.get(event["step"], 0) + event["seconds"], 3)
+    return seconds
+
+
 class RunView:
     """Reads events as they come, draws them, and keeps what each step ended with."""
 
     def __init__(self, events_path: Path) -> None:
-        self.finished: dict[str, Event] = {}
-        self.failure: Event | None = None
+        self.finished: list[Event] = []
+        self.failures: list[Event] = []
+        self.running: dict[int, Event] = {}  # by process
         self._path = events_path
         self._offset = 0
         self._stop = threading.Event()
@@ -41,14 +50,15 @@ class RunView:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._read()
+        self.read()
         self._view.stop()
 
     def _follow(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self._read()
+            self.read()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take in what was appended since."""
         with self._path.open("rb") as handle:
             handle.seek(self._offset)
             lines = handle.readlines()
@@ -59,10 +69,11 @@ class RunView:
             self._take(json.loads(line))
 
     def _take(self, event: Event) -> None:
-        if event["event"] == "step_finished":
-            self.finished[event["step"]] = event
-        if event["event"] == "step_failed":
-            self.failure = event
+        if event["event"] == "step_started":
+            self.running[event["pid"]] = event
+        elif event["event"] in ("step_finished", "step_failed"):
+            self.running.pop(event["pid"], None)
+            (self.finished if event["event"] == "step_finished" else self.failures).append(event)
         self._view.show(event)
 
 
@@ -87,10 +98,11 @@ class _BarView:
             total = event["done"] if event["finished"] else event["total"]
             self._display.update(self._tasks[key], completed=event["done"], total=total, note=event["note"])
         elif event["event"] == "step_finished":
-            for task in self._tasks.values():
-                self._display.remove_task(task)
-            self._tasks.clear()
+            for key in [key for key in self._tasks if key[0] == event["pid"]]:
+                self._display.remove_task(self._tasks.pop(key))
             self._display.console.print(_finished_line(event), highlight=False)
+        elif event["event"] == "message":
+            self._display.console.print(event["text"], highlight=False)
 
 
 class _LineView:
@@ -109,6 +121,8 @@ class _LineView:
     def show(self, event: Event) -> None:
         if event["event"] == "step_finished":
             self._console.print(_finished_line(event), highlight=False)
+        elif event["event"] == "message":
+            self._console.print(event["text"], highlight=False)
         elif event["event"] == "progress" and event["total"]:
             key, done = (event["pid"], event["what"]), event["done"] / event["total"]
             if 0 < done < 1 and done >= self._shown.get(key, 0) + _LINE_STEP:

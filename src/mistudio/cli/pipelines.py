@@ -17,6 +17,8 @@ Examples:
     mistudio run interpret --set model=./my-model --set corpus=stories.jsonl --set k=16
 
     mistudio run interpret --parameters
+
+    mistudio run sweep --set architectures=topk,jumprelu --set sparsities=8,16,32 --set seeds=0,1
 """
 _COMPILE_HELP = """Compile pipelines to YAML, to be submitted to Kubeflow.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mistudio.artifacts import default_store_url, open_store
 from mistudio.cli.checkout import kfp_functions, signature
-from mistudio.cli.display import Event, RunView
+from mistudio.cli.display import Event, RunView, seconds_by_step
 from mistudio.errors import MistudioError
 from mistudio.progress import EVENTS_ENV
 from mistudio.tracking import Run, pipeline_run
@@ -19,8 +19,8 @@ _LOG_TAIL_LINES = 25
 _HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
 
 
-def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> dict[str, Event]:
-    """Run a pipeline; return the closing event of each step.
+def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> list[Event]:
+    """Run a pipeline; return the closing events of its steps, in the order they came.
 
     Raises:
         MistudioError: a step failed; the message is the step's own.
@@ -49,29 +49,40 @@ def _run_logged(pipeline: Any, values: dict[str, object], root: Path, log: Path)
 
 
 def _failure(view: RunView, log: Path, error: Exception) -> MistudioError:
-    """The step's own message; for anything else the end of the log."""
-    view._read()
-    if view.failure is not None and view.failure["exit_code"] != 1:
-        failure = MistudioError(f"{view.failure['step']}: {view.failure['message']}")
-        failure.exit_code = view.failure["exit_code"]
+    """The messages of the steps that failed; for anything else the end of the log."""
+    view.read()
+    killed = [{**event, "message": "ended without a result: was it killed?"} for event in view.running.values()]
+    failed = "\n".join(_failed_line(event) for event in [*view.failures, *killed])
+    if failed and not killed and all(event["exit_code"] != 1 for event in view.failures):
+        failure = MistudioError(failed)
+        failure.exit_code = view.failures[0]["exit_code"]
         return failure
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])
-    failure = MistudioError(f"The pipeline failed: {error}\n{tail}\nThe whole log: {log}")
+    failure = MistudioError(f"The pipeline failed: {failed or error}\n{tail}\nThe whole log: {log}")
     failure.exit_code = 1
     return failure
+
+
+def _failed_line(event: Event) -> str:
+    about = f" ({event['about']})" if event["about"] else ""
+    return f"{event['step']}{about}: {event['message']}"
 
 
 def _all_values(pipeline: Any, values: dict[str, object]) -> dict[str, object]:
     return {name: values.get(name, parameter.default) for name, parameter in signature(pipeline).items()}
 
 
-def _log_results(run: Run, finished: dict[str, Event]) -> None:
+def _log_results(run: Run, finished: list[Event]) -> None:
     """Put the run's figures, times and artifacts where two runs can be compared."""
-    evaluation = finished["evaluate"]["summary"] if "evaluate" in finished else {}
-    run.log_metrics({name: evaluation.get(name) for name in _HEADLINES})
-    run.log_metrics({f"seconds.{step}": event["seconds"] for step, event in finished.items()})
-    for step, event in finished.items():
-        run.set_tags({f"{step}.uri": event["uri"], f"{step}.digest": event["digest"], f"{step}.found": event["found"]})
+    last = {event["step"]: event for event in finished}
+    measured = last.get("compare") or last.get("evaluate")
+    run.log_metrics({name: measured["summary"].get(name) for name in _HEADLINES} if measured else {})
+    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
+    repeated = {event["step"] for event in finished if event is not last[event["step"]]}
+    for step, event in last.items():
+        if step not in repeated:  # a sweep's autoencoders have runs of their own
+            uri, digest, found = event["uri"], event["digest"], event["found"]
+            run.set_tags({f"{step}.uri": uri, f"{step}.digest": digest, f"{step}.found": found})
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
@@ -22,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def _help(name: str, step: Callable[..., StepOutput]) -> str:
     required = [p.name for p in inspect.signature(step).parameters.values() if p.default is inspect.Parameter.empty]
-    examples = {"saes": "sae/0123456789abcdef,sae/fedcba9876543210"}
+    examples = {
+        "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
+        "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
+    }
     options = "".join(f" --{p} {examples.get(p, p + '/0123456789abcdef')}" for p in required)
     summary = docstring_parser.parse(step.__doc__ or "").short_description
     return f"{summary}\n\nExample:\n\n    mistudio {name}{options}\n"
@@ -54,6 +58,8 @@ def _command(step: Callable[..., StepOutput]) -> Callable[..., None]:
 
 
 def _show(output: StepOutput, as_json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first tells
+        return
     if as_json:
         content = {"step": output.step, "seconds": output.seconds, **output.metadata()}
         typer.echo(json.dumps(content, indent=1))

@@ -18,9 +18,10 @@ Examples:
 
     mistudio validate-model EleutherAI/pythia-70m --json
 """
-_MEMORY_HELP = """Estimate the memory that a model and its autoencoder need, by parts, and what would fit.
+_MEMORY_HELP = """Estimate the memory that each step needs at its busiest moment, by parts, and what would fit.
 
-No weights are loaded. Exits with 0 if it fits, and with 2 and the reason if it does not.
+On a CPU that is all of the process, Python and its libraries included. No weights are loaded.
+Exits with 0 if it fits, and with 2 and the reason if it does not.
 
 Example:
 
@@ -40,7 +41,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")
 ]
-QuantizationOption = Annotated[Literal["none", "int8", "nf4"], typer.Option(help="8 or 4 bits a weight, on a GPU.")]
+QuantizationOption = Annotated[Literal["none", "int8", "nf4"], typer.Option(help="8 or 4 bits a weight.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StoreOption = Annotated[
@@ -87,6 +88,11 @@ def check_memory(
     context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
     width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
+    sae_batch_size: Annotated[int, typer.Option(min=1, help="Activations of one training step.")] = 1024,
+    buffer_rows: Annotated[int, typer.Option(min=1, help="Activations in the shuffling buffer.")] = 262_144,
+    device_map: Annotated[
+        Literal["none", "auto"], typer.Option(help="auto: weights that do not fit on the device stay elsewhere.")
+    ] = "none",
     quantization: QuantizationOption = "none",
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
@@ -99,9 +105,16 @@ def check_memory(
     store: StoreOption = "",
 ) -> None:
     """Estimate the memory that a model and its autoencoder need, and what would fit."""
-    from mistudio.subject.memory import estimate_memory, measure_shape
+    from mistudio.subject.footprint import measure_shape
+    from mistudio.subject.memory import estimate_memory
 
-    config = _config(device=device, dtype=dtype, quantization=quantization, trust_remote_code=trust_remote_code)
+    config = _config(
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+    )
     source = _source(model, revision, store)
     if layer is None:
         layer = measure_shape(source, trust_remote_code).num_layers // 2
@@ -112,6 +125,8 @@ def check_memory(
         context_length=context_length,
         batch_size=batch_size,
         width=width,
+        sae_batch_size=sae_batch_size,
+        buffer_rows=buffer_rows,
         budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
     )
     if as_json:
@@ -165,17 +180,21 @@ def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
 
 
 def _show_estimate(estimate: "MemoryEstimate") -> None:
-    from mistudio.subject.memory import PART_NAMES, describe, gigabytes
+    from mistudio.subject.footprint import PART_NAMES
+    from mistudio.subject.memory import describe, gigabytes
 
-    table = _table(f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}", "what", "needs")
-    for part, num_bytes in estimate.parts.model_dump().items():
-        table.add_row(PART_NAMES[part], gigabytes(num_bytes))
+    title = f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}"
+    table = _table(title, "what", *(f"{step} step" for step in estimate.steps))
+    for part, name in PART_NAMES.items():
+        table.add_row(name, *(gigabytes(own[part]) if part in own else "" for own in estimate.parts.values()))
     table.add_section()
-    for step, num_bytes in estimate.steps.items():
-        table.add_row(f"{step} step, at once", gigabytes(num_bytes))
-    table.add_section()
+    table.add_row("at once", *map(gigabytes, estimate.steps.values()))
+    _print(table)
+    table = _table("", "what", "needs")
     for name, num_bytes in estimate.weights_by_quantization.items():
         table.add_row(f"subject weights, quantization {name}", gigabytes(num_bytes))
+    if estimate.offloaded_bytes:
+        table.add_row("of these kept off the device", gigabytes(estimate.offloaded_bytes))
     table.add_section()
     table.add_row("required, with headroom", gigabytes(estimate.required_bytes))
     table.add_row("available", gigabytes(estimate.budget_bytes))
@@ -189,7 +208,7 @@ def _show_estimate(estimate: "MemoryEstimate") -> None:
 def _table(title: str, *columns: str) -> "Table":
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=any(columns))
+    table = Table(title=title or None, title_justify="left", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

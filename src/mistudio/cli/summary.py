@@ -9,29 +9,42 @@ from rich.table import Table
 
 from mistudio.artifacts import default_store_url, open_artifact, open_store
 from mistudio.cli.checkout import kfp_functions, signature
-from mistudio.cli.display import Event
+from mistudio.cli.display import Event, seconds_by_step
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
+_PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
 
-def summarise(finished: dict[str, Event]) -> dict[str, Any]:
-    """``tokens``, the figures of the evaluation, ``seconds`` and ``artifacts`` by step."""
-    evaluation = finished["evaluate"]["summary"] if "evaluate" in finished else {}
+def summarise(finished: list[Event]) -> dict[str, Any]:
+    """``tokens``, the figures of the evaluation, ``seconds`` and ``artifacts`` by step.
+
+    Of a sweep the figures are those of the best, with ``best``, ``rule`` and ``autoencoders`` beside them;
+    the artifacts of a step that ran more than once are a list.
+    """
+    last = {event["step"]: event["summary"] for event in finished}
+    measured = last.get("compare") or last.get("evaluate") or {}
+    named = {name: measured[name] for name in ("autoencoders", "best", "rule") if name in measured}
     return {
-        "tokens": finished["train"]["summary"]["tokens"] if "train" in finished else None,
-        **{name: evaluation.get(name) for name in _FIGURES},
-        "seconds": {step: event["seconds"] for step, event in finished.items()},
-        "artifacts": {
-            step: {"uri": event["uri"], "digest": event["digest"], "found": event["found"]}
-            for step, event in finished.items()
-        },
+        **named,
+        "tokens": last["train"]["tokens"] if "train" in last else None,
+        **{name: measured.get(name) for name in _FIGURES},
+        "seconds": seconds_by_step(finished),
+        "artifacts": {step: _artifacts([event for event in finished if event["step"] == step]) for step in last},
     }
 
 
+def _artifacts(events: list[Event]) -> dict[str, Any] | list[dict[str, Any]]:
+    artifacts = [{"uri": event["uri"], "digest": event["digest"], "found": event["found"]} for event in events]
+    return artifacts[0] if len(artifacts) == 1 else artifacts
+
+
 def print_summary(closing: dict[str, Any], store: str) -> None:
-    """Print the closing table, where the dashboard is, and how to open MLflow."""
+    """Print the closing table, where the page is, and how to open MLflow."""
     console = Console(soft_wrap=True)
     table = Table(show_header=False, title="Result", title_justify="left")
+    if "best" in closing:
+        table.add_row("autoencoders", f"{closing['autoencoders']:,}")
+        table.add_row("best", f"{closing['best']}: {closing['rule']}")
     table.add_row("tokens trained on", f"{closing['tokens']:,}")
     table.add_row("L0 (features active on a token)", _number(closing["l0"], ".2f"))
     table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
@@ -40,11 +53,12 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     seconds = ", ".join(f"{step} {time:.1f}" for step, time in closing["seconds"].items())
     table.add_row("seconds a step", f"{seconds} (sum {sum(closing['seconds'].values()):.1f})")
     console.print(table)
-    if "report" in closing["artifacts"]:
-        report = open_artifact(open_store(store), closing["artifacts"]["report"]["uri"], "report")
-        console.print(f"Dashboard: {report.file('dashboard.html')}", highlight=False)
+    for step, page in _PAGES.items():
+        if step in closing["artifacts"]:
+            made = open_artifact(open_store(store), closing["artifacts"][step]["uri"])
+            console.print(f"{page.partition('.')[0].capitalize() + ':':<10} {made.file(page)}", highlight=False)
     here = "" if Path(store or default_store_url()) == Path(default_store_url()) else f" --store {store}"
-    console.print(f"MLflow:    mistudio mlflow{here}", highlight=False)
+    console.print(f"{'MLflow:':<10} mistudio mlflow{here}", highlight=False)
 
 
 def print_parameters(pipeline: Any) -> None:

@@ -1,8 +1,8 @@
 """Train the demo subject: from the built-in corpus to an artifact that transformers loads.
 
-Hidden matrices are trained with Muon (Jordan et al., 2024: momentum, orthogonalised), embeddings and
-norms with AdamW; rates rise briefly, then fall linearly to zero. One recipe gives the same bytes on one
-machine with one number of threads: another number changes the order of float sums, and so the last bits.
+AdamW, with a higher rate for embeddings and norms than for the matrices of the blocks; rates rise briefly, then
+fall linearly to zero. One recipe gives the same bytes on one machine with one number of threads: another number
+changes the order of float sums, and so the last bits.
 """
 
 import json
@@ -22,7 +22,6 @@ from mistudio.artifacts import Draft, JsonScalar, Summary
 from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
 from mistudio.demo.model import Llama, Weights, llama_config, new_weights, transformers_weights
-from mistudio.demo.muon import Muon
 from mistudio.demo.text import (
     BOS_ID,
     EOS_ID,
@@ -45,13 +44,6 @@ _CHECKPOINT = "checkpoint.safetensors"
 _MATRICES = ("attention", "mlp_in", "mlp_out")
 _BETAS = (0.9, 0.95)
 _CURVE_POINTS = 100
-
-
-class _Tuned(NamedTuple):
-    """An optimiser with one parameter group, and its peak learning rate."""
-
-    optimizer: torch.optim.Optimizer
-    peak: float
 
 
 class Point(NamedTuple):
@@ -102,7 +94,7 @@ def _tokenizer(draft: Draft, texts: Split, config: DemoConfig) -> PreTrainedToke
 
 
 class _Training:
-    """Weights, optimisers and how far they are; saved and restored as a whole."""
+    """Weights, optimiser and how far they are; saved and restored as a whole."""
 
     def __init__(self, draft: Draft, config: DemoConfig, seed: int, train: list[Ids]) -> None:
         self.config, self._draft, self._train = config, draft, train
@@ -110,7 +102,7 @@ class _Training:
         self._planned = sum(len(train[number]) - 1 for members in self._plan for number in members)
         self.weights = {name: weight.requires_grad_() for name, weight in new_weights(config, seed).items()}
         self._model = Llama(self.weights, config, getattr(torch, config.dtype))
-        self._optimizers = _optimizers(self.weights, config)
+        self._optimizer = _optimizer(self.weights, config)
         self.step, self.tokens = 0, 0
         self.curve: list[Point] = []
         self._losses: list[float] = []
@@ -132,13 +124,12 @@ class _Training:
 
     def _learn(self, batch: Batch) -> float:
         """One step; the loss before it."""
-        for optimizer, peak in self._optimizers:
-            optimizer.param_groups[0]["lr"] = peak * self._rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * self._rate()
         loss = self._model.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer, _ in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return loss.item()
 
     def _rate(self) -> float:
@@ -156,7 +147,7 @@ class _Training:
             self._losses.clear()
 
     def _save(self) -> None:
-        """Write one file, so that weights, optimisers and counts are always of the same step."""
+        """Write one file, so that weights, optimiser and counts are always of the same step."""
         progress_made = {"step": self.step, "tokens": self.tokens, "curve": self.curve, "losses": self._losses}
         tensors = {name: weight.detach() for name, weight in self.weights.items()}
         for name, state in self._states():
@@ -177,18 +168,20 @@ class _Training:
         self.curve = [Point(*point) for point in progress_made["curve"]]
 
     def _states(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-        """What the optimisers remember of each weight; empty before the first step."""
+        """What the optimiser remembers of each weight; empty before the first step."""
         for name, weight in self.weights.items():
-            optimizer, _ = self._optimizers[0 if name in _MATRICES else 1]
-            yield name, optimizer.state[weight]
+            yield name, self._optimizer.state[weight]
 
 
-def _optimizers(weights: Weights, config: DemoConfig) -> tuple[_Tuned, _Tuned]:
-    """Muon for the matrices of the blocks, AdamW for the rest; each with its peak learning rate."""
+def _optimizer(weights: Weights, config: DemoConfig) -> torch.optim.AdamW:
+    """AdamW with two groups of weights, each with its peak learning rate."""
     matrices = [weight for name, weight in weights.items() if name in _MATRICES]
     others = [weight for name, weight in weights.items() if name not in _MATRICES]
-    adamw = torch.optim.AdamW(others, betas=_BETAS, weight_decay=0.0, fused=True)
-    return _Tuned(Muon(matrices), config.muon_learning_rate), _Tuned(adamw, config.learning_rate)
+    groups = [
+        {"params": matrices, "peak": config.learning_rate},
+        {"params": others, "peak": config.embedding_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0, fused=True)
 
 
 def _evaluate(

@@ -7,7 +7,9 @@ encoders on tokens that are masked for the purpose (15%, as in BERT's training).
 The masked places are replaced too, although the autoencoder was trained on text without masks: the prediction
 is read off there, so at a late layer nothing else would tell.
 
-Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N scored predictions.
+The logits of the clean run are kept, and those of another compared with them a few predictions at a time.
+
+Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N scored predictions, C of them at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,9 @@ from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced
 
-_LOGIT_BYTES = 64 << 20  # of one run; about five tensors of this size are alive at once
+_LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive at once
+_BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
+_COMPARED_LOGITS = 1 << 21
 _MASKED_SHARE = 0.15
 
 Replace = Callable[[Tensor], Tensor]
@@ -59,11 +63,6 @@ class Ends(NamedTuple):
 
     read: ResolvedHook
     write: ResolvedHook
-
-
-class _Scored(NamedTuple):
-    log_probs_NV: Tensor
-    losses_N: Tensor
 
 
 @torch.no_grad()
@@ -109,7 +108,7 @@ def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torc
     lengths_S = corpus.lengths("heldout")
     order = torch.randperm(len(lengths_S), generator=generator).numpy()
     chosen = order[: int(np.searchsorted(np.cumsum(lengths_S[order]), max_tokens)) + 1]
-    batch_tokens = max(_LOGIT_BYTES // (4 * vocab_size), 1)
+    batch_tokens = max(min(_LOGIT_BYTES // (4 * vocab_size), _BATCH_TOKENS), 1)
     return [chosen[batch] for batch in length_batches(lengths_S[chosen], batch_tokens)]
 
 
@@ -129,23 +128,21 @@ def _measure_batch(
     text_BT = (place_T >= corpus.num_prefix) & (place_T < lengths_B - corpus.num_suffix)
     inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, generator)
     answer_N = ids_BT[scored_BT.to(ids_BT.device)]
+    # A causal model answers one position earlier.
+    answered_BT = scored_BT.roll(-1, dims=1) if subject.is_causal else scored_BT
+    place_N = answered_BT.flatten().nonzero().squeeze(1)
 
-    def run(replace: Replace | None) -> _Scored:
+    def run(replace: Replace | None) -> Tensor:
         with _replacing(subject, ends, text_BT, replace) if replace else nullcontext():
-            logits_BTV = forward_logits(subject, inputs_BT, mask_BT)
-        return _score(logits_BTV, scored_BT, answer_N, causal=subject.is_causal)
-
-    def loss_and_kl(replace: Replace) -> list[float]:
-        changed = run(replace)
-        kl = functional.kl_div(changed.log_probs_NV, clean.log_probs_NV, log_target=True, reduction="sum")
-        return [float(changed.losses_N.sum()), float(kl)]
+            return forward_logits(subject, inputs_BT, mask_BT)
 
     sums = [0.0] * (4 + 2 * len(saes))
-    if bool(scored_BT.any()):
-        clean = run(None)
-        sums = [len(answer_N), float(clean.losses_N.sum()), *loss_and_kl(_zeros_for(ends))]
-        for sae in saes:
-            sums += loss_and_kl(_reconstruction_of(sae))
+    if len(place_N):
+        clean_BTV = run(None)
+        clean_loss, _ = _loss_and_kl(clean_BTV, clean_BTV, place_N, answer_N)
+        sums = [len(answer_N), clean_loss]
+        for replace in (_zeros_for(ends), *map(_reconstruction_of, saes)):
+            sums += _loss_and_kl(run(replace), clean_BTV, place_N, answer_N)
     return torch.tensor(sums, dtype=torch.float64)
 
 
@@ -194,9 +191,17 @@ def _with(y_BTE: Tensor, keep_BT: Tensor, replace: Replace, x_BTD: Tensor) -> Te
     return changed_BTE
 
 
-def _score(logits_BTV: Tensor, asked_BT: Tensor, answer_N: Tensor, *, causal: bool) -> _Scored:
-    """Log-probabilities and losses of the asked tokens; a causal model answers one position earlier."""
-    where_BT = asked_BT.roll(-1, dims=1) if causal else asked_BT
-    log_probs_NV = torch.log_softmax(logits_BTV[where_BT.to(logits_BTV.device)].float(), dim=-1)
-    answer_N = answer_N.to(log_probs_NV.device)
-    return _Scored(log_probs_NV, -log_probs_NV.gather(1, answer_N[:, None]).squeeze(1))
+def _loss_and_kl(changed_BTV: Tensor, clean_BTV: Tensor, place_N: Tensor, answer_N: Tensor) -> list[float]:
+    """Loss of the answers, and divergence from the clean distributions to the changed ones: sums over predictions."""
+    device = changed_BTV.device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    at_once = max(_COMPARED_LOGITS // changed_BTV.shape[-1], 1)
+    pieces = (torch.split(index_N.to(device), at_once) for index_N in (place_N, answer_N))
+    for place_C, answer_C in zip(*pieces, strict=True):
+        clean_CV, changed_CV = (
+            torch.log_softmax(logits_BTV.flatten(0, 1)[place_C.to(logits_BTV.device)].float(), dim=-1)
+            for logits_BTV in (clean_BTV, changed_BTV)
+        )
+        sums[0] -= changed_CV.gather(1, answer_C[:, None]).sum()
+        sums[1] += functional.kl_div(changed_CV, clean_CV, log_target=True, reduction="sum")
+    return sums.tolist()

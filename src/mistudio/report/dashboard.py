@@ -1,27 +1,19 @@
-"""The dashboard page: one HTML file that needs nothing else, from any place it is opened.
+"""The dashboard page: the list of features, and all that is known of each."""
 
-All text that comes from data is escaped, by jinja2 in the page and by JSON in the embedded data, and the
-script only ever sets text. Beyond that the page carries a content security policy that allows no network
-and no script but its own, known by its hash, so that no corpus can make it run anything.
-"""
-
-import base64
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from mistudio.artifacts import Artifact
 from mistudio.report.lineage import Node
 from mistudio.report.metrics import METRICS, Metrics, write_metric, write_value
+from mistudio.report.page import Page
 from mistudio.report.records import (
     BLOCK_FEATURES,
     Counts,
@@ -32,19 +24,10 @@ from mistudio.report.records import (
     write_blocks,
 )
 
-_TEMPLATES = "templates"
-_PAGE, _STYLE, _SCRIPT = "dashboard.html.j2", "dashboard.css", "dashboard.js"
+DASHBOARD = Page("dashboard.html.j2", "dashboard.css", "dashboard.js")
 _LOSSES = ("ce_clean", "ce_spliced", "ce_zero", "kl", "cosine", "l1")
 
 _dumps = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def page_digest() -> str:
-    """First 12 hex digits of the hash of all that the page is made from beside the data."""
-    digest = hashlib.sha256()
-    for name in (_PAGE, _STYLE, _SCRIPT):
-        digest.update(_read(name).encode())
-    return digest.hexdigest()[:12]
 
 
 def write_dashboard(
@@ -66,7 +49,7 @@ def write_dashboard(
     # The index stands before the blocks in the page, so that the list works while the rest still loads.
     with tempfile.TemporaryFile(dir=path.parent) as spool:
         index = write_blocks(features, counts, contexts_per_feature, spool)
-        page = _template().stream(
+        page = DASHBOARD.open().stream(
             title=title,
             tiles=_tiles(metrics, counts),
             losses=_losses(metrics),
@@ -78,25 +61,6 @@ def write_dashboard(
         with path.open("wb") as handle:
             page.dump(handle, encoding="utf-8")
     return counts
-
-
-def _template() -> Template:
-    """The page with its style and script in place, and with the hashes that allow them."""
-    environment = Environment(
-        loader=PackageLoader("mistudio.report", _TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    style, script = _read(_STYLE), _read(_SCRIPT)
-    own = {
-        "style": Markup(style),  # noqa: S704 -- our own file
-        "script": Markup(script),  # noqa: S704 -- our own file
-        "style_hash": _policy_hash(style),
-        "script_hash": _policy_hash(script),
-    }
-    return environment.get_template(_PAGE, globals=own)
 
 
 def _tiles(metrics: Metrics, counts: Counts) -> list[dict[str, str]]:
@@ -163,13 +127,3 @@ def _short_count(count: int) -> str:
         if count >= 10 * size or (size > 10**3 and count >= size):
             return f"{count / size:.3g}{letter}"
     return f"{count:,}"
-
-
-def _policy_hash(text: str) -> str:
-    """How a content security policy names an inline style or script."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-
-
-@cache
-def _read(name: str) -> str:
-    return (resources.files("mistudio.report") / _TEMPLATES / name).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
-from mistudio.report.dashboard import page_digest, write_dashboard
+from mistudio.report.dashboard import DASHBOARD, write_dashboard
 from mistudio.report.lineage import trace
 from mistudio.report.markdown import render_markdown
 from mistudio.report.metrics import read_metrics
@@ -61,7 +61,7 @@ def report(store: Store, features: Artifact, evaluation: Artifact, config: Repor
     recipe = Recipe(
         kind="report",
         # A page is made from its templates too: with new ones it is a new page.
-        config={**config.model_dump(mode="json"), "templates": page_digest()},
+        config={**config.model_dump(mode="json"), "templates": DASHBOARD.digest()},
         inputs={"features": features.ref, "evaluation": evaluation.ref},
     )
     return produce(store, recipe, "report", build)

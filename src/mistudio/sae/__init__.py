@@ -12,8 +12,10 @@ from mistudio.sae.config import (
 )
 from mistudio.sae.files import config_json, hook_of, load_autoencoder, save_weights, spread_of, target_hook_of
 from mistudio.sae.registry import SAEConfig, architectures, new_autoencoder
+from mistudio.sae.workers import ALONE, Parallel, WorkerFailed, Workers, start_workers
 
 __all__ = [
+    "ALONE",
     "ActiveLatents",
     "ArchitectureConfig",
     "BatchTopKConfig",
@@ -22,11 +24,14 @@ __all__ = [
     "Losses",
     "MatryoshkaConfig",
     "Normalisation",
+    "Parallel",
     "SAEConfig",
     "SparseAutoencoder",
     "Stage",
     "StandardConfig",
     "TopKConfig",
+    "WorkerFailed",
+    "Workers",
     "architectures",
     "config_json",
     "hook_of",
@@ -34,5 +39,6 @@ __all__ = [
     "new_autoencoder",
     "save_weights",
     "spread_of",
+    "start_workers",
     "target_hook_of",
 ]

@@ -24,6 +24,7 @@ from torch.nn import functional
 from mistudio.errors import ConfigError
 from mistudio.sae.config import MAX_SKIP_SCALE, ArchitectureConfig
 from mistudio.sae.kernels import ActivePattern, active_preactivations, encoder_product, sparse_decode
+from mistudio.sae.workers import ALONE, Parallel, Workers
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
 _BLOCK_PREACTIVATIONS = 1 << 24
@@ -80,11 +81,14 @@ class SparseAutoencoder(nn.Module, ABC):
     Config: ClassVar[type[ArchitectureConfig]]
     # Names of the weights of the architecture's own, beside the four and the skip.
     own_weights: ClassVar[tuple[str, ...]] = ()
+    # Whether its losses are right where other processes hold the other latents: all sums over latents are totals.
+    shares_latents: ClassVar[bool] = False
 
     def __init__(self, config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__()
         self.config, self.d_in, self.d_out = config, d_in, d_out or d_in
         self.encoder_dtype = torch.float32
+        self.workers = self.batch = self.latents = ALONE
         self.W_enc = nn.Parameter(torch.zeros(config.width, d_in))
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.W_dec = nn.Parameter(torch.zeros(config.width, self.d_out))
@@ -137,6 +141,33 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_enc.copy_(-(self.W_enc @ sample_TD.mean(dim=0)))  # as if the inputs were centred
         if b_dec_E is not None:
             self.b_dec.copy_(b_dec_E)
+
+    def join(self, workers: Workers, parallel: Parallel) -> None:
+        """Train with other processes, each with a share of every batch (``batch``), or of the latents (``latents``).
+
+        With a share of the latents only those stay here; ``width`` still counts all.
+
+        Raises:
+            ConfigError: the latents cannot be shared so.
+        """
+        self.workers = workers
+        if parallel == "data":
+            self.batch = workers
+            return
+        self.latents = workers
+        if workers.size > 1 and not self.shares_latents:
+            message = f"The latents of {self.config.architecture} cannot be shared: use parallel data."
+            raise ConfigError(message)
+        if self.width % workers.size:
+            message = f"width {self.width:,} cannot be shared by {workers.size} processes: use a multiple."
+            raise ConfigError(message)
+        for name in self.names_by_latent():
+            weight = getattr(self, name)
+            weight.data = workers.block(weight.data).clone()
+
+    def names_by_latent(self) -> list[str]:
+        """Names of the weights that have a row for each latent."""
+        return [name for name in ("W_enc", "b_enc", "W_dec", *self.own_weights) if getattr(self, name).ndim]
 
     @abstractmethod
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
@@ -211,7 +242,7 @@ class SparseAutoencoder(nn.Module, ABC):
         bags_TE = functional.embedding_bag(
             active.feature_A, self.W_dec, starts_T, per_sample_weights=active.value_A, mode="sum"
         )
-        return self.with_skip(bags_TE + self.b_dec, x_TD)
+        return self.with_skip(self.latents.total(bags_TE) + self.b_dec, x_TD)
 
     @torch.no_grad()
     def reconstruct(self, x_TD: Tensor) -> Tensor:
@@ -271,7 +302,12 @@ class SparseAutoencoder(nn.Module, ABC):
         return active_preactivations(pre_TF, x_TD, self.W_enc, self.b_enc, pattern)
 
     def _rebuild(self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor) -> Tensor:
-        return self.with_skip(sparse_decode(values_A, self.W_dec, pattern) + self.b_dec, x_TD)
+        latents_TE = self.latents.total(sparse_decode(values_A, self.W_dec, pattern))
+        return self.with_skip(latents_TE + self.b_dec, x_TD)
+
+    def _l0(self, fired: Tensor, x_TD: Tensor) -> Tensor:
+        """Active latents a token, given in how many pairs each latent is active, or which pairs are."""
+        return self.latents.total(fired.sum()) / len(x_TD)
 
     def _fvu(self, error_TE: Tensor) -> Tensor:
         """Fraction of the targets' variance that an error leaves."""

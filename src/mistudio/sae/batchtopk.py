@@ -25,6 +25,7 @@ class BatchTopKAutoencoder(SparseAutoencoder):
     Config: ClassVar[type[ArchitectureConfig]] = BatchTopKConfig
     config: BatchTopKConfig | MatryoshkaConfig
     own_weights = ("threshold",)
+    shares_latents = True
 
     def __init__(self, config: BatchTopKConfig | MatryoshkaConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
@@ -38,11 +39,11 @@ class BatchTopKAutoencoder(SparseAutoencoder):
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the auxiliary loss."""
         pre_TF = self._preactivations(x_TD)
-        pattern = batch_top(pre_TF, self.config.k * len(x_TD))
+        pattern = batch_top(pre_TF, self.config.k * self.batch.agree(len(x_TD)), self.workers)
         values_A = torch.relu(self._active(pre_TF, x_TD, pattern))
         fvu, error_TE, parts = self._reconstruction(values_A, pattern, x_TD, y_TE)
         fired_A = (values_A.detach() > 0).to(x_TD.dtype)
-        parts |= {"l0": fired_A.sum() / len(x_TD), "smallest": _smallest(values_A.detach(), self.threshold)}
+        parts |= {"l0": self._l0(fired_A, x_TD), "smallest": self._smallest(values_A.detach())}
         total = fvu
         if self.config.aux_coefficient and stage.dead_F is not None:
             missed_TE = error_TE.detach()
@@ -70,8 +71,9 @@ class BatchTopKAutoencoder(SparseAutoencoder):
         fvu = self._fvu(error_TE)
         return fvu, error_TE, {"fvu": fvu.detach()}
 
-
-def _smallest(values_A: Tensor, otherwise: Tensor) -> Tensor:
-    """The smallest positive value; ``otherwise`` where there is none."""
-    smallest = torch.where(values_A > 0, values_A, torch.inf).amin() if len(values_A) else otherwise
-    return torch.where(smallest.isfinite(), smallest, otherwise)
+    def _smallest(self, values_A: Tensor) -> Tensor:
+        """The smallest positive value of the batch; the threshold where there is none."""
+        infinite = values_A.new_full((), torch.inf)
+        smallest = torch.where(values_A > 0, values_A, torch.inf).amin() if len(values_A) else infinite
+        smallest = self.workers.least(smallest)
+        return torch.where(smallest.isfinite(), smallest, self.threshold)

@@ -24,6 +24,7 @@ class GatedAutoencoder(SparseAutoencoder):
     Config = GatedConfig
     config: GatedConfig
     own_weights = ("r_mag", "b_mag")
+    shares_latents = True
 
     def __init__(self, config: GatedConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
@@ -55,14 +56,14 @@ class GatedAutoencoder(SparseAutoencoder):
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fvu = self._fvu(error_TE)
         gate_A = torch.relu(pre_A)
-        l1 = gate_A.sum() / len(x_TD)  # decoder directions have unit norm
-        frozen_TE = sparse_decode(gate_A, self.W_dec.detach(), pattern) + self.b_dec.detach()
-        auxiliary = self._fvu(y_TE - self.with_skip(frozen_TE, x_TD))
+        l1 = self.latents.total(gate_A.sum()) / len(x_TD)  # decoder directions have unit norm
+        frozen_TE = self.latents.total(sparse_decode(gate_A, self.W_dec.detach(), pattern))
+        auxiliary = self._fvu(y_TE - self.with_skip(frozen_TE + self.b_dec.detach(), x_TD))
         total = fvu + self.weight.at(stage.progress) * l1 + auxiliary
         fired_F = pattern.sum_by_feature((values_A.detach() > 0).to(x_TD.dtype))
         parts = {
             "fvu": fvu.detach(),
-            "l0": fired_F.sum() / len(x_TD),
+            "l0": self._l0(fired_F, x_TD),
             "l1": l1.detach(),
             "auxiliary": auxiliary.detach(),
             "penalty_weight": self.weight.log_weight.exp(),

@@ -54,6 +54,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
     Config = JumpReLUConfig
     config: JumpReLUConfig
     own_weights = ("log_threshold",)
+    shares_latents = True
 
     def __init__(self, config: JumpReLUConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
@@ -101,12 +102,12 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fvu = self._fvu(error_TE)
         counted_A = step_A if self.config.penalty == "l0" else torch.tanh(self.config.tanh_scale * values_A)
-        penalty = counted_A.sum() / len(x_TD)
+        penalty = self.latents.total(counted_A.sum()) / len(x_TD)
         objective = fvu + self.weight.at(stage.progress) * penalty
         fired_F = pattern.sum_by_feature(step_A.detach())
         parts = {
             "fvu": fvu.detach(),
-            "l0": fired_F.sum() / len(x_TD),
+            "l0": self._l0(fired_F, x_TD),
             "penalty_weight": self.weight.log_weight.exp(),
         }
         total = objective
@@ -127,4 +128,4 @@ class JumpReLUAutoencoder(SparseAutoencoder):
     def _drawn_up(self, x_TD: Tensor, dead_F: Tensor) -> Tensor:
         """How far dead latents stay below their thresholds."""
         pre_TF = functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F])
-        return torch.relu(self.threshold_F[dead_F] - pre_TF).sum() / len(x_TD)
+        return self.latents.total(torch.relu(self.threshold_F[dead_F] - pre_TF).sum()) / len(x_TD)

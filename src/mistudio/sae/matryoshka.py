@@ -10,6 +10,8 @@ losses cost no more products than one.
 Shape legend: T tokens, D and E widths of input and output, A active pairs, G groups.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -30,12 +32,19 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         widths = self.config.nested_widths
         error_TE = y_TE - self.with_skip(self.b_dec.expand(len(x_TD), -1), x_TD)
         losses = []
-        for first, stop in zip((0, *widths), widths, strict=False):
+        bounds = [self._here(width) for width in (0, *widths)]
+        for first, stop in pairwise(bounds):
             members = ((pattern.feature_A >= first) & (pattern.feature_A < stop)).nonzero().squeeze(1)
             counts_T = torch.bincount(pattern.token_A[members], minlength=pattern.num_tokens)
             starts_T = (counts_T.cumsum(0) - counts_T).to(torch.int32)
             group = ActivePattern(pattern.feature_A[members] - first, starts_T, stop - first)
-            error_TE = error_TE - sparse_decode(values_A[members], self.W_dec[first:stop], group)
+            rebuilt_TE = sparse_decode(values_A[members], self.W_dec[first:stop], group)
+            error_TE = error_TE - self.latents.total(rebuilt_TE)
             losses.append(self._fvu(error_TE))
         parts = {f"fvu_{width}": loss.detach() for width, loss in zip(widths[:-1], losses, strict=False)}
         return torch.stack(losses).mean(), error_TE, {**parts, "fvu": losses[-1].detach()}
+
+    def _here(self, width: int) -> int:
+        """How many of the first ``width`` latents are in this process."""
+        own = len(self.b_enc)
+        return min(max(width - self.latents.rank * own, 0), own)

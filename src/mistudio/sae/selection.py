@@ -41,8 +41,10 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
 
 def top_pattern(pre_TF: Tensor, k: int, workers: Workers = ALONE) -> ActivePattern:
     """The pattern of the K largest entries of each row, of which other processes may hold the other columns."""
-    indices_TK = top_indices(pre_TF, min(k, pre_TF.shape[1]))
-    pattern = ActivePattern.of_indices(indices_TK, pre_TF.shape[1])
+    num_features = pre_TF.shape[1]
+    # Of the dead latents this process may have none.
+    indices_TK = top_indices(pre_TF, min(k, num_features)) if num_features else pre_TF.long()
+    pattern = ActivePattern.of_indices(indices_TK, num_features)
     if workers.size == 1:
         return pattern
     return pattern.subset(workers.among_largest(pre_TF.gather(1, indices_TK), k).flatten())

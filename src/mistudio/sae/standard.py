@@ -31,6 +31,7 @@ class StandardAutoencoder(SparseAutoencoder):
     """See the module's docstring."""
 
     Config = StandardConfig
+    shares_latents = True
     config: StandardConfig
 
     def __init__(self, config: StandardConfig, d_in: int, d_out: int | None = None) -> None:
@@ -72,7 +73,7 @@ class StandardAutoencoder(SparseAutoencoder):
         fired_F = pattern.sum_by_feature((values_A.detach() > 0).to(x_TD.dtype))
         parts = {
             "fvu": fvu.detach(),
-            "l0": fired_F.sum() / len(x_TD),
+            "l0": self._l0(fired_F, x_TD),
             "l1": l1.detach(),
             "penalty_weight": self.weight.log_weight.exp(),
         }
@@ -102,26 +103,27 @@ class StandardAutoencoder(SparseAutoencoder):
         """The penalty, mean over tokens."""
         if self.config.penalty == "decoder_norm":
             norms_F: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
-            return (values_A * norms_F[pattern.feature_A]).sum() / pattern.num_tokens
-        per_token: Tensor = values_A.sum() / pattern.num_tokens
+            return self.latents.total((values_A * norms_F[pattern.feature_A]).sum()) / pattern.num_tokens
+        per_token: Tensor = self.latents.total(values_A.sum()) / pattern.num_tokens
         return per_token / (self.d_out if self.config.penalty == "sum" else self.width)
 
     def _ghost_loss(self, x_TD: Tensor, error_TE: Tensor, dead_F: Tensor) -> Tensor:
         """What exp of the dead latents' pre-activations misses of the error, scaled to half of its size."""
         missed_TE = error_TE.detach()
         ghosts_TF = torch.exp(functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F]).clamp(max=10))
-        out_TE = ghosts_TF @ self.W_dec[dead_F]
+        out_TE = self.latents.total(ghosts_TF @ self.W_dec[dead_F])
         norms_T1 = missed_TE.norm(dim=1, keepdim=True) / (2 * out_TE.norm(dim=1, keepdim=True).clamp(min=1e-8))
         ghost = (out_TE * norms_T1.detach() - missed_TE).square().mean()
-        error = missed_TE.square().mean()
+        error = self.batch.mean(missed_TE.square().mean(), len(x_TD))
+        size = self.batch.mean(ghost.detach(), len(x_TD))
         # As large as the reconstruction's own loss, whatever the stage of training.
-        scaled: Tensor = ghost / ghost.detach().clamp(min=1e-12) * error / self.target_variance
+        scaled: Tensor = ghost / size.clamp(min=1e-12) * error / self.target_variance
         return scaled
 
     def _reinitialise(self, dead_F: Tensor, x_TD: Tensor, generator: torch.Generator) -> None:
         fresh_FD = torch.empty(self.width, self.d_in)
         nn.init.xavier_uniform_(fresh_FD, generator=generator)
-        fresh_FD = fresh_FD.to(self.W_enc.device)
+        fresh_FD = self.latents.block(fresh_FD).to(self.W_enc)
         self.W_enc.copy_(torch.where(dead_F[:, None], fresh_FD, self.W_enc))
         if self.d_in == self.d_out:
             rows_FE = functional.normalize(fresh_FD, dim=1) if self.has_unit_norm else fresh_FD
@@ -133,13 +135,17 @@ class StandardAutoencoder(SparseAutoencoder):
         """Draw tokens by their squared loss; what they miss becomes the new directions."""
         error_TE = y_TE - self.reconstruct(x_TD)
         losses_T = error_TE.square().sum(dim=1)
-        num_drawn = int(dead_F.sum())
-        drawn = torch.multinomial(losses_T.square().cpu().clamp(min=1e-12), num_drawn, True, generator=generator)
-        drawn = drawn.to(x_TD.device)
-        alive_F = ~dead_F
-        encoder_norm = self.W_enc[alive_F].norm(dim=1).mean() if bool(alive_F.any()) else self.W_enc.new_ones(())
-        decoder_norm = 1.0 if self.has_unit_norm else self.W_dec.norm(dim=1).mean()
+        counts = self.latents.gather(dead_F.sum()).tolist()
+        drawn = torch.multinomial(losses_T.square().cpu().clamp(min=1e-12), sum(counts), True, generator=generator)
+        drawn = torch.split(drawn, counts)[self.latents.rank].to(x_TD.device)
+        encoder_norm = self._mean_norm(self.W_enc[~dead_F])
+        decoder_norm = 1.0 if self.has_unit_norm else self._mean_norm(self.W_dec)
         self.W_dec[dead_F] = functional.normalize(error_TE[drawn], dim=1) * decoder_norm
         rows_ND = functional.normalize(x_TD[drawn] if self.d_in != self.d_out else error_TE[drawn], dim=1)
         self.W_enc[dead_F] = rows_ND * encoder_norm * _RESAMPLED_ENCODER_NORM
         self.b_enc.masked_fill_(dead_F, 0.0)
+
+    def _mean_norm(self, rows_ND: Tensor) -> Tensor:
+        """The mean norm of rows, those of all processes; 1 where there are none."""
+        mean = self.latents.mean(rows_ND.norm(dim=1).mean(), len(rows_ND))
+        return torch.where(mean > 0, mean, 1.0)

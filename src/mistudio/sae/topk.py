@@ -16,7 +16,7 @@ from mistudio.sae.auxiliary import auxiliary_loss
 from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import TopKConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.selection import top_indices
+from mistudio.sae.selection import top_pattern
 
 _MULTI_K = 4
 
@@ -25,6 +25,7 @@ class TopKAutoencoder(SparseAutoencoder):
     """See the module's docstring."""
 
     Config = TopKConfig
+    shares_latents = True
     config: TopKConfig
 
     def select(self, pre_TF: Tensor) -> ActivePattern:
@@ -39,7 +40,7 @@ class TopKAutoencoder(SparseAutoencoder):
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fired_A = (values_A.detach() > 0).to(x_TD.dtype)
         total = fvu = self._fvu(error_TE)
-        parts = {"fvu": fvu.detach(), "l0": fired_A.sum() / len(x_TD)}
+        parts = {"fvu": fvu.detach(), "l0": self._l0(fired_A, x_TD)}
         if self.config.aux_coefficient and stage.dead_F is not None:
             missed_TE = error_TE.detach()
             auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
@@ -54,4 +55,4 @@ class TopKAutoencoder(SparseAutoencoder):
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
 
     def _top(self, pre_TF: Tensor, k: int) -> ActivePattern:
-        return ActivePattern.of_indices(top_indices(pre_TF, k), self.width)
+        return top_pattern(pre_TF, k, self.latents)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mistudio.steps.batch import capture, evaluate, find, ingest, report, train
 from mistudio.steps.quality import probe, stability
 from mistudio.steps.running import StepOutput, artifact_uri
+from mistudio.steps.sweep import compare, grid
 
 BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
     "ingest": ingest,
@@ -15,6 +16,7 @@ BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
     "report": report,
     "stability": stability,
     "probe": probe,
+    "compare": compare,
 }
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "StepOutput",
     "artifact_uri",
     "capture",
+    "compare",
     "evaluate",
     "find",
+    "grid",
     "ingest",
     "probe",
     "report",

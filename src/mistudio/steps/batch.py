@@ -93,6 +93,7 @@ def capture(
     max_tokens: int = CHOOSE,
     batch_size: int = 32,
     storage_dtype: str = "float16",
+    stored: str = "all",
     dtype: str = "auto",
     quantization: str = "none",
     device: str = "auto",
@@ -110,6 +111,7 @@ def capture(
         max_tokens: Keep at most about this many training tokens; -1: all.
         batch_size: Sequences of full length in one forward pass, 1 to 128.
         storage_dtype: Number format of the stored activations: float16 or bfloat16.
+        stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
         device: Where to compute: auto, cpu, cuda or cuda:N.
@@ -130,6 +132,7 @@ def capture(
             "max_tokens": optional(max_tokens),
             "batch_size": batch_size,
             "storage_dtype": storage_dtype,
+            "stored": stored,
         }
         config = validated(CaptureConfig, settings)
         subject = subject_settings(dtype, quantization, device, trust_remote_code)
@@ -140,6 +143,7 @@ def capture(
 
 def train(
     activations: str,
+    model: str = "",
     hook: str = "",
     architecture: str = "topk",
     width: int = CHOOSE,
@@ -159,6 +163,7 @@ def train(
     min_loss: float = 0.0,
     checkpoint_every_steps: int = 500,
     device: str = "auto",
+    parallel: str = "data",
     seed: int = 0,
     store: str = "",
 ) -> StepOutput:
@@ -166,6 +171,7 @@ def train(
 
     Args:
         activations: Captured activations (activations/...).
+        model: Model that activations come from live (captured with stored heldout); empty: where capture says.
         hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
         architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
@@ -185,6 +191,7 @@ def train(
         min_loss: Loss at which training winds down; 0: never.
         checkpoint_every_steps: Steps between two checkpoints.
         device: Where to compute: auto, cpu, cuda or cuda:N.
+        parallel: What processes started by accelerate or torchrun share: data (the tokens of a batch) or latents.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
@@ -219,11 +226,19 @@ def train(
         }
         config = validated(TrainConfig, settings)
         runtime = validated(
-            TrainRuntime, {"device": str(pick_device(device)), "checkpoint_every_steps": checkpoint_every_steps}
+            TrainRuntime,
+            {
+                "device": str(pick_device(device)),
+                "checkpoint_every_steps": checkpoint_every_steps,
+                "parallel": parallel,
+            },
         )
-        return train_autoencoder(opened, artifact, config, seed, runtime, run.log_metrics)
+        source = subject_source(model, "", opened) if model else None
+        return train_autoencoder(opened, artifact, config, seed, runtime, run.log_metrics, source)
 
-    return run_step("train", store, work, _plot_training)
+    chosen = {"width": width, "k": k, "target_l0": target_l0, "seed": seed}
+    about = [architecture, *(f"{name} {value:g}" for name, value in chosen.items() if value != CHOOSE)]
+    return run_step("train", store, work, _plot_training, about=", ".join(about))
 
 
 def evaluate(
@@ -261,7 +276,7 @@ def evaluate(
         config = validated(EvaluateConfig, {"ce_tokens": ce_tokens})
         return evaluate_autoencoder(opened, open_artifact(opened, sae, "sae"), source, subject, config, seed)
 
-    return run_step("evaluate", store, work, _plot_evaluation)
+    return run_step("evaluate", store, work, _plot_evaluation, about=sae)
 
 
 def find(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from mistudio.errors import ConfigError
 from mistudio.steps.batch import architecture_settings
 from mistudio.steps.defaults import CHOOSE
+from mistudio.steps.sweep import grid
 from mistudio.steps.validation import validated
 
 # What the checks assume where the step will choose: any valid value serves.
@@ -21,6 +22,9 @@ def check_settings(values: Mapping[str, object]) -> None:
     _check_numbers(given)
     if given.keys() & {"architecture", "width", "k", "target_l0", "l1_coefficient", "skip"}:
         _check_architecture(given)
+    axes = {name: str(given[name]) for name in ("architectures", "widths", "sparsities", "seeds") if name in given}
+    if axes:
+        grid(**axes)
     if "hook" in given:
         _check_hooks(str(given["hook"]))
 

@@ -73,13 +73,16 @@ def run_step(
     store_url: str,
     work: Callable[[Store, Run], Produced],
     plot: Callable[[Artifact, Run], None] | None = None,
+    about: str = "",
 ) -> StepOutput:
     """Do the work of a step and report it: to MLflow, and to the parent process if there is one.
+
+    ``about`` tells a step that fails from others of its name in one pipeline.
 
     A step that was found published opens no run, so that repeating a pipeline stays quick.
     """
     started = time.monotonic()
-    emit_event(event="step_started", step=step)
+    emit_event(event="step_started", step=step, about=about)
     try:
         with step_run(step, store_url) as run:
             produced = work(open_store(store_url), run)
@@ -87,7 +90,7 @@ def run_step(
             if not produced.found:
                 _log(run, output, plot)
     except Exception as error:
-        _report_failure(step, error)
+        _report_failure(step, about, error)
         raise
     emit_event(
         event="step_finished",
@@ -121,9 +124,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return settings
 
 
-def _report_failure(step: str, error: Exception) -> None:
+def _report_failure(step: str, about: str, error: Exception) -> None:
     if isinstance(error, MistudioError):
-        emit_event(event="step_failed", step=step, message=str(error), exit_code=error.exit_code)
+        message, exit_code = str(error), error.exit_code
     else:
-        message = "".join(traceback.format_exception_only(error)).strip()
-        emit_event(event="step_failed", step=step, message=f"internal error: {message}", exit_code=1)
+        raised = "".join(traceback.format_exception_only(error)).strip()
+        message, exit_code = f"internal error: {raised}", 1
+    emit_event(event="step_failed", step=step, about=about, message=message, exit_code=exit_code)

@@ -21,9 +21,18 @@ class SubjectConfig(BaseModel):
     )
     device: str = Field(default="auto", description="auto (the GPU with the most free memory, else CPU), cpu or cuda:N")
     device_map: Literal["none", "auto"] = Field(
-        default="none", description="auto spreads the layers over all GPUs and, where they are too small, the CPU"
+        default="none",
+        description="auto spreads the layers over all GPUs; those that are left stay in the CPU's memory, and then on "
+        "disk, and are brought in one at a time",
     )
-    quantization: Quantization = Field(default="none", description="bits of the weights on a GPU: 8 (int8) or 4 (nf4)")
+    max_memory_gb: float | None = Field(
+        default=None, gt=0, description="most weights on the device with device_map auto, in GB; None: what is free"
+    )
+    offload_folder: str | None = Field(
+        default=None,
+        description="where device_map auto keeps layers on disk that cannot be read from the model's files",
+    )
+    quantization: Quantization = Field(default="none", description="bits of the weights: 8 (int8) or 4 (nf4)")
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
 
     @field_validator("device")

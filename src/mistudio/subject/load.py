@@ -3,6 +3,7 @@
 Shape legend: B sequences, T tokens, V vocabulary.
 """
 
+import logging
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers.models.auto import modeling_auto
 
 from mistudio.errors import SubjectError
 from mistudio.subject.config import SubjectConfig
-from mistudio.subject.devices import pick_device, resolve_dtype
+from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
 
@@ -82,14 +83,14 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
         SubjectError: the model cannot be loaded as asked; the message says why.
     """
     device = pick_device(config.device)
-    _check_quantization(config, device)
+    _check_quantization(config)
     _check_weight_files(source)
     dtype_name = resolve_dtype(config.dtype, device)
     auto_class, is_causal = choose_auto_class(load_config(source, config.trust_remote_code))
     arguments: dict[str, Any] = {
         "revision": source.revision,
         "dtype": getattr(torch, dtype_name),
-        "device_map": "auto" if config.device_map == "auto" else {"": device},
+        **_placement(config, device),
         "quantization_config": _quantization_settings(config, dtype_name),
         "trust_remote_code": config.trust_remote_code,
         "use_safetensors": True,
@@ -107,6 +108,7 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
     except Exception as error:  # a broken file or configuration surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("model", source, error)) from error
     _check_all_loaded(source, info)
+    _keep_weights_as_they_are(model)
     tokenizer = load_tokenizer(source, config.trust_remote_code)
     return subject_from_model(model, tokenizer, is_causal=is_causal, dtype_name=dtype_name)
 
@@ -235,21 +237,39 @@ def _flat(names: Any) -> list[str]:
     return [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
 
 
-def _check_quantization(config: SubjectConfig, device: torch.device) -> None:
+def _placement(config: SubjectConfig, device: torch.device) -> dict[str, Any]:
+    """Where the layers go, as transformers wants to be told."""
+    if config.device_map == "none":
+        return {"device_map": {"": device}}
+    placement = {"device_map": "auto", "offload_folder": config.offload_folder}
+    if config.max_memory_gb is None:
+        return placement
+    limits: dict[str | int, int] = {"cpu": free_memory_bytes(torch.device("cpu"))}
+    limits["cpu" if device.type == "cpu" else device.index] = int(config.max_memory_gb * 1e9)
+    return {**placement, "max_memory": limits}
+
+
+def _check_quantization(config: SubjectConfig) -> None:
     if config.quantization == "none":
         return
-    if device.type != "cuda":
-        message = (
-            f"quantization {config.quantization} needs a CUDA device, and the model goes to {device}. "
-            "Set quantization to none, or use a machine with a GPU."
-        )
-        raise SubjectError(message)
     if find_spec("bitsandbytes") is None:
         message = (
             f"quantization {config.quantization} needs bitsandbytes, which is not installed: "
             "pip install 'mistudio[quantised]'"
         )
         raise SubjectError(message)
+    # It warns of its casts to float16 at every product.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _keep_weights_as_they_are(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for processors with AVX512-bf16.
+
+    Its kernel for them takes only some shapes and computes in bfloat16, whatever the number format.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quantization_settings(config: SubjectConfig, dtype_name: str) -> Any:

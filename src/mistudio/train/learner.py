@@ -3,6 +3,9 @@
 A step normalises the batch, takes the losses' gradient, and lets Adam move the weights. Everything that decides
 the next step is in ``state_dict``: weights, moments, schedule, counters of silent latents and the random state.
 
+Several processes can do this together. Each has the whole batch. They share its tokens: gradients, losses and counts
+are summed, and all move the same weights. Or they share the latents: each has the weights and the state of its own.
+
 Shape legend: T tokens of a batch, P of a part of it, D width of the input, E of the target, F features (latents).
 """
 
@@ -16,10 +19,11 @@ from torch import Tensor
 
 from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
-from mistudio.sae import Losses, SparseAutoencoder, Stage, new_autoencoder
+from mistudio.sae import ALONE, Losses, Parallel, SparseAutoencoder, Stage, Workers, new_autoencoder
 from mistudio.train.config import TrainConfig
 from mistudio.train.scaling import Rows, Scaling, as_pair
 from mistudio.train.schedule import Schedule, steps_for
+from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +43,26 @@ class Learner:
         stream: where the batches will come from; only its sizes and a sample are read.
         seed: of initialisation.
         device: where to train.
+        workers: the processes that train it.
+        parallel: what they share: the tokens of each batch, or the latents.
+
+    Raises:
+        ConfigError: the latents cannot be shared by so many.
     """
 
-    def __init__(self, config: TrainConfig, stream: ActivationStream[Rows], seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        stream: ActivationStream[Rows],
+        seed: int,
+        device: torch.device,
+        workers: Workers = ALONE,
+        parallel: Parallel = "data",
+    ) -> None:
         self.config, self.device = config, device
         self.epoch_tokens = len(stream)
         self.planned_tokens = min(config.tokens, config.max_epochs * self.epoch_tokens)
         self.generator = torch.Generator().manual_seed(seed)
-        self.silent_tokens_F = torch.zeros(config.sae.width, dtype=torch.int64, device=device)
         self.dead_indices = torch.empty(0, dtype=torch.int64, device=device)  # as of when they were last counted
         self.step, self.tokens, self.filtered_tokens = 0, 0, 0
         self.micro_batches = config.micro_batches
@@ -57,7 +73,9 @@ class Learner:
         self.sae.target_variance.fill_(self.scaling.target_variance)
         self.sae.initialise(self.scaling.sample_TD, self.generator, self.scaling.b_dec_E)
         self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
+        self.sae.join(workers, parallel)
         self.sae.to(device)
+        self.silent_tokens_F = torch.zeros(len(self.sae.b_enc), dtype=torch.int64, device=device)
         num_steps = steps_for(self.planned_tokens, self.epoch_tokens, config.batch_size)
         self.schedule = Schedule(config, num_steps, self.sae.ramp_fraction)
         self.report_every = max(num_steps // _HISTORY_POINTS, 1)
@@ -91,7 +109,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.learning_rate(self.step)
         self.sae.before_step()
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_clip, foreach=True)
+        clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
         self.optimiser.step()
         self.sae.after_step(losses.parts)
         self._move_means()
@@ -108,15 +126,25 @@ class Learner:
 
     @torch.no_grad()
     def finish(self) -> SparseAutoencoder:
-        """End the training: the autoencoder, for activations as the model has them."""
+        """End the training: the autoencoder, on the CPU, for activations as the model has them.
+
+        Where latents are shared, the first process gets all of them.
+        """
         for name, mean in self._means.items():
             self._parameters[name].copy_(mean)
+        self.sae.cpu()
         self.sae.constrain()
         self.sae.fold(self.scaling.normalisation)
+        for name in self.sae.names_by_latent():
+            weight = getattr(self.sae, name)
+            weight.data = self.sae.latents.collect(weight.data)
         return self.sae
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All state: tensors, and what JSON can hold."""
+        """All state: tensors, and what JSON can hold; the same, whatever processes share.
+
+        All have to ask for it, and the first gets it whole.
+        """
         tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         for name, parameter in self._parameters.items():
             for moment, value in self.optimiser.state[parameter].items():
@@ -125,15 +153,21 @@ class Learner:
         tensors |= {f"sums.{name}": value for name, value in self._sums.items()}
         tensors["generator"] = self.generator.get_state()
         tensors["silent_tokens_F"] = self.silent_tokens_F
-        tensors["dead_indices"] = self.dead_indices
+        was_dead_F = torch.zeros_like(self.silent_tokens_F).index_fill_(0, self.dead_indices, 1)
+        tensors = {
+            name: self.sae.latents.collect(value) if self._is_by_latent(name, value) else value
+            for name, value in tensors.items()
+        }
+        tensors["dead_indices"] = self.sae.latents.collect(was_dead_F).nonzero().squeeze(1)
         scalars = {"schedule": self.schedule.state_dict(), **{name: getattr(self, name) for name in _SCALARS}}
         return tensors, scalars
 
     def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Go on exactly where :meth:`state_dict` was taken."""
         groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
+        for name, whole in tensors.items():
             group, _, rest = name.partition(".")
+            value = self.sae.latents.block(whole) if self._is_by_latent(name, whole) else whole
             groups.setdefault(group, {})[rest] = value
         self.sae.load_state_dict(groups["sae"])
         for name, parameter in self._parameters.items():
@@ -149,7 +183,8 @@ class Learner:
         self._sums = {name: value.to(self.device, copy=True) for name, value in groups.get("sums", {}).items()}
         self.generator.set_state(groups["generator"][""])
         self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
-        self.dead_indices = groups["dead_indices"][""].to(self.device, copy=True)
+        was_dead_F = torch.zeros(self.config.sae.width).index_fill_(0, groups["dead_indices"][""].cpu(), 1)
+        self.dead_indices = self.sae.latents.block(was_dead_F).nonzero().squeeze(1).to(self.device)
         for name in _SCALARS:
             setattr(self, name, scalars[name])
 
@@ -173,6 +208,7 @@ class Learner:
             try:
                 return self._accumulated(x_TD, y_TE)
             except torch.OutOfMemoryError as error:
+                self.sae.workers.say_out_of_memory(error)
                 if self.micro_batches >= len(x_TD):
                     message = (
                         f"Out of memory with one token at a time at width {self.config.sae.width:,}. "
@@ -186,15 +222,22 @@ class Learner:
 
     def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         self.optimiser.zero_grad(set_to_none=True)
-        stage = Stage(self.step / self.schedule.num_steps, self.dead_indices if len(self.dead_indices) else None)
+        has_dead = self.sae.latents.agree(len(self.dead_indices)) > 0
+        stage = Stage(self.step / self.schedule.num_steps, self.dead_indices if has_dead else None)
         summed: list[Losses] = []
         for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
-            share = len(x_PD) / len(x_TD)
-            losses = self.sae.losses(x_PD, y_PE, stage)
+            own, weight = self.sae.batch.share(len(x_PD))
+            share = weight * len(x_PD) / len(x_TD)
+            losses = self.sae.losses(x_PD[own], y_PE[own], stage)
             (losses.total * share).backward()  # type: ignore[no-untyped-call]
             parts = {name: value * share for name, value in losses.parts.items()}
             summed.append(Losses(losses.total.detach() * share, losses.objective * share, parts, losses.fired_F))
-        return summed[0] if len(summed) == 1 else _sum(summed)
+        return sum_of_shares(self.sae, sum_of_parts(summed))
+
+    def _is_by_latent(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor of the state has a row for each latent."""
+        of_weight = name.partition(".")[2].partition(".")[0] in self.sae.names_by_latent()
+        return value.ndim > 0 and (of_weight or name == "silent_tokens_F")
 
     @torch.no_grad()
     def _move_means(self) -> None:
@@ -220,7 +263,7 @@ class Learner:
             "step": float(self.step),
             "tokens": float(self.tokens),
             **self._take_means("report.", self.step - last_step),
-            "dead_fraction": float(self.dead_F.float().mean()),
+            "dead_fraction": float(self.sae.latents.mean(self.dead_F.float().mean(), len(self.dead_F))),
             "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
             "micro_batches": float(self.micro_batches),
         }
@@ -243,7 +286,7 @@ class Learner:
     @torch.no_grad()
     def _revive(self, x_TD: Tensor, y_TE: Tensor) -> None:
         dead_F = self.dead_F
-        if not bool(dead_F.any()):
+        if not self.sae.latents.agree(int(dead_F.sum())):
             return
         revived_F = self.sae.revive(dead_F, x_TD, y_TE, self.generator)
         if not bool(revived_F.any()):
@@ -252,17 +295,6 @@ class Learner:
         for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[parameter][moment][revived_F] = 0
-
-
-def _sum(summed: list[Losses]) -> Losses:
-    """The losses of a batch from those of its parts, which are weighted by their size already."""
-    parts = {name: torch.stack([each.parts[name] for each in summed]).sum() for name in summed[0].parts}
-    return Losses(
-        torch.stack([each.total for each in summed]).sum(),
-        torch.stack([each.objective for each in summed]).sum(),
-        parts,
-        torch.stack([each.fired_F for each in summed]).sum(dim=0),
-    )
 
 
 _SCALARS = ("step", "tokens", "filtered_tokens", "micro_batches", "history")

@@ -1,19 +1,20 @@
-"""The train step: from captured activations to a published sparse autoencoder."""
+"""The train step: from activations, stored or live, to a published sparse autoencoder."""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mistudio.activations import ActivationReader, PairedReader
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce_together
+from mistudio.activations import open_rows
+from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_artifact, produce_together
 from mistudio.progress import progress
-from mistudio.sae import config_json, save_weights
+from mistudio.sae import Parallel, SparseAutoencoder, Workers, config_json, save_weights, start_workers
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
+from mistudio.subject import SubjectConfig, SubjectSource
 from mistudio.train.config import TrainConfig
 from mistudio.train.learner import Learner, Metrics, MetricsLog
 from mistudio.train.trainer import State, Trainer, check_stream
@@ -31,6 +32,9 @@ class TrainRuntime(BaseModel):
 
     device: str = "cpu"
     checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
+    parallel: Parallel = Field(
+        default="data", description="what several processes share: the tokens of each batch, or the latents"
+    )
 
 
 def train(
@@ -40,6 +44,7 @@ def train(
     seed: int = 0,
     runtime: TrainRuntime | None = None,
     on_metrics: MetricsLog | None = None,
+    source: SubjectSource | None = None,
 ) -> Produced:
     """Publish the autoencoder that ``config`` asks for; go on from a checkpoint if there is one.
 
@@ -50,12 +55,13 @@ def train(
         seed: of initialisation and order.
         runtime: device and checkpoints.
         on_metrics: called with the mean metrics and the step, about 200 times a run.
+        source: the model, where activations come live from it; by default found where the capture says.
 
     Raises:
-        InputError: the activations lack the hook point.
+        InputError: the activations lack the hook point, or the model they come from is not to be found.
         ConfigError: training diverged.
     """
-    return train_together(store, activations, [config], seed, runtime, on_metrics and [on_metrics])[0]
+    return train_together(store, activations, [config], seed, runtime, on_metrics and [on_metrics], source)[0]
 
 
 def train_together(
@@ -65,10 +71,14 @@ def train_together(
     seed: int = 0,
     runtime: TrainRuntime | None = None,
     on_metrics: Sequence[MetricsLog] | None = None,
+    source: SubjectSource | None = None,
 ) -> list[Produced]:
     """Publish several autoencoders trained over one stream of activations, which is read once for all.
 
     Each is the same artifact as :func:`train` gives; those that are there already are left out of the training.
+
+    Several processes (see :mod:`mistudio.sae.workers`) all have to call this with the same arguments. The first one
+    holds the locks, writes and publishes; the others find what it has published.
 
     Args:
         store: where to publish.
@@ -77,12 +87,15 @@ def train_together(
         seed: of initialisation and order.
         runtime: device and checkpoints.
         on_metrics: one for each config, called with the mean metrics and the step.
+        source: the model, where activations come live from it; by default found where the capture says.
 
     Raises:
-        InputError: the activations lack the hook point.
+        InputError: the activations lack the hook point, or the model they come from is not to be found.
         ConfigError: the settings of the stream differ, two configs are the same, or a training diverged.
+        WorkerFailed: another process of this training cannot go on.
     """
     runtime = runtime or TrainRuntime()
+    workers, device = start_workers(runtime.device)
     # The recipe holds the rate that is used, so that another default is another recipe.
     configs = [config.model_copy(update={"learning_rate": config.peak_learning_rate}) for config in configs]
     recipes = [
@@ -90,52 +103,87 @@ def train_together(
         for config in configs
     ]
 
-    def build(drafts: dict[int, Draft]) -> dict[int, Summary]:
+    def learn(drafts: dict[int, Draft]) -> dict[int, Summary]:
         numbers = sorted(drafts)
         wanted = [configs[number] for number in numbers]
-        trainer = Trainer(wanted, _rows(activations, wanted[0]), seed, torch.device(runtime.device))
-        logs = [on_metrics[number] for number in numbers] if on_metrics else []
-        run = _Run(trainer, [drafts[number] for number in numbers], runtime.checkpoint_every_steps, logs)
-        run.resume()
-        run.to_the_end()
+        logs = [on_metrics[number] for number in numbers] if on_metrics and workers.is_first else []
+        hook, target_hook = wanted[0].hook, wanted[0].target_hook
+        subject = SubjectConfig(device=str(device))
+        with open_rows(store, activations, hook, target_hook, source=source, subject_config=subject) as rows:
+            trainer = Trainer(wanted, rows, seed, device, workers, runtime.parallel)
+            run = _Run(trainer, [drafts[number] for number in numbers], runtime.checkpoint_every_steps, logs, workers)
+            run.resume()
+            run.to_the_end()
+        finished = [learner.finish() for learner in trainer.learners]
+        if not workers.is_first:
+            return {}
         return {
-            number: _publish(learner, drafts[number]) for number, learner in zip(numbers, trainer.learners, strict=True)
+            number: _publish(learner, sae, drafts[number])
+            for number, learner, sae in zip(numbers, trainer.learners, finished, strict=True)
         }
 
     check_stream(configs)
-    return produce_together(store, recipes, "train", build)
+    with workers.failing_together():
+        return _produce(store, recipes, learn, workers)
 
 
-def _rows(activations: Artifact, config: TrainConfig) -> ActivationReader | PairedReader:
-    if config.target_hook is None:
-        return ActivationReader(activations, config.hook, "train")
-    return PairedReader(activations, config.hook, config.target_hook, "train")
+def _produce(
+    store: Store, recipes: list[Recipe], learn: Callable[[dict[int, Draft]], dict[int, Summary]], workers: Workers
+) -> list[Produced]:
+    """Publish in the first process what all learn; the others find it."""
+
+    def lead(drafts: dict[int, Draft]) -> dict[int, Summary]:
+        workers.of_first(sorted(drafts))
+        return learn(drafts)
+
+    produced: list[Produced] = []
+    if workers.is_first:
+        produced = produce_together(store, recipes, "train", lead)
+        if all(each.found for each in produced):
+            workers.of_first([])
+    elif missing := workers.of_first(None):
+        learn({number: Draft(store, recipes[number].prefix) for number in missing})
+    workers.agree()
+    return produced or [Produced(open_artifact(store, recipe.prefix), found=True) for recipe in recipes]
 
 
 class _Run:
-    """A trainer with the drafts that its checkpoints go to."""
+    """A trainer with the drafts that its checkpoints go to; the first process writes and shows them."""
 
     def __init__(
-        self, trainer: Trainer, drafts: list[Draft], checkpoint_every: int, on_metrics: list[MetricsLog]
+        self,
+        trainer: Trainer,
+        drafts: list[Draft],
+        checkpoint_every: int,
+        on_metrics: list[MetricsLog],
+        workers: Workers,
     ) -> None:
-        self.trainer, self.drafts = trainer, drafts
+        self.trainer, self.drafts, self.workers = trainer, drafts, workers
         self.checkpoint_every, self.on_metrics = checkpoint_every, on_metrics
 
     def resume(self) -> None:
         """Go on from the last checkpoints that can be read, as far as there are any."""
-        self.trainer.load_state_dicts([_last_checkpoint(draft) for draft in self.drafts])
+        own = [_last_checkpoint(draft) for draft in self.drafts] if self.workers.is_first else None
+        names = self.workers.of_first(own)
+        states = [
+            _load_checkpoint(draft, name) if name else None for draft, name in zip(self.drafts, names, strict=True)
+        ]
+        self.trainer.load_state_dicts(states)
 
     def to_the_end(self) -> None:
         """Train until all are done."""
         trainer, learners = self.trainer, self.trainer.learners
         total = max(learner.planned_tokens for learner in learners)
-        with progress("Train autoencoder" + "s" * (len(learners) > 1), total, "tokens") as bar:
-            bar.advance(trainer.tokens)
+        what = "Train autoencoder" + "s" * (len(learners) > 1)
+        with progress(what, total, "tokens") if self.workers.is_first else nullcontext() as bar:
+            if bar:
+                bar.advance(trainer.tokens)
             while not trainer.finished:
                 learning = [not learner.finished for learner in learners]
                 before = trainer.tokens
                 reports = trainer.train_step()
-                bar.advance(trainer.tokens - before, note=_note(reports[0]) if 0 in reports else "")
+                if bar:
+                    bar.advance(trainer.tokens - before, note=_note(reports[0]) if 0 in reports else "")
                 for number, metrics in reports.items():
                     self._log(number, metrics)
                 if not trainer.finished:
@@ -152,7 +200,9 @@ class _Run:
         for number, learner in enumerate(self.trainer.learners):
             in_step = learning[number] and learner.step == self.trainer.step
             if in_step and (is_time or learner.finished):
-                _save_checkpoint(self.drafts[number], learner.step, self.trainer.state_dict(number))
+                state = self.trainer.state_dict(number)
+                if self.workers.is_first:
+                    _save_checkpoint(self.drafts[number], learner.step, state)
 
 
 def _note(metrics: Metrics) -> str:
@@ -167,12 +217,17 @@ def _save_checkpoint(draft: Draft, step: int, state: State) -> None:
         draft.remove_work(name)
 
 
-def _last_checkpoint(draft: Draft) -> State | None:
+def _load_checkpoint(draft: Draft, name: str) -> State:
+    with safe_open(draft.work_file(name), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 -- no mapping
+
+
+def _last_checkpoint(draft: Draft) -> str | None:
     """The last checkpoint that can be read, if there is one."""
     for name in reversed(_checkpoints(draft)):
         try:
-            with safe_open(draft.work_file(name), framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 -- no mapping
+            with safe_open(draft.work_file(name), framework="pt"):
+                return name
         except SafetensorError as error:
             logger.warning("%s cannot be read (%s); going on from the one before", name, error)
     return None
@@ -182,8 +237,8 @@ def _checkpoints(draft: Draft) -> list[str]:
     return sorted(name for name in draft.work_names() if name.startswith("checkpoint-"))
 
 
-def _publish(learner: Learner, draft: Draft) -> Summary:
-    sae, config = learner.finish(), learner.config
+def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
+    config = learner.config
     with draft.stage(WEIGHTS_NAME) as path:
         save_weights(sae, path)
     draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.spread, config.target_hook))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mistudio.activations import RowSource, ShuffledBatches
 from mistudio.errors import ConfigError
+from mistudio.sae import ALONE, Parallel, Workers
 from mistudio.train.config import TrainConfig
 from mistudio.train.learner import Learner, Metrics
 from mistudio.train.scaling import Rows
@@ -30,18 +31,28 @@ class Trainer:
         rows: the activations.
         seed: of initialisation and order.
         device: where to train.
+        workers: the processes that train them, each over the whole stream.
+        parallel: what they share: the tokens of each batch, or the latents.
 
     Raises:
-        ConfigError: the settings of the stream differ.
+        ConfigError: the settings of the stream differ, or the latents cannot be shared by so many.
     """
 
-    def __init__(self, configs: Sequence[TrainConfig], rows: RowSource[Rows], seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        configs: Sequence[TrainConfig],
+        rows: RowSource[Rows],
+        seed: int,
+        device: torch.device,
+        workers: Workers = ALONE,
+        parallel: Parallel = "data",
+    ) -> None:
         check_stream(configs)
         first = configs[0]
         self.step, self.tokens = 0, 0
         self.device = device
         self.stream = ShuffledBatches(rows, first.batch_size, first.buffer_rows, seed)
-        self.learners = [Learner(config, self.stream, seed, device) for config in configs]
+        self.learners = [Learner(config, self.stream, seed, device, workers, parallel) for config in configs]
 
     @property
     def finished(self) -> bool:

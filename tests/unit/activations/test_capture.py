@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mistudio.activations import ActivationReader, CaptureConfig, batch_tensors
+from mistudio.activations import passes as passes_module
 from mistudio.activations.plan import plan_capture
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Produced, Store, artifact_uris, open_store
@@ -107,8 +108,8 @@ class Forwards:
         self.count = 0
         self.stop_at: int | None = None
         self.shapes: list[tuple[int, ...]] = []
-        self._run = capture_module.run_captured
-        monkeypatch.setattr(capture_module, "run_captured", self)
+        self._run = passes_module.run_captured
+        monkeypatch.setattr(passes_module, "run_captured", self)
 
     def __call__(self, subject: Any, hooks: Any, ids_BT: Tensor, mask_BT: Tensor | None) -> Any:
         if self.count == self.stop_at:

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from mistudio.activations import prefetched
+from mistudio.activations import Prefetched
 
 
 class Source:
@@ -34,14 +34,14 @@ class Source:
 @pytest.mark.parametrize("stop", [0, 1, 20])
 def test_all_items_come_in_order_from_one_other_thread(stop: int, ahead: int) -> None:
     source = Source(stop)
-    assert list(prefetched(source, ahead)) == list(range(stop))
+    assert list(Prefetched(source, ahead)) == list(range(stop))
     assert source.threads.isdisjoint({threading.get_ident()})
     assert len(source.threads) == min(stop, 1)
 
 
 def test_items_are_made_before_they_are_asked_for_but_no_more_than_allowed() -> None:
     source = Source(100)
-    with closing(prefetched(source, 3)) as items:
+    with closing(Prefetched(source, 3)) as items:
         for used, item in enumerate(items):
             assert item == used
             source.wait_for(min(used + 4, 100))
@@ -57,7 +57,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         message = "broken"
         raise ValueError(message)
 
-    items = prefetched(failing(), 8)
+    items = Prefetched(failing(), 8)
     assert [next(items), next(items), next(items)] == [0, 1, 2]
     with pytest.raises(ValueError, match="broken"):
         next(items)
@@ -65,7 +65,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 def test_closing_ends_the_thread() -> None:
     before = threading.active_count()
-    items = prefetched(Source(1000), 2)
+    items = Prefetched(Source(1000), 2)
     next(items)
     assert threading.active_count() == before + 1
     items.close()

@@ -3,17 +3,36 @@
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mistudio.activations import ActivationReader, ActivationStream, ShuffledBatches
-from mistudio.artifacts import Store, open_store
+from mistudio.activations.stream import Ranges
+from mistudio.artifacts import Artifact, Store, open_store
 from tests.unit.activations.conftest import HOOK, publish_rows, row_numbers
 
 SHARDS = ([40] * 25, [7] * 100, [33] * 30, [1])  # sequences of 4 shards
 NUM_ROWS = sum(map(sum, SHARDS))
+
+
+class Recorder(ActivationReader):
+    """Notes what it was told to expect and what was read."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact, HOOK, "train")
+        self.expected: list[Ranges] = []
+        self.asked: list[Ranges] = []
+
+    def expect(self, ranges: Ranges) -> None:
+        self.expected.append(ranges)
+
+    def read(self, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
+        self.asked.append(ranges)
+        super().read(ranges, into, slots_N)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +110,10 @@ def test_rows_that_were_read_together_leave_the_buffer_far_apart(reader: Activat
     batches = ShuffledBatches(reader, batch_rows, buffer_rows, seed=0)
     (epoch,) = epochs(batches, 1)
     place = {row: number for number, batch in enumerate(epoch) for row in batch}
-    apart = [abs(place[row] - place[row + 1]) for row in range(0, NUM_ROWS - 1, batches._run_rows)]
-    assert batches._run_rows == 2
+    bounds = batches._bounds_R.tolist()
+    runs = [(first, end) for first, end in pairwise(bounds) if end - first > 1]
+    assert len(runs) > buffer_rows
+    apart = [abs(place[first] - place[end - 1]) for first, end in runs]
     assert max(apart) > 2 * buffer_rows / batch_rows  # more than two whole buffers were served in between
 
 
@@ -114,6 +135,52 @@ def test_a_stream_goes_on_exactly_where_its_state_was_taken_at_every_batch(
     resumed = ShuffledBatches(reader, 97, buffer_rows, seed=99)
     resumed.load_state_dict(states[3])
     assert all(torch.equal(resumed.next_batch(), expected) for expected in stream[3:])
+
+
+@pytest.mark.parametrize("buffer_rows", [200, 1000, 4 * NUM_ROWS])
+def test_all_that_is_read_was_announced_but_for_the_first_filling(reader: ActivationReader, buffer_rows: int) -> None:
+    recorder = Recorder(reader.artifact)
+    batches = ShuffledBatches(recorder, 97, buffer_rows, seed=3)
+    while batches.epoch < 3:
+        batches.next_batch()
+    # One more was announced while the last that was read is served.
+    assert len(recorder.asked) > 3
+    assert recorder.expected[: len(recorder.asked) - 1] == recorder.asked[1:]
+    assert len(recorder.expected) - len(recorder.asked) in (-1, 0)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 9, 20])
+def test_a_resumed_stream_repeats_reads_and_announces_what_comes_next(reader: ActivationReader, taken: int) -> None:
+    # A model at work gives a row to the last bit only if it is read with the same others.
+    whole, resumed = Recorder(reader.artifact), Recorder(reader.artifact)
+    batches = ShuffledBatches(whole, 97, 600, seed=3)
+    for _ in range(taken):
+        batches.next_batch()
+    state, before = batches.state_dict(), len(whole.asked)
+    again = ShuffledBatches(resumed, 97, 600, seed=9)
+    again.load_state_dict(state)
+    assert resumed.asked == whole.asked[max(before - len(resumed.asked), 0) : before][::-1]
+    assert bool(resumed.asked) == bool(taken)
+    assert resumed.expected == (whole.expected[-1:] if len(state["order"]) else [])
+
+
+@pytest.mark.parametrize("lengths", [[40] * 100, [7] * 200, [33, 1, 80, 12] * 60])
+def test_runs_end_with_a_sequence_and_are_of_like_length(store: Store, lengths: list[int]) -> None:
+    reader = ActivationReader(publish_rows(store, [lengths]), HOOK, "train")
+    batches = ShuffledBatches(reader, 1, 64 * max(lengths), seed=0)
+    bounds = batches._bounds_R
+    assert (bounds[0], bounds[-1]) == (0, sum(lengths))
+    assert set(bounds.tolist()) - {0} <= set(np.cumsum(lengths).tolist())
+    run = batches.capacity // 256
+    assert np.diff(bounds).max() < run + max(lengths)
+    assert len(bounds) - 1 >= min(len(lengths), sum(lengths) // (run + max(lengths)))
+
+
+def test_sequences_of_which_few_would_fit_are_cut(store: Store) -> None:
+    batches = ShuffledBatches(ActivationReader(publish_rows(store, [[3000, 5, 900]]), HOOK, "train"), 1, 640, seed=0)
+    bounds = batches._bounds_R.tolist()
+    assert {3000, 3005, 3905} <= set(bounds)
+    assert max(np.diff(bounds)) <= 640 // 64 + 640 // 256
 
 
 def test_a_state_does_not_change_when_the_stream_goes_on(reader: ActivationReader) -> None:

@@ -168,12 +168,6 @@ def test_a_folder_without_a_tokenizer_is_refused(model_folder: Path) -> None:
         load_tokenizer(resolve_source(str(model_folder)))
 
 
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_quantisation_on_a_cpu_is_refused(quantization: str, model_folder: Path) -> None:
-    with pytest.raises(SubjectError, match=f"quantization {quantization} needs a CUDA device"):
-        load(model_folder, SubjectConfig(device="cpu", quantization=quantization))
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_a_gpu_that_is_not_there_is_refused_with_what_is(device: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mistudio.errors import SubjectError
+from mistudio.sae import TopKConfig
 from mistudio.subject import (
     HookPoint,
     Subject,
@@ -22,9 +24,14 @@ from mistudio.subject import (
     run_captured,
 )
 from mistudio.subject.memory import MemoryEstimate, estimate_memory
-from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES
+from mistudio.train import TrainConfig
+from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES, build_model
 
 GB = 10**9
+
+
+def weights_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
+    return list(load_file(folder / "model.safetensors").items())
 
 
 def source_of(family: str, folder: Path) -> SubjectSource:
@@ -87,7 +94,7 @@ def test_the_bytes_of_the_weights_are_exact(family: str, tmp_path: Path, subject
     parameters = list(subject_of(family).model.parameters())
     found = estimate(source_of(family, tmp_path))
     assert found.num_parameters == sum(parameter.numel() for parameter in parameters)
-    assert found.parts.weights == sum(parameter.nbytes for parameter in parameters)
+    assert found.parts["evaluate"]["weights"] == sum(parameter.nbytes for parameter in parameters)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "phi3", "gemma3", "opt_pre_norm", "gpt_neox_parallel", "bert"])
@@ -99,7 +106,7 @@ def test_a_capture_takes_what_was_estimated_for_its_activations(
     ids_BT = torch.randint(3, 61, (8, 64))
     with PeakMemory() as memory:
         run_captured(subject, hooks, ids_BT)
-    estimated = estimate(source_of(family, tmp_path)).parts.activations
+    estimated = estimate(source_of(family, tmp_path)).parts["capture"]["activations"]
     assert memory.peak <= 1.1 * estimated
     assert estimated <= 3 * memory.peak
 
@@ -108,6 +115,7 @@ def test_a_huge_model_does_not_fit_a_small_device_and_four_bits_are_recommended(
     found = estimate(huge, layer=20, context_length=512, width=16_384, budget_bytes=16 * GB)
     assert not found.fits
     assert "58.6 GB, is subject weights" in found.reason
+    assert found.steps["evaluate"] > found.steps["capture"]
     assert "It fits with quantization nf4" in found.reason
     assert found.recommended is not None
     assert found.recommended.quantization == "nf4"
@@ -127,6 +135,7 @@ def test_more_memory_never_brings_a_more_modest_recommendation(huge: SubjectSour
         ranks.append((best.context_length, bits[best.quantization], best.batch_size) if best else (0, 0, 0))
     assert ranks == sorted(ranks)
     assert ranks[0] == (0, 0, 0)
+    assert ranks[-1] == (2048, 16, 64)
     assert len(set(ranks)) > 4
 
 
@@ -154,15 +163,51 @@ def test_what_fits_has_no_reason_and_is_recommended_as_asked(tmp_path: Path) -> 
     assert found.budget_bytes > 0
 
 
-def test_on_a_cpu_without_a_given_budget_no_quantisation_is_recommended(
-    huge: SubjectSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quantisation_is_recommended_on_a_cpu_too(huge: SubjectSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mistudio.subject.memory.free_memory_bytes", lambda _device: 24 * GB)
     found = estimate(huge)
     assert not found.fits
-    assert found.recommended is None
     assert "cpu has free 24.0 GB" in found.reason
-    assert "No setting makes it fit" in found.reason
+    assert "It fits with quantization int8" in found.reason
+
+
+def test_weights_in_the_number_format_of_their_file_are_not_read_behind_the_hook(tmp_path: Path) -> None:
+    build_model("llama").save_pretrained(tmp_path)
+    source = resolve_source(str(tmp_path))
+    first, last = (estimate(source, layer=layer).parts for layer in (0, 2))
+    block = sum(tensor.nbytes for name, tensor in weights_of(tmp_path) if "layers.1." in name)
+    head = sum(tensor.nbytes for name, tensor in weights_of(tmp_path) if "lm_head" in name)
+    assert last["capture"]["weights"] - first["capture"]["weights"] == 2 * block
+    assert last["evaluate"]["weights"] - last["capture"]["weights"] == head
+    other = SubjectConfig(device="cpu", dtype="bfloat16")
+    converted = estimate_memory(source, other, layer=0, context_length=64, batch_size=8, width=256)
+    assert converted.parts["capture"]["weights"] == converted.parts["evaluate"]["weights"]
+
+
+def test_the_defaults_are_those_of_training(tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    defaults = TrainConfig(hook="resid_post.1", sae=TopKConfig(width=256, k=8))
+    given = {"sae_batch_size": defaults.batch_size, "buffer_rows": defaults.buffer_rows}
+    assert estimate(source).parts == estimate(source, **given).parts
+
+
+def test_offloading_leaves_room_for_everything_else(huge: SubjectSource) -> None:
+    settings = {"layer": 20, "context_length": 512, "batch_size": 8, "width": 16_384, "budget_bytes": 16 * GB}
+    found = estimate_memory(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
+    assert found.fits
+    assert found.required_bytes == pytest.approx(16 * GB, rel=0.01)
+    kept = found.parts["evaluate"]["weights"]
+    assert found.offloaded_bytes + kept == found.weights_by_quantization["none"]
+    assert 0 < kept < found.offloaded_bytes
+    limited = SubjectConfig(dtype="bfloat16", device_map="auto", max_memory_gb=2)
+    assert estimate_memory(huge, limited, **settings).parts["evaluate"]["weights"] == pytest.approx(2.7 * GB, rel=0.05)
+
+
+def test_where_offloading_leaves_no_room_at_all_it_does_not_fit(huge: SubjectSource) -> None:
+    settings = {"layer": 20, "context_length": 512, "batch_size": 8, "width": 16_384, "budget_bytes": GB}
+    found = estimate_memory(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
+    assert not found.fits
+    assert found.parts["evaluate"]["weights"] < 2 * found.weights_by_quantization["none"] / 40
 
 
 def test_an_autoencoder_that_is_too_wide_is_told_how_wide_it_can_be(tmp_path: Path) -> None:
@@ -176,13 +221,17 @@ def test_an_autoencoder_that_is_too_wide_is_told_how_wide_it_can_be(tmp_path: Pa
 
 def test_every_part_grows_with_what_it_depends_on(tmp_path: Path) -> None:
     source = source_of("llama", tmp_path)
-    small = estimate(source).parts
-    longer = estimate(source, batch_size=16).parts
-    wider = estimate(source, width=512).parts
-    assert (longer.activations, longer.logits) == (2 * small.activations, 2 * small.logits)
-    assert longer.sae_weights == small.sae_weights
-    assert wider.sae_optimizer == 2 * wider.sae_weights == 2 * wider.sae_gradients
-    assert wider.sae_weights > 1.9 * small.sae_weights
+    small, longer, wider, larger_buffer = (
+        estimate(source, **changes).parts
+        for changes in ({}, {"batch_size": 16}, {"width": 512}, {"buffer_rows": 2 * 262_144})
+    )
+    assert longer["capture"]["activations"] == 2 * small["capture"]["activations"]
+    assert longer["capture"]["rows"] == 2 * small["capture"]["rows"]
+    assert longer["train"] == small["train"]
+    assert longer["evaluate"] == small["evaluate"]
+    assert wider["train"]["sae_optimizer"] == 2 * wider["train"]["sae_weights"]
+    assert wider["train"]["sae_weights"] > 1.9 * small["train"]["sae_weights"]
+    assert larger_buffer["train"]["rows"] > 1.5 * small["train"]["rows"]
 
 
 def test_a_layer_or_a_context_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:

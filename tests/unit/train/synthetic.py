@@ -60,7 +60,7 @@ def publish_activations(
                 ):
                     columns = {name: column[start:stop].astype(np.int32) for name, column in meta.items()}
                     writer.append(acts_ND[start:stop], columns)
-        return {}
+        return {"hooks": hook, f"width.{hook}": train_ND.shape[1]}
 
     content = {"sum": float(train_ND.double().sum()), "shards": shards, "hook": hook}
     return produce(store, Recipe(kind="activations", config=content, inputs=inputs or {}), "capture", build).artifact

@@ -1,0 +1,36 @@
+"""What to capture, and how it is stored."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mistudio.subject import HookPoint
+
+
+class CaptureConfig(BaseModel):
+    """What to capture, and how it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hooks: tuple[str, ...] = Field(min_length=1, description="hook points, for example resid_post.3")
+    batch_size: int = Field(default=32, ge=1, le=128, description="sequences of full length in one forward pass")
+    storage_dtype: Literal["float16", "bfloat16"] = "float16"
+    shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="stop after the training sequence that reaches this many kept tokens; None: never",
+    )
+    include_special: bool = Field(default=False, description="also keep BOS and other added special tokens")
+    stored: Literal["all", "heldout"] = Field(
+        default="all", description="heldout: training activations are not stored, but computed when they are asked for"
+    )
+
+    @field_validator("hooks")
+    @classmethod
+    def _hooks_are_different(cls, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        points = tuple(str(HookPoint.parse(hook)) for hook in hooks)
+        if len(set(points)) != len(points):
+            message = f"hooks names a hook point twice: {', '.join(points)}"
+            raise ValueError(message)
+        return points
