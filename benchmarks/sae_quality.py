@@ -40,6 +40,7 @@ from mistudio.activations import ActivationReader, CaptureConfig, ShuffledBatche
 from mistudio.artifacts import Artifact, InputRef, Store, open_artifact, open_store
 from mistudio.corpus.ingest import IngestConfig, ingest
 from mistudio.corpus.sources import open_source
+from mistudio.corpus.statistics import SPLITS
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer
 from mistudio.subject.load import load_config, num_layers
@@ -81,7 +82,7 @@ class Bench:
     def __init__(self, name: str, activations: Artifact, tokens: int) -> None:
         self.name, self.digest = name, activations.digest
         hook = str(activations.manifest.summary["hooks"])
-        self.train, self.held_out = (ActivationReader(activations, hook, split) for split in ("train", "held_out"))
+        self.train, self.held_out = (ActivationReader(activations, hook, split) for split in SPLITS)
         self.shape = Shape(self.train.width, WIDTH, K, BATCH)
         self.num_steps = tokens // BATCH
 

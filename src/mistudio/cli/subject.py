@@ -88,7 +88,7 @@ def check_memory(
     context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
     width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
-    sae_batch_size: Annotated[int, typer.Option(min=1, help="Activations of one training step.")] = 1024,
+    sae_batch_size: Annotated[int, typer.Option(min=1, help="Activations of one training step.")] = 512,
     buffer_rows: Annotated[int, typer.Option(min=1, help="Activations in the shuffling buffer.")] = 262_144,
     device_map: Annotated[
         Literal["none", "auto"], typer.Option(help="auto: weights that do not fit on the device stay elsewhere.")

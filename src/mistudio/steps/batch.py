@@ -155,7 +155,7 @@ def train(
     allow_wide: bool = False,
     tokens: int = 3_000_000,
     max_epochs: int = 50,
-    batch_size: int = 1024,
+    batch_size: int = 512,
     learning_rate: float = CHOOSE,
     normalisation: str = "centred",
     encoder_dtype: str = "float32",

@@ -69,7 +69,7 @@ def estimate_memory(
     context_length: int,
     batch_size: int,
     width: int,
-    sae_batch_size: int = 1024,
+    sae_batch_size: int = 512,
     buffer_rows: int = 262_144,
     budget_bytes: int | None = None,
 ) -> MemoryEstimate:

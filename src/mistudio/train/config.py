@@ -21,7 +21,7 @@ class TrainConfig(BaseModel):
         default=3_000_000, ge=1, description="activations (tokens) to train on; repeats the data if need be"
     )
     max_epochs: int = Field(default=50, ge=1, description="most passes over the captured activations")
-    batch_size: int = Field(default=1024, ge=16, le=1 << 17, description="activations (tokens) in one step")
+    batch_size: int = Field(default=512, ge=16, le=1 << 17, description="activations (tokens) in one step")
     learning_rate: float | None = Field(
         default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.25 / sqrt(width)"
     )

@@ -41,7 +41,7 @@ def settings(architecture: str) -> TrainConfig:
         tokens=ROWS * 3 + BATCH * 4,
         batch_size=BATCH,
         buffer_rows=300,
-        dead_after_tokens=400,
+        dead_after_tokens=300,
         check_every_steps=5,
         learning_rate=0.02,
     )
@@ -129,7 +129,7 @@ def test_a_run_on_a_gpu_is_the_same_each_time_and_goes_on_where_it_was_cut(
 
 @pytest.mark.parametrize(
     ("reason", "changes"),
-    [("min_loss", {"min_loss": 1e9}), ("patience", {"patience": 2, "learning_rate": 1e-9, "dead_after_tokens": 10**6})],
+    [("min_loss", {"min_loss": 1e9}), ("patience", {"patience": 1, "learning_rate": 1e-9, "dead_after_tokens": 10**6})],
 )
 def test_a_run_that_stops_early_ends_with_the_same_digest_wherever_it_was_cut(
     reason: str, changes: dict[str, float], runs: Callable[..., Artifact]
