@@ -3,19 +3,20 @@
 from mistudio.activations.capture import capture, check_tokenizer
 from mistudio.activations.config import CaptureConfig
 from mistudio.activations.live import LiveReader
-from mistudio.activations.opening import captured_source, open_rows
+from mistudio.activations.opening import captured_source, open_hook, open_rows
 from mistudio.activations.pairs import PairedReader
 from mistudio.activations.passes import batch_tensors
 from mistudio.activations.prefetch import Prefetched
 from mistudio.activations.reader import ActivationReader
 from mistudio.activations.shuffle import ShuffledBatches
-from mistudio.activations.stream import ActivationStream, Pair, RowSource
+from mistudio.activations.stream import ActivationStream, OrderedRows, Pair, RowSource
 
 __all__ = [
     "ActivationReader",
     "ActivationStream",
     "CaptureConfig",
     "LiveReader",
+    "OrderedRows",
     "Pair",
     "PairedReader",
     "Prefetched",
@@ -25,5 +26,6 @@ __all__ = [
     "capture",
     "captured_source",
     "check_tokenizer",
+    "open_hook",
     "open_rows",
 ]

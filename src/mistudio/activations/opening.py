@@ -1,7 +1,8 @@
 """The rows of an ``activations`` artifact: from its shards, or live from the model where it does not hold them."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import cast
 
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from mistudio.activations.live import LiveReader
 from mistudio.activations.pairs import PairedReader
 from mistudio.activations.passes import CorpusPasses, corpus_plan
 from mistudio.activations.reader import ActivationReader
-from mistudio.activations.stream import Pair, RowSource
+from mistudio.activations.stream import OrderedRows, Pair, RowSource
 from mistudio.artifacts import Artifact, Store, open_artifact, open_input
 from mistudio.corpus.reader import Split, TokenCorpus
 from mistudio.errors import InputError, NotFound
@@ -52,6 +53,18 @@ def open_rows(
     source = captured_source(store, activations, source)
     with closing(_live(store, activations, hooks, split, source, subject_config or SubjectConfig())) as reader:
         yield reader
+
+
+def open_hook(
+    store: Store,
+    activations: Artifact,
+    hook: str,
+    source: SubjectSource | None = None,
+    subject_config: SubjectConfig | None = None,
+) -> AbstractContextManager[OrderedRows]:
+    """Open the training rows of one hook point as :func:`open_rows` does, to be read in order."""
+    opened = open_rows(store, activations, hook, source=source, subject_config=subject_config)
+    return cast(AbstractContextManager[OrderedRows], opened)
 
 
 def captured_source(store: Store, activations: Artifact, source: SubjectSource | None = None) -> SubjectSource:

@@ -3,6 +3,7 @@
 Shape legend: N rows, B rows of a batch, D width of the activations, E width of what is to be predicted from them.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +50,29 @@ class RowSource(Protocol[RowsT_co]):
 
     def pack(self, parts: tuple[Tensor, ...]) -> RowsT_co:
         """Rows of each hook point as one batch."""
+
+
+class OrderedRows(Protocol):
+    """Rows of one hook point, to be read in order."""
+
+    hook: str
+    width: int
+
+    @property
+    def shards(self) -> Sequence[Any]:
+        """The shards that they are stored in, or would be."""
+
+    def __len__(self) -> int:
+        """Rows there are."""
+
+    def acts(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` [N, D]; not to be written to."""
+
+    def meta(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
+        """Document, sequence, position and token id of rows ``start`` to ``stop``, each [N]."""
+
+    def chunks(self, shard: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Ranges of about ``rows`` rows that together cover one shard and never cut a sequence."""
 
 
 class ActivationStream(Protocol[RowsT_co]):

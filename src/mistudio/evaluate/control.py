@@ -11,7 +11,7 @@ Shape legend: N rows of the sample, D width of the input, E width of the target,
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader
+from mistudio.activations import OrderedRows
 from mistudio.sae import ActiveLatents, Normalisation, SparseAutoencoder, new_autoencoder
 
 _SAMPLE_ROWS = 1024
@@ -30,7 +30,7 @@ def control_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(_SEED_OFFSET + seed)
 
 
-def sample_rows(reader: ActivationReader) -> Tensor:
+def sample_rows(reader: OrderedRows) -> Tensor:
     """About a thousand rows from all over a split [N, D], float32."""
     run = max(_SAMPLE_ROWS // _SAMPLE_RUNS, 1)
     if len(reader) <= _SAMPLE_ROWS:

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from mistudio.activations import ActivationReader
+from mistudio.activations import ActivationReader, open_hook
 from mistudio.artifacts import (
     Artifact,
     Draft,
@@ -92,9 +92,10 @@ def evaluate(
         hook, target = hook_of(sae), target_hook_of(sae)
         saes = [autoencoder]
         if config.control:
-            x_ND, y_NE = _samples(activations, hook, target)
-            saes.append(random_autoencoder(autoencoder, x_ND, seed, y_NE))
-        reader, target_reader = _readers(activations, hook, target, "heldout")
+            x_ND, *y_NE = (_sample(store, activations, name, source, subject_config) for name in (hook, target) if name)
+            saes.append(random_autoencoder(autoencoder, x_ND, seed, *y_NE))
+        reader = ActivationReader(activations, hook, "heldout")
+        target_reader = ActivationReader(activations, target, "heldout") if target else None
         rebuilt = [
             measure_reconstruction(each, reader, config.max_tokens, subject.device, target_reader) for each in saes
         ]
@@ -126,18 +127,12 @@ def numerics(config: SubjectConfig) -> dict[str, str]:
     return {"subject_dtype": dtype, "quantization": config.quantization}
 
 
-def _readers(
-    activations: Artifact, hook: str, target: str | None, split: str
-) -> tuple[ActivationReader, ActivationReader | None]:
-    """What an autoencoder reads, and what a transcoder predicts."""
-    reader = ActivationReader(activations, hook, split)
-    return reader, ActivationReader(activations, target, split) if target else None
-
-
-def _samples(activations: Artifact, hook: str, target: str | None) -> tuple[Tensor, Tensor | None]:
-    """Training rows of both."""
-    reader, target_reader = _readers(activations, hook, target, "train")
-    return sample_rows(reader), None if target_reader is None else sample_rows(target_reader)
+def _sample(
+    store: Store, activations: Artifact, hook: str, source: SubjectSource, subject_config: SubjectConfig
+) -> Tensor:
+    """Training rows of one hook point."""
+    with open_hook(store, activations, hook, source, subject_config) as rows:
+        return sample_rows(rows)
 
 
 def _all_metrics(

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
-from mistudio.activations import ActivationReader
+from mistudio.activations import OrderedRows, open_hook
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
@@ -63,9 +63,9 @@ def find_features(
     def build(draft: Draft) -> Summary:
         subject = load_subject(source, subject_config)
         autoencoder = load_autoencoder(sae, subject.device)
-        reader = ActivationReader(activations, hook_of(sae), "train")
-        finder = _Finder(draft, autoencoder, reader, spread_of(sae), config, subject.device)
-        finder.run()
+        with open_hook(store, activations, hook_of(sae), source, subject_config) as reader:
+            finder = _Finder(draft, autoencoder, reader, spread_of(sae), config, subject.device)
+            finder.run()
         corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
         return _publish(draft, finder, corpus, subject)
 
@@ -79,7 +79,7 @@ class _Finder:
         self,
         draft: Draft,
         sae: SparseAutoencoder,
-        reader: ActivationReader,
+        reader: OrderedRows,
         spread: float,
         config: FindConfig,
         device: torch.device,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader
+from mistudio.activations import OrderedRows, open_hook
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
 from mistudio.artifacts.artifact import hash_file
 from mistudio.errors import ConfigError, NotFound
@@ -75,7 +75,7 @@ def import_sae(
     if hook is None:
         message = f"{folder} does not say which hook point the autoencoder reads: name it, for example resid_post.3."
         raise ConfigError(message)
-    inputs_ND, targets_NE = _samples(activations, reading.sae, hook, target_hook)
+    inputs_ND, targets_NE = _samples(store, activations, reading.sae, hook, target_hook)
     content = {
         "imported_from": format_name,
         "files": {name: hash_file(folder / name) for name in chosen.files},
@@ -149,23 +149,23 @@ def _format(name: str) -> Format:
 
 
 def _samples(
-    activations: Artifact, sae: SparseAutoencoder, hook: str, target_hook: str | None
+    store: Store, activations: Artifact, sae: SparseAutoencoder, hook: str, target_hook: str | None
 ) -> tuple[Tensor, Tensor]:
     """Rows of what the autoencoder reads and of what it reconstructs; the widths agree."""
     rows = []
     for name, width in ((hook, sae.d_in), (target_hook or hook, sae.d_out)):
-        reader = ActivationReader(activations, name, "train")
-        if reader.width != width:
-            message = (
-                f"The autoencoder is {width} wide where {activations.uri} has {reader.width} at {name}: "
-                "it belongs to another model or hook point."
-            )
-            raise ConfigError(message)
-        rows.append(_evenly_spaced(reader))
+        with open_hook(store, activations, name) as reader:
+            if reader.width != width:
+                message = (
+                    f"The autoencoder is {width} wide where {activations.uri} has {reader.width} at {name}: "
+                    "it belongs to another model or hook point."
+                )
+                raise ConfigError(message)
+            rows.append(_evenly_spaced(reader))
     return rows[0], rows[1]
 
 
-def _evenly_spaced(reader: ActivationReader) -> Tensor:
+def _evenly_spaced(reader: OrderedRows) -> Tensor:
     run = min(_RUN_ROWS, len(reader))
     places = min(_SAMPLED_ROWS, len(reader)) // run
     starts = [place * len(reader) // places for place in range(places)]

@@ -21,6 +21,7 @@ PART_NAMES = {
     "runtime": "libraries and tokenizer",
     "weights": "subject weights",
     "activations": "subject activations",
+    "allocator": "kept by the allocator",
     "logits": "logits",
     "rows": "rows in buffers",
     "sae_weights": "autoencoder weights",
@@ -35,6 +36,7 @@ _MB = 1 << 20
 # installed and on the way that the step is started: 500 to 700 MB.
 _CPU_RUNTIME = {"capture": 600 * _MB, "train": 580 * _MB, "evaluate": 600 * _MB}
 _CUDA_CONTEXT = 600 * _MB  # the context, cuBLAS's workspace, and what the allocator cannot use
+_KEPT_BELOW = 32 * _MB  # glibc returns tensors of so many bytes when they are freed; smaller ones it keeps for reuse
 _TOKENIZER_BYTES = 900  # a token of the vocabulary: its strings, merges and tables
 # Bytes a weight: int8 has one float32 scale a row beside it, nf4 one for every 64 weights.
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
@@ -153,11 +155,13 @@ def _capture(shape: ModelShape, work: Workload) -> Parts:
         # Pages of the file that no forward pass comes to are never read.
         unread = (shape.num_layers - 1 - work.layer) * shape.block_parameters + shape.head_parameters
         weights = (shape.num_parameters - unread) * work.dtype_bytes
+    activations = _activation_bytes(shape, work, work.num_tokens)
     waiting = 0 if work.on_gpu else _WAITING_PASSES * work.num_tokens * shape.d_model * _STORED_BYTES
     return {
         "runtime": _runtime(shape, work, "capture"),
         "weights": weights,
-        "activations": _activation_bytes(shape, work, work.num_tokens),
+        "activations": activations,
+        "allocator": _kept_bytes(shape, work, work.num_tokens, activations),
         "rows": waiting,
     }
 
@@ -200,6 +204,7 @@ def _evaluate(shape: ModelShape, work: Workload) -> Parts:
         "runtime": _runtime(shape, work, "evaluate"),
         "weights": weight_bytes(shape, work.quantization, work.dtype_bytes),
         "activations": activations,
+        "allocator": _kept_bytes(shape, work, tokens, activations),
         "logits": logits,
         "sae_weights": 2 * sae,
         "sae_step": max(max(sae, rebuilding) - activations - logits, 0),
@@ -232,6 +237,12 @@ def _activation_bytes(shape: ModelShape, work: Workload, num_tokens: int) -> int
         attention = 3 * num_tokens * work.context_length * shape.num_heads * max(dtype_bytes, 4)
     unpacked = shape.largest_linear * dtype_bytes if work.quantization == "nf4" else 0
     return num_tokens * per_token + attention + unpacked
+
+
+def _kept_bytes(shape: ModelShape, work: Workload, num_tokens: int, activations: int) -> int:
+    """What malloc cannot return of a forward pass, because something else lies behind it: about as much again."""
+    largest = num_tokens * max(shape.d_mlp, shape.d_model) * work.dtype_bytes
+    return 0 if work.on_gpu or largest >= _KEPT_BELOW else activations
 
 
 def _quantizable(model: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from mistudio.activations.stream import Ranges
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import InputError
+from mistudio.evaluate import evaluate
+from mistudio.find import find_features
 from mistudio.sae import TopKConfig
 from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
 from mistudio.train import TrainConfig, TrainRuntime, train
@@ -429,3 +432,24 @@ def test_the_train_step_learns_live_and_goes_on_to_the_same_bytes(llama: Setting
         train(copies[1], llama.heldout, config, runtime=runtime, on_metrics=cut)
     resumed = train(copies[1], llama.heldout, config, runtime=runtime)
     assert (resumed.found, resumed.artifact.digest) == (False, whole.digest)
+
+
+def test_the_steps_after_training_measure_the_same_live(llama: Setting, tmp_path: Path) -> None:
+    config = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000, batch_size=64, buffer_rows=512)
+    store = llama.copied(tmp_path / "store")
+    sae = train(store, llama.whole, config).artifact
+    # The same weights, as if they were of the other capture.
+    recipe = Recipe(kind="sae", config={**sae.manifest.config}, inputs={"activations": llama.heldout.ref})
+
+    def build(draft: Draft) -> Summary:
+        for path in sae.paths():
+            draft.write(path, sae.file(path).read_bytes())
+        return sae.manifest.summary
+
+    twin = produce(store, recipe, "train", build).artifact
+    stored, live = (evaluate(store, each, llama.source, CPU).artifact.manifest.summary for each in (sae, twin))
+    assert live == pytest.approx(stored, rel=0.02, abs=0.02)
+    found = [find_features(store, each, llama.source, CPU).artifact for each in (sae, twin)]
+    features = [pq.read_table(each.file("features.parquet")).to_pydict() for each in found]
+    assert features[1]["density"] == pytest.approx(features[0]["density"], abs=2e-3)
+    assert features[1]["max"] == pytest.approx(features[0]["max"], rel=0.02, abs=0.02)
