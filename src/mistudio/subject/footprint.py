@@ -161,7 +161,7 @@ def _capture(shape: ModelShape, work: Workload) -> Parts:
         "runtime": _runtime(shape, work, "capture"),
         "weights": weights,
         "activations": activations,
-        "allocator": _kept_bytes(shape, work, work.num_tokens, activations),
+        "allocator": _kept_bytes(shape, work, activations),
         "rows": waiting,
     }
 
@@ -204,7 +204,6 @@ def _evaluate(shape: ModelShape, work: Workload) -> Parts:
         "runtime": _runtime(shape, work, "evaluate"),
         "weights": weight_bytes(shape, work.quantization, work.dtype_bytes),
         "activations": activations,
-        "allocator": _kept_bytes(shape, work, tokens, activations),
         "logits": logits,
         "sae_weights": 2 * sae,
         "sae_step": max(max(sae, rebuilding) - activations - logits, 0),
@@ -239,9 +238,9 @@ def _activation_bytes(shape: ModelShape, work: Workload, num_tokens: int) -> int
     return num_tokens * per_token + attention + unpacked
 
 
-def _kept_bytes(shape: ModelShape, work: Workload, num_tokens: int, activations: int) -> int:
+def _kept_bytes(shape: ModelShape, work: Workload, activations: int) -> int:
     """What malloc cannot return of a forward pass, because something else lies behind it: about as much again."""
-    largest = num_tokens * max(shape.d_mlp, shape.d_model) * work.dtype_bytes
+    largest = work.num_tokens * max(shape.d_mlp, shape.d_model) * work.dtype_bytes
     return 0 if work.on_gpu or largest >= _KEPT_BELOW else activations
 
 
