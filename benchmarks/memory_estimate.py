@@ -43,6 +43,7 @@ STEPS = ("capture", "train", "evaluate")
 K = 8  # so few that most latents of a wide autoencoder are silent in a batch
 BATCHES = 5  # forward passes of a capture: more than wait to be written
 TRAIN_STEPS = 12  # latents that have been silent are counted before every tenth
+CE_TOKENS = 4096  # so many that most pages of a large vocabulary's embeddings are read
 BLOCK_ROWS = 4096
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-_.:"
 
@@ -180,7 +181,7 @@ def _run_step(case: Case, step: str, folder: Path, device: str) -> None:
         settings = CaptureConfig(hooks=(case.hook,), batch_size=case.batch_size)
         capture(store, inputs["corpus"], source, subject_config, settings)
     elif step == "evaluate":
-        scored = EvaluateConfig(ce_tokens=min(4096, (16 << 20) // case.vocab_size))
+        scored = EvaluateConfig(ce_tokens=CE_TOKENS)
         evaluate(store, inputs["sae"], source, subject_config, scored)
     elif step.startswith("train"):
         dead_after_tokens = 1 << 40 if "no dead" in step else 1

@@ -186,7 +186,7 @@ def test_rows_of_other_tokens_are_no_pair(store: Store) -> None:
     [
         ({"sae": {**TOPK.model_dump(), "skip": "linear"}}, "skip linear would let an autoencoder copy its input"),
         ({"target_hook": HOOK}, "is the hook itself"),
-        ({"micro_batches": 2048}, "micro_batches 2048 is more than batch_size 1024"),
+        ({"micro_batches": 2048}, "micro_batches 2048 is more than batch_size 512"),
         ({"max_norm_ratio": 0.5}, "max_norm_ratio"),
         ({"ema_decay": 1.0}, "ema_decay"),
     ],
