@@ -178,7 +178,7 @@ class JumpReLUConfig(_PenalisedSparsity):
     )
     tanh_scale: float = Field(default=4.0, gt=0, description="factor inside tanh, which makes it more like a count")
     bandwidth: float = Field(
-        default=0.05, gt=0, description="width of the window in which thresholds get gradients, in units of the spread"
+        default=1.0, gt=0, description="width of the window in which thresholds get gradients, in units of the spread"
     )
     initial_threshold: float = Field(
         default=0.01, gt=0, description="threshold of every latent at first; with target_l0, set from data instead"

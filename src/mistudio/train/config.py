@@ -25,6 +25,9 @@ class TrainConfig(BaseModel):
     learning_rate: float | None = Field(
         default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.25 / sqrt(width)"
     )
+    decoder_rate_ratio: float = Field(
+        default=3.0, gt=0, le=100, description="learning rate of the decoder's directions, as a multiple of the others'"
+    )
     normalisation: Literal["none", "unit_mean_square", "centred"] = Field(
         default="centred",
         description="as they are, divided by their root mean square, or centred and divided by their spread",

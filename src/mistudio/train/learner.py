@@ -80,7 +80,10 @@ class Learner:
         self.schedule = Schedule(config, num_steps, self.sae.ramp_fraction)
         self.report_every = max(num_steps // _HISTORY_POINTS, 1)
         self._parameters = {name: value for name, value in self.sae.named_parameters() if value.requires_grad}
-        self.optimiser = torch.optim.Adam(self._parameters.values(), lr=config.peak_learning_rate, fused=True)
+        decoder = [value for name, value in self._parameters.items() if name == "W_dec"]
+        others = [value for name, value in self._parameters.items() if name != "W_dec"]
+        groups = [{"params": others, "ratio": 1.0}, {"params": decoder, "ratio": config.decoder_rate_ratio}]
+        self.optimiser = torch.optim.Adam(groups, lr=config.peak_learning_rate, fused=True)
         self._means = {name: value.detach().clone() for name, value in self._parameters.items() if config.ema_decay}
 
     @property
@@ -107,7 +110,7 @@ class Learner:
             self.dead_indices = self.dead_F.nonzero().squeeze(1)
         losses = self._gradients(x_TD, y_TE)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.learning_rate(self.step)
+            group["lr"] = self.schedule.learning_rate(self.step) * group["ratio"]
         self.sae.before_step()
         clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
         self.optimiser.step()

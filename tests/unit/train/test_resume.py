@@ -44,6 +44,7 @@ def settings(architecture: str) -> TrainConfig:
         dead_after_tokens=300,
         check_every_steps=5,
         learning_rate=0.02,
+        decoder_rate_ratio=1.0,
     )
 
 
