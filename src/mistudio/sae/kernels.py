@@ -199,10 +199,12 @@ def active_preactivations(
     return out
 
 
-def encoder_product(x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, dtype: torch.dtype) -> Tensor:
-    """The one dense product of a step, in ``dtype`` [T, F]; without gradients."""
+def encoder_product(
+    x_TD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, dtype: torch.dtype, out_TF: Tensor | None = None
+) -> Tensor:
+    """The one dense product of a step, in ``dtype`` [T, F]; without gradients. Written to ``out_TF`` if given."""
     with torch.no_grad():
-        return functional.linear(x_TD.to(dtype), W_enc_FD.to(dtype), b_enc_F.to(dtype))
+        return torch.addmm(b_enc_F.to(dtype), x_TD.to(dtype), W_enc_FD.to(dtype).T, out=out_TF)
 
 
 def naive_decode(values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:

@@ -5,6 +5,7 @@ Both are exact, and both pass over most of the pre-activations without comparing
 Shape legend: T tokens, F features (latents), K active latents a token, G groups of S latents.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.workers import ALONE, Workers
 
 _GROUP_SIZE = 8
+_QUICKSELECT_THREADS = 2
 _SAMPLED_TOKENS = 128
 _MARGIN = 1.5
 
@@ -33,10 +35,19 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
         return pre_TF.topk(k, dim=1, sorted=False).indices
     # A group is a column of this view, not a run of neighbours: maxima over columns are fast.
     maxima_TG = pre_TF.view(-1, _GROUP_SIZE, num_groups).amax(dim=1)
-    group_TK = maxima_TG.topk(k, dim=1, sorted=False).indices
+    group_TK = _largest(maxima_TG, k)
     first_S = torch.arange(0, pre_TF.shape[1], num_groups)
     candidates = (group_TK[:, None, :] + first_S[:, None]).flatten(1)
-    return candidates.gather(1, pre_TF.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
+    return candidates.gather(1, _largest(pre_TF.gather(1, candidates), k))
+
+
+def _largest(values_TC: Tensor, k: int) -> Tensor:
+    """Indices of the K largest entries of each row. NumPy's quickselect takes half of topk's time, on one thread."""
+    if torch.get_num_threads() > _QUICKSELECT_THREADS:
+        return values_TC.topk(k, dim=1, sorted=False).indices
+    wide_TC = values_TC.float() if values_TC.dtype in (torch.bfloat16, torch.float16) else values_TC
+    split = values_TC.shape[1] - k
+    return torch.from_numpy(np.argpartition(wide_TC.numpy(), split, axis=1)[:, split:])
 
 
 def top_pattern(pre_TF: Tensor, k: int, workers: Workers = ALONE) -> ActivePattern:
