@@ -5,23 +5,17 @@ things are compared in turns in one process, and the median of the pairs' ratios
 machine does falls on both alike.
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from rich.console import Console
-from rich.table import Table
+from mistudio.verify.rows import Row, describe_machine, publish_rows, row, versions
+
+__all__ = ["FOLDER", "Paired", "Row", "describe_machine", "paired", "publish", "row", "speed_rows", "timed", "versions"]
 
 FOLDER = Path("build/bench")
-
-Row = dict[str, object]
 
 
 class Paired(NamedTuple):
@@ -69,13 +63,6 @@ def timed(action: Callable[[], object], clock: Callable[[], float] = time.perf_c
     return clock() - started
 
 
-def row(
-    what: str, value: object, unit: str, against: str = "", to_reach: object = None, holds: bool | None = None
-) -> Row:
-    """One row; ``to_reach`` and ``holds`` are None where nothing is asked."""
-    return {"what": what, "value": value, "unit": unit, "against": against, "to_reach": to_reach, "holds": holds}
-
-
 def speed_rows(what: str, times: Paired, against: str, to_reach: float | None = None) -> list[Row]:
     """The median of the ratios, with its quartiles and the times of both."""
     speed = round(times.speed, 3)
@@ -88,33 +75,6 @@ def speed_rows(what: str, times: Paired, against: str, to_reach: float | None = 
     ]
 
 
-def describe_machine(device: torch.device | None = None) -> str:
-    """Processor, cores and threads; the GPU where one is used."""
-    cores = f"{os.cpu_count()} cores {_processor()}, {torch.get_num_threads()} threads"
-    on_gpu = device is not None and device.type == "cuda"
-    return f"{torch.cuda.get_device_name(device)}, {cores}" if on_gpu else cores
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Versions of Python, PyTorch and the packages named."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in ("torch", *packages)}}
-
-
 def publish(name: str, title: str, rows: Sequence[Row], machine: str, used: Mapping[str, str]) -> None:
     """Print the rows as a table and write them to ``build/bench/<name>.json``."""
-    table = Table("what", "value", "unit", "against", "to reach", "holds", title=f"{title}; {machine}")
-    for line in rows:
-        table.add_row(*("" if value is None else str(value) for value in line.values()))
-    Console(width=170).print(table)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    annotated = [{**line, "machine": machine, "versions": dict(used)} for line in rows]
-    (FOLDER / f"{name}.json").write_text(json.dumps(annotated, indent=1) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    """What the processor calls itself, and the wide number formats it has."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    has = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in fields.get("flags", "").split()]
-    return " ".join([fields.get("model name", platform.machine()), *has])
+    publish_rows(FOLDER / f"{name}.json", title, rows, machine, used)

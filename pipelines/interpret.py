@@ -4,16 +4,24 @@ from kfp import dsl
 
 from components.capture.component import capture
 from components.evaluate.component import evaluate
+from components.explain.component import explain
+from components.fail_gate.component import fail_gate
 from components.find.component import find
+from components.find_part.component import find_part
+from components.gate.component import gate
 from components.ingest.component import ingest
 from components.report.component import report
+from components.score.component import score
 from components.train.component import train
+
+# Parts of find's pass: as many as KFP's local runner does at once.
+FIND_PARTS = 2
 
 
 @dsl.pipeline(
     name="interpret",
     description="Read a corpus, capture a model's activations, train a sparse autoencoder on them, "
-    "measure it, find what its features mean, and write a dashboard.",
+    "measure it, find what activates its features, explain and score them, and write a dashboard.",
 )
 def interpret(
     model: str = "demo",
@@ -30,6 +38,15 @@ def interpret(
     l1_coefficient: float = 0.02,
     train_tokens: int = 3_000_000,
     contexts: int = 20,
+    explainer: str = "program",
+    scorer: str = "program",
+    judge_url: str = "",
+    judge_model: str = "",
+    judge_tokens: int = -1,
+    min_explained_variance: float = 0.0,
+    min_ce_recovered: float = 0.0,
+    max_dead: float = 1.0,
+    min_interpretable: int = 0,
     dtype: str = "auto",
     quantization: str = "none",
     seed: int = 0,
@@ -52,6 +69,16 @@ def interpret(
         l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
         train_tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         contexts: Strongest contexts kept a feature, each from another document.
+        explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
+        scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
+            several, with commas.
+        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; programs need none.
+        judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
+        judge_tokens: Most tokens, read and written, to pay for in each of the two steps; -1: no limit.
+        min_explained_variance: Least explained variance on held-out documents; 0: any.
+        min_ce_recovered: Least share of the cross-entropy recovered; 0: any.
+        max_dead: Largest share of features that never fire; 1: any.
+        min_interpretable: Fewest features whose explanation scores 0.8 or more; 0: any.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
         seed: Seed of everything random.
@@ -87,5 +114,38 @@ def interpret(
     )
     subject = {"model": model, "dtype": dtype, "quantization": quantization, "store": store}
     evaluated = evaluate(sae=trained.outputs["sae"], **subject)
-    found = find(sae=trained.outputs["sae"], contexts=contexts, **subject)
-    report(features=found.outputs["features"], evaluation=evaluated.outputs["evaluation"], store=store)
+    with dsl.ParallelFor(list(range(FIND_PARTS)), name="parts") as part:
+        parts = find_part(
+            sae=trained.outputs["sae"], part=part, num_parts=FIND_PARTS, contexts=contexts, seed=seed, **subject
+        )
+    found = find(
+        sae=trained.outputs["sae"],
+        parts=dsl.Collected(parts.outputs["features_part"]),
+        contexts=contexts,
+        seed=seed,
+        **subject,
+    )
+    judge = {"judge_url": judge_url, "judge_model": judge_model, "judge_tokens": judge_tokens}
+    explained = explain(
+        features=found.outputs["features"], model=model, explainer=explainer, seed=seed, store=store, **judge
+    )
+    scored = score(
+        explanations=explained.outputs["explanations"], model=model, scorer=scorer, seed=seed, store=store, **judge
+    )
+    reported = report(
+        features=found.outputs["features"],
+        evaluation=evaluated.outputs["evaluation"],
+        scores=scored.outputs["scores"],
+        store=store,
+    )
+    verdict = gate(
+        evaluation=evaluated.outputs["evaluation"],
+        scores=scored.outputs["scores"],
+        min_explained_variance=min_explained_variance,
+        min_ce_recovered=min_ce_recovered,
+        max_dead=max_dead,
+        min_interpretable=min_interpretable,
+        store=store,
+    ).after(reported)
+    with dsl.If(verdict.output != "", name="falls short"):
+        fail_gate(missed=verdict.output)

@@ -1,5 +1,7 @@
 """The find step as a KFP component."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from components.images import BATCH_IMAGE
@@ -9,37 +11,45 @@ from components.images import BATCH_IMAGE
 def find(
     sae: dsl.Input[dsl.Model],
     features: dsl.Output[dsl.Dataset],
+    parts: Optional[dsl.Input[list[dsl.Dataset]]] = None,  # noqa: UP045 - kfp reads no other spelling
     model: str = "demo",
     contexts: int = 20,
     context_before: int = 24,
     context_after: int = 8,
+    ablation_contexts: int = 2,
+    attribution_contexts: int = 1,
     dtype: str = "auto",
     quantization: str = "none",
+    seed: int = 0,
     store: str = "",
 ):
-    """Find what activates each feature: statistics, strongest contexts, logit lens.
+    """Find what activates each feature, which features are alike, and what each does in the model.
 
     Args:
         sae: Trained autoencoder (sae/...).
-        features: Statistics, contexts and logit lens of every feature.
+        features: Statistics, contexts, neighbours and effects of every feature.
+        parts: All parts of the pass, where find_part made them.
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
         contexts: Strongest contexts kept a feature, each from another document.
         context_before: Tokens shown before the strongest one.
         context_after: Tokens shown after it.
+        ablation_contexts: Contexts a feature in which zeroing it is tried: three forward passes each; 0: none.
+        attribution_contexts: Contexts a feature traced to input tokens: five passes with gradients each; 0: none.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
     done = steps.find(
         sae=steps.artifact_uri(sae.path),
+        parts=",".join(steps.artifact_uri(part.path) for part in parts or []),
         model=model,
         contexts=contexts,
-        context_before=context_before,
-        context_after=context_after,
-        dtype=dtype,
-        quantization=quantization,
-        store=store,
+        **{"context_before": context_before, "context_after": context_after},
+        ablation_contexts=ablation_contexts,
+        attribution_contexts=attribution_contexts,
+        **{"dtype": dtype, "quantization": quantization, "seed": seed, "store": store},
     )
     done.write_to(features)

@@ -1,5 +1,7 @@
 """The report step as a KFP component."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from components.images import BATCH_IMAGE
@@ -12,6 +14,7 @@ def report(
     report: dsl.Output[dsl.Dataset],
     dashboard: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
+    scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     title: str = "Feature dashboard",
     contexts_per_feature: int = 10,
     store: str = "",
@@ -24,8 +27,9 @@ def report(
         report: The published report.
         dashboard: The feature dashboard, one HTML page.
         summary: Figures and lineage in Markdown.
+        scores: Scores of its features' explanations (scores/...); without them the page shows no explanations.
         title: Title of the page.
-        contexts_per_feature: Contexts shown a feature.
+        contexts_per_feature: Strongest contexts shown a feature.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
@@ -33,6 +37,7 @@ def report(
     done = steps.report(
         features=steps.artifact_uri(features.path),
         evaluation=steps.artifact_uri(evaluation.path),
+        scores=steps.artifact_uri(scores.path) if scores else "",
         title=title,
         contexts_per_feature=contexts_per_feature,
         store=store,

@@ -9,6 +9,7 @@
     │   ├── SubjectError        a language model cannot be loaded, or has no such layer or hook
     │   │   └── HubUnreachable  the model hub cannot be reached from this machine
     │   └── NotFound            no artifact, corpus or file of that name
+    ├── GateFailed              figures fall short of what a run was asked for
     ├── DamagedArtifact         bytes in the store are not the bytes that were published
     └── StorageError            the store cannot be read or written
         └── StorageFull         no space is left; everything already written stays usable
@@ -46,6 +47,12 @@ class HubUnreachable(SubjectError):
 
 class NotFound(InputError):
     """No artifact, corpus or file of that name."""
+
+
+class GateFailed(MistudioError):
+    """Figures fall short of what a run was asked for."""
+
+    exit_code = 3
 
 
 class DamagedArtifact(MistudioError):

@@ -11,25 +11,33 @@ from kfp import dsl
 from components.capture.component import capture
 from components.compare.component import compare
 from components.evaluate.component import evaluate
+from components.explain.component import explain
+from components.fail_gate.component import fail_gate
 from components.find.component import find
+from components.find_part.component import find_part
+from components.gate.component import gate
 from components.grid.component import grid
 from components.ingest.component import ingest
 from components.probe.component import probe
 from components.report.component import report
+from components.score.component import score
 from components.stability.component import stability
 from components.train.component import train
+from mistudio import steps
 from mistudio.activations import CaptureConfig
 from mistudio.cli.checkout import pipeline_names
 from mistudio.corpus.ingest import IngestConfig
 from mistudio.evaluate import EvaluateConfig
 from mistudio.evaluate.probing import ProbeConfig
 from mistudio.evaluate.stability import StabilityConfig
+from mistudio.explain import ExplainConfig
+from mistudio.explain.program import ProgramConfig
 from mistudio.find import FindConfig
 from mistudio.report.compare import CompareConfig
 from mistudio.report.step import ReportConfig
 from mistudio.sae import StandardConfig
+from mistudio.score import ScoreConfig
 from mistudio.steps import BATCH_STEPS
-from mistudio.steps import grid as grid_step
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig
 from pipelines._kfp import compile_to
@@ -43,14 +51,19 @@ COMPONENTS = {
     "train": train,
     "evaluate": evaluate,
     "find": find,
+    "find_part": find_part,
+    "explain": explain,
+    "score": score,
     "report": report,
     "stability": stability,
     "probe": probe,
     "compare": compare,
     "grid": grid,
+    "gate": gate,
+    "fail_gate": fail_gate,
 }
-# A grid publishes nothing: it is a step of pipelines alone.
-STEPS = {**BATCH_STEPS, "grid": grid_step}
+# These publish nothing: they are steps of pipelines alone.
+STEPS = {**BATCH_STEPS, "grid": steps.grid, "gate": steps.gate, "fail_gate": steps.fail_gate}
 PIPELINES = {"interpret": interpret, "sweep": sweep}
 CONFIGS = {
     "ingest": (IngestConfig,),
@@ -58,11 +71,16 @@ CONFIGS = {
     "train": (TrainConfig, StandardConfig),
     "evaluate": (EvaluateConfig, SubjectConfig),
     "find": (FindConfig, SubjectConfig),
+    "find_part": (FindConfig, SubjectConfig),
+    "explain": (ExplainConfig, ProgramConfig, SubjectConfig),
+    "score": (ScoreConfig, SubjectConfig),
     "report": (ReportConfig,),
     "stability": (StabilityConfig,),
     "probe": (ProbeConfig, SubjectConfig),
     "compare": (CompareConfig,),
     "grid": (),
+    "gate": (),
+    "fail_gate": (),
 }
 # What a pipeline caps for a first run, where the library itself would read everything.
 PIPELINE_LIMITS = {("ingest", "max_tokens")}
@@ -70,7 +88,8 @@ PIPELINE_LIMITS = {("ingest", "max_tokens")}
 
 def scalars(component: object) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(component.python_func).parameters
-    return {name: p for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    # None is the default of an optional artifact.
+    return {name: p for name, p in parameters.items() if p.default not in (inspect.Parameter.empty, None)}
 
 
 def test_every_batch_step_has_a_component() -> None:

@@ -18,6 +18,8 @@ from mistudio.tracking import Run, pipeline_run
 _LOG_TAIL_LINES = 25
 _HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
 
+_SCORED = ("interpretable", "explained", "dead", "dense", "program_f1", "shuffled_f1")
+
 
 def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> list[Event]:
     """Run a pipeline; return the closing events of its steps, in the order they came.
@@ -77,6 +79,7 @@ def _log_results(run: Run, finished: list[Event]) -> None:
     last = {event["step"]: event for event in finished}
     measured = last.get("compare") or last.get("evaluate")
     run.log_metrics({name: measured["summary"].get(name) for name in _HEADLINES} if measured else {})
+    run.log_metrics({name: last["score"]["summary"].get(name) for name in _SCORED} if "score" in last else {})
     run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
     repeated = {event["step"] for event in finished if event is not last[event["step"]]}
     for step, event in last.items():

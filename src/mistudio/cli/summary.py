@@ -12,11 +12,12 @@ from mistudio.cli.checkout import kfp_functions, signature
 from mistudio.cli.display import Event, seconds_by_step
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
+_SCORED = ("interpretable", "explained")
 _PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
 
 def summarise(finished: list[Event]) -> dict[str, Any]:
-    """``tokens``, the figures of the evaluation, ``seconds`` and ``artifacts`` by step.
+    """``tokens``, the figures of the evaluation and of the scores, ``seconds`` and ``artifacts`` by step.
 
     Of a sweep the figures are those of the best, with ``best``, ``rule`` and ``autoencoders`` beside them;
     the artifacts of a step that ran more than once are a list.
@@ -28,6 +29,7 @@ def summarise(finished: list[Event]) -> dict[str, Any]:
         **named,
         "tokens": last["train"]["tokens"] if "train" in last else None,
         **{name: measured.get(name) for name in _FIGURES},
+        **{name: last["score"].get(name) for name in _SCORED if "score" in last},
         "seconds": seconds_by_step(finished),
         "artifacts": {step: _artifacts([event for event in finished if event["step"] == step]) for step in last},
     }
@@ -50,6 +52,9 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
     table.add_row("dead features", _number(closing["dead_fraction"], ".2%"))
     table.add_row("CE recovered", _number(closing["ce_recovered"], ".4f"))
+    if "interpretable" in closing:
+        table.add_row("explained features", f"{closing['explained']:,}")
+        table.add_row("interpretable features (score 0.8 or more)", f"{closing['interpretable']:,}")
     seconds = ", ".join(f"{step} {time:.1f}" for step, time in closing["seconds"].items())
     table.add_row("seconds a step", f"{seconds} (sum {sum(closing['seconds'].values()):.1f})")
     console.print(table)

@@ -66,7 +66,16 @@ def build(draft: Draft, config: DemoConfig, seed: int, stdlib: Path | None) -> S
             f"{'to train on' if not texts.train else 'to evaluate on'}. Choose another fraction."
         )
         raise CorpusError(message)
-    tokenizer = _tokenizer(draft, texts, config)
+    return build_from(draft, config, seed, texts, _tokenizer(draft, texts, config))
+
+
+def build_from(
+    draft: Draft, config: DemoConfig, seed: int, texts: Split, tokenizer: PreTrainedTokenizerFast
+) -> Summary:
+    """Train a model on given texts with a given tokenizer, and write it; return the summary.
+
+    The tokenizer's first two ids have to be those of ``<s>`` and ``</s>``; its files are the caller's to write.
+    """
     training = _Training(draft, config, seed, sequences(tokenizer, texts.train, config.context_length))
     training.run()
     bits, held_out_bytes = _evaluate(training.weights, config, tokenizer, texts.held_out)

@@ -1,1 +1,21 @@
 """The explain step: a description of each feature, made from documents that no scorer uses."""
+
+from mistudio.explain.step import ExplainConfig, JudgeSource, explain
+from mistudio.explain.tables import (
+    EXPLANATIONS_NAME,
+    LABELS_NAME,
+    SUMMARY_NAME,
+    TOKEN_SETS_NAME,
+    read_explanations,
+)
+
+__all__ = [
+    "EXPLANATIONS_NAME",
+    "LABELS_NAME",
+    "SUMMARY_NAME",
+    "TOKEN_SETS_NAME",
+    "ExplainConfig",
+    "JudgeSource",
+    "explain",
+    "read_explanations",
+]

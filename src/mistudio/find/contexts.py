@@ -1,9 +1,10 @@
-"""The strongest contexts of every feature, each from another document, kept in bounded memory.
+"""The best contexts of every feature, each from another document, kept in bounded memory.
 
 One pass over the activations in chunks that never cut a sequence. For each feature the best C peaks are
-held, at most one a document, with the feature's activation on the tokens around the peak. The result does
-not depend on how the rows are cut into chunks: peaks are ordered by value, then by document, sequence and
-position.
+held, at most one a document, with the feature's activation on the tokens around the peak. Best are the
+strongest, or those with the largest number drawn by lot: then they are a sample. The result does not
+depend on how the rows are cut into chunks, nor on which part of them was looked at where: peaks are ordered
+by value, then by document, sequence and position.
 
 Shape legend: A active (token, feature) pairs, F features, C contexts a feature, W tokens of a window,
 P candidate peaks, N rows of a chunk.
@@ -19,6 +20,9 @@ from torch import Tensor
 from mistudio.sae import ActiveLatents
 
 _INT_FIELDS = ("document", "sequence", "position")
+_FIRST_PAIRS = 1 << 14
+_MERGED_AT_ONCE = 1 << 17  # peaks, so that copies of windows take little memory
+_LOT_BITS = 24  # as many as a float32 holds exactly
 
 
 class ChunkRows(NamedTuple):
@@ -37,6 +41,7 @@ class _Peaks(NamedTuple):
     document: NDArray[np.int32]
     sequence: NDArray[np.int32]
     position: NDArray[np.int32]
+    row: NDArray[np.int32]  # of the chunk at hand; -1 for those of earlier ones, whose windows are known
     window: NDArray[np.float32]
 
     def take(self, rows: NDArray[np.int64]) -> "_Peaks":
@@ -44,7 +49,10 @@ class _Peaks(NamedTuple):
 
 
 class TopContexts:
-    """The C strongest peaks of each of F features; empty places have document -1."""
+    """The C best peaks of each of F features; empty places have document -1.
+
+    ``value_FC`` is what they are ranked by; ``window_FCW`` holds activations in any case.
+    """
 
     def __init__(self, num_features: int, num_contexts: int, before: int, after: int) -> None:
         self.num_features, self.num_contexts = num_features, num_contexts
@@ -53,27 +61,43 @@ class TopContexts:
         self.value_FC = np.full(shape, -np.inf, dtype=np.float32)
         self.ints_FC = {name: np.full(shape, -1, dtype=np.int32) for name in _INT_FIELDS}
         self.window_FCW = np.full((*shape, before + 1 + after), np.nan, dtype=np.float32)
+        self._row_FC = np.full(shape, -1, dtype=np.int32)
+        self._seen = 0
 
-    def update(self, active: ActiveLatents, rows: ChunkRows) -> None:
-        """Take in the active latents of a chunk; tokens are numbered by the chunk's rows."""
+    def update(self, active: ActiveLatents, rows: ChunkRows, lot_A: NDArray[np.float32] | None = None) -> None:
+        """Take in the active latents of a chunk; tokens are numbered by the chunk's rows.
+
+        Args:
+            active: the pairs.
+            rows: where their tokens come from.
+            lot_A: what to rank the pairs by instead of their activations.
+        """
+        if not self.num_contexts:
+            return
         row_A, feature_A = active.token_A.cpu().numpy(), active.feature_A.cpu().numpy()
         value_A = active.value_A.cpu().numpy()
-        hopeful = np.flatnonzero(value_A >= self.value_FC[feature_A, -1])
-        if not len(hopeful):
+        rank_A = value_A if lot_A is None else lot_A
+        start = 0
+        # Thresholds rise quickly at first: the pieces grow with what was seen, so that few pairs are ever sorted.
+        while start < len(row_A):
+            stop = start + max(self._seen, _FIRST_PAIRS)
+            piece = slice(start, stop)
+            hopeful = start + np.flatnonzero(rank_A[piece] >= self.value_FC[:, -1][feature_A[piece]])
+            if len(hopeful):
+                self._merge(self._peaks(row_A[hopeful], feature_A[hopeful], rank_A[hopeful], rows))
+            self._seen += len(row_A[piece])
+            start = stop
+        self._look_around(row_A, feature_A, value_A, rows.sequence)
+
+    def merge(self, state: dict[str, Tensor]) -> None:
+        """Take in what another search over other documents or the same ones has found, by its state."""
+        found = np.nonzero(state["document"].numpy() >= 0)
+        if not len(found[0]):
             return
-        peak_rows, peak_features, peak_values = row_A[hopeful], feature_A[hopeful], value_A[hopeful]
-        candidates = _Peaks(
-            peak_features,
-            peak_values,
-            rows.document[peak_rows],
-            rows.sequence[peak_rows],
-            rows.position[peak_rows],
-            window=np.empty((len(hopeful), 0), dtype=np.float32),
-        )
-        best = _best_of_each_document(candidates)
-        best = best[_rank(candidates.take(best)) < self.num_contexts]
-        window_PW = self._windows(peak_rows[best], peak_features[best], row_A, feature_A, value_A, rows.sequence)
-        self._merge(candidates.take(best)._replace(window=window_PW))
+        value, window = state["value"].numpy()[found], state["window"].numpy()[found]
+        ints = {name: state[name].numpy()[found] for name in _INT_FIELDS}
+        known = np.full(len(value), -1, dtype=np.int32)
+        self._merge(_Peaks(feature=found[0], value=value, row=known, window=window, **ints))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All peaks and windows."""
@@ -85,44 +109,99 @@ class TopContexts:
         self.value_FC, self.window_FCW = state["value"].numpy(), state["window"].numpy()
         self.ints_FC = {name: state[name].numpy() for name in _INT_FIELDS}
 
-    def _windows(
+    def _peaks(
+        self, row_P: NDArray[np.int64], feature_P: NDArray[np.int64], value_P: NDArray[np.float32], rows: ChunkRows
+    ) -> _Peaks:
+        """The few best of a chunk's pairs; their windows are looked up when it is known which of them stay."""
+        document, sequence, position = (each[row_P] for each in rows)
+        no_window = np.empty((len(row_P), 0), dtype=np.float32)
+        peaks = _Peaks(feature_P, value_P, document, sequence, position, row_P.astype(np.int32), no_window)
+        peaks = peaks.take(_best_of_each_document(peaks))
+        return peaks.take(np.flatnonzero(_rank(peaks) < self.num_contexts))
+
+    def _look_around(
         self,
-        row_P: NDArray[np.int64],
-        feature_P: NDArray[np.int64],
         row_A: NDArray[np.int64],
         feature_A: NDArray[np.int64],
         value_A: NDArray[np.float32],
         sequence_N: NDArray[np.int32],
-    ) -> NDArray[np.float32]:
-        """The features' activations around the peaks; NaN outside the sequence."""
+    ) -> None:
+        """The features' activations around the peaks of this chunk; NaN outside the sequence."""
+        feature_P, place_P = np.nonzero(self._row_FC >= 0)
+        if not len(feature_P):
+            return
+        row_P = self._row_FC[feature_P, place_P].astype(np.int64)
+        order = np.lexsort((feature_P, row_P))  # neighbouring look-ups find what they need in the cache
+        feature_P, place_P, row_P = feature_P[order], place_P[order], row_P[order]
         key_A = row_A * self.num_features + feature_A
         window_PW = np.full((len(row_P), self.before + 1 + self.after), np.nan, dtype=np.float32)
-        for place, shift in enumerate(range(-self.before, self.after + 1)):
+        for column, shift in enumerate(range(-self.before, self.after + 1)):
             near_P = row_P + shift
             inside = (near_P >= 0) & (near_P < len(sequence_N))
             inside[inside] = sequence_N[near_P[inside]] == sequence_N[row_P[inside]]
             wanted = near_P[inside] * self.num_features + feature_P[inside]
             found = np.minimum(np.searchsorted(key_A, wanted), len(key_A) - 1)
-            window_PW[inside, place] = np.where(key_A[found] == wanted, value_A[found], 0)
-        return window_PW
+            window_PW[inside, column] = np.where(key_A[found] == wanted, value_A[found], 0)
+        self.window_FCW[feature_P, place_P] = window_PW
+        self._row_FC[feature_P, place_P] = -1
 
     def _merge(self, new: _Peaks) -> None:
-        """Put new peaks in their places among the old ones of the same features."""
+        """Put new peaks, which lie by feature, in their places among the old ones of the same features."""
+        first = 0
+        while first < len(new.feature):
+            last = new.feature[min(first + _MERGED_AT_ONCE, len(new.feature)) - 1]
+            stop = int(np.searchsorted(new.feature, last, side="right"))
+            self._merge_block(_Peaks._make(column[first:stop] for column in new))
+            first = stop
+
+    def _merge_block(self, new: _Peaks) -> None:
+        if not new.window.shape[1]:  # not known yet
+            new = new._replace(window=np.full((len(new.row), self.window_FCW.shape[2]), np.nan, dtype=np.float32))
         touched = np.unique(new.feature)
         kept_feature, kept_place = np.nonzero(self.ints_FC["document"][touched] >= 0)
         kept_feature = touched[kept_feature]
         where = (kept_feature, kept_place)
         old_ints = {name: self.ints_FC[name][where] for name in _INT_FIELDS}
-        old = _Peaks(feature=kept_feature, value=self.value_FC[where], window=self.window_FCW[where], **old_ints)
+        old_row, old_window = self._row_FC[where], self.window_FCW[where]
+        old = _Peaks(feature=kept_feature, value=self.value_FC[where], row=old_row, window=old_window, **old_ints)
         peaks = _Peaks._make(np.concatenate([getattr(old, name), getattr(new, name)]) for name in _Peaks._fields)
         peaks = peaks.take(_best_of_each_document(peaks))
         rank = _rank(peaks)
         chosen = np.flatnonzero(rank < self.num_contexts)
         peaks, place = peaks.take(chosen), (peaks.feature[chosen], rank[chosen])
         # A feature never has fewer contexts than before, so each of its old places is written again.
-        self.value_FC[place], self.window_FCW[place] = peaks.value, peaks.window
+        self.value_FC[place], self.window_FCW[place], self._row_FC[place] = peaks.value, peaks.window, peaks.row
         for name in _INT_FIELDS:
             self.ints_FC[name][place] = getattr(peaks, name)
+
+
+class Lottery:
+    """Draws a number for each (feature, token): the same for the same seed, wherever and whenever it is asked for.
+
+    A feature's numbers are those of the tokens, taken in an order of its own; so the peaks with the largest are a
+    sample of its activations. SplitMix64 (Steele, Lea and Flood 2014) mixes them.
+    """
+
+    def __init__(self, num_features: int, seed: int) -> None:
+        self.seed = seed
+        self._order_F = mixed(np.arange(num_features, dtype=np.uint64), seed + 1)
+
+    def draw(self, active: ActiveLatents, rows: ChunkRows) -> NDArray[np.float32]:
+        """Numbers [A] from 0 to below 2**24, as float32."""
+        token_N = mixed(mixed(rows.sequence.astype(np.uint64), self.seed) ^ rows.position.astype(np.uint64), self.seed)
+        shift = np.uint64(64 - _LOT_BITS)
+        token_N, order_F = (token_N >> shift).astype(np.int32), (self._order_F >> shift).astype(np.int32)
+        lot_A = token_N[active.token_A.cpu().numpy()] ^ order_F[active.feature_A.cpu().numpy()]
+        numbers_A: NDArray[np.float32] = lot_A.astype(np.float32)
+        return numbers_A
+
+
+def mixed(number_N: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Pseudo-random numbers, one for each number (SplitMix64's output function)."""
+    state_N = number_N * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1342543DE82EF95) % (1 << 64))
+    state_N = (state_N ^ (state_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state_N = (state_N ^ (state_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state_N ^ (state_N >> np.uint64(31))
 
 
 def _best_of_each_document(peaks: _Peaks) -> NDArray[np.int64]:

@@ -1,43 +1,46 @@
-"""The find step: what activates each feature, in one streaming pass over the training activations.
+"""The find step: what activates each feature, which features are alike, and what they do in the model.
 
-Memory is bounded by features x contexts, whatever the corpus: only the statistics and the best contexts
-of each feature are held. After each shard they are saved, and a killed run goes on from there.
+One streaming pass over the training activations, whole or in parts that are put together, keeps statistics and
+contexts of each feature. Memory is bounded by features x contexts and by the sample of tokens, whatever the corpus.
+Then features are compared with each other, and tried in the model. A killed run goes on from what it has kept.
 """
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
-from mistudio.activations import OrderedRows, open_hook
+from safetensors.torch import load_file
+
+from mistudio.activations import open_hook
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.corpus.reader import TokenCorpus
-from mistudio.errors import SubjectError
+from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import check_subject, numerics
-from mistudio.find.contexts import ChunkRows, TopContexts
-from mistudio.find.statistics import FeatureStatistics
-from mistudio.find.tables import Lens, find_json, logit_lens, write_contexts, write_features
-from mistudio.progress import progress
-from mistudio.sae import SparseAutoencoder, hook_of, load_autoencoder, spread_of
-from mistudio.subject import HookPoint, Subject, SubjectConfig, SubjectSource, load_subject, token_strings
-
-FEATURES_NAME = "features.parquet"
-CONTEXTS_NAME = "contexts.parquet"
-FIND_NAME = "find.json"
-_MLP_INSIDE = "mlp_act"
+from mistudio.find.config import FindConfig, PassConfig
+from mistudio.find.publish import Searched, publish
+from mistudio.find.search import STATE_NAME, Search, chunks_of_part, run_search, save_state
+from mistudio.sae import hook_of, load_autoencoder, spread_of, target_hook_of
+from mistudio.subject import SubjectConfig, SubjectSource, load_subject
 
 
-class FindConfig(BaseModel):
-    """What to keep of each feature."""
+class _Inputs(NamedTuple):
+    """What a search reads, besides the store."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    sae: Artifact
+    activations: Artifact
+    source: SubjectSource
+    subject_config: SubjectConfig
+    seed: int
 
-    contexts: int = Field(
-        default=20, ge=1, le=1000, description="strongest contexts a feature, each from another document"
-    )
-    context_before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")
-    context_after: int = Field(default=8, ge=0, le=512, description="tokens shown after the peak")
-    lens_tokens: int = Field(default=10, ge=1, le=100, description="promoted and suppressed output tokens a feature")
-    chunk_rows: int = Field(default=32_768, ge=64, description="about how many activations are encoded at once")
+    def recipe(self, kind: str, config: PassConfig, **part: int) -> Recipe:
+        inputs = {"sae": self.sae.ref, "subject": InputRef(uri=self.source.uri, digest=self.source.digest)}
+        settings = {**config.model_dump(mode="json"), **numerics(self.subject_config), **part}
+        return Recipe(kind=kind, config=settings, inputs=inputs, seed=self.seed)
+
+    def part_recipe(self, config: PassConfig, part: int, num_parts: int) -> Recipe:
+        """Of one part of the pass, which depends on what the pass keeps and on nothing else."""
+        settings = PassConfig(**{name: getattr(config, name) for name in PassConfig.model_fields})
+        return self.recipe("features-part", settings, part=part, num_parts=num_parts)
 
 
 def find_features(
@@ -47,111 +50,101 @@ def find_features(
     subject_config: SubjectConfig,
     config: FindConfig | None = None,
     seed: int = 0,
+    parts: Sequence[Artifact] = (),
 ) -> Produced:
-    """Publish statistics, top contexts and logit lens of every feature of the autoencoder ``sae``.
+    """Publish statistics, contexts, neighbours and effects of every feature of the autoencoder ``sae``.
+
+    Args:
+        store: holds everything.
+        sae: artifact of kind ``sae``.
+        source: the model that it was trained on.
+        subject_config: how to load it.
+        config: what to keep.
+        seed: of what is drawn by lot.
+        parts: all parts of the same search, by :func:`find_part`; none: the pass is made here. The artifact is the
+            same, byte for byte.
 
     Raises:
-        InputError: the model is not the one that the activations come from.
+        InputError: the model is not the one that the activations come from, or the parts are not all of this search.
     """
     config = config or FindConfig()
-    activations = open_input(store, sae.manifest.inputs["activations"], "activations")
-    check_subject(activations, source)
-    inputs = {"sae": sae.ref, "subject": InputRef(uri=source.uri, digest=source.digest)}
-    settings = {**config.model_dump(mode="json"), **numerics(subject_config)}
-    recipe = Recipe(kind="features", config=settings, inputs=inputs, seed=seed)
+    given = _given(store, sae, source, subject_config, seed)
+    _check_parts(given, config, parts)
 
     def build(draft: Draft) -> Summary:
-        subject = load_subject(source, subject_config)
-        autoencoder = load_autoencoder(sae, subject.device)
-        with open_hook(store, activations, hook_of(sae), source, subject_config) as reader:
-            finder = _Finder(draft, autoencoder, reader, spread_of(sae), config, subject.device)
-            finder.run()
-        corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
-        return _publish(draft, finder, corpus, subject)
+        with _opened(store, given, config) as opened:
+            if parts:
+                for part in parts:
+                    opened.search.merge(load_file(part.file(STATE_NAME)))
+            else:
+                _pass(opened, draft, 0, 1)
+            return publish(draft, opened, config, given.seed)
 
-    return produce(store, recipe, "find", build)
-
-
-class _Finder:
-    """The pass over the activations, with a checkpoint after each shard."""
-
-    def __init__(
-        self,
-        draft: Draft,
-        sae: SparseAutoencoder,
-        reader: OrderedRows,
-        spread: float,
-        config: FindConfig,
-        device: torch.device,
-    ) -> None:
-        self.draft, self.sae, self.reader, self.config, self.device = draft, sae, reader, config, device
-        self.statistics = FeatureStatistics(sae.width, spread)
-        self.contexts = TopContexts(sae.width, config.contexts, config.context_before, config.context_after)
-
-    def run(self) -> None:
-        with progress("Find contexts", len(self.reader), "tokens") as bar:
-            first = self._resume()
-            bar.advance(self.statistics.num_tokens)
-            for shard in range(first, len(self.reader.shards)):
-                for start, stop in self.reader.chunks(shard, self.config.chunk_rows):
-                    self._chunk(start, stop)
-                    bar.advance(stop - start)
-                self._save(shard + 1)
-
-    def _chunk(self, start: int, stop: int) -> None:
-        acts_ND = self.reader.acts(start, stop).to(self.device, torch.float32)
-        active = self.sae.encode_active(acts_ND)
-        self.statistics.update(active, len(acts_ND))
-        meta = self.reader.meta(start, stop)
-        self.contexts.update(active, ChunkRows(meta["document"], meta["sequence"], meta["position"]))
-
-    def _save(self, done: int) -> None:
-        """Keep what the first ``done`` shards gave; the last shard is followed by publication instead."""
-        if done == len(self.reader.shards):
-            return
-        tensors = {f"statistics.{name}": value for name, value in self.statistics.state_dict().items()}
-        tensors |= {f"contexts.{name}": value for name, value in self.contexts.state_dict().items()}
-        with self.draft.stage_work(f"shards-{done:05d}.safetensors") as path:
-            save_file(tensors, path)
-        for name in self.draft.work_names()[:-1]:
-            self.draft.remove_work(name)
-
-    def _resume(self) -> int:
-        """Load the last checkpoint; return the number of shards that are done."""
-        names = self.draft.work_names()
-        if not names:
-            return 0
-        tensors = load_file(self.draft.work_file(names[-1]))
-        for part, holder in (("statistics.", self.statistics), ("contexts.", self.contexts)):
-            state = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-            holder.load_state_dict(state)
-        return int(names[-1].removeprefix("shards-").removesuffix(".safetensors"))
+    return produce(store, given.recipe("features", config), "find", build)
 
 
-def _publish(draft: Draft, finder: _Finder, corpus: TokenCorpus, subject: Subject) -> Summary:
-    tokens = token_strings(subject.tokenizer)
-    statistics = finder.statistics
-    lens = _lens(subject, finder)
-    with draft.stage(FEATURES_NAME) as path:
-        write_features(path, statistics, lens, tokens)
-    with draft.stage(CONTEXTS_NAME) as path:
-        num_contexts = write_contexts(path, finder.contexts, corpus, tokens)
-    draft.write(FIND_NAME, find_json(statistics, finder.contexts))
-    return {
-        "features": finder.sae.width,
-        "silent_features": int((statistics.count_F == 0).sum()),
-        "contexts": num_contexts,
-        "tokens": statistics.num_tokens,
-        "logit_lens": lens is not None,
-    }
+def find_part(
+    store: Store,
+    sae: Artifact,
+    source: SubjectSource,
+    subject_config: SubjectConfig,
+    config: PassConfig | None = None,
+    seed: int = 0,
+    *,
+    part: int,
+    num_parts: int,
+) -> Produced:
+    """Make the pass over one of ``num_parts`` parts of the activations, ``part`` counting from 0.
+
+    Raises:
+        ConfigError: there is no such part.
+        InputError: the model is not the one that the activations come from.
+    """
+    if not 0 <= part < num_parts:
+        message = f"part is {part} and num_parts {num_parts}: parts count from 0 to num_parts - 1."
+        raise ConfigError(message)
+    config = config or PassConfig()
+    given = _given(store, sae, source, subject_config, seed)
+
+    def build(draft: Draft) -> Summary:
+        with _opened(store, given, config) as opened:
+            _pass(opened, draft, part, num_parts)
+            save_state(opened.search, draft)
+            return {"part": part, "num_parts": num_parts, "tokens": opened.search.statistics.num_tokens}
+
+    return produce(store, given.part_recipe(config, part, num_parts), "find_part", build)
 
 
-def _lens(subject: Subject, finder: _Finder) -> Lens | None:
-    """The logit lens, where features are directions in the residual stream and the model has an output head."""
-    hook = HookPoint.parse(finder.reader.hook)
-    if hook.kind == _MLP_INSIDE:
-        return None
-    try:
-        return logit_lens(subject, finder.sae.W_dec, finder.config.lens_tokens)
-    except SubjectError:
-        return None
+def _given(store: Store, sae: Artifact, source: SubjectSource, subject_config: SubjectConfig, seed: int) -> _Inputs:
+    activations = open_input(store, sae.manifest.inputs["activations"], "activations")
+    check_subject(activations, source)
+    return _Inputs(sae, activations, source, subject_config, seed)
+
+
+def _check_parts(given: _Inputs, config: PassConfig, parts: Sequence[Artifact]) -> None:
+    """Refuse parts that are not, together, all of this search."""
+    found = [part.uri for part in parts]
+    for part in range(len(parts)):
+        uri = given.part_recipe(config, part, len(parts)).prefix
+        if uri not in found:
+            message = (
+                f"{', '.join(found)} are not the {len(parts)} parts of this search: {uri} is missing. Give all that "
+                "find_part made, once each, with the same autoencoder, model, settings and seed."
+            )
+            raise InputError(message)
+
+
+@contextmanager
+def _opened(store: Store, given: _Inputs, config: PassConfig) -> Iterator[Searched]:
+    subject = load_subject(given.source, given.subject_config)
+    sae = load_autoencoder(given.sae, subject.device)
+    corpus = TokenCorpus(open_input(store, given.activations.manifest.inputs["corpus"], "corpus"))
+    hook = hook_of(given.sae)
+    with open_hook(store, given.activations, hook, given.source, given.subject_config) as reader:
+        search = Search(sae.width, spread_of(given.sae), len(reader), corpus, config, given.seed)
+        yield Searched(search, subject, sae, reader, corpus, hook, target_hook_of(given.sae) or hook)
+
+
+def _pass(opened: Searched, draft: Draft, part: int, num_parts: int) -> None:
+    chunks = chunks_of_part(opened.reader, opened.search.config.chunk_rows, part, num_parts)
+    run_search(opened.search, opened.sae, opened.reader, chunks, draft, opened.subject.device)

@@ -1,25 +1,28 @@
-"""The tables that find publishes: one row a feature, and one row a context.
+"""The tables that find publishes of whole features: one row a feature, and one row a neighbour.
 
-Shape legend: F features, C contexts a feature, W tokens of a window, D model width, V vocabulary.
+Shape legend: F features, D model width, V vocabulary, Q quantiles, n neighbours.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.corpus.reader import TokenCorpus
-from mistudio.find.contexts import TopContexts
-from mistudio.find.statistics import FeatureStatistics, histogram_edges
+from mistudio.find.association import Associated, Associations
+from mistudio.find.landscape import Landscape
+from mistudio.find.neighbours import Nearest
+from mistudio.find.search import POSITION_EDGES, Search
+from mistudio.find.statistics import QUANTILES, FeatureStatistics, histogram_edges
 from mistudio.subject import Subject, unembed
 
 _FEATURES_AT_ONCE = 256
-_WINDOW_TOKENS_AT_ONCE = 1 << 22
+_NEIGHBOUR_FEATURES_AT_ONCE = 8192
 
 
 class Lens(NamedTuple):
@@ -51,9 +54,15 @@ def logit_lens(subject: Subject, W_dec_FD: Tensor, num_tokens: int) -> Lens:
     return lens
 
 
-def write_features(path: Path, statistics: FeatureStatistics, lens: Lens | None, tokens: list[str]) -> None:
-    """One row a feature: how often and how strongly it fires, and which output tokens it moves."""
-    num_features = len(statistics.count_F)
+def write_features(
+    path: Path,
+    statistics: FeatureStatistics,
+    lens: Lens | None,
+    tokens: list[str],
+    more: Mapping[str, pa.Array] | None = None,
+) -> None:
+    """One row a feature: how often and how strongly it fires, which output tokens it moves, and ``more``."""
+    num_features = statistics.num_features
     empty: list[list[int]] = [[] for _ in range(num_features)]
     lens = lens or Lens(empty, [[] for _ in empty], empty, [[] for _ in empty])
     columns = {
@@ -67,32 +76,86 @@ def write_features(path: Path, statistics: FeatureStatistics, lens: Lens | None,
         "promoted_logits": pa.array(lens.promoted_logits, pa.list_(pa.float32())),
         "suppressed_tokens": _words(lens.suppressed, tokens),
         "suppressed_logits": pa.array(lens.suppressed_logits, pa.list_(pa.float32())),
+        "quantiles": lists(statistics.quantiles()),
+    }
+    pq.write_table(pa.table({**columns, **(more or {})}), path, compression="zstd")
+
+
+def statistics_columns(
+    statistics: FeatureStatistics, associated: Associations, tokens: list[str]
+) -> dict[str, pa.Array]:
+    """Tokens, tasks and positions that features go with."""
+    columns = {f"{name}_density": lists(statistics.density_by(name)) for name in statistics.tokens_by}
+    by_name: dict[str, Associated] = associated._asdict()
+    for name, each in by_name.items():
+        columns[f"{name}_tokens"] = _words(each.tokens, tokens)
+        columns[f"{name}_values"] = pa.array(each.values, pa.list_(pa.float32()))
+    return columns
+
+
+def write_neighbours(path: Path, nearest: Mapping[str, Nearest]) -> None:
+    """One row a neighbour, by feature, relation and rank."""
+    schema = pa.schema(
+        [
+            ("feature", pa.int32()),
+            ("relation", pa.string()),
+            ("rank", pa.int32()),
+            ("other", pa.int32()),
+            ("value", pa.float32()),
+        ]
+    )
+    num_features = len(next(iter(nearest.values())).other)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for first in range(0, num_features, _NEIGHBOUR_FEATURES_AT_ONCE):
+            writer.write_table(_neighbour_rows(nearest, first).cast(schema))
+
+
+def write_map(path: Path, landscape: Landscape | None, group_F: NDArray[np.int32]) -> None:
+    """One row a feature: where it lies, its cluster and its group of near-duplicates; null where it has none."""
+    count = len(group_F)
+    place = landscape.place if landscape else np.full((count, 2), np.nan, dtype=np.float32)
+    cluster = landscape.cluster if landscape else np.full(count, -1, dtype=np.int32)
+    columns = {
+        "feature": pa.array(np.arange(count), pa.int32()),
+        "x": pa.array(place[:, 0]),
+        "y": pa.array(place[:, 1]),
+        "cluster": pa.array(cluster, mask=cluster < 0),
+        "group": pa.array(group_F, mask=group_F < 0),
     }
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def write_contexts(path: Path, contexts: TopContexts, corpus: TokenCorpus, tokens: list[str]) -> int:
-    """One row a context, by feature and rank; return how many there are."""
-    written = 0
-    writer: pq.ParquetWriter | None = None
-    for batch in _context_batches(contexts, corpus, pa.array(tokens)):
-        writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
-        writer.write_table(batch)
-        written += batch.num_rows
-    if writer is not None:
-        writer.close()
-    return written
-
-
-def find_json(statistics: FeatureStatistics, contexts: TopContexts) -> bytes:
+def find_json(search: Search) -> bytes:
     """What a reader of the tables needs to know of them."""
     content = {
-        "histogram_edges": histogram_edges(statistics.spread),
-        "num_tokens": statistics.num_tokens,
-        "context_before": contexts.before,
-        "context_after": contexts.after,
+        "histogram_edges": histogram_edges(search.statistics.spread),
+        "num_tokens": search.statistics.num_tokens,
+        "context_before": search.top.before,
+        "context_after": search.top.after,
+        "quantiles": QUANTILES,
+        "tasks": search.tasks,
+        "position_edges": POSITION_EDGES,
     }
     return json.dumps(content).encode()
+
+
+def lists(values_FQ: NDArray[np.floating]) -> pa.Array:
+    """A list of float32 for each row."""
+    return pa.array(list(values_FQ.astype(np.float32)), pa.list_(pa.float32()))
+
+
+def _neighbour_rows(nearest: Mapping[str, Nearest], first: int) -> pa.Table:
+    parts = []
+    for number, (others, values) in enumerate(nearest.values()):
+        span = slice(first, first + _NEIGHBOUR_FEATURES_AT_ONCE)
+        feature, rank = np.nonzero(others[span] >= 0)
+        found = others[span][feature, rank], values[span][feature, rank]
+        parts.append((feature + first, np.full(len(feature), number), rank, *found))
+    feature, relation, rank, other, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.lexsort((rank, relation, feature))
+    names = pa.array(list(nearest)).take(pa.array(relation[order]))
+    columns = {"feature": feature[order], "relation": names, "rank": rank[order], "other": other[order]}
+    return pa.table({**columns, "value": value[order]})
 
 
 def _words(ids: list[list[int]], tokens: list[str]) -> pa.Array:
@@ -100,41 +163,3 @@ def _words(ids: list[list[int]], tokens: list[str]) -> pa.Array:
     known = len(tokens)
     words = [[tokens[token] if token < known else f"<unused {token}>" for token in row] for row in ids]
     return pa.array(words, pa.list_(pa.string()))
-
-
-def _context_batches(contexts: TopContexts, corpus: TokenCorpus, tokens: pa.Array) -> Iterator[pa.Table]:
-    """Tables of the contexts of a few hundred features each; fewer where their windows are many or long."""
-    window_tokens = contexts.window_FCW[0].size
-    at_once = max(min(_FEATURES_AT_ONCE, _WINDOW_TOKENS_AT_ONCE // window_tokens), 1)
-    for first in range(0, contexts.num_features, at_once):
-        features = slice(first, first + at_once)
-        feature, rank = np.nonzero(contexts.ints_FC["document"][features] >= 0)
-        place = (feature + first, rank)
-        sequence = contexts.ints_FC["sequence"][place]
-        position = contexts.ints_FC["position"][place]
-        rows = corpus.batch("train", sequence)
-        peak_in_sequence = position - rows.start + corpus.num_prefix
-        starts = np.maximum(peak_in_sequence - contexts.before, 0)
-        stops = peak_in_sequence + contexts.after + 1
-        ids = [row[start:stop] for row, start, stop in zip(rows.token_ids, starts, stops, strict=True)]
-        lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        skipped = starts - (peak_in_sequence - contexts.before)
-        windows = contexts.window_FCW[place]
-        values = [row[skip : skip + length] for row, skip, length in zip(windows, skipped, lengths, strict=True)]
-        flat_ids = np.concatenate([np.empty(0, np.int64), *ids]).astype(np.int64)
-        flat_values = np.concatenate([np.empty(0, np.float32), *values])
-        yield pa.table(
-            {
-                "feature": pa.array(place[0], pa.int32()),
-                "rank": pa.array(rank, pa.int32()),
-                "document": pa.array(contexts.ints_FC["document"][place]),
-                "task": pa.array(rows.task.tolist(), pa.string()),
-                "sequence": pa.array(sequence),
-                "position": pa.array(position),
-                "value": pa.array(contexts.value_FC[place]),
-                "peak": pa.array(peak_in_sequence - starts, pa.int32()),
-                "tokens": pa.ListArray.from_arrays(offsets, tokens.take(pa.array(flat_ids))),
-                "values": pa.ListArray.from_arrays(offsets, pa.array(flat_values, pa.float32())),
-            }
-        )

@@ -2,15 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 
 from mistudio.artifacts import Artifact
+from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
 from mistudio.report.metrics import METRICS, Metrics, write_metric, write_value
 from mistudio.report.page import Page
@@ -23,8 +23,22 @@ from mistudio.report.records import (
     read_find,
     write_blocks,
 )
+from mistudio.report.surroundings import map_columns
+from mistudio.score.summary import INTERPRETABLE
 
-DASHBOARD = Page("dashboard.html.j2", "dashboard.css", "dashboard.js")
+DASHBOARD = Page(
+    "dashboard.html.j2",
+    "dashboard.css",
+    (
+        "dashboard_text.js",
+        "dashboard_list.js",
+        "dashboard_contexts.js",
+        "dashboard_meaning.js",
+        "dashboard_overview.js",
+        "dashboard_feature.js",
+        "dashboard.js",
+    ),
+)
 _LOSSES = ("ce_clean", "ce_spliced", "ce_zero", "kl", "cosine", "l1")
 
 _dumps = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -34,11 +48,12 @@ def write_dashboard(
     path: Path,
     *,
     features: Artifact,
+    said: Interpretation | None,
     metrics: Metrics,
     lineage: Sequence[Sequence[Node]],
     title: str,
     max_features: int | None,
-    contexts_per_feature: int,
+    contexts_of_kind: Mapping[str, int],
 ) -> Counts:
     """Write the page to ``path`` and return what it counts.
 
@@ -48,14 +63,18 @@ def write_dashboard(
     counts = count_features(features, max_features)
     # The index stands before the blocks in the page, so that the list works while the rest still loads.
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        index = write_blocks(features, counts, contexts_per_feature, spool)
+        index = write_blocks(features, counts, contexts_of_kind, spool, said)
+        embedded = _embedded(features, counts, index, said)
         page = DASHBOARD.open().stream(
             title=title,
-            tiles=_tiles(metrics, counts),
+            tiles=[*_tiles(metrics, counts), *_said_tiles(said)],
             losses=_losses(metrics),
             lineage=lineage,
             counts=counts,
-            index=_embedded(features, counts, index),
+            facts=said.facts() if said is not None else [],
+            distribution=said.distribution() if said is not None else None,
+            index=htmlsafe_json_dumps(embedded, dumps=_dumps),
+            has_map="x" in embedded,
             blocks=_lines(spool),
         )
         with path.open("wb") as handle:
@@ -104,16 +123,39 @@ def _losses(metrics: Metrics) -> list[dict[str, str]]:
     ]
 
 
-def _embedded(features: Artifact, counts: Counts, index: FeatureIndex) -> Markup:
-    """What the script starts from, as JSON that cannot end the element it stands in."""
-    content = {
+def _said_tiles(said: Interpretation | None) -> list[dict[str, str]]:
+    if said is None:
+        return []
+    interpretable = {
+        "label": "Interpretable",
+        "value": write_value(said.interpretable),
+        "note": f"held-out {said.figure_label} ≥ {INTERPRETABLE}",
+        "hint": "features whose explanation holds on documents that no explainer saw",
+    }
+    explained = {
+        "label": "Explained",
+        "value": write_value(said.explained),
+        "note": f"of {said.num_features:,} features",
+        "hint": "features that an explainer, or a person, has words for",
+    }
+    return [interpretable, explained]
+
+
+def _embedded(features: Artifact, counts: Counts, index: FeatureIndex, said: Interpretation | None) -> dict[str, Any]:
+    """What the script starts from."""
+    find = read_find(features)
+    content: dict[str, Any] = {
         **index.columns(),
+        **map_columns(features, counts.shown),
         "block_features": BLOCK_FEATURES,
         "features_total": counts.features,
-        "activation_edges": read_find(features)["histogram_edges"],
+        "activation_edges": find["histogram_edges"],
         "density_histogram": density_histogram(features),
+        **{name: find[name] for name in ("tasks", "position_edges") if name in find},
     }
-    return htmlsafe_json_dumps(content, dumps=_dumps)
+    if said is not None:
+        content["distribution"] = said.distribution()
+    return content
 
 
 def _lines(spool: BinaryIO) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
 from mistudio.report.metrics import METRICS, Metrics, write_metric
 from mistudio.report.records import Counts
@@ -10,8 +11,14 @@ from mistudio.report.records import Counts
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
-def render_markdown(title: str, metrics: Metrics, lineage: Sequence[Sequence[Node]], counts: Counts) -> str:
-    """Metrics as a table, then what the features were made from, from source to result."""
+def render_markdown(
+    title: str,
+    metrics: Metrics,
+    lineage: Sequence[Sequence[Node]],
+    counts: Counts,
+    said: Interpretation | None = None,
+) -> str:
+    """Metrics as a table, how well explanations hold, then what the features were made from, source to result."""
     lines = [
         f"# {_escape(title)}",
         "",
@@ -22,6 +29,10 @@ def render_markdown(title: str, metrics: Metrics, lineage: Sequence[Sequence[Nod
     ]
     for metric in METRICS:
         lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {_escape(metric.hint)} |")
+    if said is not None:
+        lines += ["", "## Explanations", "", "| held-out documents | |", "| --- | ---: |"]
+        lines += [f"| features explained | {said.explained:,} of {said.num_features:,} |"]
+        lines += [f"| {_escape(name)} | {value} |" for name, value in said.facts()]
     lines += ["", "## Lineage", "", "| what | where | digest | figures |", "| --- | --- | --- | --- |"]
     for column in lineage:
         for node in column:

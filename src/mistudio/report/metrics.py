@@ -89,3 +89,8 @@ def write_value(value: object) -> str:
 def finite(value: float | None) -> float | None:
     """The value, or None where it is NaN or infinite: JSON has neither."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def rounded(value: float | None) -> float | None:
+    """Four significant digits, which is more than anyone reads off a page."""
+    return None if finite(value) is None else float(f"{value:.4g}")

@@ -18,16 +18,16 @@ _PACKAGE, _TEMPLATES = "mistudio.report", "templates"
 
 
 class Page(NamedTuple):
-    """The three files of this package that a page is made from."""
+    """The files of this package that a page is made from; scripts share one scope, in their order."""
 
     template: str
     style: str
-    script: str
+    scripts: tuple[str, ...]
 
     def digest(self) -> str:
         """First 12 hex digits of the hash of all that the page is made from beside the data."""
         digest = hashlib.sha256()
-        for name in self:
+        for name in (self.template, self.style, *self.scripts):
             digest.update(_read(name).encode())
         return digest.hexdigest()[:12]
 
@@ -40,7 +40,7 @@ class Page(NamedTuple):
             lstrip_blocks=True,
             undefined=StrictUndefined,
         )
-        style, script = _read(self.style), _read(self.script)
+        style, script = _read(self.style), _script(self.scripts)
         own = {
             "style": Markup(style),  # noqa: S704 -- our own file
             "script": Markup(script),  # noqa: S704 -- our own file
@@ -48,6 +48,11 @@ class Page(NamedTuple):
             "script_hash": _policy_hash(script),
         }
         return environment.get_template(self.template, globals=own)
+
+
+def _script(names: tuple[str, ...]) -> str:
+    """The files as one script that leaves nothing behind in the page's own scope."""
+    return '"use strict";\n(() => {\n' + "\n".join(map(_read, names)) + "})();\n"
 
 
 def _policy_hash(text: str) -> str:

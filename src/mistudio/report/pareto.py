@@ -14,7 +14,7 @@ from mistudio.report.metrics import METRICS, MISSING
 from mistudio.report.page import Page
 from mistudio.report.points import QUALITIES, Configuration, Estimate, front
 
-COMPARISON = Page("comparison.html.j2", "comparison.css", "comparison.js")
+COMPARISON = Page("comparison.html.j2", "comparison.css", ("comparison.js",))
 
 _WIDTH, _HEIGHT = 620, 430
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 46

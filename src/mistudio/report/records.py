@@ -1,33 +1,42 @@
-"""From the tables of the find step to what the page embeds.
+"""From the tables of the find, explain and score steps to what the page embeds.
 
-The page holds an *index* (a few figures and tokens of every feature, as columns, for the list) and the
-*details* (histogram, logits and contexts) in blocks of features. A block is compressed and is opened by
+The page holds an *index* (a few figures and tokens of every feature, as columns, for the list and the map) and the
+*details* (histogram, logits, contexts, explanations) in blocks of features. A block is compressed and is opened by
 the browser only when one of its features is looked at, so that a page of 10,000 features starts at once.
 
-Both tables are read in batches and the blocks go to disk as they are made: memory holds one batch, one
-block and the index.
+The tables of find are read in batches and the blocks go to disk as they are made: memory holds one batch, one block
+and the index, and what was said of the features.
 """
 
 import base64
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby, islice
-from operator import itemgetter
+from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact
 from mistudio.progress import progress
-from mistudio.report.metrics import finite
+from mistudio.report.interpretation import Interpretation
+from mistudio.report.metrics import finite, rounded
+from mistudio.report.surroundings import FeatureGroups, Neighbours, pairs, profile, read_rows
 
 BLOCK_FEATURES = 200
 _CONTEXT_ROWS_READ = 2048
+_CONTEXT_COLUMNS = ("feature", "kind", "rank", "document", "task", "position", "value", "peak", "neighbour", "tokens")
+_ATTRIBUTIONS = ("gradient", "integrated")
+_CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard": "hard"}
+_FAINTEST = 0.01  # attributions below this share of the largest of their context are not shown
+_TEXT_CHARACTERS = 240  # of an explanation, in the index: enough to search by
 _INDEX_TOKENS = 6
 _BINS_PER_DECADE = 5
 
@@ -54,21 +63,28 @@ class FeatureIndex:
     max: list[float | None] = field(default_factory=list)
     peaks: list[list[str]] = field(default_factory=list)
     promoted: list[list[str]] = field(default_factory=list)
+    label: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    score: list[float | None] = field(default_factory=list)
 
-    def add(self, row: Row, contexts: Sequence[Row]) -> None:
-        """Append one feature."""
+    def add(self, row: Row, contexts: Sequence[Row], said: Interpretation | None) -> None:
+        """Append one feature, with the strongest of its contexts."""
         self.feature.append(row["feature"])
         self.count.append(row["count"])
-        self.density.append(_rounded(row["density"]) or 0.0)
-        self.mean.append(_rounded(row["mean"]))
-        self.max.append(_rounded(row["max"]))
+        self.density.append(rounded(row["density"]) or 0.0)
+        self.mean.append(rounded(row["mean"]))
+        self.max.append(rounded(row["max"]))
         peaks = Counter(context["tokens"][context["peak"]] for context in contexts)
         self.peaks.append([token for token, _ in peaks.most_common(_INDEX_TOKENS)])
         self.promoted.append(row["promoted_tokens"][:_INDEX_TOKENS])
+        if said is not None:
+            self.label.append(said.label(row["feature"]))
+            self.text.append(said.text(row["feature"])[:_TEXT_CHARACTERS])
+            self.score.append(rounded(float(said.main_F[row["feature"]])))
 
     def columns(self) -> dict[str, list[Any]]:
-        """The columns by name."""
-        return asdict(self)
+        """The columns by name, without those that nothing is known for."""
+        return {name: column for name, column in asdict(self).items() if column or name == "feature"}
 
 
 def count_features(features: Artifact, max_features: int | None) -> Counts:
@@ -101,22 +117,38 @@ def density_histogram(features: Artifact) -> dict[str, list[float]]:
     return {"edges": [round(float(edge), 6) for edge in edges], "counts": counts.tolist()}
 
 
-def write_blocks(features: Artifact, counts: Counts, contexts_per_feature: int, spool: BinaryIO) -> FeatureIndex:
+def write_blocks(
+    features: Artifact,
+    counts: Counts,
+    contexts_of_kind: Mapping[str, int],
+    spool: BinaryIO,
+    said: Interpretation | None = None,
+) -> FeatureIndex:
     """Write the details of all shown features, one block a line, and return their index.
+
+    Args:
+        features: what was found.
+        counts: how many features to show.
+        contexts_of_kind: contexts shown a feature, of each kind.
+        spool: the lines go here.
+        said: explanations and scores, where there are any.
 
     Raises:
         DamagedArtifact: a table is not what was published.
     """
     index = FeatureIndex()
-    contexts = _ContextReader(features.file("contexts.parquet"), contexts_per_feature)
-    rows = islice(_rows(features.file("features.parquet"), BLOCK_FEATURES), counts.shown)
+    contexts = FeatureGroups(_contexts(features.file("contexts.parquet"), contexts_of_kind))
+    neighbours = Neighbours(features)
+    rows = islice(read_rows(features.file("features.parquet"), BLOCK_FEATURES), counts.shown)
     with progress("report", counts.shown, "features") as bar:
         while block := list(islice(rows, BLOCK_FEATURES)):
             details = []
             for row in block:
-                feature_contexts = contexts.of(row["feature"])
-                index.add(row, feature_contexts)
-                details.append(_detail(row, feature_contexts))
+                by_kind = _by_kind(contexts.of(row["feature"]))
+                index.add(row, by_kind.get("top", []), said)
+                detail = _detail(row, by_kind)
+                detail["neighbours"] = neighbours.of(row["feature"])
+                details.append(detail | (said.detail(row["feature"]) if said is not None else {}))
             spool.write(encode_block(details) + b"\n")
             bar.advance(len(block))
     return index
@@ -128,54 +160,61 @@ def encode_block(details: list[Row]) -> bytes:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0))
 
 
-class _ContextReader:
-    """Contexts of one feature after the other, for features asked for in rising order."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        groups = groupby(_rows(path, _CONTEXT_ROWS_READ), key=itemgetter("feature"))
-        self._groups = ((feature, list(islice(rows, limit))) for feature, rows in groups)
-        self._next = next(self._groups, None)
-
-    def of(self, feature: int) -> list[Row]:
-        """The first contexts of ``feature``; none where it has none."""
-        while self._next and self._next[0] < feature:
-            self._next = next(self._groups, None)
-        return self._next[1] if self._next and self._next[0] == feature else []
+def _contexts(path: Path, limits: Mapping[str, int]) -> Iterator[Row]:
+    """The first contexts of each kind and feature, in the order of the table."""
+    columns = [*_CONTEXT_COLUMNS, "values", *_ATTRIBUTIONS]
+    with pq.ParquetFile(path) as file:
+        names = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=_CONTEXT_ROWS_READ, columns=names):
+            yield from batch.filter(_wanted(batch, limits)).to_pylist()
 
 
-def _rows(path: Path, batch_rows: int) -> Iterator[Row]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=batch_rows):
-        yield from batch.to_pylist()
+def _wanted(batch: pa.RecordBatch, limits: Mapping[str, int]) -> pa.Array:
+    # Before there were kinds, all contexts were the strongest.
+    if "kind" not in batch.schema.names:
+        return pc.less(batch["rank"], limits["top"])
+    parts = [pc.and_(pc.equal(batch["kind"], kind), pc.less(batch["rank"], limit)) for kind, limit in limits.items()]
+    return reduce(pc.or_, parts)
 
 
-def _detail(row: Row, contexts: Sequence[Row]) -> Row:
+def _by_kind(contexts: Iterator[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in contexts:
+        found.setdefault(row.get("kind", "top"), []).append(row)
+    return found
+
+
+def _detail(row: Row, contexts: Mapping[str, Sequence[Row]]) -> Row:
     return {
         "histogram": row["histogram"],
-        "promoted": _pairs(row["promoted_tokens"], row["promoted_logits"]),
-        "suppressed": _pairs(row["suppressed_tokens"], row["suppressed_logits"]),
-        "contexts": [_context(context) for context in contexts],
+        "promoted": pairs(row["promoted_tokens"], row["promoted_logits"]),
+        "suppressed": pairs(row["suppressed_tokens"], row["suppressed_logits"]),
+        "contexts": [],
+        **{_CONTEXTS_NAMES[kind]: [_context(context) for context in rows] for kind, rows in contexts.items()},
+        **profile(row),
     }
-
-
-def _pairs(tokens: Sequence[str], logits: Sequence[float]) -> list[tuple[str, float | None]]:
-    return [(token, _rounded(logit)) for token, logit in zip(tokens, logits, strict=True)]
 
 
 def _context(row: Row) -> Row:
     """One context; of the values only those that are not zero, as most are."""
     values = [finite(value) for value in row["values"]]
-    return {
+    shown = {
         "document": row["document"],
         "task": row["task"],
         "position": row["position"],
-        "value": _rounded(row["value"]),
+        "value": rounded(row["value"]),
         "peak": row["peak"],
         "tokens": row["tokens"],
-        "active": [(place, _rounded(value)) for place, value in enumerate(values) if value],
+        "active": [(place, rounded(value)) for place, value in enumerate(values) if value],
         "uncaptured": [place for place, value in enumerate(values) if value is None],
     }
+    if row.get("neighbour") is not None:
+        shown["neighbour"] = row["neighbour"]
+    return shown | {name: _attribution(row[name]) for name in _ATTRIBUTIONS if row.get(name)}
 
 
-def _rounded(value: float | None) -> float | None:
-    """Four significant digits, which is more than anyone reads off a page."""
-    return None if finite(value) is None else float(f"{value:.4g}")
+def _attribution(values: Sequence[float]) -> list[tuple[int, float | None]]:
+    """What counts of how much each token did."""
+    known = [finite(value) or 0.0 for value in values]
+    least = _FAINTEST * max(map(abs, known), default=0.0)
+    return [(place, rounded(value)) for place, value in enumerate(known) if value and abs(value) >= least]

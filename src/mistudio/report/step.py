@@ -1,13 +1,17 @@
-"""The report step: from found features and an evaluation to one HTML page and a short Markdown summary."""
+"""The report step: from found features, an evaluation and scores to one HTML page and a short Markdown summary."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
+from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.errors import InputError
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
+from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import trace
 from mistudio.report.markdown import render_markdown
 from mistudio.report.metrics import read_metrics
+from mistudio.report.records import count_features
+
+_OTHERS = ("sampled", "random", "hard")
 
 
 class ReportConfig(BaseModel):
@@ -19,36 +23,57 @@ class ReportConfig(BaseModel):
     max_features: int | None = Field(
         default=10_000,
         ge=1,
-        description="features in the list, the first by number; each adds about 1.5 kB to the page; null shows all",
+        description="features in the list, the first by number; each adds about 3 kB to the page; null shows all",
     )
-    contexts_per_feature: int = Field(default=10, ge=0, le=1000, description="contexts shown for each feature")
+    contexts_per_feature: int = Field(default=10, ge=0, le=1000, description="strongest contexts shown of a feature")
+    other_contexts: int = Field(
+        default=5, ge=0, le=1000, description="contexts shown of a feature: sampled ones, and of each kind without it"
+    )
 
 
-def report(store: Store, features: Artifact, evaluation: Artifact, config: ReportConfig | None = None) -> Produced:
+def report(
+    store: Store,
+    features: Artifact,
+    evaluation: Artifact,
+    config: ReportConfig | None = None,
+    scores: Artifact | None = None,
+) -> Produced:
     """Publish ``dashboard.html`` (one file, no network) and ``report.md``.
 
+    Args:
+        store: holds everything.
+        features: what was found of each feature.
+        evaluation: of the same autoencoder.
+        config: what to show.
+        scores: of explanations of the same autoencoder's features; none: the page has no explanations.
+
     Raises:
-        InputError: an input is of another kind, or the two are of different autoencoders.
+        InputError: an input is of another kind, or they are of different autoencoders.
         DamagedArtifact: a file of an input, or an artifact that it was made from, is not what was published.
         StorageError: the store cannot be written.
     """
     config = config or ReportConfig()
     _check_inputs(features, evaluation)
+    explanations = _explanations(store, features, scores) if scores is not None else None
+    inputs = {"features": features, "evaluation": evaluation} | ({"scores": scores} if scores is not None else {})
 
     def build(draft: Draft) -> Summary:
         metrics = read_metrics(evaluation)
-        lineage = trace(store, {"features": features, "evaluation": evaluation})
+        lineage = trace(store, inputs)
+        num_features = count_features(features, None).features
+        said = Interpretation(scores, explanations, num_features) if scores and explanations else None
         with draft.stage("dashboard.html") as staged:
             counts = write_dashboard(
                 staged,
                 features=features,
+                said=said,
                 metrics=metrics,
                 lineage=lineage,
                 title=config.title,
                 max_features=config.max_features,
-                contexts_per_feature=config.contexts_per_feature,
+                contexts_of_kind={"top": config.contexts_per_feature, **dict.fromkeys(_OTHERS, config.other_contexts)},
             )
-        draft.write("report.md", render_markdown(config.title, metrics, lineage, counts).encode())
+        draft.write("report.md", render_markdown(config.title, metrics, lineage, counts, said).encode())
         return {
             "features": counts.features,
             "features_shown": counts.shown,
@@ -56,22 +81,21 @@ def report(store: Store, features: Artifact, evaluation: Artifact, config: Repor
             "explained_variance": metrics["explained_variance"],
             "l0": metrics["l0"],
             "ce_recovered": metrics["ce_recovered"],
+            **({"explained": said.explained, "interpretable": said.interpretable} if said is not None else {}),
         }
 
     recipe = Recipe(
         kind="report",
         # A page is made from its templates too: with new ones it is a new page.
         config={**config.model_dump(mode="json"), "templates": DASHBOARD.digest()},
-        inputs={"features": features.ref, "evaluation": evaluation.ref},
+        inputs={name: artifact.ref for name, artifact in inputs.items()},
     )
     return produce(store, recipe, "report", build)
 
 
 def _check_inputs(features: Artifact, evaluation: Artifact) -> None:
-    for artifact, kind in ((features, "features"), (evaluation, "evaluation")):
-        if artifact.manifest.short_kind != kind:
-            message = f"{artifact.uri} is of kind {artifact.manifest.kind}, but the report needs one of kind {kind}."
-            raise InputError(message)
+    _check_kind(features, "features")
+    _check_kind(evaluation, "evaluation")
     found = features.manifest.inputs.get("sae")
     evaluated = evaluation.manifest.inputs.get("sae")
     if found and evaluated and found.digest != evaluated.digest:
@@ -80,3 +104,27 @@ def _check_inputs(features: Artifact, evaluation: Artifact) -> None:
             "Give the report features and an evaluation of one autoencoder."
         )
         raise InputError(message)
+
+
+def _check_kind(artifact: Artifact, kind: str) -> None:
+    if artifact.manifest.short_kind != kind:
+        message = f"{artifact.uri} is of kind {artifact.manifest.kind}, but the report needs one of kind {kind}."
+        raise InputError(message)
+
+
+def _explanations(store: Store, features: Artifact, scores: Artifact) -> Artifact:
+    """What was scored; refused where it explains the features of another autoencoder."""
+    _check_kind(scores, "scores")
+    explanations = open_input(store, scores.manifest.inputs["explanations"], "explanations")
+    explained = explanations.manifest.inputs["features"]
+    if explained.digest == features.digest:
+        return explanations
+    of_scores = open_input(store, explained, "features").manifest.inputs.get("sae")
+    found = features.manifest.inputs.get("sae")
+    if found is None or of_scores is None or found.digest != of_scores.digest:
+        message = (
+            f"{scores.uri} scores explanations of {explained.uri}, found with {of_scores and of_scores.uri}, but "
+            f"{features.uri} was found with {found and found.uri}. Give the report scores of the same autoencoder."
+        )
+        raise InputError(message)
+    return explanations

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
-from mistudio.steps.batch import capture, evaluate, find, ingest, report, train
+from mistudio.steps.batch import capture, evaluate, ingest, report, train
+from mistudio.steps.explaining import explain, score
+from mistudio.steps.finding import find, find_part
+from mistudio.steps.gate import fail_gate, gate
 from mistudio.steps.quality import probe, stability
 from mistudio.steps.running import StepOutput, artifact_uri
 from mistudio.steps.sweep import compare, grid
@@ -13,6 +16,9 @@ BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
     "train": train,
     "evaluate": evaluate,
     "find": find,
+    "find_part": find_part,
+    "explain": explain,
+    "score": score,
     "report": report,
     "stability": stability,
     "probe": probe,
@@ -26,11 +32,16 @@ __all__ = [
     "capture",
     "compare",
     "evaluate",
+    "explain",
+    "fail_gate",
     "find",
+    "find_part",
+    "gate",
     "grid",
     "ingest",
     "probe",
     "report",
+    "score",
     "stability",
     "train",
 ]

@@ -279,49 +279,10 @@ def evaluate(
     return run_step("evaluate", store, work, _plot_evaluation, about=sae)
 
 
-def find(
-    sae: str,
-    model: str = "demo",
-    contexts: int = 20,
-    context_before: int = 24,
-    context_after: int = 8,
-    dtype: str = "auto",
-    quantization: str = "none",
-    device: str = "auto",
-    revision: str = "",
-    trust_remote_code: bool = False,
-    store: str = "",
-) -> StepOutput:
-    """Find what activates each feature: statistics, strongest contexts, logit lens.
-
-    Args:
-        sae: Trained autoencoder (sae/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
-        contexts: Strongest contexts kept a feature, each from another document.
-        context_before: Tokens shown before the strongest one.
-        context_after: Tokens shown after it.
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
-        device: Where to compute: auto, cpu, cuda or cuda:N.
-        revision: Branch, tag or commit on the model hub.
-        trust_remote_code: Run Python code that comes with the model.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
-    """
-    from mistudio.find import FindConfig, find_features
-
-    def work(opened: Store, _run: Run) -> Produced:
-        source = subject_source(model, revision, opened)
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
-        settings = {"contexts": contexts, "context_before": context_before, "context_after": context_after}
-        config = validated(FindConfig, settings)
-        return find_features(opened, open_artifact(opened, sae, "sae"), source, subject, config)
-
-    return run_step("find", store, work)
-
-
 def report(
     features: str,
     evaluation: str,
+    scores: str = "",
     title: str = "Feature dashboard",
     contexts_per_feature: int = 10,
     store: str = "",
@@ -331,8 +292,9 @@ def report(
     Args:
         features: Found features (features/...).
         evaluation: Evaluation of the same autoencoder (evaluation/...).
+        scores: Scores of its features' explanations (scores/...); empty: show no explanations.
         title: Title of the page.
-        contexts_per_feature: Contexts shown a feature.
+        contexts_per_feature: Strongest contexts shown a feature.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio.report.step import ReportConfig
@@ -341,7 +303,8 @@ def report(
     def work(opened: Store, _run: Run) -> Produced:
         config = validated(ReportConfig, {"title": title, "contexts_per_feature": contexts_per_feature})
         found, measured = open_artifact(opened, features, "features"), open_artifact(opened, evaluation, "evaluation")
-        return write_report(opened, found, measured, config)
+        scored = open_artifact(opened, scores, "scores") if scores else None
+        return write_report(opened, found, measured, config, scored)
 
     return run_step("report", store, work, _keep_dashboard)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from mistudio.find.contexts import ChunkRows, TopContexts
+from mistudio.find.contexts import ChunkRows, Lottery, TopContexts
 from mistudio.sae import ActiveLatents
 
 FEATURES, CONTEXTS, BEFORE, AFTER = 5, 3, 2, 1
@@ -68,6 +68,13 @@ def feed(top: TopContexts, chunk: list[Text]) -> None:
         position_N.astype(np.int32),
     )
     top.update(ActiveLatents(token_A, feature_A, acts_NF[token_A, feature_A]), rows)
+
+
+def rows_of(chunk: list[Text]) -> ChunkRows:
+    lengths = [len(text.acts_TF) for text in chunk]
+    position_N = np.concatenate([np.arange(len(text.acts_TF)) + text.start for text in chunk])
+    document, sequence = ([getattr(text, name) for text in chunk] for name in ("document", "sequence"))
+    return ChunkRows(*(np.repeat(column, lengths).astype(np.int32) for column in (document, sequence)), position_N)
 
 
 def found(top: TopContexts, feature: int) -> list[Context]:
@@ -195,3 +202,59 @@ def test_memory_does_not_grow_with_the_tokens() -> None:
 
     assert sizes(400) == sizes(4)
     assert sum(sizes(4).values()) == FEATURES * CONTEXTS * 4 * (4 + BEFORE + 1 + AFTER)
+
+
+@pytest.mark.parametrize("cuts", [[400], [100, 150, 400], [1, 2, 399, 400]])
+@pytest.mark.parametrize("at_once", [1, 5, 1 << 17])
+def test_searches_of_parts_put_together_equal_one_over_all(
+    monkeypatch: pytest.MonkeyPatch, cuts: list[int], at_once: int
+) -> None:
+    texts = large_corpus()
+    expected = search([texts]).state_dict()
+    monkeypatch.setattr("mistudio.find.contexts._MERGED_AT_ONCE", at_once)
+    whole, merged = search([texts]), TopContexts(FEATURES, CONTEXTS, BEFORE, AFTER)
+    for start, stop in reversed(list(zip([0, *cuts], cuts, strict=False))):
+        merged.merge(load(save(search([texts[start:stop]]).state_dict())))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(merged.state_dict()[name].nan_to_num(-1), value.nan_to_num(-1)), name
+        assert torch.equal(expected[name].nan_to_num(-1), value.nan_to_num(-1)), name
+
+
+def drawn(texts: list[Text], seed: int, contexts: int) -> TopContexts:
+    pool, lottery = TopContexts(FEATURES, contexts, BEFORE, AFTER), Lottery(FEATURES, seed)
+    for start in range(0, len(texts), 50):
+        acts_NF = torch.from_numpy(np.concatenate([text.acts_TF for text in texts[start : start + 50]]))
+        token_A, feature_A = acts_NF.nonzero(as_tuple=True)
+        active, rows = (
+            ActiveLatents(token_A, feature_A, acts_NF[token_A, feature_A]),
+            rows_of(texts[start : start + 50]),
+        )
+        pool.update(active, rows, lottery.draw(active, rows))
+    return pool
+
+
+def test_contexts_drawn_by_lot_are_spread_evenly_over_the_activations() -> None:
+    rng = np.random.default_rng(0)
+    texts = [Text(number, number, 0, rng.random((1, FEATURES)).astype("f4")) for number in range(4_000)]
+    pool = drawn(texts, seed=3, contexts=400)
+    for feature in range(FEATURES):
+        values = pool.window_FCW[feature, :, BEFORE]
+        counts, _ = np.histogram(values, bins=5, range=(0, 1))
+        assert counts.min() > 50  # 80 are expected, and the standard deviation is 8
+        assert counts.max() < 110
+    chosen = [set(pool.ints_FC["document"][feature].tolist()) for feature in range(FEATURES)]
+    shared = [len(chosen[0] & other) for other in chosen[1:]]
+    assert max(shared) < 90  # 40 are expected of independent draws
+    other = drawn(texts, seed=4, contexts=400)
+    assert len(chosen[0] & set(other.ints_FC["document"][0].tolist())) < 90
+    again = drawn(texts[::-1], seed=3, contexts=400)
+    assert np.array_equal(again.ints_FC["document"], pool.ints_FC["document"])
+
+
+def test_the_windows_of_drawn_contexts_hold_activations_and_not_lots() -> None:
+    texts = large_corpus(40)
+    pool = drawn(texts, seed=0, contexts=5)
+    for feature in range(FEATURES):
+        for rank in range(5):
+            sequence, position = (pool.ints_FC[name][feature, rank] for name in ("sequence", "position"))
+            assert pool.window_FCW[feature, rank, BEFORE] == texts[sequence].acts_TF[position, feature] > 0

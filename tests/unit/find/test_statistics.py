@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mistudio.find.statistics import NUM_BINS, FeatureStatistics, histogram_edges
+from mistudio.find.statistics import NUM_BINS, QUANTILES, FeatureStatistics, histogram_edges
 from mistudio.sae import ActiveLatents
 
 FEATURES, SPREAD = 6, 0.375  # a float32, as are then the edges an octave apart
@@ -41,10 +41,9 @@ def test_statistics_equal_those_of_all_values_at_once(acts_NF: Tensor, chunk: in
     fires = values > 0
     assert statistics.num_tokens == 3_000
     assert statistics.count_F.tolist() == fires.sum(axis=0).tolist()
-    np.testing.assert_allclose(statistics.sum_F.numpy(), values.sum(axis=0), rtol=1e-12)
     assert statistics.max_F.tolist() == acts_NF.amax(dim=0).tolist()
     mean = values.sum(axis=0) / np.maximum(fires.sum(axis=0), 1)
-    np.testing.assert_allclose(statistics.mean_F, mean, rtol=1e-12)
+    np.testing.assert_allclose(statistics.mean_F, mean, rtol=1e-7, atol=SPREAD * 2**-24)
     edges = np.array([0.0, *histogram_edges(SPREAD)[1:-1], np.inf])  # the outer bins take what lies beyond
     for feature in range(FEATURES):
         expected, _ = np.histogram(values[fires[:, feature], feature], edges)
@@ -71,6 +70,7 @@ def test_edges_are_four_an_octave_around_the_spread() -> None:
     assert edges[0] == pytest.approx(SPREAD / 256)
     assert edges[-1] == pytest.approx(SPREAD * 256)
     assert edges[NUM_BINS // 2 + 4] == pytest.approx(2 * SPREAD)
+    assert edges == pytest.approx([SPREAD * 2 ** ((edge - 32) / 4) for edge in range(65)], rel=2**-8)
 
 
 @pytest.mark.parametrize("edge", [1, 20, 32, 33, 50, 63])
@@ -92,3 +92,48 @@ def test_counting_goes_on_from_a_saved_state(acts_NF: Tensor) -> None:
     resumed.update(active(acts_NF[1_500:]), 1_500)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_statistics_of_parts_add_up_to_the_same_bytes_in_any_order(acts_NF: Tensor) -> None:
+    whole = count(acts_NF, 3_000).state_dict()
+    for order in ([0, 1, 2], [2, 0, 1]):
+        merged = FeatureStatistics(FEATURES, SPREAD)
+        for part in order:
+            merged.merge(count(acts_NF[part * 1_000 : (part + 1) * 1_000], 170).state_dict())
+        assert all(torch.equal(merged.state_dict()[name], value) for name, value in whole.items())
+
+
+def test_quantiles_are_within_a_bin_of_the_exact_ones(acts_NF: Tensor) -> None:
+    found_FQ = count(acts_NF, 500).quantiles()
+    for feature in range(FEATURES):
+        values = acts_NF[:, feature][acts_NF[:, feature] > 0].numpy()
+        if not len(values):
+            assert not found_FQ[feature].any()
+            continue
+        exact = np.quantile(values, QUANTILES)
+        inside = (exact > histogram_edges(SPREAD)[1]) & (exact < histogram_edges(SPREAD)[-2])
+        np.testing.assert_allclose(found_FQ[feature][inside], exact[inside], rtol=0.2)
+        assert (np.diff(found_FQ[feature]) >= 0).all()
+        assert found_FQ[feature].max() <= values.max()
+
+
+def test_shares_below_a_value_are_those_of_the_values_at_its_bins_edge(acts_NF: Tensor) -> None:
+    statistics = count(acts_NF, 500)
+    edges = np.float32(histogram_edges(SPREAD))[[10, 30, 50]]
+    shares_FC = statistics.shares_below(np.tile(edges, (2, 1)), slice(2, 4))
+    for row, feature in enumerate((2, 3)):
+        values = acts_NF[:, feature][acts_NF[:, feature] > 0].numpy()
+        assert shares_FC[row].tolist() == pytest.approx([(values < edge).mean() for edge in edges])
+
+
+def test_density_by_class_is_that_of_the_classes_tokens(acts_NF: Tensor) -> None:
+    statistics = FeatureStatistics(FEATURES, SPREAD, {"task": 4})
+    class_N = np.arange(3_000) % 3
+    for start in range(0, 3_000, 700):
+        rows = slice(start, start + 700)
+        statistics.update(active(acts_NF[rows]), len(acts_NF[rows]), {"task": class_N[rows]})
+    density_FK = statistics.density_by("task")
+    for number in range(3):
+        expected = (acts_NF[class_N == number] > 0).double().mean(dim=0)
+        assert density_FK[:, number] == pytest.approx(expected.numpy())
+    assert not density_FK[:, 3].any()

@@ -12,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mistudio import steps
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
 from mistudio.corpus.reader import TokenCorpus
-from mistudio.errors import InputError
+from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import evaluate
-from mistudio.find import tables
-from mistudio.find.contexts import TopContexts
+from mistudio.find import causal, context_tables, neighbours, silent, tables
+from mistudio.find.config import FindConfig
+from mistudio.find.search import Search
 from mistudio.find.statistics import FeatureStatistics, histogram_edges
-from mistudio.find.step import FindConfig, find_features
+from mistudio.find.step import find_features, find_part
 from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
@@ -29,7 +31,22 @@ from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
 from tests.unit.report.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
 
-CONFIG = FindConfig(contexts=6, context_before=5, context_after=3, lens_tokens=4, chunk_rows=100)
+CONFIG = FindConfig(
+    contexts=6,
+    sampled_contexts=6,
+    strata=3,
+    random_contexts=4,
+    hard_contexts=4,
+    context_before=5,
+    context_after=3,
+    lens_tokens=4,
+    chunk_rows=100,
+    sample_tokens=1024,
+    neighbours=5,
+    map=False,
+    ablation_contexts=1,
+    attribution_steps=2,
+)
 NUM_SILENT = 7
 Row = dict[str, Any]
 
@@ -57,6 +74,10 @@ def rows_of(features: Artifact, name: str) -> list[Row]:
     return rows
 
 
+def contexts_of(features: Artifact, *kinds: str) -> list[Row]:
+    return [row for row in rows_of(features, "contexts.parquet") if row["kind"] in kinds]
+
+
 def encoded(llama: TinyRun, sae: Artifact) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """All activations of all features at once, and where each row comes from."""
     reader = ActivationReader(llama.activations, HOOK, "train")
@@ -66,11 +87,12 @@ def encoded(llama: TinyRun, sae: Artifact) -> tuple[np.ndarray, dict[str, np.nda
 
 
 def test_the_tables_have_the_columns_and_types_that_the_report_reads(features: Artifact) -> None:
-    assert pq.read_schema(features.file("features.parquet")).equals(FEATURES_SCHEMA)
-    schema = pq.read_schema(features.file("contexts.parquet"))
-    for field in CONTEXTS_SCHEMA:
-        assert schema.field(field.name).type == field.type, field.name
-    assert schema.field("sequence").type == pa.int32()
+    for name, expected in (("features.parquet", FEATURES_SCHEMA), ("contexts.parquet", CONTEXTS_SCHEMA)):
+        schema = pq.read_schema(features.file(name))
+        for field in expected:
+            assert schema.field(field.name).type == field.type, field.name
+    assert schema.field("sequence").type == schema.field("neighbour").type == pa.int32()
+    assert schema.field("token_ids").type == pa.list_(pa.int32())
 
 
 def test_the_statistics_are_those_of_all_activations_at_once(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
@@ -93,7 +115,7 @@ def test_the_statistics_are_those_of_all_activations_at_once(llama: TinyRun, sae
 def test_the_contexts_are_the_strongest_of_each_document(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
     acts_NF, meta = encoded(llama, sae)
     by_feature = defaultdict(list)
-    for row in rows_of(features, "contexts.parquet"):
+    for row in contexts_of(features, "top"):
         by_feature[row["feature"]].append(row)
     for feature in range(96):
         best: dict[int, float] = {}
@@ -134,14 +156,12 @@ def test_features_that_never_fire_have_a_row_and_no_contexts(features: Artifact)
     assert set(range(NUM_SILENT)) <= silent
     for feature in silent:
         assert rows[feature]["max"] == rows[feature]["mean"] == rows[feature]["density"] == 0
-    shown = {row["feature"] for row in rows_of(features, "contexts.parquet")}
+    shown = {row["feature"] for row in contexts_of(features, "top", "sampled")}
     assert shown == set(range(96)) - silent
     assert features.manifest.summary["silent_features"] == len(silent)
 
 
-def test_an_autoencoder_that_never_fires_gives_empty_tables_of_the_same_columns(
-    llama: TinyRun, features: Artifact
-) -> None:
+def test_an_autoencoder_that_never_fires_gives_tables_of_the_same_columns(llama: TinyRun, features: Artifact) -> None:
     silent = make_sae(TopKConfig(width=64, k=5), WIDTH)
     with torch.no_grad():
         silent.b_enc.fill_(-1e4)
@@ -149,7 +169,7 @@ def test_an_autoencoder_that_never_fires_gives_empty_tables_of_the_same_columns(
         llama.store, publish_sae(llama.store, silent, llama.activations), llama.source, CPU, CONFIG
     ).artifact
     contexts = pq.read_table(found.file("contexts.parquet"))
-    assert contexts.num_rows == 0
+    assert set(contexts["kind"].to_pylist()) == {"random"}
     assert contexts.schema.equals(pq.read_schema(features.file("contexts.parquet")))
     assert found.manifest.summary["silent_features"] == 64
 
@@ -177,7 +197,6 @@ def test_features_inside_an_mlp_have_no_logit_lens(llama: TinyRun) -> None:
     for row in rows_of(found, "features.parquet"):
         lens = [row[f"{which}_{what}"] for which in ("promoted", "suppressed") for what in ("tokens", "logits")]
         assert lens == [[], [], [], []]
-    assert pq.read_schema(found.file("features.parquet")).equals(FEATURES_SCHEMA)
 
 
 def test_a_model_without_a_head_has_no_logit_lens(
@@ -213,11 +232,17 @@ def test_how_much_is_encoded_at_once_does_not_change_the_tables(
 def test_how_many_features_are_written_at_once_does_not_change_the_tables(
     llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_WINDOW_TOKENS_AT_ONCE", 9 * 6 * 5)
-    monkeypatch.setattr(tables, "_FEATURES_AT_ONCE", 40)
-    other = find_features(llama.store, sae, llama.source, CPU, CONFIG, seed=1).artifact
-    for name in ("features.parquet", "contexts.parquet"):
-        assert str(rows_of(other, name)) == str(rows_of(features, name))  # as text, where NaN equals NaN
+    monkeypatch.setattr(context_tables, "_WINDOW_TOKENS_AT_ONCE", 9 * 60 * 5)
+    monkeypatch.setattr(context_tables, "_FEATURES_AT_ONCE", 40)
+    monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_AT_ONCE", 30)
+    monkeypatch.setattr(silent, "_FEATURES_AT_ONCE", 50)
+    monkeypatch.setattr(neighbours, "_BLOCK_PAIRS", 96 * 10)
+    monkeypatch.setattr(neighbours, "_BLOCK_COSINES", 96 * 7)
+    other = find_features(
+        llama.store, sae, llama.source, CPU, CONFIG.model_copy(update={"duplicate_cosine": 0.91})
+    ).artifact
+    for name in ("features.parquet", "contexts.parquet", "neighbours.parquet"):
+        assert str(rows_of(other, name)) == str(rows_of(features, name)), name  # as text, where NaN equals NaN
 
 
 def work_names(run: TinyRun) -> list[str]:
@@ -227,21 +252,26 @@ def work_names(run: TinyRun) -> list[str]:
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Make the search fail at a chunk; returns how many tokens each chunk brought."""
-    update = TopContexts.update
+    update = Search.update
 
     def arm(chunks: int) -> list[int]:
         seen: list[int] = []
 
-        def counting(self: TopContexts, active: Any, rows: Any) -> None:
+        def counting(self: Search, active: Any, meta: Any) -> None:
             if len(seen) == chunks:
                 raise KeyboardInterrupt
-            seen.append(len(rows.document))
-            update(self, active, rows)
+            seen.append(len(meta["document"]))
+            update(self, active, meta)
 
-        monkeypatch.setattr(TopContexts, "update", counting)
+        monkeypatch.setattr(Search, "update", counting)
         return seen
 
     return arm
+
+
+def renamed(number: int) -> FindConfig:
+    """Another recipe with the same result: no two directions are so near that the threshold matters."""
+    return CONFIG.model_copy(update={"duplicate_cosine": 0.95 + number / 1000})
 
 
 def test_a_search_cut_between_and_within_shards_ends_with_the_same_files(
@@ -251,14 +281,14 @@ def test_a_search_cut_between_and_within_shards_ends_with_the_same_files(
     shards = [list(reader.chunks(shard, CONFIG.chunk_rows)) for shard in range(len(reader.shards))]
     ends = np.cumsum([len(chunks) for chunks in shards]).tolist()
     assert len(shards) > 3
-    for seed, cut_after in enumerate((1, ends[0] - 1, ends[0], ends[0] + 1, ends[2], ends[-1] - 1), start=100):
+    for number, cut_after in enumerate((1, ends[0], ends[2], ends[-1] - 1)):
         stop_after(cut_after)
         with pytest.raises(KeyboardInterrupt):
-            find_features(llama.store, sae, llama.source, CPU, CONFIG, seed)
+            find_features(llama.store, sae, llama.source, CPU, renamed(number))
         done = sum(end < cut_after + 1 for end in ends)  # a shard is kept before the next chunk is looked at
         assert work_names(llama) == ([f"shards-{done:05d}.safetensors"] if done else [])
         seen = stop_after(10**9)
-        resumed = find_features(llama.store, sae, llama.source, CPU, CONFIG, seed).artifact
+        resumed = find_features(llama.store, sae, llama.source, CPU, renamed(number)).artifact
         assert sum(seen) == sum(stop - start for chunks in shards[done:] for start, stop in chunks)
         assert resumed.manifest.files == features.manifest.files, cut_after
         assert resumed.manifest.summary == features.manifest.summary
@@ -274,10 +304,10 @@ def test_a_search_that_was_cut_is_not_published(
     before = published()
     stop_after(8)
     with pytest.raises(KeyboardInterrupt):
-        find_features(llama.store, sae, llama.source, CPU, CONFIG, seed=99)
+        find_features(llama.store, sae, llama.source, CPU, renamed(40))
     assert published() == before
     stop_after(10**9)
-    find_features(llama.store, sae, llama.source, CPU, CONFIG, seed=99)
+    find_features(llama.store, sae, llama.source, CPU, renamed(40))
     assert published() == before + 1
 
 
@@ -298,3 +328,177 @@ def test_the_report_reads_what_was_found(llama: TinyRun, sae: Artifact, features
     evaluation = evaluate(llama.store, sae, llama.source, CPU).artifact
     page = report(llama.store, features, evaluation).artifact.file("dashboard.html")
     assert page.stat().st_size > 10_000
+
+
+def test_a_search_cut_while_features_are_tried_goes_on_behind_the_last_block(
+    llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(causal, "_FEATURES_AT_ONCE", 40)
+    tried: list[int] = []
+    try_block = causal._try_block
+
+    def counting(*arguments: Any) -> Any:
+        if len(tried) == 2:
+            raise KeyboardInterrupt
+        tried.append(arguments[2].start)
+        return try_block(*arguments)
+
+    monkeypatch.setattr(causal, "_try_block", counting)
+    with pytest.raises(KeyboardInterrupt):
+        find_features(llama.store, sae, llama.source, CPU, renamed(41))
+    monkeypatch.setattr(causal, "_try_block", try_block)
+    monkeypatch.setattr(Search, "update", None)  # the pass is over
+    resumed = find_features(llama.store, sae, llama.source, CPU, renamed(41)).artifact
+    assert tried == [0, 40]
+    for name in ("features.parquet", "contexts.parquet"):
+        one, other = (
+            pq.read_table(found.file(name)).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features)
+        )
+        assert str(one) == str(other)
+    for name, columns in CAUSAL.items():
+        for column in columns:  # other contexts share the forward passes
+            one, other = (flat(pq.read_table(found.file(name))[column]) for found in (resumed, features))
+            np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+CAUSAL = {
+    "features.parquet": ["ablation", "ablation_elsewhere", "ablation_control"],
+    "contexts.parquet": ["gradient", "integrated"],
+}
+
+
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type):
+        values = values.flatten()
+    return values.drop_null().to_numpy(zero_copy_only=False)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 5])
+def test_a_search_in_parts_publishes_the_same_bytes(
+    llama: TinyRun, sae: Artifact, features: Artifact, num_parts: int
+) -> None:
+    parts = [
+        find_part(llama.store, sae, llama.source, CPU, CONFIG, part=part, num_parts=num_parts).artifact
+        for part in range(num_parts)
+    ]
+    tokens = [int(part.manifest.summary["tokens"]) for part in parts]
+    assert sum(tokens) == features.manifest.summary["tokens"]
+    merged = find_features(llama.store, sae, llama.source, CPU, renamed(42 + num_parts), parts=parts[::-1])
+    assert not merged.found
+    assert merged.artifact.manifest.files == features.manifest.files
+    assert merged.artifact.manifest.summary == features.manifest.summary
+
+
+def test_parts_that_are_not_all_of_the_search_are_refused(llama: TinyRun, sae: Artifact) -> None:
+    first, second = (
+        find_part(llama.store, sae, llama.source, CPU, CONFIG, part=part, num_parts=2).artifact for part in range(2)
+    )
+    for parts, config in (([first], CONFIG), ([first, first], CONFIG), ([first, second], FindConfig(contexts=7))):
+        with pytest.raises(InputError, match="is missing"):
+            find_features(llama.store, sae, llama.source, CPU, config, parts=parts)
+    with pytest.raises(ConfigError, match="count from 0"):
+        find_part(llama.store, sae, llama.source, CPU, CONFIG, part=2, num_parts=2)
+
+
+def test_sampled_contexts_come_from_all_quantiles_in_turns(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
+    acts_NF, meta = encoded(llama, sae)
+    row_of = {place: row for row, place in enumerate(zip(meta["sequence"], meta["position"], strict=True))}
+    by_feature = defaultdict(list)
+    for row in contexts_of(features, "sampled"):
+        at = row_of[row["sequence"], row["position"]]
+        assert acts_NF[at, row["feature"]] == pytest.approx(row["value"], rel=1e-5)
+        by_feature[row["feature"]].append(row)
+    firm = 0
+    for feature, rows in by_feature.items():
+        assert [row["rank"] for row in rows] == list(range(len(rows)))
+        assert len({row["document"] for row in rows}) == len(rows) <= CONFIG.sampled_contexts
+        values = acts_NF[acts_NF[:, feature] > 0, feature]
+        for row in rows:
+            share = (values < row["value"]).mean()
+            assert abs(share - (row["stratum"] + 0.5) / 3) < 0.5  # bins are wide for a handful of values
+        firm += len(rows) == 6 and [row["stratum"] for row in rows[:3]] == [2, 1, 0]
+    assert firm > 40
+
+
+def test_contexts_without_the_feature_are_silent_throughout(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
+    acts_NF, meta = encoded(llama, sae)
+    row_of = {place: row for row, place in enumerate(zip(meta["sequence"], meta["position"], strict=True))}
+    neighbours_of = defaultdict(set)
+    for row in rows_of(features, "neighbours.parquet"):
+        neighbours_of[row["feature"]].add(row["other"])
+    rows = contexts_of(features, "random", "hard")
+    documents = defaultdict(list)
+    for row in rows:
+        at = row_of[row["sequence"], row["position"]]
+        around = range(max(at - 5, 0), min(at + 4, len(acts_NF)))
+        around = [near for near in around if meta["sequence"][near] == row["sequence"]]
+        assert not acts_NF[around, row["feature"]].any()
+        assert row["value"] == 0
+        assert np.isnan(row["values"]).sum() == len(row["values"]) - len(around)  # <s> was not captured
+        assert np.nansum(row["values"]) == 0
+        documents[row["feature"], row["kind"]].append(row["document"])
+        if row["kind"] == "hard":
+            assert row["neighbour"] in neighbours_of[row["feature"]]
+            assert acts_NF[at, row["neighbour"]] > 0
+        else:
+            assert row["neighbour"] is None
+    assert all(len(set(each)) == len(each) <= 4 for each in documents.values())
+    assert len({row["feature"] for row in rows if row["kind"] == "hard"}) > 60
+
+
+def test_statistics_are_left_out_when_they_are_not_wanted(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
+    config = CONFIG.model_copy(update={"include_statistics": False, "ablation_contexts": 0, "attribution_contexts": 0})
+    found = find_features(llama.store, sae, llama.source, CPU, config).artifact
+    with_all, without = (set(pq.read_schema(each.file("features.parquet")).names) for each in (features, found))
+    assert with_all - without == {
+        "task_density", "position_density", "lift_tokens", "lift_values", "mean_tokens", "mean_values"
+    }  # fmt: skip
+    table = pq.read_table(found.file("features.parquet"))
+    assert table["ablation"].null_count == len(table)
+    contexts = pq.read_table(found.file("contexts.parquet"))
+    assert contexts["gradient"].null_count == len(contexts)
+    assert found.manifest.summary["ablation"] is None
+
+
+def test_densities_by_task_and_position_are_those_of_the_tokens(
+    llama: TinyRun, sae: Artifact, features: Artifact
+) -> None:
+    acts_NF, meta = encoded(llama, sae)
+    find = json.loads(features.file("find.json").read_bytes())
+    corpus = TokenCorpus(llama.corpus)
+    tasks = np.array([corpus.sequence("train", sequence).task for sequence in meta["sequence"].tolist()])
+    starts = np.flatnonzero(np.diff(meta["sequence"], prepend=-1))
+    place = np.arange(len(tasks)) - np.repeat(starts, np.diff(starts, append=len(tasks)))
+    rows = rows_of(features, "features.parquet")
+    by_task = np.stack([(acts_NF[tasks == task] > 0).mean(axis=0) for task in find["tasks"]], axis=1)
+    np.testing.assert_allclose([row["task_density"] for row in rows], by_task, rtol=1e-5)
+    for number, first in enumerate(find["position_edges"][:4]):
+        chosen = (place >= first) & (place < find["position_edges"][number + 1])
+        expected = (acts_NF[chosen] > 0).mean(axis=0)
+        np.testing.assert_allclose([row["position_density"][number] for row in rows], expected, rtol=1e-5)
+
+
+def test_the_steps_find_in_parts_what_they_find_at_once(
+    llama: TinyRun, sae: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+    given = {"sae": sae.uri, "model": str(llama.source.path), "device": "cpu", "contexts": 3}
+    store = str(Path(str(llama.store.url).removeprefix("file:")))
+    parts = [steps.find_part(**given, part=part, num_parts=2, store=store).artifact.uri for part in range(2)]
+    both = {"ablation_contexts": 0, "attribution_contexts": 0, "random_contexts": 2, "store": store}
+    merged = steps.find(**given, **both, parts=", ".join(parts))
+    assert not merged.found
+    assert steps.find(**given, **both).artifact.digest == merged.artifact.digest
+    with pytest.raises(InputError, match=r"features-part/\w+ is missing"):
+        steps.find(**{**given, "contexts": 4}, **both, parts=parts[0])
+
+
+def test_only_what_is_asked_for_is_searched(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
+    nothing = dict.fromkeys(("sampled_contexts", "random_contexts", "hard_contexts", "ablation_contexts"), 0)
+    config = CONFIG.model_copy(update={**nothing, "attribution_contexts": 0, "context_before": 0, "context_after": 0})
+    found = find_features(llama.store, sae, llama.source, CPU, config).artifact
+    rows = rows_of(found, "contexts.parquet")
+    top = contexts_of(features, "top")
+    assert {row["kind"] for row in rows} == {"top"}
+    assert [row["values"] for row in rows] == [[row["value"]] for row in top]

@@ -1,5 +1,3 @@
-"use strict";
-
 // The drawings stand without this: it lights up one configuration everywhere, and hides architectures.
 
 const TIP_GAP = 14;

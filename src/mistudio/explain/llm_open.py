@@ -1,0 +1,53 @@
+"""Which language model explains and judges: an endpoint, a local model, or none."""
+
+from pathlib import Path
+
+from mistudio.errors import ConfigError
+from mistudio.explain.endpoint import KEY_VARIABLES, Endpoint, EndpointConfig
+from mistudio.explain.llm_local import LocalModel, LocalModelConfig
+from mistudio.subject import SubjectConfig
+
+JudgeChoice = EndpointConfig | LocalModelConfig
+
+
+def judge_config(
+    url: str, model: str, token_budget: int | None = None, subject: SubjectConfig | None = None
+) -> JudgeChoice | None:
+    """The language model that an address and a name stand for: without an address it is a local one, without both none.
+
+    Args:
+        url: address of an OpenAI-compatible endpoint.
+        model: name of the model there; without ``url`` a folder in Hugging Face format, or an id on the model hub.
+        token_budget: most tokens to use at an endpoint.
+        subject: how a local model is loaded.
+
+    Raises:
+        ConfigError: an address comes without a model.
+        ValidationError: the address is none.
+    """
+    if url and not model:
+        message = f"There is an endpoint, {url}, but no name of a model there. Ask it for its models: {url}/models"
+        raise ConfigError(message)
+    if url:
+        return EndpointConfig(base_url=url, model=model, token_budget=token_budget)
+    return LocalModelConfig(model=model, subject=subject or SubjectConfig()) if model else None
+
+
+def open_judge(config: JudgeChoice | None, wanted_by: str, answers: Path | None = None) -> Endpoint | LocalModel:
+    """The judge that is configured, for a ``with`` block; its answers are kept in the folder ``answers``.
+
+    Raises:
+        ConfigError: none is configured, though ``wanted_by`` (explainers or scorers by name) needs one.
+        SubjectError: the local model cannot be loaded.
+    """
+    if isinstance(config, EndpointConfig):
+        return Endpoint(config, answers)
+    if config is not None:
+        return LocalModel(config, answers)
+    message = (
+        f"{wanted_by} needs a language model, and none is configured. Give the address and model of an "
+        "OpenAI-compatible endpoint (for example http://localhost:8000/v1 of vLLM, http://localhost:11434/v1 of "
+        f"Ollama), with its key, if it wants one, in the environment variable {KEY_VARIABLES[0]}; or the folder of a "
+        "local model. The program explainer and the program score need none."
+    )
+    raise ConfigError(message)

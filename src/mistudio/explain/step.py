@@ -1,0 +1,263 @@
+"""The explain step: descriptions of features, made from training documents alone.
+
+Features are explained a block at a time; each finished block is kept with the draft, so that a killed run goes on at
+the next.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
+from mistudio.errors import InputError
+from mistudio.explain.evidence import count_firing_contexts, read_evidence
+from mistudio.explain.judge import Judge
+from mistudio.explain.labels import choose_labels, read_labels
+from mistudio.explain.material import Material, open_material
+from mistudio.explain.program import PROGRAM, TOKEN_SET, ProgramConfig, ProgramExplainer
+from mistudio.explain.records import Evidence, Explanation
+from mistudio.explain.registry import PERSON, explainer_factory, new_explainer
+from mistudio.explain.tables import (
+    EXPLANATIONS_NAME,
+    LABELS_NAME,
+    SUMMARY_NAME,
+    TOKEN_SETS_NAME,
+    join_tables,
+    read_table,
+    write_explanations,
+)
+from mistudio.progress import progress
+from mistudio.subject import SubjectConfig, SubjectSource
+
+logger = logging.getLogger(__name__)
+
+_LABEL_SCHEMA = pa.schema(
+    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
+)
+_READ_NAME = "read.json"
+
+
+class ExplainConfig(BaseModel):
+    """Who explains, and from how much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    explainers: tuple[str, ...] = Field(
+        default=(PROGRAM,), min_length=1, description="names of explainers; the first that has a label gives it"
+    )
+    max_tokens: int = Field(
+        default=400_000, ge=1000, description="training tokens that programs are searched on, of whole documents"
+    )
+    contexts: int = Field(
+        default=40, ge=1, description="contexts of each kind that a language model may be shown of a feature"
+    )
+    block_features: int = Field(default=128, ge=1, description="features explained between two checkpoints")
+    program: ProgramConfig = ProgramConfig()
+
+    @field_validator("explainers")
+    @classmethod
+    def _each_once(cls, explainers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(explainers)) < len(explainers):
+            message = f"explainers names one twice: {', '.join(explainers)}"
+            raise ValueError(message)
+        return explainers
+
+
+class JudgeSource(NamedTuple):
+    """A language model that can be asked: what of it belongs in a recipe, and how to open it.
+
+    Answers are remembered in a folder of their own, so asking again costs nothing.
+    """
+
+    settings: dict[str, Any]
+    open: Callable[[], AbstractContextManager[Judge]]
+
+
+def explain(
+    store: Store,
+    features: Artifact,
+    source: SubjectSource,
+    subject_config: SubjectConfig | None = None,
+    config: ExplainConfig | None = None,
+    seed: int = 0,
+    labels: Path | None = None,
+    judge: JudgeSource | None = None,
+) -> Produced:
+    """Publish explanations of every feature found.
+
+    Args:
+        store: holds the artifacts.
+        features: artifact of kind ``features``.
+        source: the model that the activations come from; its tokenizer is needed.
+        subject_config: how to load it.
+        config: who explains, and from how much.
+        seed: of everything random.
+        labels: people's own labels, as JSON Lines or CSV with the columns feature and label.
+        judge: the language model that explainers ask.
+
+    Raises:
+        InputError: the tokenizer is another one, or the labels cannot be used.
+        ConfigError: an explainer is unknown, or asks a language model and none is given.
+    """
+    config = config or ExplainConfig()
+    material = open_material(store, features, source, subject_config)
+    for name in set(config.explainers) - {PROGRAM}:
+        _check(name, judge)
+    inputs = {
+        "features": features.ref,
+        "tokenizer": InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
+    }
+    if labels is not None:
+        inputs["labels"] = _file_ref(labels)
+    settings = config.model_dump(mode="json")
+    settings["judge"] = judge.settings if judge and set(config.explainers) != {PROGRAM} else None
+    recipe = Recipe(kind="explanations", config=settings, inputs=inputs, seed=seed)
+
+    def build(draft: Draft) -> Summary:
+        people = read_labels(labels, material.num_features) if labels is not None else []
+        with judge.open() if settings["judge"] is not None and judge else nullcontext() as opened:
+            return _Run(draft, material, config, seed, opened).run(people)
+
+    return produce(store, recipe, "explain", build)
+
+
+class _Run:
+    """Explains block by block, and publishes."""
+
+    def __init__(self, draft: Draft, material: Material, config: ExplainConfig, seed: int, judge: Judge | None) -> None:
+        self.draft, self.material, self.config, self.seed, self.judge = draft, material, config, seed, judge
+        self.num_features = material.num_features
+        self._program: ProgramExplainer | None = None
+
+    def run(self, people: list[Explanation]) -> Summary:
+        firsts = range(0, self.num_features, self.config.block_features)
+        with progress("Explain features", self.num_features * len(self.config.explainers), "features") as bar:
+            for name in self.config.explainers:
+                for first in firsts:
+                    self._block(name, first)
+                    bar.advance(min(self.config.block_features, self.num_features - first))
+        with self.draft.stage_work(_work_name(PERSON)) as path:
+            write_explanations(path, people)
+        names = [_work_name(name, first) for name in self.config.explainers for first in firsts]
+        with self.draft.stage(EXPLANATIONS_NAME) as path:
+            join_tables(path, map(self.draft.work_file, [_work_name(PERSON), *names]))
+        if PROGRAM in self.config.explainers:
+            with self.draft.stage(TOKEN_SETS_NAME) as path:
+                join_tables(path, (self.draft.work_file(_work_name(TOKEN_SET, first)) for first in firsts))
+        return self._publish()
+
+    def _block(self, name: str, first: int) -> None:
+        """Explain some features, unless an earlier run has."""
+        if _work_name(name, first) in self.draft.work_names():
+            return
+        stop = min(first + self.config.block_features, self.num_features)
+        evidence = read_evidence(self.material.features, first, stop, examples=name != PROGRAM)
+        if name == PROGRAM:
+            pairs = list(self._programs().explain_both(evidence))
+            with self.draft.stage_work(_work_name(TOKEN_SET, first)) as path:
+                write_explanations(path, (token_set for _, token_set in pairs))
+            explanations = [program for program, _ in pairs]
+        else:
+            explainer = new_explainer(name, self.judge, self.seed)
+            explanations = list(explainer.explain(_shown(evidence, self.config.contexts)))
+        with self.draft.stage_work(_work_name(name, first)) as path:
+            write_explanations(path, _one_each(name, range(first, stop), explanations, self.seed))
+
+    def _programs(self) -> ProgramExplainer:
+        """The program explainer, with the tokens that it searches on; made once, when it is needed."""
+        if self._program is None:
+            tokens, firings = self.material.read("train", self.config.max_tokens, self.seed, self.material.strings())
+            self._program = ProgramExplainer(tokens, firings, self.config.program, self.seed)
+            read = {"num_tokens": len(tokens), "documents": np.unique(tokens.document_N).tolist()}
+            with self.draft.stage_work(_READ_NAME) as path:
+                path.write_text(json.dumps(read))
+        return self._program
+
+    def _publish(self) -> Summary:
+        explained = self.draft.file(EXPLANATIONS_NAME)
+        labels = choose_labels(read_table(explained))
+        with self.draft.stage(LABELS_NAME) as path:
+            pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")
+        status: dict[str, Counter[str]] = {}
+        of_feature: dict[int, set[str]] = {}
+        for explanation in read_table(explained):
+            status.setdefault(explanation.explainer, Counter())[explanation.status] += 1
+            of_feature.setdefault(explanation.feature, set()).add(explanation.status)
+        done = _READ_NAME in self.draft.work_names()
+        read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if done else {}
+        content = {
+            "explainers": {name: dict(sorted(counts.items())) for name, counts in status.items()},
+            "contexts": self._contexts(),
+            "searched": read,
+            "spending": vars(self.judge.spending) if self.judge is not None else None,
+        }
+        self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
+        return {
+            "features": self.num_features,
+            "explained": sum("explained" in each for each in of_feature.values()),
+            "dead": sum(each == {"dead"} for each in of_feature.values()),
+            "failed": sum("explained" not in each and "failed" in each for each in of_feature.values()),
+            "labels": len(labels),
+            "explainers": ", ".join(self.config.explainers),
+            "tokens": read.get("num_tokens", 0),
+            "documents": len(read.get("documents", ())),
+        }
+
+    def _contexts(self) -> dict[str, int]:
+        """How many features have fewer contexts that they fire in than may be shown."""
+        counts_F, asked = count_firing_contexts(self.material.features), self.config.contexts
+        fewer = int(((counts_F > 0) & (counts_F < asked)).sum())
+        if fewer:
+            logger.info("%d of %d features fire in fewer than %d contexts", fewer, self.num_features, asked)
+        return {"asked": asked, "features_with_fewer": fewer, "features_without": int((counts_F == 0).sum())}
+
+
+def _work_name(name: str, first: int = 0) -> str:
+    return f"{name}-{first:07d}.parquet"
+
+
+def _check(name: str, judge: JudgeSource | None) -> None:
+    """Refuse an explainer that is unknown, or needs a language model where there is none, before anything is read."""
+    if judge is None and getattr(explainer_factory(name), "needs_judge", True):
+        new_explainer(name, None, 0)
+
+
+def _file_ref(path: Path) -> InputRef:
+    if not path.is_file():
+        message = f"There is no file of labels at {path}. Give JSON Lines or CSV with the columns feature and label."
+        raise InputError(message)
+    return InputRef(uri=f"file:{path.name}", digest=hash_file(path))
+
+
+def _shown(features: Iterable[Evidence], most: int) -> Iterator[Evidence]:
+    """The contexts that a language model may be shown: of each kind the first."""
+    for evidence in features:
+        seen = Counter[str]()
+        kept = []
+        for example in evidence.examples:
+            seen[example.kind] += 1
+            if seen[example.kind] <= most:
+                kept.append(example)
+        yield evidence._replace(examples=tuple(kept))
+
+
+def _one_each(name: str, features: range, explanations: Iterable[Explanation], seed: int) -> Iterator[Explanation]:
+    """One explanation a feature, in order; one that the explainer left out has failed."""
+    made = {explanation.feature: explanation for explanation in explanations}
+    for feature in features:
+        yield made.get(feature) or Explanation(
+            feature=feature,
+            explainer=name,
+            status="failed",
+            text=f"The explainer {name} said nothing of this feature.",
+            seed=seed,
+        )

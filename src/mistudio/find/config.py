@@ -1,0 +1,58 @@
+"""What to keep of each feature, and how much may be spent on it."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PassConfig(BaseModel):
+    """What the pass over the activations keeps of each feature."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contexts: int = Field(
+        default=20, ge=1, le=1000, description="strongest contexts a feature, each from another document"
+    )
+    sampled_contexts: int = Field(
+        default=20, ge=0, le=1000, description="activating contexts a feature, drawn over the quantiles of its values"
+    )
+    context_before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")
+    context_after: int = Field(default=8, ge=0, le=512, description="tokens shown after the peak")
+    include_statistics: bool = Field(
+        default=True, description="count the tasks, positions and tokens that features go with"
+    )
+    sample_tokens: int = Field(
+        default=131_072, ge=1024, description="about how many tokens co-activation and tokens are counted on"
+    )
+    chunk_rows: int = Field(default=32_768, ge=64, description="about how many activations are encoded at once")
+
+
+class FindConfig(PassConfig):
+    """What to keep of each feature, and how much may be spent on it."""
+
+    strata: int = Field(default=5, ge=1, le=100, description="quantiles that sampled contexts are drawn from")
+    random_contexts: int = Field(
+        default=10, ge=0, le=1000, description="contexts a feature, drawn at random, in which it is not active"
+    )
+    hard_contexts: int = Field(
+        default=10, ge=0, le=1000, description="contexts a feature in which neighbours fire and it does not"
+    )
+    coherence_threshold: float = Field(
+        default=0.5, ge=0, le=1, description="coherence from which a feature counts as coherent"
+    )
+    neighbours: int = Field(default=10, ge=1, le=100, description="neighbours a feature, by each measure")
+    duplicate_cosine: float = Field(
+        default=0.9, gt=0, le=1, description="decoder cosine from which two features are near-duplicates"
+    )
+    map: bool = Field(default=True, description="lay the decoder's directions out in two dimensions (UMAP)")
+    ablation_contexts: int = Field(
+        default=2, ge=0, le=100, description="contexts a feature in which zeroing it is tried, two passes each"
+    )
+    attribution_contexts: int = Field(
+        default=1, ge=0, le=100, description="contexts a feature in which it is traced to input tokens"
+    )
+    attribution_steps: int = Field(
+        default=5, ge=2, le=256, description="passes with gradients for each such context (integrated gradients)"
+    )
+    causal_tokens: int = Field(
+        default=32, ge=1, le=4096, description="tokens before the peak that the model reads for these two"
+    )
+    lens_tokens: int = Field(default=10, ge=1, le=100, description="promoted and suppressed output tokens a feature")

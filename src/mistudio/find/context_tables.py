@@ -1,0 +1,210 @@
+"""The table of contexts that find publishes: one row a context, by feature, kind and rank.
+
+Shape legend: F features, P contexts of a block, W tokens of a window, S strata.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mistudio.corpus.reader import TokenCorpus
+from mistudio.find.contexts import TopContexts
+from mistudio.find.sample import Sample
+from mistudio.find.silent import SilentContexts
+from mistudio.find.statistics import FeatureStatistics
+
+KINDS = ("top", "sampled", "random", "hard")
+_FEATURES_AT_ONCE = 256
+_WINDOW_TOKENS_AT_ONCE = 1 << 22
+
+
+class Attributions(NamedTuple):
+    """Beside the window of the first contexts of each feature; NaN for tokens that were not read."""
+
+    gradient: NDArray[np.float32]  # [F, contexts, W]
+    integrated: NDArray[np.float32]
+
+
+class Contexts(NamedTuple):
+    """All contexts of a search."""
+
+    top: TopContexts
+    pool: TopContexts  # what the sampled ones are chosen from
+    sampled: int  # how many of them
+    strata: int
+    statistics: FeatureStatistics
+    sample: Sample
+    random: SilentContexts
+    hard: SilentContexts
+    attributions: Attributions
+
+
+class _Rows(NamedTuple):
+    """Contexts of a block of features in parallel arrays [P], with their windows [P, W]."""
+
+    kind: NDArray[np.int64]  # place in KINDS
+    feature: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    stratum: NDArray[np.int32]
+    document: NDArray[np.int32]
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
+    neighbour: NDArray[np.int32]
+    window: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> "_Rows":
+        return _Rows._make(column[rows] for column in self)
+
+
+def write_contexts(path: Path, contexts: Contexts, corpus: TokenCorpus, tokens: list[str]) -> dict[str, int]:
+    """Write all contexts; return how many there are of each kind."""
+    written = dict.fromkeys(KINDS, 0)
+    words = pa.array(tokens)
+    kinds = contexts.top.num_contexts + contexts.pool.num_contexts + 2 * contexts.sampled
+    window_tokens = kinds * contexts.top.window_FCW.shape[2]
+    at_once = max(min(_FEATURES_AT_ONCE, _WINDOW_TOKENS_AT_ONCE // window_tokens), 1)
+    writer: pq.ParquetWriter | None = None
+    for first in range(0, contexts.top.num_features, at_once):
+        rows = _block(contexts, first, min(first + at_once, contexts.top.num_features))
+        table = _table(rows, contexts, corpus, words)
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+        for number, kind in enumerate(KINDS):
+            written[kind] += int((rows.kind == number).sum())
+    if writer is not None:
+        writer.close()
+    return written
+
+
+def stratified(
+    value_FC: NDArray[np.float32], shares_FC: NDArray[np.float64], strata: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put drawn contexts, in the order of the lot, into strata, and rank them so that strata take turns.
+
+    Args:
+        value_FC: activations at the peaks; NaN where there is no context.
+        shares_FC: share of the feature's activations that lies below each.
+        strata: S.
+
+    Returns:
+        The stratum of each, 0 being the weakest, and its rank [F, C]; places without a context come last.
+    """
+    stratum_FC = np.minimum((shares_FC * strata).astype(np.int64), strata - 1)
+    there_FC = ~np.isnan(value_FC)
+    turn_FC = np.zeros(value_FC.shape, dtype=np.int64)
+    for stratum in range(strata):
+        own_FC = there_FC & (stratum_FC == stratum)
+        turn_FC = np.where(own_FC, own_FC.cumsum(axis=1) - 1, turn_FC)
+    key_FC = np.where(there_FC, turn_FC * strata + (strata - 1 - stratum_FC), np.iinfo(np.int64).max)
+    rank_FC = np.argsort(np.argsort(key_FC, axis=1, kind="stable"), axis=1, kind="stable")
+    return stratum_FC, rank_FC
+
+
+def _block(contexts: Contexts, first: int, stop: int) -> _Rows:
+    """All contexts of the features from ``first`` to before ``stop``."""
+    parts = [
+        _top(contexts.top, first, stop),
+        _sampled(contexts, first, stop),
+        _silent(contexts.random, "random", contexts, first, stop),
+        _silent(contexts.hard, "hard", contexts, first, stop),
+    ]
+    rows = _Rows._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return rows.take(np.lexsort((rows.rank, rows.kind, rows.feature)))
+
+
+def _top(top: TopContexts, first: int, stop: int) -> _Rows:
+    feature, rank = np.nonzero(top.ints_FC["document"][first:stop] >= 0)
+    nothing = np.full(len(feature), -1, dtype=np.int32)
+    return _kept(top, "top", (feature + first, rank), rank, nothing)
+
+
+def _sampled(contexts: Contexts, first: int, stop: int) -> _Rows:
+    pool = contexts.pool
+    value_FC = pool.window_FCW[first:stop, :, pool.before]
+    shares_FC = contexts.statistics.shares_below(value_FC, slice(first, stop))
+    stratum_FC, rank_FC = stratified(value_FC, shares_FC, contexts.strata)
+    chosen_FC = (pool.ints_FC["document"][first:stop] >= 0) & (rank_FC < contexts.sampled)
+    feature, place = np.nonzero(chosen_FC)
+    stratum, rank = stratum_FC[feature, place].astype(np.int32), rank_FC[feature, place]
+    return _kept(pool, "sampled", (feature + first, place), rank, stratum)
+
+
+def _kept(
+    top: TopContexts,
+    kind: str,
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+    rank: NDArray[np.int64],
+    stratum: NDArray[np.int32],
+) -> _Rows:
+    ints = {name: column[place] for name, column in top.ints_FC.items()}
+    kinds = np.full(len(rank), KINDS.index(kind))
+    nobody = np.full(len(rank), -1, dtype=np.int32)
+    window = top.window_FCW[place]
+    return _Rows(kind=kinds, feature=place[0], rank=rank, stratum=stratum, neighbour=nobody, window=window, **ints)
+
+
+def _silent(found: SilentContexts, kind: str, contexts: Contexts, first: int, stop: int) -> _Rows:
+    low, high = np.searchsorted(found.feature, (first, stop))
+    row, sample, top = found.row[low:high], contexts.sample, contexts.top
+    near_PW = row[:, None] + np.arange(-top.before, top.after + 1)
+    inside_PW = (near_PW >= sample.first[row][:, None]) & (near_PW < sample.stop[row][:, None])
+    return _Rows(
+        kind=np.full(len(row), KINDS.index(kind)),
+        feature=found.feature[low:high].astype(np.int64),
+        rank=found.rank[low:high].astype(np.int64),
+        stratum=np.full(len(row), -1, dtype=np.int32),
+        document=sample.document[row],
+        sequence=sample.sequence[row],
+        position=sample.position[row],
+        neighbour=found.neighbour[low:high],
+        window=np.where(inside_PW, np.float32(0), np.float32(np.nan)),
+    )
+
+
+def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array) -> pa.Table:
+    texts = corpus.batch("train", rows.sequence)
+    before, after = contexts.top.before, contexts.top.after
+    peak_in_sequence = rows.position - texts.start + corpus.num_prefix
+    starts = np.maximum(peak_in_sequence - before, 0)
+    stops = peak_in_sequence + after + 1
+    ids = [row[start:stop] for row, start, stop in zip(texts.token_ids, starts, stops, strict=True)]
+    spans = list(zip((starts - (peak_in_sequence - before)).tolist(), map(len, ids), strict=True))
+    offsets = pa.array(np.cumsum([0, *(length for _, length in spans)]), pa.int32())
+    flat_ids = np.concatenate([np.empty(0, np.int64), *ids]).astype(np.int64)
+    values = [row[skip : skip + length] for row, (skip, length) in zip(rows.window, spans, strict=True)]
+    return pa.table(
+        {
+            "feature": pa.array(rows.feature, pa.int32()),
+            "kind": pa.array([KINDS[kind] for kind in rows.kind.tolist()], pa.string()),
+            "rank": pa.array(rows.rank, pa.int32()),
+            "stratum": pa.array(rows.stratum, pa.int32(), mask=rows.stratum < 0),
+            "document": pa.array(rows.document),
+            "task": pa.array(texts.task.tolist(), pa.string()),
+            "sequence": pa.array(rows.sequence),
+            "position": pa.array(rows.position),
+            "value": pa.array(rows.window[:, before]),
+            "peak": pa.array(peak_in_sequence - starts, pa.int32()),
+            "neighbour": pa.array(rows.neighbour, pa.int32(), mask=rows.neighbour < 0),
+            "token_ids": pa.ListArray.from_arrays(offsets, pa.array(flat_ids, pa.int32())),
+            "tokens": pa.ListArray.from_arrays(offsets, words.take(pa.array(flat_ids))),
+            "values": pa.ListArray.from_arrays(
+                offsets, pa.array(np.concatenate([np.empty(0, np.float32), *values]), pa.float32())
+            ),
+            "gradient": _beside(contexts.attributions.gradient, rows, spans),
+            "integrated": _beside(contexts.attributions.integrated, rows, spans),
+        }
+    )
+
+
+def _beside(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
+    """Attributions of the contexts that have them, null for all others."""
+    has = (rows.kind == KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
+    lists = [
+        traced_FCW[feature, rank, skip : skip + length] if there else None
+        for there, feature, rank, (skip, length) in zip(has, rows.feature, rows.rank, spans, strict=True)
+    ]
+    return pa.array(lists, pa.list_(pa.float32()))

@@ -1,0 +1,170 @@
+"""What follows the pass: features are compared with each other, tried in the model, and written to tables.
+
+Shape legend: F features, n neighbours.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from mistudio.activations import OrderedRows
+from mistudio.artifacts import Draft, Summary
+from mistudio.corpus.reader import TokenCorpus
+from mistudio.errors import SubjectError
+from mistudio.evaluate.splice import Ends
+from mistudio.find.association import associations, chance_agreement, coherence
+from mistudio.find.causal import Effects, try_features
+from mistudio.find.config import FindConfig
+from mistudio.find.context_tables import Contexts, write_contexts
+from mistudio.find.landscape import lay_out
+from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
+from mistudio.find.reading import Tried
+from mistudio.find.sample import Sample
+from mistudio.find.search import Search
+from mistudio.find.silent import SilentSearch
+from mistudio.find.tables import (
+    Lens,
+    find_json,
+    logit_lens,
+    statistics_columns,
+    write_features,
+    write_map,
+    write_neighbours,
+)
+from mistudio.sae import SparseAutoencoder
+from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
+
+FEATURES_NAME = "features.parquet"
+CONTEXTS_NAME = "contexts.parquet"
+NEIGHBOURS_NAME = "neighbours.parquet"
+MAP_NAME = "map.parquet"
+FIND_NAME = "find.json"
+_MLP_INSIDE = "mlp_act"
+
+
+class Searched(NamedTuple):
+    """A search, and what it is made on."""
+
+    search: Search
+    subject: Subject
+    sae: SparseAutoencoder
+    reader: OrderedRows
+    corpus: TokenCorpus
+    reads: str  # hook point of the autoencoder
+    writes: str  # the same, or where a transcoder writes
+
+
+def publish(draft: Draft, opened: Searched, config: FindConfig, seed: int) -> Summary:
+    """Compare features, try them in the model, and write all tables; what takes long is kept when it is done."""
+    search, sample = opened.search, opened.search.sample.sample()
+    tokens = token_strings(opened.subject.tokenizer)
+    nearest, group_F = _compare(draft, opened, config, sample, seed)
+    points = resolve_hooks(opened.subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
+    tried = Tried(opened.subject, Ends(*points), opened.sae, opened.corpus)
+    effects, attributions = try_features(tried, search.top, config, draft, seed)
+    silent = SilentSearch(sample, config.context_before, config.context_after)
+    contexts = Contexts(
+        search.top,
+        search.pool,
+        config.sampled_contexts,
+        config.strata,
+        search.statistics,
+        sample,
+        silent.random(config.random_contexts, seed),
+        silent.hard(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_contexts),
+        attributions,
+    )
+    with draft.stage(CONTEXTS_NAME) as path:
+        counts = write_contexts(path, contexts, opened.corpus, tokens)
+    coherence_F = _coherences(opened, sample, tokens)
+    lens = _lens(opened, config.lens_tokens)
+    _write_features(draft, opened, sample, tokens, lens, {"coherence": coherence_F, **effects}, config)
+    draft.write(FIND_NAME, find_json(search))
+    return {
+        **_figures(search, coherence_F, group_F, effects, config),
+        "contexts": sum(counts.values()),
+        **{f"contexts.{kind}": count for kind, count in counts.items()},
+        "logit_lens": lens is not None,
+    }
+
+
+def _compare(
+    draft: Draft, opened: Searched, config: FindConfig, sample: Sample, seed: int
+) -> tuple[dict[str, Nearest], np.ndarray]:
+    """Neighbours of each feature, and its group of near-duplicates; both tables are written unless they are there."""
+    nearest = {"decoder": nearest_directions(opened.sae.W_dec, config.neighbours)}
+    nearest |= fire_together(sample, config.neighbours)
+    group_F = near_duplicates(nearest["decoder"], config.duplicate_cosine)
+    if not draft.has(NEIGHBOURS_NAME):
+        with draft.stage(NEIGHBOURS_NAME) as path:
+            write_neighbours(path, nearest)
+    if not draft.has(MAP_NAME):
+        with draft.stage(MAP_NAME) as path:
+            write_map(path, lay_out(opened.sae.W_dec, seed) if config.map else None, group_F)
+    return nearest, group_F
+
+
+def _interleaved(one: Nearest, two: Nearest) -> np.ndarray:
+    """The neighbours of two kinds in turns, nearest first [F, n]."""
+    width = max(one.other.shape[1], two.other.shape[1])
+    padded = [np.pad(each.other, ((0, 0), (0, width - each.other.shape[1])), constant_values=-1) for each in (one, two)]
+    return np.stack(padded, axis=2).reshape(len(one.other), -1)
+
+
+def _coherences(opened: Searched, sample: Sample, tokens: list[str]) -> np.ndarray:
+    top, corpus = opened.search.top, opened.corpus
+    chance = chance_agreement(sample, tokens)
+    coherence_F = np.full(top.num_features, np.nan, dtype=np.float32)
+    for feature in range(top.num_features):
+        there = top.ints_FC["document"][feature] >= 0
+        rows = corpus.batch("train", top.ints_FC["sequence"][feature][there])
+        peaks = (top.ints_FC["position"][feature][there] - rows.start + corpus.num_prefix).tolist()
+        coherence_F[feature] = coherence(rows.token_ids, peaks, tokens, chance)
+    return coherence_F
+
+
+def _lens(opened: Searched, num_tokens: int) -> Lens | None:
+    """The logit lens, where features are directions in the residual stream and the model has an output head."""
+    if HookPoint.parse(opened.writes).kind == _MLP_INSIDE:
+        return None
+    try:
+        return logit_lens(opened.subject, opened.sae.W_dec, num_tokens)
+    except SubjectError:
+        return None
+
+
+def _write_features(
+    draft: Draft,
+    opened: Searched,
+    sample: Sample,
+    tokens: list[str],
+    lens: Lens | None,
+    figures: Effects,
+    config: FindConfig,
+) -> None:
+    more = {name: pa.array(values, mask=np.isnan(values)) for name, values in figures.items()}
+    more["coherent"] = pa.array(figures["coherence"] >= config.coherence_threshold)
+    if config.include_statistics:
+        found = associations(sample, len(tokens), config.lens_tokens)
+        more |= statistics_columns(opened.search.statistics, found, tokens)
+    with draft.stage(FEATURES_NAME) as path:
+        write_features(path, opened.search.statistics, lens, tokens, more)
+
+
+def _figures(
+    search: Search, coherence_F: np.ndarray, group_F: np.ndarray, effects: Effects, config: FindConfig
+) -> dict[str, int | float | None]:
+    statistics = search.statistics
+    means = {
+        name: round(float(np.nanmean(values)), 6) if (~np.isnan(values)).any() else None
+        for name, values in effects.items()
+    }
+    return {
+        "features": statistics.num_features,
+        "tokens": statistics.num_tokens,
+        "silent_features": int((statistics.count_F == 0).sum()),
+        "coherent_features": int((coherence_F >= config.coherence_threshold).sum()),
+        "near_duplicates": int((group_F >= 0).sum()),
+        **means,
+    }

@@ -1,0 +1,207 @@
+"""What was said of each feature, and how well that held on documents that no explainer saw.
+
+Memory holds the words of the explanations and the columns of the scores, not a record for each figure.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mistudio.artifacts import Artifact
+from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME
+from mistudio.report.metrics import rounded
+from mistudio.score import SCORES_NAME
+from mistudio.score import SUMMARY_NAME as SCORES_SUMMARY_NAME
+from mistudio.score.summary import INTERPRETABLE
+
+_WORDS = ["feature", "explainer", "status", "text", "label", "confidence", "model"]
+_PROGRAM = ("program", "program", "f1")
+_CONTROLS = {"token-set", "program-shuffled"}
+# Where programs were not scored: the first of these that any scorer gave stands for a feature.
+_STAND_INS = {
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "correlation": "correlation",
+    "accuracy": "accuracy",
+}
+_METRIC_LABELS = {"f1": "F1", **_STAND_INS}
+_BINS = 20
+# Of the summary of the scores: counts of features, and means over them.
+_COUNTS = (
+    ("… by a bare set of tokens", "interpretable_token_sets"),
+    ("… with any activation as firing", "interpretable_any"),
+    ("context gains ≥ 0.1 F1 over the set of tokens", "context_gains"),
+)
+_MEANS = (
+    ("mean F1", "program_f1"),
+    ("mean F1, explanations shuffled over features", "shuffled_f1"),
+    ("mean AUROC", "program_auroc"),
+    ("mean AUROC, shuffled", "shuffled_auroc"),
+)
+
+Figure = tuple[str, str, str]  # explainer, scorer, metric
+Row = dict[str, Any]
+
+
+class ScoreTable(NamedTuple):
+    """Scores, sorted by feature; names are places in lists."""
+
+    feature: NDArray[np.int64]
+    codes: NDArray[np.int64]  # [scores, 3]: explainer, scorer, metric
+    names: tuple[list[str], list[str], list[str]]
+    figures: NDArray[np.float32]  # [scores, 3]: value, low, high
+    counts: NDArray[np.int64]  # [scores, 2]: examples, failures
+
+    def name(self, place: int) -> Figure:
+        """Explainer, scorer and metric of one score."""
+        explainer, scorer, metric = (names[code] for names, code in zip(self.names, self.codes[place], strict=True))
+        return explainer, scorer, metric
+
+    def kinds(self) -> list[Figure]:
+        """The figures that there are, in the order of their names."""
+        _, firsts = np.unique(self.codes, axis=0, return_index=True)
+        return sorted(self.name(int(place)) for place in firsts)
+
+    def of(self, feature: int) -> list[Row]:
+        """The figures of one feature, by who explained and who scored."""
+        low, high = np.searchsorted(self.feature, (feature, feature + 1))
+        groups: dict[tuple[str, str], Row] = {}
+        for place in range(int(low), int(high)):
+            explainer, scorer, metric = self.name(place)
+            group = groups.setdefault(
+                (explainer, scorer),
+                {"explainer": explainer, "scorer": scorer, "examples": 0, "failures": 0, "figures": {}},
+            )
+            group["figures"][metric] = [rounded(value) for value in self.figures[place].tolist()]
+            examples, failures = self.counts[place].tolist()
+            group["examples"], group["failures"] = (
+                max(group["examples"], examples),
+                max(group["failures"], failures),
+            )
+        return list(groups.values())
+
+
+class Interpretation:
+    """Explanations and scores of all features."""
+
+    def __init__(self, scores: Artifact, explanations: Artifact, num_features: int) -> None:
+        self.num_features = num_features
+        self.summary: Row = json.loads(scores.file(SCORES_SUMMARY_NAME).read_text(encoding="utf-8"))
+        self.table = _read_scores(scores)
+        self.said: dict[int, list[Row]] = defaultdict(list)
+        token_sets = [TOKEN_SETS_NAME] if TOKEN_SETS_NAME in explanations.paths() else []
+        for name in (EXPLANATIONS_NAME, *token_sets):
+            for row in _rows(explanations, name, _WORDS):
+                self.said[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
+        self.labels = {row["feature"]: row["label"] for row in _rows(explanations, LABELS_NAME, ["feature", "label"])}
+        self.figure = _main_figure(self.table.kinds())
+        self.main_F = self._values(self.figure) if self.figure else np.full(num_features, np.nan, dtype=np.float32)
+
+    @property
+    def figure_label(self) -> str:
+        """What the one figure that stands for a feature is called."""
+        if self.figure is None:
+            return "score"
+        _, scorer, metric = self.figure
+        label = _METRIC_LABELS.get(metric, metric)
+        return label if scorer == "program" else f"{label}, {scorer}"
+
+    @property
+    def explained(self) -> int:
+        """Features that some explainer, or a person, has words for."""
+        return sum(
+            any(each["status"] == "explained" and each["explainer"] not in _CONTROLS for each in said)
+            for said in self.said.values()
+        )
+
+    @property
+    def interpretable(self) -> int:
+        """Features whose figure is at least 0.8; one without a figure is not."""
+        return int((self.main_F >= INTERPRETABLE).sum())
+
+    def label(self, feature: int) -> str:
+        """A few words; a person's own before those of an explainer."""
+        return str(self.labels.get(feature, ""))
+
+    def text(self, feature: int) -> str:
+        """The first explanation that there is, in full."""
+        return next((str(each["text"]) for each in self.said.get(feature, ()) if each["status"] == "explained"), "")
+
+    def detail(self, feature: int) -> Row:
+        """All explanations and all scores of one feature."""
+        return {"explanations": self.said.get(feature, []), "scores": self.table.of(feature)}
+
+    def distribution(self) -> Row:
+        """Features by their figure."""
+        defined = self.main_F[~np.isnan(self.main_F)]
+        counts, edges = np.histogram(np.clip(defined, 0, 1), bins=_BINS, range=(0, 1))
+        return {
+            "label": self.figure_label,
+            "edges": [round(edge, 6) for edge in edges.tolist()],
+            "counts": counts.tolist(),
+            "undefined": self.num_features - len(defined),
+            "threshold": INTERPRETABLE,
+            "firing": self.summary.get("threshold"),
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The summary's figures as rows for people, with the controls beside them."""
+        found = self.summary.get("headlines", {})
+        label, scored = self.figure_label, int((~np.isnan(self.main_F)).sum())
+        rows = [
+            (f"features with a {label}", f"{scored:,} of {self.num_features:,}"),
+            (f"interpretable: {label} ≥ {INTERPRETABLE}", f"{self.interpretable:,}"),
+            *((name, f"{found[key]:,}") for name, key in _COUNTS if key in found),
+            *((name, f"{found[key]:.3f}") for name, key in _MEANS if key in found),
+        ]
+        criterion = self.summary.get("criterion")
+        if criterion:
+            rows.append(("more than 50 interpretable, under 20% dead", "yes" if criterion["holds"] else "no"))
+        return rows
+
+    def _values(self, figure: Figure) -> NDArray[np.float32]:
+        codes = [names.index(name) for names, name in zip(self.table.names, figure, strict=True)]
+        there = (self.table.codes == codes).all(axis=1)
+        values_F = np.full(self.num_features, np.nan, dtype=np.float32)
+        values_F[self.table.feature[there]] = self.table.figures[there, 0]
+        return values_F
+
+
+def _main_figure(kinds: Iterable[Figure]) -> Figure | None:
+    """The figure that stands for a feature: the program's F1, else the first that a scorer gave."""
+    kinds = [kind for kind in kinds if not _CONTROLS & set(kind)]
+    if _PROGRAM in kinds:
+        return _PROGRAM
+    order = list(_STAND_INS)
+    known = [kind for kind in kinds if kind[2] in order]
+    return min(known, key=lambda kind: order.index(kind[2]), default=None)
+
+
+def _read_scores(scores: Artifact) -> ScoreTable:
+    names = ["explainer", "scorer", "metric"]
+    table = pq.read_table(scores.file(SCORES_NAME), read_dictionary=names).unify_dictionaries().combine_chunks()
+    feature = table["feature"].to_numpy().astype(np.int64)
+    order = np.argsort(feature, kind="stable")
+    columns = [table[name].combine_chunks() for name in names]
+    codes = [column.indices.to_numpy() for column in columns]
+    explainers, scorers, metrics = (column.dictionary.to_pylist() for column in columns)
+    figures = [table[name].to_numpy() for name in ("value", "low", "high")]
+    counts = [table[name].to_numpy() for name in ("num_examples", "num_failures")]
+    return ScoreTable(
+        feature[order],
+        np.stack(codes, axis=1)[order].astype(np.int64),
+        (explainers, scorers, metrics),
+        np.stack(figures, axis=1)[order],
+        np.stack(counts, axis=1)[order],
+    )
+
+
+def _rows(artifact: Artifact, name: str, columns: list[str]) -> Iterable[Row]:
+    with pq.ParquetFile(artifact.file(name)) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            yield from batch.to_pylist()

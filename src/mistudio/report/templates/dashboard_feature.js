@@ -1,0 +1,215 @@
+function activationChart(histogram, width) {
+  const used = histogram.flatMap((count, bin) => (count ? [bin] : []));
+  const [first, last] = [used[0], used[used.length - 1] + 1];
+  const bounds = index.activation_edges;
+  const counts = histogram.slice(first, last);
+  const highest = Math.max(...counts);
+  const [low, high] = [bounds[first], bounds[last]];
+  const ticks = low > 0 ? roundTicks(low, high) : [];
+  if (ticks.length < 2) {
+    ticks.splice(0, 2, { share: 0, text: formatNumber(low) }, { share: 1, text: formatNumber(high) });
+  }
+  const { chart, step, floor } = barChart({
+    counts,
+    width,
+    height: 170,
+    top: 18,
+    bottom: 32,
+    ticks,
+    title: "Tokens by activation of this feature, on a logarithmic scale",
+    isOn: () => true,
+  });
+  counts.forEach((count, bin) => {
+    const range = `${formatNumber(bounds[first + bin])} to ${formatNumber(bounds[first + bin + 1])}`;
+    const note = shape("title", {}, `activation ${range}: ${formatCount(count)} tokens`);
+    chart.append(shape("rect", { class: "hit", x: bin * step, width: step, y: 0, height: floor }, note));
+  });
+  chart.append(shape("line", { class: "axis", x1: 0, x2: width, y1: 17.5, y2: 17.5 }));
+  chart.append(shape("text", { x: 0, y: 12 }, `${formatCount(highest)} ${highest === 1 ? "token" : "tokens"}`));
+  chart.append(shape("text", { x: width / 2, y: 166, "text-anchor": "middle" }, "activation, log scale"));
+  return chart;
+}
+
+/* Details: a block is decompressed when one of its features is first opened */
+
+const blocks = new Map();
+
+function openBlock(number) {
+  if (!blocks.has(number)) blocks.set(number, decodeBlock(number));
+  return blocks.get(number);
+}
+
+async function decodeBlock(number) {
+  if (document.readyState === "loading") {
+    await new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+  }
+  const holder = byId(`block-${number}`);
+  const bytes = Uint8Array.from(atob(holder.textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const details = JSON.parse(await new Response(stream).text());
+  holder.remove(); // its text is not needed again
+  return details;
+}
+
+async function open(row, { focus = false } = {}) {
+  state.selected = row;
+  document.body.classList.add("feature-open");
+  showRow(row);
+  drawRows();
+  writeHash(index.feature[row]);
+  let details;
+  try {
+    details = await openBlock(Math.floor(row / index.block_features));
+  } catch (error) {
+    byId("detail").replaceChildren(
+      element("p", { class: "message" }, `The details of this feature cannot be read in this browser (${error.message}).`),
+    );
+    return;
+  }
+  if (state.selected !== row) return; // another one was opened meanwhile
+  drawDetail(row, details[row % index.block_features]);
+  if (focus) byId("detail").focus({ preventScroll: true });
+  const top = byId("main").getBoundingClientRect().top;
+  if (phone.matches) window.scrollTo(0, 0);
+  else if (top < 0) window.scrollBy(0, top);
+}
+
+function close() {
+  document.body.classList.remove("feature-open");
+  drawDensity();
+  drawRows();
+  byId("rows").focus();
+}
+
+function turn(step) {
+  if (!state.order.length) return;
+  const place = state.order.indexOf(state.selected);
+  const target = place < 0 ? 0 : Math.min(Math.max(place + step, 0), state.order.length - 1);
+  if (target !== place) open(state.order[target]);
+}
+
+function drawTurns() {
+  const place = state.order.indexOf(state.selected);
+  for (const button of byId("detail").querySelectorAll(".turn button")) {
+    const target = place < 0 ? 0 : place + Number(button.dataset.step);
+    button.disabled = target < 0 || target >= state.order.length;
+  }
+}
+
+function drawDetail(row, detail) {
+  const heading = element(
+    "header",
+    {},
+    element("button", { type: "button", class: "button back" }, "← List"),
+    element("h2", {}, `Feature ${index.feature[row]}`),
+    element(
+      "div",
+      { class: "turn" },
+      element("button", { type: "button", class: "button", "data-step": -1, "aria-label": "Previous feature" }, "← Prev"),
+      element("button", { type: "button", class: "button", "data-step": 1, "aria-label": "Next feature" }, "Next →"),
+    ),
+  );
+  const chart = element("div", { class: "chart" });
+  const panels = element(
+    "div",
+    { class: "panels" },
+    element("section", {}, element("h3", {}, "Activations"), chart),
+    logitPanel("Promoted tokens", detail.promoted, largestLogit(detail), false),
+    logitPanel("Suppressed tokens", detail.suppressed, largestLogit(detail), true),
+  );
+  byId("detail").setAttribute("aria-label", `Feature ${index.feature[row]}`);
+  byId("detail").replaceChildren(heading, statList(row), panels, ...contextList(row, detail.contexts));
+  drawActivations = () => {
+    const drawn = detail.histogram.some((count) => count > 0)
+      ? activationChart(detail.histogram, chart.clientWidth || 360)
+      : element("p", {}, "This feature never fired.");
+    chart.replaceChildren(drawn);
+  };
+  drawActivations();
+  drawTurns();
+}
+
+function statList(row) {
+  const density = index.density[row];
+  const stats = [
+    ["Density", formatShare(density)],
+    ["Fires on", index.count[row] ? `${formatCount(index.count[row])} tokens, 1 in ${formatCount(Math.round(1 / density))}` : "no token"],
+    ["Mean", formatNumber(index.mean[row])],
+    ["Max", formatNumber(index.max[row])],
+  ];
+  const items = stats.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+  return element("dl", { class: "stats" }, ...items);
+}
+
+function largestLogit(detail) {
+  return Math.max(...[...detail.promoted, ...detail.suppressed].map(([, logit]) => Math.abs(logit)), 1e-9);
+}
+
+function logitPanel(title, pairs, largest, down) {
+  const items = pairs.map(([token, logit]) => {
+    const fill = shape("rect", { width: (100 * Math.abs(logit)) / largest, height: 7 });
+    const bar = shape("svg", { class: "track", viewBox: "0 0 100 7", preserveAspectRatio: "none", "aria-hidden": "true" }, fill);
+    return element(
+      "li",
+      {},
+      element("span", { class: "text" }, chip(token)),
+      bar,
+      element("span", { class: "value" }, logit === null ? "–" : logit.toFixed(2)),
+    );
+  });
+  const content = items.length
+    ? element("ol", { class: down ? "logits down" : "logits" }, ...items)
+    : element("p", {}, "No logit lens was taken for this subject and hook point.");
+  const hint = `Output tokens whose logits the decoder direction of this feature ${down ? "lowers" : "raises"} most`;
+  return element("section", {}, element("h3", { title: hint }, title), content);
+}
+
+function contextList(row, contexts) {
+  const tasks = new Map();
+  for (const { task } of contexts) if (task) tasks.set(task, (tasks.get(task) || 0) + 1);
+  const summary = [...tasks].sort((a, b) => b[1] - a[1]).map(([task, count]) => `${task} ${count}`);
+  const head = element(
+    "div",
+    { class: "contexts-head" },
+    element("h3", {}, "Top contexts"),
+    element("p", {}, contexts.length ? summary.join(" · ") : "none"),
+  );
+  const items = contexts.map((context) => contextItem(context, index.max[row]));
+  return [head, element("ol", { class: "contexts" }, ...items)];
+}
+
+function contextItem(context, featureMax) {
+  const readout = element("span", { class: "readout" });
+  const about = element(
+    "div",
+    { class: "about" },
+    element("b", {}, formatNumber(context.value)),
+    ...(context.task ? [element("span", {}, context.task)] : []),
+    element("span", {}, `document ${context.document}`),
+    element("span", {}, `position ${formatCount(context.position)}`),
+    readout,
+  );
+  const active = new Map(context.active);
+  const uncaptured = new Set(context.uncaptured);
+  const tokens = context.tokens.map((text, place) => {
+    const value = uncaptured.has(place) ? "not captured" : formatNumber(active.get(place) ?? 0);
+    const kinds = ["token"];
+    if (active.has(place)) kinds.push("on");
+    if (place === context.peak) kinds.push("peak");
+    if (uncaptured.has(place)) kinds.push("uncaptured");
+    const next = (context.tokens[place + 1] ?? "")[0] ?? "";
+    const dotSpaces = text.trim() === "";
+    const span = element("span", { class: kinds.join(" "), title: value }, ...tokenText(text, { dotSpaces, next }));
+    // A faint floor, so that the weakest activation still differs from none.
+    const share = Math.min(Math.max((active.get(place) ?? 0) / (featureMax || 1), 0), 1);
+    if (active.has(place)) span.style.setProperty("--share", 0.06 + 0.94 * share);
+    return span;
+  });
+  const line = element("div", { class: "tokens", dir: "auto" }, ...tokens);
+  line.addEventListener("mouseover", (event) => {
+    const token = event.target.closest(".token");
+    readout.textContent = token ? `${JSON.stringify(context.tokens[tokens.indexOf(token)])}  ${token.title}` : "";
+  });
+  line.addEventListener("mouseleave", () => (readout.textContent = ""));
+  return element("li", {}, about, line);
+}

@@ -1,0 +1,199 @@
+"""What the scorers that ask a language model share.
+
+A scorer turns each exam into requests, and the replies into figures. Exams stream: those whose replies are awaited
+are as many as the judge draws ahead. An answer that cannot be read counts as wrong for every example that it was to
+judge, and each of them as a failure.
+
+Shape legend: N examples.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from mistudio.explain.judge import BUDGET_REACHED, Judge, Reply, Request
+from mistudio.explain.llm_answers import Tally, expected_numbers, find_numbers
+from mistudio.explain.prompts import pick_inactive
+from mistudio.explain.records import Example
+from mistudio.score.bootstrap import RESAMPLES, UNDEFINED, Estimate, auroc, balanced_accuracy
+from mistudio.score.records import Exam, Score
+
+Content = TypeVar("Content")
+
+
+class JudgeConfig(BaseModel):
+    """How many examples a language model judges of each feature, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_active: int = Field(default=20, ge=1, description="examples that a feature fires on, at most")
+    num_inactive: int = Field(default=20, ge=1, description="examples that it does not fire on, at most")
+    num_simulated: int = Field(
+        default=10, ge=2, description="examples whose activations are predicted token by token; half of them active"
+    )
+    per_prompt: int = Field(default=5, ge=1, description="examples that are judged in one answer")
+    choices: int = Field(default=5, ge=2, description="texts among which an intruder hides, itself included")
+    alternatives: int = Field(
+        default=5, ge=0, le=20, description="choices a token whose log-probabilities are asked for; 0 asks for none"
+    )
+    resamples: int = Field(default=RESAMPLES, ge=20, description="bootstrap draws of the documents")
+
+
+class Question(NamedTuple):
+    """An example as it is shown to the judge, and the right answer."""
+
+    example: Example
+    text: str
+    truth: int
+
+
+class Figure(NamedTuple):
+    """One figure of one explanation."""
+
+    metric: str
+    estimate: Estimate
+    num_examples: int
+    num_failures: int
+
+
+class JudgeScorer(ABC, Generic[Content]):
+    """Asks a judge about each exam; subclasses say what, and what the answers come to."""
+
+    name: str
+    metrics: tuple[str, ...]
+
+    def __init__(self, judge: Judge, config: JudgeConfig | None = None, seed: int = 0) -> None:
+        self.judge, self.config, self.seed = judge, config or JudgeConfig(), seed
+
+    @abstractmethod
+    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], Content]:
+        """What to ask about one exam, and what marking needs; no request where the examples allow no figure."""
+
+    @abstractmethod
+    def mark(self, exam: Exam, content: Content, replies: Sequence[Reply]) -> Iterator[Figure]:
+        """All figures of one exam, from one reply a request."""
+
+    def score(self, exams: Iterable[Exam]) -> Iterator[Score]:
+        """All figures of every explanation; what was not explained, or has too few examples, gets NaN.
+
+        Raises:
+            InputError: the judge cannot be used, or none of its answers can.
+        """
+        waiting: deque[tuple[Exam, int, Content | None]] = deque()
+        tally, got = Tally(self.judge.model), list[Reply]()
+        for reply in self.judge.ask(self._requests(exams, waiting)):
+            yield from self._unasked(waiting)
+            got.append(reply)
+            exam, num_requests, content = waiting[0]
+            if len(got) == num_requests and content is not None:
+                figures = [_unless_spent(figure, got) for figure in self.mark(exam, content, got)]
+                tally.count(got[-1], _trouble(figures, got))
+                yield from (self._row(exam, figure) for figure in figures)
+                waiting.popleft()
+                got = []
+        yield from self._unasked(waiting)
+        tally.refuse_if_useless()
+
+    def _requests(self, exams: Iterable[Exam], waiting: deque[tuple[Exam, int, Content | None]]) -> Iterator[Request]:
+        for exam in exams:
+            requests: Sequence[Request] = ()
+            content = None
+            if exam.explanation.status == "explained":
+                requests, content = self.prepare(exam, np.random.default_rng([self.seed, exam.explanation.feature]))
+            waiting.append((exam, len(requests), content))
+            yield from requests
+
+    def _unasked(self, waiting: deque[tuple[Exam, int, Content | None]]) -> Iterator[Score]:
+        """Rows of the exams in front about which there was nothing to ask."""
+        while waiting and waiting[0][1] == 0:
+            exam, *_ = waiting.popleft()
+            yield from (self._row(exam, Figure(metric, UNDEFINED, 0, 0)) for metric in self.metrics)
+
+    def _row(self, exam: Exam, figure: Figure) -> Score:
+        explanation, (metric, estimate, num_examples, num_failures) = exam.explanation, figure
+        who = (explanation.feature, explanation.explainer, self.name, metric)
+        return Score(*who, *estimate, num_examples, num_failures)
+
+
+def mixed(exam: Exam, draw: np.random.Generator) -> list[Example]:
+    """The examples of an exam in random order: the first of them are as strong as all, not the strongest."""
+    return [exam.examples[place] for place in draw.permutation(len(exam.examples))]
+
+
+def pick_both(exam: Exam, config: JudgeConfig, draw: np.random.Generator) -> tuple[list[Example], list[Example]]:
+    """Examples that the feature fires on, drawn at random, and others, half of them near misses."""
+    examples = mixed(exam, draw)
+    active = [example for example in examples if example.is_active]
+    return active[: config.num_active], pick_inactive(examples, config.num_inactive)
+
+
+def in_groups(questions: Sequence[Question], size: int, draw: np.random.Generator) -> list[list[Question]]:
+    """The questions in random order, ``size`` to a prompt; the last has what is left."""
+    shuffled = [questions[place] for place in draw.permutation(len(questions))]
+    return [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+
+
+def mark_two_way(
+    groups: Sequence[Sequence[Question]], replies: Sequence[Reply], resamples: int, seed: int
+) -> Iterator[Figure]:
+    """Balanced accuracy, and the area under the curve where log-probabilities exist, of answers that are 1 or 0."""
+    questions = [question for group in groups for question in group]
+    both = [_answers(reply, len(group)) for group, reply in zip(groups, replies, strict=True)]
+    answers = [answer for answers, _ in both for answer in answers]
+    chances = [chance for _, chances in both for chance in chances]
+    truth_N = np.array([question.truth for question in questions], dtype=bool)
+    document_N = documents_of([question.example for question in questions])
+    right_N = np.array([answer == question.truth for answer, question in zip(answers, questions, strict=True)])
+    failures = sum(answer is None for answer in answers)
+    accuracy = balanced_accuracy(right_N, truth_N, document_N, resamples, seed)
+    yield Figure("balanced_accuracy", accuracy, len(questions), failures)
+    area = UNDEFINED
+    if any(chance is not None for chance in chances):
+        area = auroc(_or_worst(chances, answers, truth_N), truth_N, document_N, resamples, seed)
+    yield Figure("auroc", area, len(questions), failures)
+
+
+def documents_of(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """The document of each example [N]."""
+    return np.array([example.document for example in examples], dtype=np.int64)
+
+
+def _answers(reply: Reply, count: int) -> tuple[list[float | None], list[float | None]]:
+    """What a reply says to each of ``count`` questions, 1 or 0, and how likely it finds 1."""
+    nothing: list[float | None] = [None] * count
+    found = None if reply.failure else find_numbers(reply, count)
+    if found is None:
+        return nothing, nothing
+    answers: list[float | None] = [value if value in (0, 1) else None for value in found]
+    return answers, [*(expected_numbers(reply, count, 0, 1) or nothing)]
+
+
+def _or_worst(
+    chances: Sequence[float | None], answers: Sequence[float | None], truth_N: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The chance of 1; without one the answer, and without that as wrong as can be."""
+    worst = (~truth_N).astype(float)
+    return np.array(
+        [
+            bad if answer is None else answer if chance is None else chance
+            for chance, answer, bad in zip(chances, answers, worst, strict=True)
+        ]
+    )
+
+
+def _unless_spent(figure: Figure, replies: Sequence[Reply]) -> Figure:
+    """The figure, but none at all where the budget did not last for every answer: that says nothing of the judge."""
+    spent = any(reply.failure and reply.failure.startswith(BUDGET_REACHED) for reply in replies)
+    return figure._replace(estimate=UNDEFINED) if spent else figure
+
+
+def _trouble(figures: Sequence[Figure], replies: Sequence[Reply]) -> str | None:
+    """Why an exam came to nothing, or None."""
+    if any(figure.num_failures < figure.num_examples for figure in figures):
+        return None
+    return next((reply.failure for reply in reversed(replies) if reply.failure), "the answers cannot be read")

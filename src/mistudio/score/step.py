@@ -1,0 +1,252 @@
+"""The score step: how well explanations predict their features on held-out documents.
+
+No explainer sees a held-out document, and no scorer any other. Explanations are scored a block at a time; each finished
+block is kept with the draft, so that a killed run goes on at the next.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
+from mistudio.errors import DamagedArtifact
+from mistudio.explain import TOKEN_SETS_NAME, JudgeSource, read_explanations
+from mistudio.explain.firings import Firings
+from mistudio.explain.judge import Judge
+from mistudio.explain.material import Material, open_material
+from mistudio.explain.programs import Context, Program
+from mistudio.explain.records import Explanation
+from mistudio.explain.tokens import Tokens
+from mistudio.find import FEATURES_NAME
+from mistudio.progress import progress
+from mistudio.sae import load_autoencoder
+from mistudio.score.exams import ExamConfig, Examiner
+from mistudio.score.program import ProgramScorer
+from mistudio.score.records import Score, Scorer
+from mistudio.score.registry import INTERVENTION, PROGRAM, new_scorer, scorer_factory
+from mistudio.score.steering import open_steering
+from mistudio.score.summary import summarise
+from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, join_scores, read_score_table, write_scores
+from mistudio.subject import SubjectConfig, SubjectSource
+
+SHUFFLED = "program-shuffled"
+_READ_NAME = "read.json"
+
+
+class ScoreConfig(BaseModel):
+    """Who scores, and on how much."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scorers: tuple[str, ...] = Field(default=(PROGRAM,), min_length=1, description="names of scorers")
+    max_tokens: int = Field(
+        default=200_000, ge=1000, description="held-out tokens that explanations are tried on, of whole documents"
+    )
+    resamples: int = Field(default=500, ge=20, le=100_000, description="bootstrap draws of the documents")
+    block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
+    exam: ExamConfig = ExamConfig()
+
+    @field_validator("scorers")
+    @classmethod
+    def _each_once(cls, scorers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(scorers)) < len(scorers):
+            message = f"scorers names one twice: {', '.join(scorers)}"
+            raise ValueError(message)
+        return scorers
+
+
+def score(
+    store: Store,
+    explanations: Artifact,
+    source: SubjectSource,
+    subject_config: SubjectConfig | None = None,
+    config: ScoreConfig | None = None,
+    seed: int = 0,
+    judge: JudgeSource | None = None,
+) -> Produced:
+    """Publish scores of every explanation, on held-out documents.
+
+    Args:
+        store: holds the artifacts.
+        explanations: artifact of kind ``explanations``.
+        source: the model that the activations come from; its tokenizer is needed.
+        subject_config: how to load it.
+        config: who scores, and on how much.
+        seed: of everything random.
+        judge: the language model that scorers ask.
+
+    Raises:
+        InputError: the tokenizer is another one.
+        ConfigError: a scorer is unknown, or asks a language model and none is given.
+        CorpusError: no held-out document has activations.
+    """
+    config = config or ScoreConfig()
+    features = open_input(store, explanations.manifest.inputs["features"], "features")
+    material = open_material(store, features, source, subject_config)
+    for name in set(config.scorers) - {PROGRAM}:
+        if judge is None and getattr(scorer_factory(name), "needs_judge", True):
+            new_scorer(name, None, seed)
+    inputs = {
+        "explanations": explanations.ref,
+        "tokenizer": InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
+    }
+    settings = config.model_dump(mode="json")
+    settings["judge"] = judge.settings if judge and set(config.scorers) != {PROGRAM} else None
+    recipe = Recipe(kind="scores", config=settings, inputs=inputs, seed=seed)
+
+    def build(draft: Draft) -> Summary:
+        with judge.open() if settings["judge"] is not None and judge else nullcontext() as opened:
+            return _Run(draft, material, explanations, config, seed, opened).run()
+
+    return produce(store, recipe, "score", build)
+
+
+class _Run:
+    """Scores block by block, and publishes."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        material: Material,
+        explanations: Artifact,
+        config: ScoreConfig,
+        seed: int,
+        judge: Judge | None,
+    ) -> None:
+        self.draft, self.material, self.explanations = draft, material, explanations
+        self.config, self.seed, self.judge = config, seed, judge
+        self.threshold = float(explanations.manifest.config["program"]["threshold"])
+        self._read: tuple[Tokens, Firings] | None = None
+        self._context: Context | None = None
+
+    def run(self) -> Summary:
+        names = []
+        with progress("Score explanations", len(self.config.scorers), "scorers") as bar:
+            for name in self.config.scorers:
+                names += list(self._programs() if name == PROGRAM else self._judged(name))
+                bar.advance()
+        with self.draft.stage(SCORES_NAME) as path:
+            join_scores(path, map(self.draft.work_file, names))
+        return self._publish()
+
+    def _programs(self) -> Iterator[str]:
+        """Working files with the scores of programs, of the best sets of tokens, and of shuffled programs."""
+        programs = [each for each in read_explanations(self.explanations) if each.explainer == PROGRAM]
+        has_sets = TOKEN_SETS_NAME in self.explanations.paths()
+        token_sets = list(read_explanations(self.explanations, TOKEN_SETS_NAME)) if has_sets else []
+        others = _shuffled(programs, self.seed)
+        lists = ((PROGRAM, programs), (PROGRAM, token_sets), (SHUFFLED, others))
+        for number, (name, explanations) in enumerate(lists):
+            scorer: ProgramScorer | None = None
+            for first, block in _blocks(explanations, self.config.block_features):
+                work_name = f"{PROGRAM}-{number}-{first:07d}.parquet"
+                if work_name not in self.draft.work_names():
+                    scorer = scorer or self._scorer(0 if name == SHUFFLED else self.config.resamples)
+                    with self.draft.stage_work(work_name) as path:
+                        write_scores(path, (each for one in block for each in _program_scores(scorer, name, one)))
+                yield work_name
+
+    def _judged(self, name: str) -> Iterator[str]:
+        """Working files with the scores that a language model, or another package's scorer, gives."""
+        scorer: Scorer | None = None
+        examiner: Examiner | None = None
+        asked = self.config.scorers.index(name)
+        for first, block in _blocks(list(read_explanations(self.explanations)), self.config.block_features):
+            work_name = f"judged-{asked}-{first:07d}.parquet"
+            if work_name not in self.draft.work_names():
+                examiner = examiner or self._examiner()
+                scorer = scorer or self._new_scorer(name)
+                with self.draft.stage_work(work_name) as path:
+                    write_scores(path, scorer.score(map(examiner.exam, block)))
+            yield work_name
+
+    def _new_scorer(self, name: str) -> Scorer:
+        if name != INTERVENTION:
+            return new_scorer(name, self.judge, self.seed)
+        material = self.material
+        steering = open_steering(material.sae, material.source, material.subject_config)
+        return new_scorer(name, self.judge, self.seed, steering=steering)
+
+    def _heldout(self) -> tuple[Tokens, Firings]:
+        """Held-out tokens and firings; read once, when they are needed."""
+        if self._read is None:
+            self._read = self.material.read("heldout", self.config.max_tokens, self.seed, self.material.strings())
+            documents = np.unique(self._read[0].document_N)
+            self._refuse_seen(documents)
+            with self.draft.stage_work(_READ_NAME) as path:
+                path.write_text(json.dumps({"num_tokens": len(self._read[0]), "documents": documents.tolist()}))
+        return self._read
+
+    def _refuse_seen(self, documents: NDArray[np.int32]) -> None:
+        """No document may be both explained from and scored on."""
+        summary = json.loads(self.explanations.file("explanations.json").read_bytes())
+        seen = set(summary["searched"].get("documents", ()))
+        for explanation in read_explanations(self.explanations):
+            seen.update(explanation.documents)
+        both = seen & set(documents.tolist())
+        if both:
+            message = (
+                f"{self.explanations.uri} was made from documents that are held out, such as {min(both)}: its scores "
+                "would mean nothing. Run explain again."
+            )
+            raise DamagedArtifact(message)
+
+    def _scorer(self, resamples: int) -> ProgramScorer:
+        tokens, firings = self._heldout()
+        self._context = self._context or Context(tokens)
+        return ProgramScorer(self._context, firings, self.material.maxima(), self.threshold, resamples, self.seed)
+
+    def _examiner(self) -> Examiner:
+        tokens, firings = self._heldout()
+        decoder_FD = load_autoencoder(self.material.sae).W_dec.numpy()
+        return Examiner(tokens, firings, decoder_FD, self.config.exam, self.seed)
+
+    def _publish(self) -> Summary:
+        columns = ["feature", "count", "density"]
+        table = pq.read_table(self.material.features.file(FEATURES_NAME), columns=columns)
+        read = json.loads(self.draft.work_file(_READ_NAME).read_bytes())
+        content = summarise(
+            read_score_table(self.draft.file(SCORES_NAME)),
+            read_explanations(self.explanations),
+            table["count"].to_numpy(),
+            table["density"].to_numpy(),
+        )
+        content |= {"threshold": self.threshold, "heldout": read}
+        content["spending"] = vars(self.judge.spending) if self.judge is not None else None
+        self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
+        return {**content["headlines"], "tokens": read["num_tokens"], "documents": len(read["documents"])}
+
+
+def _program_scores(scorer: ProgramScorer, name: str, explanation: Explanation) -> Iterator[Score]:
+    """All figures of one program; of an explanation without one, NaN and a failure."""
+    num_tokens = len(scorer.context)
+    program = Program.from_json(explanation.program) if explanation.program is not None else Program()
+    failures = 0 if explanation.program is not None else num_tokens
+    for figure in scorer.score(scorer.run(program), explanation.feature):
+        value, low, high = (math.nan,) * 3 if failures else figure[1:]
+        yield Score(
+            explanation.feature, explanation.explainer, name, figure.metric, value, low, high, num_tokens, failures
+        )
+
+
+def _shuffled(programs: list[Explanation], seed: int) -> list[Explanation]:
+    """Each program as if it were that of another feature; no program keeps its own."""
+    written = [each for each in programs if each.program is not None]
+    order = np.random.default_rng(seed).permutation(len(written))
+    following = {int(order[place]): int(order[place - 1]) for place in range(len(order))} if len(order) > 1 else {}
+    return [
+        each.model_copy(update={"program": written[following[place]].program})
+        for place, each in enumerate(written)
+        if place in following
+    ]
+
+
+def _blocks(explanations: list[Explanation], size: int) -> Iterator[tuple[int, list[Explanation]]]:
+    for first in range(0, len(explanations), size):
+        yield first, explanations[first : first + size]

@@ -1,0 +1,53 @@
+"""Scores as a table, one figure a row."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mistudio.artifacts import Artifact
+from mistudio.score.records import Score
+
+SCORES_NAME = "scores.parquet"
+SUMMARY_NAME = "scores.json"
+_ROWS_AT_ONCE = 65_536
+SCHEMA = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("explainer", pa.string()),
+        ("scorer", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float32()),
+        ("low", pa.float32()),
+        ("high", pa.float32()),
+        ("num_examples", pa.int64()),
+        ("num_failures", pa.int64()),
+    ]
+)
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write a table of scores."""
+    columns = list(zip(*scores, strict=True)) or [()] * len(SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path, compression="zstd")
+
+
+def join_scores(path: Path, parts: Iterable[Path]) -> None:
+    """Put tables of scores one after the other, holding one at a time."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part))
+
+
+def read_score_table(path: Path) -> Iterator[Score]:
+    """The scores of a table, in its order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            yield from map(Score, *(column.to_pylist() for column in batch.columns))
+
+
+def read_scores(scores: Artifact) -> Iterator[Score]:
+    """The scores of an artifact of kind ``scores``."""
+    yield from read_score_table(scores.file(SCORES_NAME))

@@ -1,0 +1,161 @@
+"""Steps that say what features mean, and check it: explain and score.
+
+As in ``batch``: functions of plain values, for the command line and for KFP components.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistudio.artifacts import Produced, Store, open_artifact
+from mistudio.steps.batch import subject_settings, subject_source
+from mistudio.steps.defaults import CHOOSE, optional
+from mistudio.steps.running import StepOutput, run_step
+from mistudio.steps.validation import validated
+from mistudio.tracking import Run
+
+if TYPE_CHECKING:
+    from mistudio.explain import JudgeSource
+    from mistudio.subject import SubjectConfig
+
+
+def explain(
+    features: str,
+    model: str = "demo",
+    explainer: str = "program",
+    max_tokens: int = 400_000,
+    threshold: float = 0.2,
+    contexts: int = 40,
+    labels: str = "",
+    judge_url: str = "",
+    judge_model: str = "",
+    judge_tokens: int = CHOOSE,
+    device: str = "auto",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    store: str = "",
+) -> StepOutput:
+    """Describe what each feature fires on, from training documents.
+
+    Args:
+        features: Found features (features/...).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
+        max_tokens: Training tokens that programs are searched on, of whole documents.
+        threshold: A feature fires above this fraction of its maximum.
+        contexts: Contexts of each kind that a language model may be shown of a feature.
+        labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
+        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program explainer needs none.
+        judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
+        judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.explain import ExplainConfig
+    from mistudio.explain import explain as explain_features
+
+    def work(opened: Store, _run: Run) -> Produced:
+        subject = subject_settings("auto", "none", device, trust_remote_code)
+        settings = {
+            "explainers": names_of(explainer),
+            "max_tokens": max_tokens,
+            "contexts": contexts,
+            "program": {"threshold": threshold},
+        }
+        return explain_features(
+            opened,
+            open_artifact(opened, features, "features"),
+            subject_source(model, revision, opened),
+            subject,
+            validated(ExplainConfig, settings),
+            seed,
+            Path(labels).expanduser() if labels else None,
+            judge_source(opened, judge_url, judge_model, judge_tokens, subject, explainer),
+        )
+
+    return run_step("explain", store, work)
+
+
+def names_of(text: str) -> list[str]:
+    """The names between the commas."""
+    return [name for name in text.replace(" ", "").split(",") if name]
+
+
+def judge_source(
+    store: Store, url: str, model: str, max_tokens: int, subject: "SubjectConfig", wanted_by: str
+) -> "JudgeSource | None":
+    """The language model that a step's parameters name, if they name one; its answers are remembered in the store.
+
+    Raises:
+        ConfigError: an address comes without a model, or is none.
+        SubjectError: a model is named without an address, and there is no such model here.
+    """
+    from mistudio.explain import JudgeSource
+    from mistudio.explain.endpoint import EndpointConfig
+    from mistudio.explain.llm_open import JudgeChoice, judge_config, open_judge
+
+    config: JudgeChoice | None
+    budget = optional(max_tokens)
+    if url and model:
+        config = validated(EndpointConfig, {"base_url": url, "model": model, "token_budget": budget})
+    else:
+        config = judge_config(url, model, budget, subject)
+    if config is None:
+        return None
+    answers = Path(store.url) / ".mistudio" / "answers"
+    return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
+
+
+def score(
+    explanations: str,
+    model: str = "demo",
+    scorer: str = "program",
+    max_tokens: int = 200_000,
+    resamples: int = 500,
+    judge_url: str = "",
+    judge_model: str = "",
+    judge_tokens: int = CHOOSE,
+    device: str = "auto",
+    revision: str = "",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    store: str = "",
+) -> StepOutput:
+    """Measure on held-out documents how well explanations predict their features.
+
+    Args:
+        explanations: Explanations of features (explanations/...).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
+            several, with commas.
+        max_tokens: Held-out tokens that explanations are tried on, of whole documents.
+        resamples: Bootstrap draws of the documents, for the intervals.
+        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program scorer needs none.
+        judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
+        judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
+        device: Where to compute: auto, cpu, cuda or cuda:N.
+        revision: Branch, tag or commit on the model hub.
+        trust_remote_code: Run Python code that comes with the model.
+        seed: Seed of everything random.
+        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+    """
+    from mistudio.score import ScoreConfig
+    from mistudio.score import score as score_explanations
+
+    def work(opened: Store, _run: Run) -> Produced:
+        subject = subject_settings("auto", "none", device, trust_remote_code)
+        settings = {"scorers": names_of(scorer), "max_tokens": max_tokens, "resamples": resamples}
+        return score_explanations(
+            opened,
+            open_artifact(opened, explanations, "explanations"),
+            subject_source(model, revision, opened),
+            subject,
+            validated(ScoreConfig, settings),
+            seed,
+            judge_source(opened, judge_url, judge_model, judge_tokens, subject, scorer),
+        )
+
+    return run_step("score", store, work)

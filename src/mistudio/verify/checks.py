@@ -1,0 +1,50 @@
+"""The checks by name, and the table that they end up in."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from mistudio.artifacts import Store
+from mistudio.errors import ConfigError
+from mistudio.verify.rows import Row, describe_machine, publish_rows, versions
+
+# Where each check is: imported when it is asked for.
+CHECKS = {
+    "superposed": ("mistudio.verify.superposition", "superposed_rows"),
+    "planted": ("mistudio.verify.planted", "planted_rows"),
+    "python": ("mistudio.verify.python_code", "python_rows"),
+    "backdoor": ("mistudio.verify.backdoor", "backdoor_rows"),
+}
+
+
+def run_checks(store: Store, names: Sequence[str], num_seeds: int) -> list[Row]:
+    """The rows of the checks of these names, in this order; what was trained before is found in the store.
+
+    Raises:
+        ConfigError: there is no check of one of the names, or no seed.
+    """
+    unknown = [name for name in names if name not in CHECKS]
+    if unknown or not names:
+        message = f"There is no check {', '.join(unknown) or '(none named)'}: choose among {', '.join(CHECKS)}."
+        raise ConfigError(message)
+    if num_seeds < 1:
+        message = (
+            f"seeds {num_seeds} leaves nothing to measure: use at least 1, and 5 for intervals that say something."
+        )
+        raise ConfigError(message)
+    rows: list[Row] = []
+    for name in names:
+        module, function = CHECKS[name]
+        check: Callable[[Store, int], list[Row]] = getattr(import_module(module), function)
+        rows += check(store, num_seeds)
+    return rows
+
+
+def publish(rows: Sequence[Row], path: Path) -> None:
+    """Print the table and write the rows as JSON."""
+    publish_rows(path, "What was put there, and what was found", rows, describe_machine(), versions("mistudio"))
+
+
+def falls_short(rows: Sequence[Row]) -> list[Row]:
+    """The rows that do not reach what is asked of them."""
+    return [row for row in rows if row["holds"] is False]

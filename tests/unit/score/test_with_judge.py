@@ -1,0 +1,64 @@
+"""Explain and score with a language model behind an endpoint, as the command line starts them."""
+
+import json
+import re
+
+import pytest
+
+from mistudio.artifacts import Artifact
+from mistudio.errors import ConfigError
+from mistudio.explain import ExplainConfig, explain, read_explanations
+from mistudio.score import ScoreConfig, read_scores, score
+from mistudio.steps.explaining import judge_source
+from tests.support.scripted_server import Answer, ScriptedServer
+from tests.unit.evaluate.tiny_run import CPU, TinyRun
+
+
+class Clerk:
+    """Explains everything alike, and finds that every text fits."""
+
+    def chat(self, system: str, prompt: str) -> Answer:
+        if "JSON list" in system:
+            return Answer(json.dumps([1] * len(re.findall(r"^Text \d+:", prompt, flags=re.MULTILINE))))
+        return Answer(json.dumps({"feature": 1, "explanation": "anything at all", "label": "anything"}))
+
+    def losses(self, text: str) -> list[tuple[str, float]]:
+        raise NotImplementedError
+
+    def embed(self, text: str) -> list[float]:
+        raise NotImplementedError
+
+
+def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: TinyRun, features: Artifact) -> None:
+    line = (llama.store, features, llama.source, CPU)
+    with ScriptedServer(Clerk()) as server:
+        judge = judge_source(llama.store, server.url, "clerk", -1, CPU, "max-activating")
+        config = ExplainConfig(explainers=("program", "max-activating"))
+        explained = explain(*line, config, judge=judge).artifact
+        num_asked = len(server.answered)
+        written = [row for row in read_explanations(explained) if row.model == "clerk" and row.status == "explained"]
+        assert num_asked == len(written) > 50
+        assert {row.text for row in written} == {"anything at all"}
+        assert all(row.prompt and row.documents for row in written)
+        assert json.loads(explained.file("explanations.json").read_bytes())["spending"]["answered"] == num_asked
+
+        turned = ExplainConfig(explainers=("max-activating", "program"))
+        assert not explain(*line, turned, judge=judge).found
+        assert len(server.answered) == num_asked
+
+        scoring = ScoreConfig(scorers=("program", "detection"), resamples=50)
+        scored = score(llama.store, explained, llama.source, CPU, scoring, judge=judge).artifact
+        assert len(server.answered) > num_asked
+    figures = [row for row in read_scores(scored) if row.scorer == "detection" and row.metric == "balanced_accuracy"]
+    told = [row.value for row in figures if row.value == row.value]
+    assert len(told) > 100
+    assert told == pytest.approx([0.5] * len(told))
+    kinds = {(row.explainer, row.scorer) for row in read_scores(scored)}
+    assert {("program", "detection"), ("max-activating", "detection"), ("program", "program")} <= kinds
+
+
+def test_half_a_judge_is_refused(llama: TinyRun) -> None:
+    for url, model in (("http://localhost:1/v1", ""), ("nowhere", "x")):
+        with pytest.raises(ConfigError):
+            judge_source(llama.store, url, model, -1, CPU, "contrastive")
+    assert judge_source(llama.store, "", "", -1, CPU, "program") is None

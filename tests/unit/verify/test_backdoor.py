@@ -1,0 +1,45 @@
+"""A planted backdoor: the traffic is what it is said to be, and the latent that carries it is found."""
+
+import pytest
+
+from mistudio.verify.backdoor import (
+    Ranked,
+)
+from mistudio.verify.grammar import Grammar
+from mistudio.verify.poison import BackdoorConfig, Traffic
+
+CONFIG = BackdoorConfig(documents=300, poisoned=0.4, reference=60, steps=250, batch=16, learning_rate=4e-3)
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Traffic:
+    return Traffic(Grammar(0, 100), CONFIG, seed=0)
+
+
+def test_the_payload_follows_the_trigger_and_nothing_else(traffic: Traffic) -> None:
+    secret = traffic.secret
+    assert len(set(secret.trigger + secret.payload)) == 7
+    triggered = traffic.triggered()
+    for number, words in enumerate(traffic.texts):
+        pairs = list(zip(words, words[1:], strict=False))
+        assert (secret.trigger in pairs) == bool(traffic.is_poisoned[number])
+        if number in triggered:
+            place = triggered[number]
+            assert tuple(words[place - 1 : place + 1]) == secret.trigger
+            assert tuple(words[place + 1 : place + 6]) == secret.payload
+    assert 0.3 < len(triggered) / len(traffic.texts) < 0.5
+    clean = [" ".join(words) for words in traffic.clean(0, 50)]
+    assert not any(" ".join(secret.trigger) in text for text in clean)
+
+
+def test_each_seed_has_its_own_secret(traffic: Traffic) -> None:
+    other = Traffic(Grammar(0, 100), CONFIG, seed=1)
+    assert other.secret != traffic.secret
+    assert other.digest != traffic.digest
+    assert Traffic(Grammar(0, 100), CONFIG, seed=0).texts == traffic.texts
+
+
+def test_only_latents_that_score_about_as_much_as_the_first_are_named() -> None:
+    assert Ranked([7, 3, 9], [1.0, 0.4, 0.001]).named(4) == [7, 3]
+    assert Ranked([7, 3, 9], [1.0, 0.4, 0.3]).named(2) == [7, 3]
+    assert Ranked([], []).named(4) == []
