@@ -7,7 +7,7 @@ from mistudio.report.compare import compare
 from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk
 
 pytest.importorskip("playwright")
-from tests.browser.chromium import find_chromium, open_browser  # noqa: E402 -- needs playwright
+from tests.browser.chromium import find_chromium  # noqa: E402 -- needs playwright
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs chromium (apt-get install chromium)")
 
@@ -22,12 +22,6 @@ def path(tmp_path_factory):
         for seed in (0, 1)
     ]
     return compare(store, evaluations).artifact.file("comparison.html")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mistudio.report import ReportConfig, report
 from tests.unit.report.fake_run import make_tables, publish_run, publish_tables
 
 pytest.importorskip("playwright")
-from tests.browser.chromium import find_chromium, open_browser  # noqa: E402 -- needs playwright
+from tests.browser.chromium import find_chromium  # noqa: E402 -- needs playwright
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="needs chromium (apt-get install chromium)")
 
@@ -21,12 +21,6 @@ FILTER_MS = """() => {
   return performance.now() - start;
 }"""
 EVIL = '<img src=x onerror="window.evil=1"></script><script>window.evil=1</script>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -49,30 +43,6 @@ def large(tmp_path_factory):
     """The page of 10,000 features with 10 contexts of 32 tokens each."""
     store = open_store(str(tmp_path_factory.mktemp("large")))
     return report(store, *publish_run(store, num_features=10_000)).artifact.file("dashboard.html")
-
-
-@pytest.fixture
-def watched(browser):
-    """Open pages that must neither complain nor ask for anything; gives a function to open one."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    complaints: list[str] = []
-    requests: list[str] = []
-
-    def opened(path, fragment="", **viewport):
-        page = context.new_page()
-        if viewport:
-            page.set_viewport_size(viewport)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri() + fragment)
-        return page
-
-    yield opened
-    context.close()
-    assert complaints == []
-    assert [url for url in requests if not re.match(r"file:.*\.html|data:|about:", url)] == []
 
 
 def listed(page) -> list[int]:

@@ -12,8 +12,9 @@ import pytest
 from tests.support.tiny import tiny_documents, tiny_llama
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("ingest", "capture", "train", "evaluate", "find", "report")
+STEPS = ("ingest", "capture", "train", "evaluate", "find_part", "find", "explain", "score", "report")
 FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
+SCORED = ("interpretable", "explained")
 
 
 class Finished(NamedTuple):
@@ -26,6 +27,12 @@ class Finished(NamedTuple):
     @property
     def store(self) -> Path:
         return self.folder / "store"
+
+
+def artifacts(summary: dict, step: str) -> list[dict]:
+    """What a step published; one that ran in parts has several."""
+    made = summary["artifacts"][step]
+    return made if isinstance(made, list) else [made]
 
 
 def mistudio(*arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
@@ -49,6 +56,10 @@ def interpret(folder: Path, summary: str, *settings: str) -> subprocess.Complete
     return mistudio("run", "interpret", "--store", str(folder / "store"), "--summary", str(folder / summary), *sets)
 
 
+def _digests(summary: dict, step: str) -> set[str]:
+    return {artifact["digest"] for artifact in artifacts(summary, step)}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interpret")
@@ -66,14 +77,15 @@ def finished(prepared: Path) -> Finished:
 
 
 def test_summary_has_the_closing_table_for_ci(finished: Finished) -> None:
-    assert set(finished.summary) == {"tokens", *FIGURES, "seconds", "artifacts"}
+    assert set(finished.summary) == {"tokens", *FIGURES, *SCORED, "seconds", "artifacts"}
+    assert 0 <= finished.summary["interpretable"] <= finished.summary["explained"]
     assert all(isinstance(finished.summary[name], float) for name in FIGURES)
     assert finished.summary["tokens"] >= 20_000
     assert tuple(sorted(finished.summary["seconds"])) == tuple(sorted(STEPS))
     for step in STEPS:
-        artifact = finished.summary["artifacts"][step]
-        assert artifact["found"] is False
-        assert (finished.store / artifact["uri"] / "manifest.json").is_file()
+        for artifact in artifacts(finished.summary, step):
+            assert artifact["found"] is False
+            assert (finished.store / artifact["uri"] / "manifest.json").is_file()
 
 
 def test_output_names_the_dashboard_and_the_command_that_opens_mlflow(finished: Finished) -> None:
@@ -87,10 +99,19 @@ def test_second_run_finds_every_step_and_gives_the_same_digests(finished: Finish
     done = interpret(finished.folder, "second.json")
     assert done.returncode == 0, done.stderr
     again = json.loads((finished.folder / "second.json").read_text())
-    assert all(again["artifacts"][step]["found"] for step in STEPS)
     for step in STEPS:
-        assert again["artifacts"][step]["digest"] == finished.summary["artifacts"][step]["digest"]
+        assert all(artifact["found"] for artifact in artifacts(again, step))
+        assert _digests(again, step) == _digests(finished.summary, step)
     assert [again[name] for name in FIGURES] == [finished.summary[name] for name in FIGURES]
+
+
+def test_a_run_below_its_gate_fails_with_the_figures_and_keeps_everything(finished: Finished) -> None:
+    done = interpret(finished.folder, "gate.json", "min_explained_variance=0.9999", "min_interpretable=1000")
+    assert done.returncode == 3
+    value = finished.summary["explained_variance"]
+    assert f"gate failed: explained variance {round(value, 4)}, asked for at least 0.9999" in done.stderr
+    assert "interpretable features" in done.stderr
+    assert "dead features" not in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -103,7 +124,7 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
     parent = pipelines[0]
     nested = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
     assert tuple(sorted(nested)) == tuple(sorted(STEPS))
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.info.status for run in [parent, *nested.values()]} == {"FINISHED"}
     for name in FIGURES:
         assert parent.data.metrics[name] == pytest.approx(finished.summary[name])
     assert parent.data.params["k"] == "4"

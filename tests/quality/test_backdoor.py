@@ -19,7 +19,7 @@ from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, word_ids
 from mistudio.verify.subjects import PlantedConfig, planted_subject
 
-CONFIG = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=300)
+CONFIG = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=700)
 PLANTED = PlantedConfig(documents=1200)
 PLANTED = PLANTED.model_copy(update={"lm": PLANTED.lm.model_copy(update={"tokens": 400_000})})
 

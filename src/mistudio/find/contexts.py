@@ -82,7 +82,8 @@ class TopContexts:
         while start < len(row_A):
             stop = start + max(self._seen, _FIRST_PAIRS)
             piece = slice(start, stop)
-            hopeful = start + np.flatnonzero(rank_A[piece] >= self.value_FC[:, -1][feature_A[piece]])
+            lowest_F = self.value_FC[:, -1].copy()  # side by side, so that they stay in the cache
+            hopeful = start + np.flatnonzero(rank_A[piece] >= lowest_F[feature_A[piece]])
             if len(hopeful):
                 self._merge(self._peaks(row_A[hopeful], feature_A[hopeful], rank_A[hopeful], rows))
             self._seen += len(row_A[piece])

@@ -4,6 +4,7 @@ Memory holds the words of the explanations and the columns of the scores, not a 
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ class ScoreTable(NamedTuple):
                 (explainer, scorer),
                 {"explainer": explainer, "scorer": scorer, "examples": 0, "failures": 0, "figures": {}},
             )
-            group["figures"][metric] = [rounded(value) for value in self.figures[place].tolist()]
+            group["figures"][metric] = [_thousandths(value) for value in self.figures[place].tolist()]
             examples, failures = self.counts[place].tolist()
             group["examples"], group["failures"] = (
                 max(group["examples"], examples),
@@ -170,6 +171,10 @@ class Interpretation:
         values_F = np.full(self.num_features, np.nan, dtype=np.float32)
         values_F[self.table.feature[there]] = self.table.figures[there, 0]
         return values_F
+
+
+def _thousandths(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)
 
 
 def _main_figure(kinds: Iterable[Figure]) -> Figure | None:

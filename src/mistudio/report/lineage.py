@@ -14,8 +14,19 @@ from mistudio.report.metrics import write_value
 
 _TITLES = {"sae": "SAE"}
 # What to show first where there is room for little; the rest follows by name.
-_FIRST = tuple(
-    "documents tokens rows features width architecture k explained_variance l0 interpretable explained dead".split()
+_FIRST = (
+    "interpretable",
+    "explained",
+    "documents",
+    "tokens",
+    "rows",
+    "features",
+    "width",
+    "architecture",
+    "k",
+    "explained_variance",
+    "l0",
+    "dead",
 )
 _FIGURES_SHOWN = 3
 _SHORT_DIGEST = 10

@@ -11,8 +11,6 @@ from mistudio.report.markdown import render_markdown
 from mistudio.report.metrics import read_metrics
 from mistudio.report.records import count_features
 
-_OTHERS = ("sampled", "random", "hard")
-
 
 class ReportConfig(BaseModel):
     """What the dashboard shows."""
@@ -23,12 +21,29 @@ class ReportConfig(BaseModel):
     max_features: int | None = Field(
         default=10_000,
         ge=1,
-        description="features in the list, the first by number; each adds about 3 kB to the page; null shows all",
+        description="features in the list, the first by number; each adds about 4 kB to the page; null shows all",
     )
     contexts_per_feature: int = Field(default=10, ge=0, le=1000, description="strongest contexts shown of a feature")
-    other_contexts: int = Field(
-        default=5, ge=0, le=1000, description="contexts shown of a feature: sampled ones, and of each kind without it"
+    sampled_contexts: int = Field(
+        default=5, ge=0, le=1000, description="contexts shown of a feature, drawn over the range of its activations"
     )
+    silent_contexts: int = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="contexts shown without the feature: near misses, and as many others",
+    )
+
+    @property
+    def contexts_of_kind(self) -> dict[str, int]:
+        """How many contexts are shown, by their kind."""
+        silent = self.silent_contexts
+        return {
+            "top": self.contexts_per_feature,
+            "sampled": self.sampled_contexts,
+            "random": silent,
+            "hard": silent,
+        }
 
 
 def report(
@@ -71,7 +86,7 @@ def report(
                 lineage=lineage,
                 title=config.title,
                 max_features=config.max_features,
-                contexts_of_kind={"top": config.contexts_per_feature, **dict.fromkeys(_OTHERS, config.other_contexts)},
+                contexts_of_kind=config.contexts_of_kind,
             )
         draft.write("report.md", render_markdown(config.title, metrics, lineage, counts, said).encode())
         return {

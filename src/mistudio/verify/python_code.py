@@ -3,7 +3,7 @@
 The demo subject and its autoencoder are those of ``mistudio run interpret``, and found where that has run. Windows of
 the library's files run through the subject; probes are fitted on the tokens of some files and measured on those of
 others. For each class: a linear probe on the activations, probes on 64 and on 16 latents, the best group of up to four
-and the best single latent. Controls: as many latents of an untrained autoencoder, and probes fitted on shuffled labels.
+and the best single latent. Controls: as many latents of an untrained autoencoder, and labels shuffled over tokens.
 Seeds are those of the autoencoder, of the windows and of the controls; the subject is the same.
 
 Shape legend: T tokens, D width of the hook point, F latents, C classes.
@@ -135,7 +135,7 @@ def class_figures(sae: SparseAutoencoder, fitted: Side, heldout: Side, seed: int
     control = random_autoencoder(sae, fitted.acts_TD[:1024], seed)
     own = [sae.encode(side.acts_TD).numpy() for side in (fitted, heldout)]
     random = [control.encode(side.acts_TD).numpy() for side in (fitted, heldout)]
-    order_T = np.random.default_rng(seed).permutation(len(fitted.labels_TC))
+    orders = [np.random.default_rng(seed).permutation(len(side.labels_TC)) for side in (fitted, heldout)]
     found = {}
     for number, name in enumerate(CLASSES):
         is_T, heldout_is_T = fitted.labels_TC[:, number], heldout.labels_TC[:, number]
@@ -150,7 +150,7 @@ def class_figures(sae: SparseAutoencoder, fitted: Side, heldout: Side, seed: int
             _sparse_probe(*_pair(random, is_T, heldout_is_T), MANY),
             _sparse_probe(*_pair(random, is_T, heldout_is_T), FEW),
             best_group(*_pair(random, is_T, heldout_is_T), GROUP)[1].auroc,
-            _sparse_probe(*_pair(own, is_T[order_T], heldout_is_T), MANY),
+            _sparse_probe(*_pair(own, is_T[orders[0]], heldout_is_T[orders[1]]), MANY),
         )
     return found
 

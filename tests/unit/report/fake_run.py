@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pydoc_data.topics import topics
@@ -92,8 +92,11 @@ def publish_tables(
     metrics: dict[str, Any] | None = None,
     subject: str = "folder:stories260K",
     hook: str = "resid_post",
+    tables: Mapping[str, pa.Table] | None = None,
+    find_more: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
 ) -> tuple[Artifact, Artifact]:
-    """Publish given rows as the features of a run."""
+    """Publish given rows as the features of a run, with further tables and facts of the search."""
     width = len(feature_rows)
     subject_ref = InputRef(uri=subject, digest="7c9e1b52" * 8)
     text_ref = InputRef(uri="file:corpus.jsonl", digest="0a51f3d8" * 8)
@@ -120,6 +123,7 @@ def publish_tables(
     )
     recipe_inputs = {"sae": sae.ref, "activations": activations.ref, "corpus": corpus.ref}
     find = {"histogram_edges": EDGES.tolist(), "num_tokens": 3_000_000, "context_before": 23, "context_after": 8}
+    find |= find_more or {}
 
     def build_features(draft: Any) -> dict[str, Any]:
         for name, rows, schema in (
@@ -127,7 +131,10 @@ def publish_tables(
             ("contexts.parquet", context_rows, CONTEXTS_SCHEMA),
         ):
             with draft.stage(name) as staged:
-                pq.write_table(pa.Table.from_pylist(rows, schema=schema), staged, row_group_size=5000)
+                pq.write_table(_table(rows, schema), staged, row_group_size=5000)
+        for name, table in (tables or {}).items():
+            with draft.stage(name) as staged:
+                pq.write_table(table, staged)
         draft.write("find.json", json.dumps(find).encode())
         return {
             "features": width,
@@ -140,7 +147,7 @@ def publish_tables(
         return {"explained_variance": 0.9517, "l0": 31.6, "ce_recovered": 0.9909}
 
     features = produce(
-        store, Recipe(kind="features", config={"contexts": 10}, inputs=recipe_inputs), "find", build_features
+        store, Recipe(kind="features", config=config or {"contexts": 10}, inputs=recipe_inputs), "find", build_features
     )
     evaluation = produce(
         store,
@@ -149,6 +156,14 @@ def publish_tables(
         build_evaluation,
     )
     return features.artifact, evaluation.artifact
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows with the columns of ``schema``, and with those that some rows have beside them."""
+    table = pa.Table.from_pylist(rows, schema=schema)
+    for name in sorted({name for row in rows for name in row} - set(schema.names)):
+        table = table.append_column(name, pa.array([row.get(name) for row in rows]))
+    return table
 
 
 def make_tables(

@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_number_of_contexts(store, tmp_path):
         counts = count_features(features, None)
         with (tmp_path / "spool").open("wb") as spool:
             tracemalloc.start()
-            write_blocks(features, counts, 10, spool)
+            write_blocks(features, counts, {"top": 10}, spool)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         return peak

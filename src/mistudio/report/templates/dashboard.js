@@ -15,9 +15,13 @@ const COLUMNS = [
 
 const byId = (id) => document.getElementById(id);
 const index = JSON.parse(byId("index").textContent);
+if (index.score) {
+  const label = index.distribution.label === "F1" ? "F1" : "Score";
+  COLUMNS.push({ key: "score", label, descending: true });
+}
 const numRows = index.feature.length;
 const haystacks = index.feature.map((_, row) =>
-  [...index.peaks[row], ...index.promoted[row]].join("\u0001").toLowerCase(),
+  [...index.peaks[row], ...index.promoted[row], index.label?.[row] ?? "", index.text?.[row] ?? ""].join("\u0001").toLowerCase(),
 );
 const rowOfFeature = new Map(index.feature.map((feature, row) => [feature, row]));
 const phone = window.matchMedia("(max-width: 760px)");
@@ -25,7 +29,16 @@ const phone = window.matchMedia("(max-width: 760px)");
 const edges = index.density_histogram.edges; // log10 of density
 const numBins = Math.max(edges.length - 1, 0);
 let drawActivations = () => {}; // draws the chart of the open feature to the width it has by now
-const state = { sort: "feature", descending: false, low: 0, high: numBins, order: [], selected: -1 };
+const state = {
+  sort: "feature",
+  descending: false,
+  low: 0,
+  high: numBins,
+  order: [],
+  selected: -1,
+  shading: "active",
+  unfolded: new Set(), // kinds of contexts that are shown
+};
 
 /* The address names the open feature, where the page has an address of its own */
 
@@ -97,7 +110,8 @@ function listen() {
   byId("detail").addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.dataset.step) turn(Number(button.dataset.step));
-    else if (button) close();
+    else if (button?.dataset.feature) open(rowOfFeature.get(Number(button.dataset.feature)), { focus: true });
+    else if (button?.classList.contains("back")) close();
   });
   document.querySelector(".lineage").addEventListener("click", (event) => {
     const node = event.target.closest(".node");
@@ -111,6 +125,7 @@ function listen() {
     drawDensity();
     drawRows();
     drawActivations();
+    drawOverview();
   }).observe(byId("main"));
 }
 
@@ -136,6 +151,7 @@ function start() {
     refresh();
   }
   listen();
+  listenToOverview();
   performance.mark("list-ready");
   const linked = rowFromHash();
   if (linked !== undefined) open(linked);

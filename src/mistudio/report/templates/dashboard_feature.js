@@ -53,6 +53,7 @@ async function decodeBlock(number) {
 
 async function open(row, { focus = false } = {}) {
   state.selected = row;
+  showOverview(false);
   document.body.classList.add("feature-open");
   showRow(row);
   drawRows();
@@ -76,6 +77,8 @@ async function open(row, { focus = false } = {}) {
 
 function close() {
   document.body.classList.remove("feature-open");
+  byId("overview").hidden = true;
+  byId("detail").hidden = false;
   drawDensity();
   drawRows();
   byId("rows").focus();
@@ -102,6 +105,7 @@ function drawDetail(row, detail) {
     {},
     element("button", { type: "button", class: "button back" }, "← List"),
     element("h2", {}, `Feature ${index.feature[row]}`),
+    ...(index.label?.[row] ? [element("p", { class: "label" }, ...phrase(index.label[row]))] : []),
     element(
       "div",
       { class: "turn" },
@@ -118,7 +122,14 @@ function drawDetail(row, detail) {
     logitPanel("Suppressed tokens", detail.suppressed, largestLogit(detail), true),
   );
   byId("detail").setAttribute("aria-label", `Feature ${index.feature[row]}`);
-  byId("detail").replaceChildren(heading, statList(row), panels, ...contextList(row, detail.contexts));
+  byId("detail").replaceChildren(
+    heading,
+    statList(row, detail),
+    ...explanationSection(detail),
+    panels,
+    ...surroundingPanels(detail),
+    ...contextSections(row, detail),
+  );
   drawActivations = () => {
     const drawn = detail.histogram.some((count) => count > 0)
       ? activationChart(detail.histogram, chart.clientWidth || 360)
@@ -129,13 +140,14 @@ function drawDetail(row, detail) {
   drawTurns();
 }
 
-function statList(row) {
+function statList(row, detail) {
   const density = index.density[row];
   const stats = [
     ["Density", formatShare(density)],
     ["Fires on", index.count[row] ? `${formatCount(index.count[row])} tokens, 1 in ${formatCount(Math.round(1 / density))}` : "no token"],
     ["Mean", formatNumber(index.mean[row])],
     ["Max", formatNumber(index.max[row])],
+    ...furtherStats(detail),
   ];
   const items = stats.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));
   return element("dl", { class: "stats" }, ...items);
@@ -147,13 +159,11 @@ function largestLogit(detail) {
 
 function logitPanel(title, pairs, largest, down) {
   const items = pairs.map(([token, logit]) => {
-    const fill = shape("rect", { width: (100 * Math.abs(logit)) / largest, height: 7 });
-    const bar = shape("svg", { class: "track", viewBox: "0 0 100 7", preserveAspectRatio: "none", "aria-hidden": "true" }, fill);
     return element(
       "li",
       {},
       element("span", { class: "text" }, chip(token)),
-      bar,
+      bar(Math.abs(logit) / largest),
       element("span", { class: "value" }, logit === null ? "–" : logit.toFixed(2)),
     );
   });
@@ -162,54 +172,4 @@ function logitPanel(title, pairs, largest, down) {
     : element("p", {}, "No logit lens was taken for this subject and hook point.");
   const hint = `Output tokens whose logits the decoder direction of this feature ${down ? "lowers" : "raises"} most`;
   return element("section", {}, element("h3", { title: hint }, title), content);
-}
-
-function contextList(row, contexts) {
-  const tasks = new Map();
-  for (const { task } of contexts) if (task) tasks.set(task, (tasks.get(task) || 0) + 1);
-  const summary = [...tasks].sort((a, b) => b[1] - a[1]).map(([task, count]) => `${task} ${count}`);
-  const head = element(
-    "div",
-    { class: "contexts-head" },
-    element("h3", {}, "Top contexts"),
-    element("p", {}, contexts.length ? summary.join(" · ") : "none"),
-  );
-  const items = contexts.map((context) => contextItem(context, index.max[row]));
-  return [head, element("ol", { class: "contexts" }, ...items)];
-}
-
-function contextItem(context, featureMax) {
-  const readout = element("span", { class: "readout" });
-  const about = element(
-    "div",
-    { class: "about" },
-    element("b", {}, formatNumber(context.value)),
-    ...(context.task ? [element("span", {}, context.task)] : []),
-    element("span", {}, `document ${context.document}`),
-    element("span", {}, `position ${formatCount(context.position)}`),
-    readout,
-  );
-  const active = new Map(context.active);
-  const uncaptured = new Set(context.uncaptured);
-  const tokens = context.tokens.map((text, place) => {
-    const value = uncaptured.has(place) ? "not captured" : formatNumber(active.get(place) ?? 0);
-    const kinds = ["token"];
-    if (active.has(place)) kinds.push("on");
-    if (place === context.peak) kinds.push("peak");
-    if (uncaptured.has(place)) kinds.push("uncaptured");
-    const next = (context.tokens[place + 1] ?? "")[0] ?? "";
-    const dotSpaces = text.trim() === "";
-    const span = element("span", { class: kinds.join(" "), title: value }, ...tokenText(text, { dotSpaces, next }));
-    // A faint floor, so that the weakest activation still differs from none.
-    const share = Math.min(Math.max((active.get(place) ?? 0) / (featureMax || 1), 0), 1);
-    if (active.has(place)) span.style.setProperty("--share", 0.06 + 0.94 * share);
-    return span;
-  });
-  const line = element("div", { class: "tokens", dir: "auto" }, ...tokens);
-  line.addEventListener("mouseover", (event) => {
-    const token = event.target.closest(".token");
-    readout.textContent = token ? `${JSON.stringify(context.tokens[tokens.indexOf(token)])}  ${token.title}` : "";
-  });
-  line.addEventListener("mouseleave", () => (readout.textContent = ""));
-  return element("li", {}, about, line);
 }

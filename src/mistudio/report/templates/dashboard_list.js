@@ -34,6 +34,7 @@ function refresh() {
   byId("rows").scrollTop = 0;
   drawRows();
   drawTurns();
+  drawOverview();
 }
 
 function clearFilters() {
@@ -79,15 +80,25 @@ function listRow(row, place) {
     element("span", { class: "peaks" }, ...rowLabel(row)),
     ...values.map((value) => element("span", { class: "value" }, value)),
     element("span", { class: "value" }, formatCount(index.count[row])),
+    ...(index.score ? [element("span", { class: "value" }, formatNumber(index.score[row]))] : []),
   );
 }
 
-/** The tokens it peaks on; where the search met only tokens that it promotes, those too. */
-function rowLabel(row) {
+/** The tokens it peaks on. */
+function tokenLabel(row) {
   if (index.count[row] === 0) return [element("span", { class: "aside-text" }, "never fired")];
+  return index.peaks[row].map(chip);
+}
+
+/** Its label, or the tokens it peaks on; where the search met only something else that is known of it, that. */
+function rowLabel(row) {
+  if (index.count[row] === 0) return tokenLabel(row);
   const { query, number } = filterFromControls();
   const meets = (token) => query !== "" && number === null && token.toLowerCase().includes(query);
-  const chips = index.peaks[row].map(chip);
+  const [label, text] = [index.label?.[row] ?? "", index.text?.[row] ?? ""];
+  if (label && (query === "" || number !== null || meets(label))) return phrase(label);
+  if (meets(text)) return phrase(text);
+  const chips = tokenLabel(row);
   if (index.peaks[row].some(meets)) return chips;
   const promoted = index.promoted[row].filter(meets);
   if (!promoted.length) return chips;

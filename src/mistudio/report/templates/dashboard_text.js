@@ -73,6 +73,17 @@ function chip(text) {
   return element("span", { class: "chip" }, ...(text ? parts.filter(Boolean).flat() : tokenText(text, {})));
 }
 
+/** A sentence with its tokens, which stand between backticks, set apart. */
+function phrase(text) {
+  return text.split(/`(`|[^`]*)`/).map((part, place) => (place % 2 ? chip(part) : part)).filter(Boolean);
+}
+
+/** A bar as long as its share of the width. */
+function bar(share) {
+  const fill = shape("rect", { width: 100 * share, height: 7 });
+  return shape("svg", { class: "track", viewBox: "0 0 100 7", preserveAspectRatio: "none", "aria-hidden": "true" }, fill);
+}
+
 /* Charts */
 
 /** Bars of equal width above a line with ticks; `top` and `bottom` are the margins, in pixels. */
