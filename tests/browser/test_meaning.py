@@ -38,7 +38,7 @@ def test_the_list_shows_labels_sorts_by_score_and_is_searched_by_explanation(wat
     assert page.locator("#row-2 .peaks").inner_text() == "what a person saw"
     page.locator("#columns").get_by_role("button", name="F1").click()
     assert listed(page)[:3] == [19, 18, 17]
-    assert page.locator("#row-19 .value").last.inner_text() == "1.00"
+    assert page.locator("#row-19 .value").last.inner_text() == "1.000"
     page.locator("#search").fill("number-7-way")
     assert listed(page) == [7]
     assert "number-7-way" in page.locator("#row-7").inner_text()
@@ -56,12 +56,12 @@ def test_a_feature_shows_explanations_with_scores_intervals_and_controls(watched
     assert said[1].endswith("program · fit on training documents 0.90")
     assert "best set of tokens alone" in said[2]
     names = page.locator(".scores tbody th").all_inner_texts()
-    assert names == ["Program", "", "Bare set of tokens", "", "Control: another feature's program"]
+    assert names == ["Program", "", "Bare set of tokens", "", "Another feature's program"]
     table = page.locator(".scores").inner_text()
     assert "0.150" in table
     assert "0.10–0.19" in table
     assert "0.004" in table
-    assert "above 20% of its maximum" in table
+    assert "above 20% of max" in table
     assert "+0.500 nats where it fires" in page.locator(".stats").inner_text()
 
 

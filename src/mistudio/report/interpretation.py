@@ -155,7 +155,7 @@ class Interpretation:
         found = self.summary.get("headlines", {})
         label, scored = self.figure_label, int((~np.isnan(self.main_F)).sum())
         rows = [
-            (f"features with a {label}", f"{scored:,} of {self.num_features:,}"),
+            ("features scored", f"{scored:,} of {self.num_features:,}"),
             (f"interpretable: {label} ≥ {INTERPRETABLE}", f"{self.interpretable:,}"),
             *((name, f"{found[key]:,}") for name, key in _COUNTS if key in found),
             *((name, f"{found[key]:.3f}") for name, key in _MEANS if key in found),

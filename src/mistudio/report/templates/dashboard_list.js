@@ -80,7 +80,7 @@ function listRow(row, place) {
     element("span", { class: "peaks" }, ...rowLabel(row)),
     ...values.map((value) => element("span", { class: "value" }, value)),
     element("span", { class: "value" }, formatCount(index.count[row])),
-    ...(index.score ? [element("span", { class: "value" }, formatNumber(index.score[row]))] : []),
+    ...(index.score ? [element("span", { class: "value" }, formatScore(index.score[row]))] : []),
   );
 }
 

@@ -13,7 +13,7 @@ const ANY = "_any"; // ends the name of a metric that takes any activation as fi
 const SCORED = new Map([
   ["program/program", "Program"],
   ["token-set/program", "Bare set of tokens"],
-  ["program/program-shuffled", "Control: another feature's program"],
+  ["program/program-shuffled", "Another feature's program"],
 ]);
 const EXPLAINERS = new Map([
   ["person", "by a person"],
@@ -98,7 +98,7 @@ function scoreRows({ explainer, scorer, examples, failures, figures }) {
     else above[metric] = figure;
   }
   const firing = index.distribution.firing;
-  const share = firing ? `above ${Math.round(100 * firing)}% of its maximum` : "";
+  const share = firing ? `above ${Math.round(100 * firing)}% of max` : "";
   if (!Object.keys(any).length) return [{ ...rest, definition: "", figures: above }];
   return [
     { ...rest, definition: share, figures: above },
@@ -109,8 +109,9 @@ function scoreRows({ explainer, scorer, examples, failures, figures }) {
 function scoreCell(figure) {
   if (!figure || figure[0] === null) return element("td", {}, "–");
   const [value, low, high] = figure;
-  const interval = low === null ? [] : [element("span", { class: "interval", title: "95% interval, by bootstrap over documents" }, `${low.toFixed(2)}–${high.toFixed(2)}`)];
-  return element("td", {}, element("b", {}, value.toFixed(3)), ...interval);
+  const hint = "95% interval, by bootstrap over documents";
+  const interval = low === null ? "" : element("span", { class: "interval", title: hint }, `${low.toFixed(2)}–${high.toFixed(2)}`);
+  return element("td", {}, element("b", {}, formatScore(value)), interval);
 }
 
 /** Tasks and positions, nearest directions, and what fires with it; nothing where nothing is known. */

@@ -109,7 +109,12 @@ function featureAt(event) {
 }
 
 function describeOnMap(row) {
-  const parts = row < 0 ? ["Click a feature to open it. Features that the list does not show are faint."] : [
+  if (row < 0) {
+    const scale = mapView.colour === "score" ? " Red is 0, blue is 1." : "";
+    byId("map-text").textContent = `Click a feature to open it. Features that the list does not show are faint.${scale}`;
+    return;
+  }
+  const parts = [
     element("b", {}, `Feature ${index.feature[row]}`),
     " ",
     ...(index.label?.[row] ? phrase(index.label[row]) : tokenLabel(row)),
@@ -140,6 +145,7 @@ function listenToOverview() {
     if (!button) return;
     mapView.colour = button.dataset.colour;
     for (const other of byId("map-colour").children) other.setAttribute("aria-pressed", other === button);
+    describeOnMap(-1);
     drawMap();
   });
 }

@@ -26,6 +26,11 @@ function formatNumber(value, { short = false } = {}) {
   return value.toLocaleString("en", { minimumSignificantDigits: short ? 1 : 3, maximumSignificantDigits: 3 });
 }
 
+/** A score between -1 and 1. */
+function formatScore(value) {
+  return value === null ? "–" : value.toFixed(3);
+}
+
 function formatCount(value) {
   return value.toLocaleString("en");
 }
