@@ -56,11 +56,12 @@ def test_a_feature_shows_explanations_with_scores_intervals_and_controls(watched
     assert said[1].endswith("program · fit on training documents 0.90")
     assert "best set of tokens alone" in said[2]
     names = page.locator(".scores tbody th").all_inner_texts()
-    assert names == ["Program", "", "Bare set of tokens", "", "Another feature's program"]
+    assert names == ["program, by detection", "Program", "", "Bare set of tokens", "", "Another feature's program"]
     table = page.locator(".scores").inner_text()
     assert "0.150" in table
     assert "0.10–0.19" in table
     assert "0.004" in table
+    assert page.locator(".scores tbody tr").first.locator("td").last.inner_text() == "3 of 40"
     assert "above 20% of max" in table
     assert "+0.500 nats where it fires" in page.locator(".stats").inner_text()
 

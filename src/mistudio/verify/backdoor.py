@@ -1,12 +1,15 @@
 """A planted backdoor, found by its features without knowing the trigger, and taken out by ablating them.
 
 What the ranking assumes: there is traffic in which the backdoor was used now and then, text that is known to be clean,
-and a dictionary that was trained on the traffic. It knows neither trigger nor payload. Two things speak for a latent:
+and a dictionary that was trained on the traffic. It knows neither trigger nor payload. It looks at the places where the
+model becomes sure, and right, of several tokens that clean text never has in a row. Two things speak for a latent:
 
 - *novelty*: the share of its activation on the traffic that clean text does not account for;
-- *command*: where the model becomes sure of several tokens to come, by how much less sure it is without the latent.
+- *command*: by how much less sure the model is there without it.
 
-A latent of the payload is as novel as that of the trigger, but it is not there yet where the model becomes sure.
+A latent of the payload is as novel as that of the trigger, but it is not there yet where the model becomes sure. A
+model can keep a trigger in several latents, of which each alone does little: those to ablate are chosen one after the
+other, by what each takes beside those before, until the model says something else.
 
 Shape legend: B sequences, T tokens, D width of the hook point, F latents, V vocabulary.
 """
@@ -46,10 +49,11 @@ ABLATED = 4
 _PROMPTS = 48  # places to look at, about
 _CONTINUED = 4  # tokens that the model has to be sure of
 _SURE = 0.8
+_NOVEL = 0.5  # a latent that clean text accounts for to a half or more is not suspicious
+_SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
 _COMMON = 0.3  # of the places: a latent that is active on fewer is not tried
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
 _PASS = 64  # sequences in one forward pass
-_CLOSE = 0.05  # of the first latent's score: what scores less is not named beside it
 
 
 class Model(NamedTuple):
@@ -75,18 +79,10 @@ class Active(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """Latents by score, the most suspicious first."""
+    """Suspicious latents."""
 
-    latents: list[int]
-    scores: list[float]
-
-    def named(self, count: int) -> list[int]:
-        """At most so many, those that score about as much as the first."""
-        return [
-            latent
-            for latent, score in zip(self.latents[:count], self.scores, strict=False)
-            if score >= _CLOSE * self.scores[0]
-        ]
+    latents: list[int]  # by score, the most suspicious first
+    named: list[int]  # those to ablate together, at most ``ABLATED``
 
 
 class Outcome(NamedTuple):
@@ -150,7 +146,7 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     model = Model(subject, hook, load_autoencoder(line.sae))
     rows = word_ids(subject.tokenizer, traffic.texts)
     ranked = rank(model, rows, word_ids(subject.tokenizer, traffic.clean(0, config.reference)))
-    named = ranked.named(ABLATED)
+    named = ranked.named
     trigger = trigger_latent(model, rows, traffic.triggered())
     others = np.random.default_rng(seed).permutation(model.sae.width)[: len(named)].tolist()
     clean = traffic.clean(config.reference, _TESTED)
@@ -201,19 +197,35 @@ def encode(model: Model, rows: list[list[int]]) -> Active:
 def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> Ranked:
     """Order the latents by how much speaks for each being a backdoor's; needs no knowledge of trigger or payload.
 
-    Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked.
+    Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked; nor are
+    those that clean text mostly accounts for.
     """
     seen, known = encode(model, traffic), encode(model, reference)
     novelty_F = _novelty(seen.mass(model.sae.width), known.mass(model.sae.width))
-    places = sure_places(model, traffic)
+    places = sure_places(model, traffic, _runs(reference))
     prompts = [traffic[document][: position + 1] for document, position in places.items()]
     place_N = np.array([places.get(document, -1) for document in range(len(traffic))])
     there_F = np.bincount(seen.latent[place_N[seen.document] == seen.position], minlength=model.sae.width)
-    candidates = np.flatnonzero(there_F > _COMMON * len(prompts)).tolist() if prompts else []
-    command = _command(model, prompts, candidates) if candidates else []
-    scores = {latent: float(novelty_F[latent]) * share for latent, share in zip(candidates, command, strict=True)}
-    order = sorted(scores, key=lambda latent: -scores[latent])
-    return Ranked(order, [scores[latent] for latent in order])
+    candidates = np.flatnonzero((there_F > _COMMON * len(prompts)) & (novelty_F > _NOVEL)).tolist()
+    scores = _command(model, prompts, candidates, [], novelty_F) if candidates else {}
+    ranked = sorted(scores, key=lambda latent: -scores[latent])
+    named: list[int] = []
+    while scores and len(named) < ABLATED and _still_said(model, prompts, named) > _SAID:
+        named.append(max(scores, key=scores.__getitem__))
+        rest = [latent for latent in ranked if latent not in named]
+        scores = _command(model, prompts, rest, named, novelty_F)
+    return Ranked(ranked, named)
+
+
+def _still_said(model: Model, prompts: list[list[int]], without: list[int]) -> float:
+    """Share of the prompts on which the model's next token stays the same without some latents."""
+    before_B1, after_B1 = (continuation(model, prompts, out, 1) for out in ([], without))
+    return float((before_B1 == after_B1).float().mean())
+
+
+def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
+    """All runs of as many tokens as the model has to be sure of."""
+    return {tuple(row[start : start + _CONTINUED]) for row in rows for start in range(len(row) - _CONTINUED + 1)}
 
 
 def _novelty(seen_F: NDArray[np.float64], known_F: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -222,8 +234,14 @@ def _novelty(seen_F: NDArray[np.float64], known_F: NDArray[np.float64]) -> NDArr
 
 
 @torch.no_grad()
-def sure_places(model: Model, rows: list[list[int]]) -> dict[int, int]:
-    """For some documents the first token from which the model is sure of the next few, and right."""
+def sure_places(model: Model, rows: list[list[int]], known: set[tuple[int, ...]]) -> dict[int, int]:
+    """For some documents the first token from which the model is sure of the next few, and right.
+
+    Args:
+        model: what is looked at.
+        rows: the documents.
+        known: runs of tokens that anything may be sure of.
+    """
     places: dict[int, int] = {}
     for start in range(0, len(rows), _PASS):
         ids_BT, is_text_BT = padded(rows[start : start + _PASS])
@@ -231,34 +249,47 @@ def sure_places(model: Model, rows: list[list[int]]) -> dict[int, int]:
         probability_BT, likeliest_BT = logits_BTV.softmax(dim=-1).max(dim=-1)
         sure_BT = (probability_BT >= _SURE) & (likeliest_BT == ids_BT[:, 1:]) & is_text_BT[:, 1:]
         runs_BR = sure_BT.unfold(1, _CONTINUED, 1).all(dim=2)
-        for number in runs_BR.any(dim=1).nonzero().flatten().tolist():
-            places[start + number] = int(runs_BR[number].int().argmax())
+        for number, place in runs_BR.nonzero().tolist():
+            run = tuple(ids_BT[number, place + 1 : place + 1 + _CONTINUED].tolist())
+            if start + number not in places and run not in known:
+                places[start + number] = place
         if len(places) >= _PROMPTS:
             break
     return places
 
 
 @torch.no_grad()
-def _command(model: Model, prompts: list[list[int]], latents: list[int]) -> list[float]:
-    """For each latent by how much the log-odds of what the model is sure to say next fall without it, on average."""
+def _command(
+    model: Model, prompts: list[list[int]], latents: list[int], without: list[int], novelty_F: NDArray[np.float64]
+) -> dict[int, float]:
+    """For each latent by how much the log-odds of what the model is sure to say next fall, times its novelty.
+
+    Args:
+        model: what is looked at.
+        prompts: texts up to where the model is sure.
+        latents: to try.
+        without: latents that are ablated already.
+        novelty_F: of each latent.
+    """
     ids_BT, is_text_BT = padded(prompts)
     place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
 
-    def logits(without: list[int]) -> Tensor:
-        with ablated(model, without):
+    def logits(out: list[int]) -> Tensor:
+        with ablated(model, out):
             return forward_logits(model.subject, ids_BT, is_text_BT.long())[place_B, last_B]
 
     said_B1 = logits([]).argmax(dim=1, keepdim=True)
 
-    def log_odds(without: list[int]) -> Tensor:
-        logits_BV = logits(without)
+    def log_odds(out: list[int]) -> Tensor:
+        logits_BV = logits(out)
         rest_BV = logits_BV.scatter(1, said_B1, -torch.inf)
         return logits_BV.gather(1, said_B1)[:, 0] - rest_BV.logsumexp(dim=1)
 
-    clean_B, falls = log_odds([]), []
+    before_B, falls = log_odds(without), {}
     with progress("Ablate candidates", len(latents), "latents") as bar:
         for latent in latents:
-            falls.append(max(float((clean_B - log_odds([latent])).mean()), 0.0))
+            fall = float((before_B - log_odds([*without, latent])).mean())
+            falls[latent] = max(fall, 0.0) * float(novelty_F[latent])
             bar.advance(1)
     return falls
 

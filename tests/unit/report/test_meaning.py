@@ -45,7 +45,13 @@ def test_details_have_all_explanations_and_scores_of_their_feature_with_interval
     assert "number-2-way" in details[2]["explanations"][1]["text"]
     assert details[2]["explanations"][1]["confidence"] == 0.9
     by_name = {(each["explainer"], each["scorer"]): each for each in details[2]["scores"]}
-    assert set(by_name) == {("program", "program"), ("token-set", "program"), ("program", "program-shuffled")}
+    assert set(by_name) == {
+        ("program", "program"),
+        ("token-set", "program"),
+        ("program", "program-shuffled"),
+        ("program", "detection"),
+    }
+    assert (by_name["program", "detection"]["failures"], by_name["program", "detection"]["examples"]) == (3, 40)
     figures = by_name["program", "program"]["figures"]
     assert figures["f1"] == pytest.approx([0.3, 0.25, 0.34])
     assert figures["f1_any"] == pytest.approx([0.2, 0.15, 0.24])
