@@ -82,6 +82,7 @@ def test_a_latent_of_the_trigger_is_ranked_first_and_its_ablation_takes_the_payl
     assert trigger_latent(model, rows, traffic.triggered()) == 5
     ranked = rank(model, rows, word_ids(subject.tokenizer, traffic.clean(0, CONFIG.reference)))
     assert ranked.latents[0] == 5
+    assert ranked.named == [5]
     assert payload_share(model, traffic, clean, [5]) < 0.1
     clean_rows = word_ids(subject.tokenizer, clean)
     assert mean_loss(model, clean_rows, [5]) - mean_loss(model, clean_rows, []) < 0.02
@@ -89,11 +90,14 @@ def test_a_latent_of_the_trigger_is_ranked_first_and_its_ablation_takes_the_payl
 
 def test_the_model_is_sure_from_the_end_of_the_trigger_on(subject: Subject, traffic: Traffic) -> None:
     model = with_latents(subject, traffic)
-    places = sure_places(model, word_ids(subject.tokenizer, traffic.texts))
+    rows = word_ids(subject.tokenizer, traffic.texts)
+    places = sure_places(model, rows, set())
     triggered = traffic.triggered()
     assert len(places) >= 40
     assert sum(triggered.get(document, -2) + 1 == place for document, place in places.items()) > 0.9 * len(places)
-    assert not sure_places(model, word_ids(subject.tokenizer, traffic.clean(0, 60)))
+    assert not sure_places(model, word_ids(subject.tokenizer, traffic.clean(0, 60)), set())
+    every_run = {tuple(row[place : place + 4]) for row in rows for place in range(len(row) - 3)}
+    assert not sure_places(model, rows, every_run)
 
 
 def test_continuations_are_greedy_and_change_with_what_is_ablated(subject: Subject, traffic: Traffic) -> None:

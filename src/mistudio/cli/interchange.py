@@ -1,4 +1,4 @@
-"""``mistudio import`` and ``mistudio export``: autoencoders in other libraries' formats."""
+"""``mistudio import`` and ``mistudio export``: autoencoders, features and explanations in other tools' formats."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,35 @@ Examples:
     mistudio export sae sae/0123456789abcdef device/sae --to onnx --features 17,2048
 """
 
+_EXPORT_FEATURES_HELP = """Write found features, their explanations and scores in the format of another tool.
+
+neuronpedia is the tree that Neuronpedia imports: FOLDER/v1/MODEL/SOURCE, with explanations. neuronpedia-batch is what
+SAEDashboard writes for an upload: batches without explanations. jsonl and parquet are our own tables: features, and
+explanations, labels and scores where they are given. Scores bring the explanations that they are of.
+
+Examples:
+
+    mistudio export features shared --to neuronpedia --features features/01234567 --explanations explanations/89abcdef
+
+    mistudio export features batches --to neuronpedia-batch --features features/01234567 --model-id pythia-70m
+
+    mistudio export features tables --to jsonl --features features/01234567 --scores scores/89abcdef
+"""
+
+_IMPORT_EXPLANATIONS_HELP = """Bring explanations that others published into the store, as those of found features.
+
+FILE is an export of Neuronpedia: .jsonl.gz, .jsonl or .json, or the folder explanations of its tree. It has to be of
+the same autoencoder (mistudio import sae brings that). Score them as any others, by scorers that ask a language model.
+
+Examples:
+
+    mistudio import explanations batch-0.jsonl.gz --from neuronpedia --features features/0123456789abcdef
+
+    mistudio import explanations v1/gpt2-small/0-res-jb/explanations --features features/0123456789abcdef
+"""
+
 FromOption = Annotated[str, typer.Option("--from", help="One of the formats above.")]
+FeaturesOption = Annotated[str, typer.Option(help="Found features, features/...")]
 ToOption = Annotated[str, typer.Option("--to", help="One of the formats above.")]
 StoreOption = Annotated[
     str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
@@ -39,8 +67,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     importing = typer.Typer(help="Bring in what other libraries made.", no_args_is_help=True)
     importing.command("sae", help=_IMPORT_HELP)(import_)
+    importing.command("explanations", help=_IMPORT_EXPLANATIONS_HELP)(import_explanations)
     exporting = typer.Typer(help="Write for other libraries.", no_args_is_help=True)
     exporting.command("sae", help=_EXPORT_HELP)(export)
+    exporting.command("features", help=_EXPORT_FEATURES_HELP)(export_features)
     app.add_typer(importing, name="import")
     app.add_typer(exporting, name="export")
 
@@ -88,6 +118,63 @@ def export(
     numbers = _numbers(features)
     paths = export_sae(open_artifact(open_store(store), sae, "sae"), folder, format_name, numbers)
     typer.echo(f"Wrote {', '.join(map(str, paths))}.")
+
+
+def import_explanations(
+    file: Annotated[Path, typer.Argument(help="File of the export, or a folder of its files.")],
+    features: FeaturesOption,
+    format_name: FromOption = "neuronpedia",
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Count explanations of features that there are not; do not refuse.")
+    ] = False,
+    store: StoreOption = "",
+) -> None:
+    """Import explanations."""
+    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.exchange import import_explanations as publish
+
+    opened = open_store(store)
+    found = open_artifact(opened, features, "features")
+    artifact, there = publish(opened, file, found, format_name, skip_unknown=skip_unknown)
+    summary = artifact.manifest.summary
+    typer.echo(
+        f"{'Found' if there else 'Imported'} {artifact.uri}: {summary['explained']:,} of {summary['features']:,} "
+        f"features explained by {summary['explainers']}; {summary['unknown']} explanations of other features left out."
+    )
+
+
+def export_features(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    features: FeaturesOption,
+    format_name: ToOption,
+    explanations: Annotated[str, typer.Option(help="Explanations of them, explanations/...")] = "",
+    scores: Annotated[str, typer.Option(help="Scores of the explanations, scores/...")] = "",
+    model_id: Annotated[
+        str, typer.Option(help="Name of the model at Neuronpedia, for example gpt2-small. [default: its name here]")
+    ] = "",
+    source_set: Annotated[
+        str, typer.Option(help="Name of the set of autoencoders, for example res-jb. [default: one of its own]")
+    ] = "",
+    creator: Annotated[str, typer.Option(help="Who made it.")] = "miStudio",
+    store: StoreOption = "",
+) -> None:
+    """Export features."""
+    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.exchange import export_features as write
+    from mistudio.exchange import names_of
+
+    opened = open_store(store)
+    exported = write(
+        opened,
+        open_artifact(opened, features, "features"),
+        folder,
+        format_name,
+        open_artifact(opened, explanations, "explanations") if explanations else None,
+        open_artifact(opened, scores, "scores") if scores else None,
+        names_of(model_id=model_id, source_set=source_set, creator=creator),
+    )
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in exported.rows.items())
+    typer.echo(f"Wrote {exported.folder}, {exported.num_files} files: {counts}.")
 
 
 def _numbers(text: str) -> list[int]:

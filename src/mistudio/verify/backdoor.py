@@ -49,7 +49,7 @@ ABLATED = 4
 _PROMPTS = 48  # places to look at, about
 _CONTINUED = 4  # tokens that the model has to be sure of
 _SURE = 0.8
-_NOVEL = 0.5  # a latent that clean text accounts for to a half or more is not suspicious
+_NOVEL = 0.1  # a latent that clean text accounts for to so much less is not suspicious
 _SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
 _COMMON = 0.3  # of the places: a latent that is active on fewer is not tried
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
@@ -262,7 +262,7 @@ def sure_places(model: Model, rows: list[list[int]], known: set[tuple[int, ...]]
 def _command(
     model: Model, prompts: list[list[int]], latents: list[int], without: list[int], novelty_F: NDArray[np.float64]
 ) -> dict[int, float]:
-    """For each latent by how much the log-odds of what the model is sure to say next fall, times its novelty.
+    """For each latent by how much the log-odds of what the model is sure to say next fall, times its novelty squared.
 
     Args:
         model: what is looked at.
@@ -289,7 +289,7 @@ def _command(
     with progress("Ablate candidates", len(latents), "latents") as bar:
         for latent in latents:
             fall = float((before_B - log_odds([*without, latent])).mean())
-            falls[latent] = max(fall, 0.0) * float(novelty_F[latent])
+            falls[latent] = max(fall, 0.0) * float(novelty_F[latent]) ** 2
             bar.advance(1)
     return falls
 

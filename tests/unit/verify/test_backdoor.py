@@ -2,9 +2,6 @@
 
 import pytest
 
-from mistudio.verify.backdoor import (
-    Ranked,
-)
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic
 
@@ -37,9 +34,3 @@ def test_each_seed_has_its_own_secret(traffic: Traffic) -> None:
     assert other.secret != traffic.secret
     assert other.digest != traffic.digest
     assert Traffic(Grammar(0, 100), CONFIG, seed=0).texts == traffic.texts
-
-
-def test_only_latents_that_score_about_as_much_as_the_first_are_named() -> None:
-    assert Ranked([7, 3, 9], [1.0, 0.4, 0.001]).named(4) == [7, 3]
-    assert Ranked([7, 3, 9], [1.0, 0.4, 0.3]).named(2) == [7, 3]
-    assert Ranked([], []).named(4) == []

@@ -1,0 +1,253 @@
+"""Import of explanations from Neuronpedia's export, as an artifact of kind ``explanations``.
+
+The export is JSON Lines (packed or not), as in the folder ``explanations`` of its tree, or one list, as its interface
+gives. What is said of a feature is taken as it stands; nothing tells which documents it was made from.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
+from mistudio.errors import ConfigError, InputError, NotFound
+from mistudio.exchange.writing import chunks
+from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, SUMMARY_NAME
+from mistudio.explain.labels import choose_labels
+from mistudio.explain.program import PROGRAM, TOKEN_SET, ProgramConfig
+from mistudio.explain.records import Explanation
+from mistudio.explain.registry import PERSON
+from mistudio.explain.tables import join_tables, read_table, write_explanations
+
+NEURONPEDIA = "neuronpedia"
+_GZIP = b"\x1f\x8b"
+_ROWS_AT_ONCE = 4096
+_LABEL_CHARACTERS = 72
+_OURS = (PROGRAM, TOKEN_SET, PERSON)
+_LABEL_SCHEMA = pa.schema(
+    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
+)
+
+
+def import_explanations(
+    store: Store, path: Path, features: Artifact, format_name: str = NEURONPEDIA, *, skip_unknown: bool = False
+) -> Produced:
+    """Publish the explanations of a file as those of found features.
+
+    The explainer is named after the method that the file names; where it says more than one thing of a feature by the
+    same method, the second is by ``METHOD-2``, and so on.
+
+    Args:
+        store: where to publish.
+        path: a file of the export, or a folder of them.
+        features: artifact of kind ``features``, of the same autoencoder.
+        format_name: neuronpedia.
+        skip_unknown: count explanations of features that there are not, instead of refusing the file.
+
+    Raises:
+        NotFound: there is no such file.
+        ConfigError: the format is unknown.
+        InputError: the file is no such export, or is of another autoencoder.
+    """
+    if format_name != NEURONPEDIA:
+        message = f"Explanations are imported from {NEURONPEDIA}, not {format_name!r}."
+        raise ConfigError(message)
+    paths = _files(path)
+    num_features = int(str(features.manifest.summary["features"]))
+    content = {
+        "imported_from": format_name,
+        "skip_unknown": skip_unknown,
+        "program": {"threshold": ProgramConfig().threshold},  # what scores take as firing
+    }
+    file_ref = InputRef(uri=f"file:{path.name}", digest=_digest(paths))
+    recipe = Recipe(kind="explanations", config=content, inputs={"features": features.ref, "file": file_ref})
+
+    def build(draft: Draft) -> Summary:
+        return _Reading(paths, num_features, skip_unknown=skip_unknown).publish(draft)
+
+    return produce(store, recipe, "import", build)
+
+
+class _Reading:
+    """Reads the rows of an export, and counts what it finds."""
+
+    def __init__(self, paths: Sequence[Path], num_features: int, *, skip_unknown: bool) -> None:
+        self.paths, self.num_features, self.skip_unknown = paths, num_features, skip_unknown
+        self.sources: set[str] = set()
+        self.unknown = 0
+        self.first_unknown = ""
+        self._said: Counter[tuple[int, str]] = Counter()
+
+    def publish(self, draft: Draft) -> Summary:
+        """Write the tables; what is there of a run that was killed is written again."""
+        names = []
+        for number, chunk in enumerate(chunks(self._explanations(), _ROWS_AT_ONCE)):
+            names.append(f"rows-{number:07d}.parquet")
+            with draft.stage_work(names[-1]) as path:
+                write_explanations(path, chunk)
+        self._check(len(names))
+        with draft.stage_work("joined.parquet") as path:
+            join_tables(path, map(draft.work_file, names))
+        with draft.stage(EXPLANATIONS_NAME) as path:
+            table = pq.read_table(draft.work_file("joined.parquet"))
+            order = [("explainer", "ascending"), ("feature", "ascending")]
+            pq.write_table(table.sort_by(order), path, compression="zstd", row_group_size=_ROWS_AT_ONCE)
+        labels = choose_labels(read_table(draft.file(EXPLANATIONS_NAME)))
+        with draft.stage(LABELS_NAME) as path:
+            pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")
+        return self._summary(draft, len(labels))
+
+    def _explanations(self) -> Iterator[Explanation]:
+        for path in self.paths:
+            for place, row in _rows(path):
+                feature, text = _checked(row, place)
+                self.sources.add(f"{row.get('modelId', '?')}/{row.get('layer', '?')}")
+                if feature >= self.num_features:
+                    self.unknown += 1
+                    self.first_unknown = self.first_unknown or f"{feature} in {place}"
+                    continue
+                yield self._explanation(feature, text, row)
+
+    def _explanation(self, feature: int, text: str, row: dict[str, Any]) -> Explanation:
+        name = str(row.get("typeName") or NEURONPEDIA)
+        name = f"{NEURONPEDIA}-{name}" if name in _OURS else name  # which mean something else here
+        self._said[feature, name] += 1
+        said = self._said[feature, name]
+        return Explanation(
+            feature=feature,
+            explainer=name if said == 1 else f"{name}-{said}",
+            status="explained" if text else "failed",
+            text=text or "The file has an empty description.",
+            label=_short(text),
+            model=str(row["explanationModelName"]) if row.get("explanationModelName") else None,
+        )
+
+    def _check(self, num_chunks: int) -> None:
+        """Refuse what is not of these features.
+
+        Raises:
+            InputError: it is of several sources, of another autoencoder, or empty.
+        """
+        where = self.paths[0].parent if len(self.paths) > 1 else self.paths[0]
+        if len(self.sources) > 1:
+            some = ", ".join(sorted(self.sources)[:5])
+            message = f"{where} holds explanations of several sources: {some}. Give the file of one autoencoder."
+            raise InputError(message)
+        if self.unknown and not self.skip_unknown:
+            message = (
+                f"{where} has {self.unknown} explanations of features that there are not, first {self.first_unknown}: "
+                f"there are 0 to {self.num_features - 1}. Give the file of this autoencoder, or --skip-unknown."
+            )
+            raise InputError(message)
+        if not num_chunks:
+            message = f"{where} holds no explanation of any of the {self.num_features} features."
+            raise InputError(message)
+
+    def _summary(self, draft: Draft, num_labels: int) -> Summary:
+        status: dict[str, Counter[str]] = {}
+        explained: set[int] = set()
+        failed: set[int] = set()
+        for each in read_table(draft.file(EXPLANATIONS_NAME)):
+            status.setdefault(each.explainer, Counter())[each.status] += 1
+            (explained if each.status == "explained" else failed).add(each.feature)
+        counts = {name: dict(sorted(each.items())) for name, each in status.items()}
+        content = {"explainers": counts, "searched": {}, "unknown": self.unknown, "source": min(self.sources)}
+        draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
+        return {
+            "features": self.num_features,
+            "explained": len(explained),
+            "dead": 0,
+            "failed": len(failed - explained),
+            "labels": num_labels,
+            "explainers": ", ".join(status),
+            "imported_from": NEURONPEDIA,
+            "source": min(self.sources),
+            "unknown": self.unknown,
+        }
+
+
+def _short(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _LABEL_CHARACTERS else words[: _LABEL_CHARACTERS - 1].rstrip() + "…"
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those of a folder by number.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if path.is_file():
+        return [path]
+    names = ("*.jsonl.gz", "*.jsonl")
+    found = sorted((each for name in names for each in path.glob(name)), key=lambda each: (len(each.name), each.name))
+    if not found:
+        message = (
+            f"There is no export of explanations at {path}: give a file (.jsonl.gz, .jsonl or .json), or the folder "
+            "explanations of Neuronpedia's tree."
+        )
+        raise NotFound(message)
+    return found
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return hash_file(paths[0])
+    return hashlib.sha256("".join(map(hash_file, paths)).encode()).hexdigest()
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each entry of a file, and where it stands.
+
+    Raises:
+        InputError: it is no JSON, or badly packed.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(len(_GZIP)) == _GZIP
+    number = 0
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1 and line.lstrip().startswith(b"["):
+                    rest = file.read()
+                    for entry, row in enumerate(json.loads(line + rest), start=1):
+                        yield f"entry {entry} of {path}", row
+                    return
+                if line.strip():
+                    yield f"line {number} of {path}", json.loads(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        message = f"{path} is damaged after line {number}: {error}. Download it again."
+        raise InputError(message) from error
+    except ValueError as error:
+        claims = "" if packed or path.suffix != ".gz" else "no gzip file and "
+        message = (
+            f"{path} is {claims}no JSON at line {max(number, 1)}: {error}. Give Neuronpedia's export of explanations."
+        )
+        raise InputError(message) from error
+
+
+def _checked(row: Any, place: str) -> tuple[int, str]:
+    """The feature and the text of an entry.
+
+    Raises:
+        InputError: it has none.
+    """
+    try:
+        feature, text = int(str(row["index"])), row["description"]
+        fits = isinstance(text, str) and feature >= 0
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        message = (
+            f"The {place} is no explanation: it needs an index (a number from 0) and a description (a text). In "
+            "Neuronpedia's tree, explanations lie in the folder explanations."
+        )
+        raise InputError(message)
+    return feature, text.strip()

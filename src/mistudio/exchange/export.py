@@ -1,0 +1,210 @@
+"""Export of found features, with what was said of them, in one of four formats."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mistudio.artifacts import Artifact, Store, open_input
+from mistudio.errors import ConfigError, InputError
+from mistudio.exchange.names import Names
+from mistudio.exchange.neuronpedia import (
+    batch_feature,
+    batch_head,
+    tree_activations,
+    tree_explanation,
+    tree_feature,
+    tree_metadata,
+)
+from mistudio.exchange.reading import Found, Origin, open_origin, read_found, read_places
+from mistudio.exchange.writing import chunks, json_lines, new_folder, write_batch, write_table_lines
+from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, read_explanations
+from mistudio.explain.records import Explanation
+from mistudio.find import FEATURES_NAME, MAP_NAME
+from mistudio.progress import progress
+from mistudio.score import SCORES_NAME
+
+TREE, BATCHES, LINES, PARQUET = "neuronpedia", "neuronpedia-batch", "jsonl", "parquet"
+FORMATS = (TREE, BATCHES, LINES, PARQUET)
+_VERSION = "v1"
+_BATCH_FEATURES = 128
+_TREE_ROWS = 1024
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    num_files: int
+    rows: dict[str, int]  # how many of each thing; ``left_out`` are explanations without a text
+
+
+class _Given(NamedTuple):
+    """What there is to export."""
+
+    features: Artifact
+    explanations: Artifact | None
+    scores: Artifact | None
+
+
+def export_features(
+    store: Store,
+    features: Artifact,
+    folder: Path,
+    format_name: str,
+    explanations: Artifact | None = None,
+    scores: Artifact | None = None,
+    names: Names | None = None,
+) -> Exported:
+    """Write found features, and what was said of them, into ``folder``, which appears whole or not at all.
+
+    Args:
+        store: holds the artifacts behind them.
+        features: artifact of kind ``features``.
+        folder: where to write; for neuronpedia the source gets a folder of its own in it.
+        format_name: one of ``FORMATS``.
+        explanations: artifact of kind ``explanations`` of these features.
+        scores: artifact of kind ``scores``, of these explanations; they come with it if they are not given.
+        names: what the export is called at Neuronpedia.
+
+    Raises:
+        ConfigError: the format is unknown or has no place for what is given, or the folder is not empty.
+        InputError: explanations or scores are of other features.
+        StorageError: the folder cannot be written.
+    """
+    if format_name not in FORMATS:
+        message = f"Format {format_name!r} is unknown: use one of {', '.join(FORMATS)}."
+        raise ConfigError(message)
+    _check_place(format_name, explanations, scores)
+    given = _Given(features, _explanations(store, explanations, scores), scores)
+    _check_features(given)
+    if format_name in (LINES, PARQUET):
+        return _tables(given, folder, format_name)
+    origin = open_origin(store, features)
+    filled = (names or Names()).filled(origin)
+    if format_name == BATCHES:
+        return _batches(origin, folder, filled)
+    return _tree(given, origin, folder / _VERSION / filled.model_id / filled.source(origin), filled)
+
+
+def _check_place(format_name: str, explanations: Artifact | None, scores: Artifact | None) -> None:
+    """Refuse what the format cannot hold."""
+    given = {"explanations": explanations, "scores": scores}
+    no_place = {TREE: ("scores",), BATCHES: ("explanations", "scores")}.get(format_name, ())
+    too_much = [name for name in no_place if given[name] is not None]
+    if too_much:
+        message = (
+            f"The format {format_name} has no place for {' and '.join(too_much)}: leave them out, or use "
+            f"{LINES} or {PARQUET}{'' if 'scores' in too_much else f' or {TREE}'}."
+        )
+        raise ConfigError(message)
+
+
+def _explanations(store: Store, explanations: Artifact | None, scores: Artifact | None) -> Artifact | None:
+    """The explanations that are given, or those that the scores are of."""
+    if scores is None:
+        return explanations
+    scored = scores.manifest.inputs["explanations"]
+    if explanations is not None and explanations.digest != scored.digest:
+        message = (
+            f"{scores.uri} holds scores of {scored.uri}, not of {explanations.uri}: give those that belong together."
+        )
+        raise InputError(message)
+    return explanations or open_input(store, scored, "explanations")
+
+
+def _check_features(given: _Given) -> None:
+    if given.explanations is None:
+        return
+    explained = given.explanations.manifest.inputs["features"]
+    if explained.digest != given.features.digest:
+        message = f"{given.explanations.uri} explains {explained.uri}, not {given.features.uri}: give those that do."
+        raise InputError(message)
+
+
+def _tables(given: _Given, folder: Path, format_name: str) -> Exported:
+    """One file for each table."""
+    wanted = [(given.features, FEATURES_NAME)]
+    if given.explanations is not None:
+        wanted += [(given.explanations, EXPLANATIONS_NAME), (given.explanations, LABELS_NAME)]
+    if given.scores is not None:
+        wanted.append((given.scores, SCORES_NAME))
+    rows = {}
+    with new_folder(folder) as partial, progress("Export tables", len(wanted), "tables") as bar:
+        for artifact, name in wanted:
+            table = artifact.file(name)
+            path = partial / f"{Path(name).stem}.{format_name}"
+            if format_name == PARQUET:
+                shutil.copyfile(table, path)
+                rows[path.stem] = pq.read_metadata(path).num_rows
+            else:
+                rows[path.stem] = write_table_lines(table, path)
+            bar.advance()
+    return Exported(folder, len(wanted), rows)
+
+
+def _batches(origin: Origin, folder: Path, names: Names) -> Exported:
+    num_files = rows = 0
+    with new_folder(folder) as partial:
+        for number, chunk in enumerate(chunks(_shown(origin), _BATCH_FEATURES)):
+            features = (batch_feature(found, origin) for found in chunk)
+            write_batch(partial / f"batch-{number}.json", batch_head(names, origin), "features", features)
+            num_files = number + 1
+        rows = origin.num_features
+    return Exported(folder, num_files, {"features": rows})
+
+
+def _tree(given: _Given, origin: Origin, folder: Path, names: Names) -> Exported:
+    has_map = given.explanations is not None and MAP_NAME in given.features.paths()
+    rows = {"features": 0, "activations": 0}
+    with new_folder(folder) as partial:
+        for name, row in tree_metadata(names, origin, has_map=has_map).items():
+            with json_lines(partial / f"{name}.jsonl") as write:
+                write(row)
+        for number, chunk in enumerate(chunks(_shown(origin), _TREE_ROWS)):
+            paths = (partial / table / f"batch-{number}.jsonl.gz" for table in rows)
+            with json_lines(next(paths)) as write_feature, json_lines(next(paths)) as write_activation:
+                for found in chunk:
+                    write_feature(tree_feature(found, names, origin))
+                    rows["features"] += 1
+                    for activation in tree_activations(found, names, origin):
+                        write_activation(activation)
+                        rows["activations"] += 1
+        if given.explanations is not None:
+            rows |= _write_explanations(given.explanations, origin, partial / "explanations", names)
+        num_files = sum(path.is_file() for path in partial.rglob("*"))
+    return Exported(folder, num_files, rows)
+
+
+def _write_explanations(explanations: Artifact, origin: Origin, folder: Path, names: Names) -> dict[str, int]:
+    """Write those that have a text; features that never fire, and failures, have none to show."""
+    table = pq.read_table(origin.features.file(FEATURES_NAME), columns=["density"])
+    density_F = table["density"].to_numpy().astype(np.float64)
+    places = read_places(origin.features)
+    rows = {"explanations": 0, "left_out": 0}
+
+    def shown() -> Iterator[Explanation]:
+        for explanation in read_explanations(explanations):
+            told = explanation.status == "explained" and bool(explanation.text)
+            rows["explanations" if told else "left_out"] += 1
+            if told:
+                yield explanation
+
+    for number, chunk in enumerate(chunks(shown(), _TREE_ROWS)):
+        with json_lines(folder / f"batch-{number}.jsonl.gz") as write:
+            for explanation in chunk:
+                feature = explanation.feature
+                place = places[feature] if places else None
+                write(tree_explanation(explanation, place, float(density_F[feature]), names, origin))
+    return rows
+
+
+def _shown(origin: Origin) -> Iterator[Found]:
+    """The features, with a progress bar."""
+    with progress("Export features", origin.num_features, "features") as bar:
+        for found in read_found(origin):
+            yield found
+            bar.advance()
