@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
@@ -24,16 +23,13 @@ from mistudio.explain.labels import choose_labels
 from mistudio.explain.program import PROGRAM, TOKEN_SET, ProgramConfig
 from mistudio.explain.records import Explanation
 from mistudio.explain.registry import PERSON
-from mistudio.explain.tables import join_tables, read_table, write_explanations
+from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
 
 NEURONPEDIA = "neuronpedia"
 _GZIP = b"\x1f\x8b"
 _ROWS_AT_ONCE = 4096
 _LABEL_CHARACTERS = 72
 _OURS = (PROGRAM, TOKEN_SET, PERSON)
-_LABEL_SCHEMA = pa.schema(
-    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
-)
 
 
 def import_explanations(
@@ -101,7 +97,7 @@ class _Reading:
             pq.write_table(table.sort_by(order), path, compression="zstd", row_group_size=_ROWS_AT_ONCE)
         labels = choose_labels(read_table(draft.file(EXPLANATIONS_NAME)))
         with draft.stage(LABELS_NAME) as path:
-            pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")
+            write_labels(path, labels)
         return self._summary(draft, len(labels))
 
     def _explanations(self) -> Iterator[Explanation]:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
@@ -34,15 +32,13 @@ from mistudio.explain.tables import (
     join_tables,
     read_table,
     write_explanations,
+    write_labels,
 )
 from mistudio.progress import progress
 from mistudio.subject import SubjectConfig, SubjectSource
 
 logger = logging.getLogger(__name__)
 
-_LABEL_SCHEMA = pa.schema(
-    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
-)
 _READ_NAME = "read.json"
 
 
@@ -186,7 +182,7 @@ class _Run:
         explained = self.draft.file(EXPLANATIONS_NAME)
         labels = choose_labels(read_table(explained))
         with self.draft.stage(LABELS_NAME) as path:
-            pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")
+            write_labels(path, labels)
         status: dict[str, Counter[str]] = {}
         of_feature: dict[int, set[str]] = {}
         for explanation in read_table(explained):
@@ -198,7 +194,7 @@ class _Run:
             "explainers": {name: dict(sorted(counts.items())) for name, counts in status.items()},
             "contexts": self._contexts(),
             "searched": read,
-            "spending": vars(self.judge.spending) if self.judge is not None else None,
+            "spending": self.judge.spending.totals() if self.judge is not None else None,
         }
         self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
         return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,9 @@ TOKEN_SETS_NAME = "token_sets.parquet"  # noqa: S105 -- a file's name
 LABELS_NAME = "labels.parquet"
 SUMMARY_NAME = "explanations.json"
 _ROWS_AT_ONCE = 1024
+_LABEL_SCHEMA = pa.schema(
+    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
+)
 SCHEMA = pa.schema(
     [
         ("feature", pa.int32()),
@@ -57,3 +61,8 @@ def read_table(path: Path) -> Iterator[Explanation]:
 def read_explanations(explanations: Artifact, name: str = EXPLANATIONS_NAME) -> Iterator[Explanation]:
     """The explanations of an artifact of kind ``explanations``: by explainer, then by feature."""
     yield from read_table(explanations.file(name))
+
+
+def write_labels(path: Path, labels: list[dict[str, Any]]) -> None:
+    """One row a feature: its label, who gave it, and how well that explanation fits."""
+    pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
-from mistudio.errors import DamagedArtifact
+from mistudio.errors import ConfigError, DamagedArtifact
 from mistudio.explain import TOKEN_SETS_NAME, JudgeSource, read_explanations
 from mistudio.explain.firings import Firings
 from mistudio.explain.judge import Judge
@@ -83,7 +83,7 @@ def score(
 
     Raises:
         InputError: the tokenizer is another one.
-        ConfigError: a scorer is unknown, or asks a language model and none is given.
+        ConfigError: a scorer is unknown, asks a language model and none is given, or runs programs and there are none.
         CorpusError: no held-out document has activations.
     """
     config = config or ScoreConfig()
@@ -138,6 +138,12 @@ class _Run:
     def _programs(self) -> Iterator[str]:
         """Working files with the scores of programs, of the best sets of tokens, and of shuffled programs."""
         programs = [each for each in read_explanations(self.explanations) if each.explainer == PROGRAM]
+        if not programs:
+            message = (
+                f"{self.explanations.uri} holds no programs, so that the scorer {PROGRAM} has nothing to run: use "
+                "other scorers, such as detection."
+            )
+            raise ConfigError(message)
         has_sets = TOKEN_SETS_NAME in self.explanations.paths()
         token_sets = list(read_explanations(self.explanations, TOKEN_SETS_NAME)) if has_sets else []
         others = _shuffled(programs, self.seed)
@@ -218,7 +224,7 @@ class _Run:
             table["density"].to_numpy(),
         )
         content |= {"threshold": self.threshold, "heldout": read}
-        content["spending"] = vars(self.judge.spending) if self.judge is not None else None
+        content["spending"] = self.judge.spending.totals() if self.judge is not None else None
         self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
         return {**content["headlines"], "tokens": read["num_tokens"], "documents": len(read["documents"])}
 

@@ -40,7 +40,7 @@ def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: 
         assert num_asked == len(written) > 50
         assert {row.text for row in written} == {"anything at all"}
         assert all(row.prompt and row.documents for row in written)
-        assert json.loads(explained.file("explanations.json").read_bytes())["spending"]["answered"] == num_asked
+        assert json.loads(explained.file("explanations.json").read_bytes())["spending"]["answers"] == num_asked
 
         turned = ExplainConfig(explainers=("max-activating", "program"))
         assert not explain(*line, turned, judge=judge).found
