@@ -58,3 +58,8 @@ def test_a_budget_that_is_not_a_number_is_refused(run: CliRunner, app: typer.Typ
 def test_a_budget_that_is_too_small_is_refused_by_name(app: typer.Typer, store_url: str) -> None:
     with pytest.raises(ConfigError, match="tokens"):
         CliRunner().invoke(app, ["demo", "--tokens", "10", "--store", store_url], catch_exceptions=False)
+
+
+def test_help_names_the_budget_that_the_recipe_has(app: typer.Typer) -> None:
+    shown = CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "120", "TERM": "dumb"}).output
+    assert f"[default: {DemoConfig().tokens:_}]" in shown
