@@ -6,6 +6,7 @@ near misses first; ``token-activation-pairs`` lists every token with its activat
 explanation that says why.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -62,7 +63,7 @@ class _Shown(NamedTuple):
     documents: tuple[int, ...]
 
 
-class _LlmExplainer:
+class _LlmExplainer(ABC):
     """Asks a judge about each feature; the classes below say what is shown."""
 
     name: str
@@ -137,9 +138,9 @@ class _LlmExplainer:
         """The examples that are shown."""
         return pick_active(evidence.examples, self.config.num_active)
 
+    @abstractmethod
     def line(self, example: Example, evidence: Evidence, marks: Marks) -> str:
         """How an example is shown."""
-        raise NotImplementedError
 
     def _explanation(self, chat: Chat, feature: int, seen: tuple[int, ...], reply: Reply, place: int) -> Explanation:
         made: dict[str, Any] = {
