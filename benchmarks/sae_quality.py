@@ -54,7 +54,7 @@ BUFFER_ROWS = 262_144
 DEAD_AFTER_TOKENS = 200_000
 TUNING_SEED = 1000
 TUNED_ROWS = 16_384
-FIRST_RATE = {"ours": 0.25 / WIDTH**0.5, "saelens": 3e-4}
+FIRST_RATE = {"ours": 0.18 / WIDTH**0.5, "saelens": 3e-4}
 L0_TOLERANCE = 0.02
 OUR_L0_SHARE = 0.98  # of SAELens's, so that ours is not above it on held-out documents either
 
