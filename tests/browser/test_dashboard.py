@@ -247,6 +247,18 @@ def test_on_a_phone_list_and_feature_take_turns(watched, small):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_page_that_becomes_wide_opens_a_feature_and_leaves_one_that_is_open(watched, small):
+    page = watched(small[2], width=390, height=844)
+    assert page.locator("#detail").get_attribute("aria-label") == "Feature"
+    page.set_viewport_size({"width": 1280, "height": 900})
+    feature_is(page, 0)
+    page.locator("#row-3").click()
+    feature_is(page, 3)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size({"width": 1280, "height": 900})
+    feature_is(page, 3)
+
+
 def test_every_control_has_a_name(watched, small):
     page = watched(small[2])
     feature_is(page, 0)

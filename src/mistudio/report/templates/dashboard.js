@@ -155,7 +155,14 @@ function start() {
   performance.mark("list-ready");
   const linked = rowFromHash();
   if (linked !== undefined) open(linked);
-  else if (!phone.matches && state.order.length) open(state.order[0]);
+  else openFirst();
+  // A frame may get its size after its scripts have run: until then it looks like a phone.
+  phone.addEventListener("change", openFirst);
+}
+
+/* Where the list leaves room for a feature, one is always open */
+function openFirst() {
+  if (!phone.matches && state.selected < 0 && state.order.length) open(state.order[0]);
 }
 
 start();
