@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedTokenizerBase
 
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus.documents import CorpusSource, Document
@@ -20,6 +20,9 @@ from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Counts, ShardCo
 from mistudio.corpus.tokens import Specials, TextEncoder, chunk, find_specials
 from mistudio.errors import ConfigError, CorpusError
 from mistudio.progress import progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STATISTICS_NAME = "statistics.json"
 SHARD_DOCUMENTS = 2048  # fixed: a resumed run has to cut the source where the killed one did
@@ -59,7 +62,7 @@ class IngestConfig(BaseModel):
 def ingest(
     store: Store,
     source: CorpusSource,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     tokenizer_ref: InputRef,
     config: IngestConfig,
     seed: int = 0,
@@ -94,7 +97,7 @@ def is_held_out(text: str, fraction: float, split_seed: int) -> bool:
     return int.from_bytes(hashed) < fraction * 2**64
 
 
-def _build(draft: Draft, source: CorpusSource, tokenizer: PreTrainedTokenizerBase, config: IngestConfig) -> Summary:
+def _build(draft: Draft, source: CorpusSource, tokenizer: "PreTrainedTokenizerBase", config: IngestConfig) -> Summary:
     specials = find_specials(tokenizer) if config.add_special_tokens else Specials()
     if specials.num >= config.context_length:
         message = f"context_length {config.context_length} leaves no room beside {specials.num} special tokens."

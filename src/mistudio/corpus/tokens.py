@@ -7,14 +7,16 @@ model that is shown it must not take it for a command.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from mistudio.errors import SubjectError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -34,7 +36,7 @@ class Specials:
         return len(self.prefix) + len(self.suffix)
 
 
-def find_specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
+def find_specials(tokenizer: "PreTrainedTokenizerBase") -> Specials:
     """The specials that the tokenizer's own template puts around one text.
 
     A tokenizer that has a beginning-of-sequence token and a template that adds nothing before the text
@@ -63,7 +65,7 @@ def find_specials(tokenizer: PreTrainedTokenizerBase) -> Specials:
 class TextEncoder:
     """Token ids of plain text, without special tokens; many texts at a time in parallel threads."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._slow = None if tokenizer.is_fast else tokenizer
         self._fast: Tokenizer | None = None
         if tokenizer.is_fast:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
@@ -48,6 +47,8 @@ def match_rows(a_FD: Tensor, b_FD: Tensor, exact_width: int) -> tuple[NDArray[np
     """
     if len(a_FD) > exact_width:
         return _match_candidates(a_FD, b_FD)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and most steps match nothing
+
     # Costs rather than cosines: asked to maximise, scipy would copy the matrix.
     costs_FF = np.empty((len(a_FD), len(b_FD)))
     for start, cosines_RF in _blocks(a_FD, b_FD):

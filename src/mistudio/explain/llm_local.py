@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-import transformers
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -152,6 +151,8 @@ class LocalModel:
         return list(self._subject.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _generate(self, requests: Sequence[Chat], ids: Sequence[list[int]]) -> list[Reply]:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
         ids_BT, mask_BT = self._padded(ids, left=True)
         watch = _Watch(self._subject.tokenizer, ids_BT.shape[1], max(requests[0].alternatives, 1))
         written_BT = self._subject.model.generate(
@@ -161,8 +162,8 @@ class LocalModel:
             do_sample=False,
             use_cache=True,
             pad_token_id=self._pad_id(),
-            logits_processor=transformers.LogitsProcessorList([watch.look]),
-            stopping_criteria=transformers.StoppingCriteriaList([watch.stop]),
+            logits_processor=LogitsProcessorList([watch.look]),
+            stopping_criteria=StoppingCriteriaList([watch.stop]),
         )[:, ids_BT.shape[1] :].cpu()
         return [
             self._written(request, len(prompt), written_T.tolist(), watch, row)

@@ -1,5 +1,7 @@
 """Load a language model to be studied: frozen, in eval mode, its transformer blocks found by structure.
 
+transformers is imported where something is loaded: importing it takes longer than finding a published artifact.
+
 Shape legend: B sequences, T tokens, V vocabulary.
 """
 
@@ -10,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers.models.auto import modeling_auto
 
 from mistudio.errors import SubjectError
 from mistudio.subject.config import SubjectConfig
@@ -20,13 +20,6 @@ from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dty
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
 
-# In this order: a name in an earlier table decides. The last has no output embeddings.
-_AUTO_CLASSES = (
-    (transformers.AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-    (transformers.AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
-    (transformers.AutoModelForImageTextToText, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
-    (transformers.AutoModel, modeling_auto.MODEL_MAPPING_NAMES),
-)
 _MAX_NAMED_KEYS = 5
 _LARGE_SIBLING = 0.1  # a second list beside the blocks with more of their parameters than this is a part of them
 
@@ -157,9 +150,11 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
     Raises:
         SubjectError: it cannot be read, its architecture is unknown, or it needs code that is not trusted.
     """
+    from transformers import AutoConfig
+
     try:
         with quiet_transformers():
-            return transformers.AutoConfig.from_pretrained(
+            return AutoConfig.from_pretrained(
                 source.path, revision=source.revision, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # see load_subject
@@ -183,15 +178,15 @@ def choose_auto_class(config: Any) -> tuple[Any, bool]:
     Raises:
         SubjectError: it is no language model of one transformer stack.
     """
-    encoders = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    is_encoder = config.model_type in encoders and not getattr(config, "is_decoder", False)
+    causal, masked, *others = _auto_classes()
+    is_encoder = config.model_type in masked[1] and not getattr(config, "is_decoder", False)
     if not config.is_encoder_decoder:
         names = set(config.architectures or ())
         own_code = getattr(config, "auto_map", None) or {}
-        for auto_class, known in _AUTO_CLASSES:
+        for auto_class, known in (causal, masked, *others):
             if names & set(_flat(known.values())) or auto_class.__name__ in own_code:
                 return auto_class, not is_encoder
-        for auto_class, known in (_AUTO_CLASSES[1], _AUTO_CLASSES[0]):
+        for auto_class, known in (masked, causal):
             if config.model_type in known:
                 return auto_class, not is_encoder
     kind = "an encoder-decoder" if config.is_encoder_decoder else "not a language model that transformers knows"
@@ -200,6 +195,22 @@ def choose_auto_class(config: Any) -> tuple[Any, bool]:
         "Use a causal language model (as GPT-2, Llama) or an encoder with a masked-token head (as BERT)."
     )
     raise SubjectError(message)
+
+
+def _auto_classes() -> tuple[tuple[Any, Any], ...]:
+    """Classes of transformers, each with the names it knows by model type.
+
+    In this order: a name in an earlier table decides. The last has no output embeddings.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    return (
+        (transformers.AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        (transformers.AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+        (transformers.AutoModelForImageTextToText, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+        (transformers.AutoModel, modeling_auto.MODEL_MAPPING_NAMES),
+    )
 
 
 def find_blocks(model: nn.Module, text_config: Any) -> nn.ModuleList:
@@ -273,13 +284,15 @@ def _keep_weights_as_they_are(model: Any) -> None:
 
 
 def _quantization_settings(config: SubjectConfig, dtype_name: str) -> Any:
+    if config.quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
     if config.quantization == "int8":
-        return transformers.BitsAndBytesConfig(load_in_8bit=True)
-    if config.quantization == "nf4":
-        return transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype_name)
-        )
-    return None
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype_name)
+    )
 
 
 def _check_weight_files(source: SubjectSource) -> None:

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import transformers
-from transformers.utils import logging as transformers_logging
-
 from mistudio.errors import SubjectError
 from mistudio.subject.source import SubjectSource
 
@@ -24,9 +21,11 @@ def load_tokenizer(source: SubjectSource, trust_remote_code: bool = False) -> An
     Raises:
         SubjectError: there is none, it cannot be read, or it needs code that is not trusted.
     """
+    from transformers import AutoTokenizer
+
     try:
         with quiet_transformers():
-            return transformers.AutoTokenizer.from_pretrained(
+            return AutoTokenizer.from_pretrained(
                 source.path, revision=source.revision, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
@@ -52,6 +51,8 @@ def token_strings(tokenizer: Any) -> list[str]:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from drawing bars and printing advice while it loads."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -13,6 +13,7 @@ from mistudio.explain.program import ProgramConfig, ProgramExplainer
 from mistudio.explain.programs import Branch, Context, Flag, Member, Pair, Program
 from mistudio.explain.programs.english import describe, label
 from mistudio.explain.programs.fitting import Taken, best_exceptions, best_set
+from mistudio.explain.programs.search import SearchConfig
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import Tokens
 from tests.support.texts import tokens_of
@@ -148,6 +149,19 @@ def test_what_counts_as_firing_is_a_fraction_of_the_maximum(train: Tokens) -> No
         (explanation,) = explainer.explain([Evidence(0, (), 0.1, 1.0)])
         said = Program.from_json(explanation.program or "").predict(Context(train)) > 0
         assert {train.strings[each].strip() for each in train.id_N[said].tolist()} == expected
+
+
+def test_a_program_found_on_a_sample_of_the_tokens_is_right_at_most_always(train: Tokens) -> None:
+    context = Context(train)
+    after = [np.isin(train.near(-1), ids(train, word)) for word in WORDS]
+    firings = firings_of(train, [rule(context, train) for rule in RULES.values()] + after)
+    config = ProgramConfig(search=SearchConfig(max_tokens=1000))
+    made = ProgramExplainer(train, firings, config).explain(
+        Evidence(number, (), 0.1, 2.0) for number in range(firings.num_features)
+    )
+    confidences = [each.confidence for each in made]
+    assert max(confidences) == 1
+    assert min(confidences) > 0.8
 
 
 def test_one_document_is_enough() -> None:

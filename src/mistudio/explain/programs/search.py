@@ -139,11 +139,12 @@ class Searcher:
         return near_N
 
     def _part(self, rows: NDArray[np.int64], fires_A: NDArray[np.int64], num_fires: int, most: int) -> _Part:
+        """Those of ``rows``, at most so many, and the firings among them; beyond them, as many as are their share."""
         stride = max(-(-len(rows) // most), 1)
+        outside = num_fires - len(np.intersect1d(rows, fires_A, assume_unique=True))
         rows = rows[::stride]
-        place_A = np.minimum(np.searchsorted(rows, fires_A), len(rows) - 1)
-        row_A = place_A[rows[place_A] == fires_A] if len(rows) else place_A[:0]
-        return _Part(self.whole.rows(rows), Target(row_A, num_fires // stride))
+        row_A = np.flatnonzero(np.isin(rows, fires_A, assume_unique=True))
+        return _Part(self.whole.rows(rows), Target(row_A, len(row_A) + outside // stride))
 
     def _climb(self, learning: _Part, choosing: _Part) -> tuple[tuple[Shape, ...], float]:
         """From a set of tokens take the best step for as long as one pays."""
