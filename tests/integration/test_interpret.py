@@ -130,9 +130,13 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
     assert parent.data.params["k"] == "4"
     assert parent.data.tags["train.digest"] == finished.summary["artifacts"]["train"]["digest"]
     assert len(client.get_metric_history(nested["train"].info.run_id, "fvu")) > 10
-    files = {file.path for file in client.list_artifacts(nested["evaluate"].info.run_id)}
-    assert files == {"density.png", "redundancy.png", "cross_entropy.png"}
-    assert "dashboard.html" in {file.path for file in client.list_artifacts(nested["report"].info.run_id)}
+    files = {
+        step: {file.path for file in client.list_artifacts(nested[step].info.run_id)}
+        for step in ("evaluate", "score", "report")
+    }
+    assert files["evaluate"] == {"density.png", "redundancy.png", "cross_entropy.png"}
+    assert files["score"] == {"scores_program.png"}
+    assert "dashboard.html" in files["report"]
 
 
 def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finished) -> None:

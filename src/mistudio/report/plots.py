@@ -7,6 +7,7 @@ objects, without pyplot: its global state leaks figures in a long-lived process 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,9 @@ _PROBED = {
     "shuffled": ("shuffled", "#b5655b"),
 }
 _LABELS = {"ce_clean": "clean", "ce_spliced": "spliced", "ce_zero": "zero ablation"}
+_OUTLINES = (_BAR, "#5a8f69", "#b5655b", "#8a6bb1", "#b08d3e", "#6b7280")
 _BINS = 60
+_SCORE_BINS = 25
 _COSINES = (-1.0, 1.0)
 _MAX_COLUMNS = 3
 
@@ -111,6 +114,24 @@ def probing_figure(averages: Sequence[Mapping[str, Any]], metric: str) -> Figure
     axes.set_ylabel(metric.replace("_", " "))
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower right")
+    return figure
+
+
+def scores_figure(scores: Mapping[str, ArrayLike], metric: str) -> Figure:
+    """Features by the score of their explanation, one outline for each name; NaN is counted in the legend."""
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    for (name, values), colour in zip(scores.items(), cycle(_OUTLINES)):  # noqa: B905 -- colours start over
+        value_F = np.asarray(values, dtype=np.float64)
+        defined = value_F[~np.isnan(value_F)]
+        missing = f", {len(value_F) - len(defined):,} without" if len(defined) < len(value_F) else ""
+        label = f"{name}: {len(defined):,}{missing}"
+        axes.hist(
+            defined, bins=_SCORE_BINS, range=(min([0.0, *defined]), 1), histtype="step", color=colour, label=label
+        )
+    axes.set_xlabel(f"{metric.replace('_', ' ')} on held-out documents")
+    axes.set_ylabel("features")
+    axes.legend(frameon=False, fontsize=8, loc="upper center")
     return figure
 
 

@@ -6,7 +6,7 @@ As in ``batch``: functions of plain values, for the command line and for KFP com
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts import Produced, Store, open_artifact
+from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.batch import subject_settings, subject_source
 from mistudio.steps.defaults import CHOOSE, optional
 from mistudio.steps.running import StepOutput, run_step
@@ -16,6 +16,10 @@ from mistudio.tracking import Run
 if TYPE_CHECKING:
     from mistudio.explain import JudgeSource
     from mistudio.subject import SubjectConfig
+
+# The first of them that a scorer gives is drawn.
+_MAIN_METRICS = ("f1", "balanced_accuracy", "auroc", "accuracy", "correlation")
+_SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 
 
 def explain(
@@ -158,4 +162,19 @@ def score(
             judge_source(opened, judge_url, judge_model, judge_tokens, subject, scorer),
         )
 
-    return run_step("score", store, work)
+    return run_step("score", store, work, _plot_scores)
+
+
+def _plot_scores(scores: Artifact, run: Run) -> None:
+    """One figure a scorer: its main metric for every explainer, the shuffled control beside them."""
+    from mistudio.report.plots import scores_figure
+    from mistudio.score import read_scores
+
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}  # by scorer, metric and what was scored
+    for score in read_scores(scores):
+        scorer = score.scorer.removesuffix(_SHUFFLED)
+        name = score.explainer + (", shuffled" if scorer != score.scorer else "")
+        values.setdefault(scorer, {}).setdefault(score.metric, {}).setdefault(name, []).append(score.value)
+    for scorer, metrics in values.items():
+        metric = next((name for name in _MAIN_METRICS if name in metrics), next(iter(metrics)))
+        run.log_figure(scores_figure(metrics[metric], metric), f"scores_{scorer}.png")

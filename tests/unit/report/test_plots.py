@@ -7,6 +7,7 @@ from mistudio.report.plots import (
     density_figure,
     probing_figure,
     redundancy_figure,
+    scores_figure,
     stability_figure,
     training_figure,
 )
@@ -94,3 +95,18 @@ def test_probing_has_a_group_of_bars_for_each_k_and_a_line_for_the_dense_probe()
 
 def test_figures_stay_out_of_pyplot():
     assert density_figure([0.1]).canvas.manager is None
+
+
+def test_scores_say_how_many_are_not_defined_and_keep_those_below_zero():
+    figure = scores_figure({"program": [0.2, 0.9, float("nan")], "program, shuffled": [-0.4, 0.0, 0.0]}, "correlation")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "program: 2, 1 without",
+        "program, shuffled: 3",
+    ]
+    assert axes.dataLim.x0 == pytest.approx(-0.4)
+    assert png_of(figure).startswith(b"\x89PNG")
+
+
+def test_scores_that_are_nowhere_defined_are_an_empty_plot():
+    assert png_of(scores_figure({"program": [float("nan")]}, "f1")).startswith(b"\x89PNG")
