@@ -18,8 +18,8 @@ from mistudio.explain import read_explanations
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import registry as registry_module
 from mistudio.score.records import Exam, Score
+from tests.support.found import NUM_FEATURES
 from tests.unit.evaluate.tiny_run import CPU, TinyRun
-from tests.unit.exchange.conftest import NUM_FEATURES
 
 METHOD = "oai_token-act-pair"
 

@@ -23,9 +23,9 @@ from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import draw_sequences
 from mistudio.find import FindConfig, find_features
 from mistudio.sae import hook_of, load_autoencoder
+from tests.support.found import NUM_SILENT
 from tests.support.tiny import tiny_bert
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
-from tests.unit.explain.conftest import NUM_SILENT
 
 CONFIG = ExplainConfig(block_features=16, max_tokens=100_000)
 
