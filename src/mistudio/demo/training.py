@@ -1,14 +1,16 @@
 """Train the demo subject: from the built-in corpus to an artifact that transformers loads.
 
 AdamW, with a higher rate for embeddings and norms than for the matrices of the blocks; rates rise briefly, then
-fall linearly to zero. One recipe gives the same bytes on one machine with one number of threads: another number
-changes the order of float sums, and so the last bits.
+fall linearly to zero. Two threads each take half of every batch, in operations of one thread: the matrices are so
+small that two threads on one operation gain little. One recipe gives the same bytes on one kind of processor, with
+any number of threads.
 """
 
 import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,6 @@ from mistudio.demo.text import (
     BOS_ID,
     EOS_ID,
     IGNORED,
-    Batch,
     Ids,
     Split,
     collate,
@@ -36,12 +37,14 @@ from mistudio.demo.text import (
     split,
     train_tokenizer,
 )
+from mistudio.demo.threads import single_threads
 from mistudio.errors import CorpusError
 from mistudio.progress import progress
 
 _TOKENIZER = "tokenizer.json"
 _CHECKPOINT = "checkpoint.safetensors"
 _MATRICES = ("attention", "mlp_in", "mlp_out")
+_PARTS = 2  # of a batch; part of the recipe, because it orders the sums
 _BETAS = (0.9, 0.95)
 _CURVE_POINTS = 100
 
@@ -120,26 +123,30 @@ class _Training:
 
     def run(self) -> None:
         """Go on to the end of the budget."""
-        with progress("Train demo model", total=self._planned, unit="tokens") as bar:
+        with progress("Train demo model", total=self._planned, unit="tokens") as bar, single_threads(_PARTS) as pool:
             bar.advance(self.tokens)
             for members in self._plan[self.step :]:
-                batch = collate([self._train[number] for number in members])
-                num_tokens = int((batch.targets_BT != IGNORED).sum())
-                loss = self._learn(batch)
+                num_tokens = sum(len(self._train[number]) - 1 for number in members)
+                loss = self._learn(members, num_tokens, pool)
                 self._count(num_tokens, loss)
                 bar.advance(num_tokens, f"loss {loss:.2f}")
                 if self.step % self.config.checkpoint_steps == 0 and self.step < len(self._plan):
                     self._save()
 
-    def _learn(self, batch: Batch) -> float:
+    def _learn(self, members: Sequence[int], num_tokens: int, pool: Executor) -> float:
         """One step; the loss before it."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
-        loss = self._model.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses, gradients = zip(*pool.map(self._differentiate, _parts(members)), strict=True)
+        for weight, parts in zip(self.weights.values(), zip(*gradients, strict=True), strict=True):
+            weight.grad = torch.stack(parts).sum(0).div_(num_tokens)
         self._optimizer.step()
-        self._optimizer.zero_grad()
-        return loss.item()
+        return math.fsum(losses) / num_tokens
+
+    def _differentiate(self, members: Sequence[int]) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """The loss, summed over the tokens, and its gradient by each of the weights."""
+        loss = self._model.loss(collate([self._train[number] for number in members]), reduction="sum")
+        return loss.item(), torch.autograd.grad(loss, list(self.weights.values()))
 
     def _rate(self) -> float:
         """The part of the peak learning rate: rises during warm-up, falls linearly to zero at the end."""
@@ -182,6 +189,12 @@ class _Training:
             yield name, self._optimizer.state[weight]
 
 
+def _parts(members: Sequence[int]) -> list[Sequence[int]]:
+    """The sequences of a batch in ``_PARTS`` parts, for threads to share; fewer where there are fewer sequences."""
+    size = -(-len(members) // _PARTS)
+    return [members[start : start + size] for start in range(0, len(members), size)]
+
+
 def _optimizer(weights: Weights, config: DemoConfig) -> torch.optim.AdamW:
     """AdamW with two groups of weights, each with its peak learning rate."""
     matrices = [weight for name, weight in weights.items() if name in _MATRICES]
@@ -199,13 +212,19 @@ def _evaluate(
     """Cross-entropy of the tokens of ``texts`` in bits, and the bytes of the texts; in float32."""
     model = Llama(weights, config, torch.float32)
     inputs = sequences(tokenizer, texts, config.context_length)
+    batches = one_epoch([len(ids) for ids in inputs], config.batch_tokens, np.random.default_rng(0))
+
+    def measure(members: Sequence[int]) -> float:
+        batch = collate([inputs[number] for number in members])
+        # The end of a document is no part of its text.
+        batch.targets_BT[batch.targets_BT == EOS_ID] = IGNORED
+        with torch.no_grad():
+            return model.loss(batch, reduction="sum").item()
+
     nats = []
-    with torch.no_grad(), progress("Evaluate demo model", total=len(inputs), unit="sequences") as bar:
-        for members in one_epoch([len(ids) for ids in inputs], config.batch_tokens, np.random.default_rng(0)):
-            batch = collate([inputs[number] for number in members])
-            # The end of a document is no part of its text.
-            batch.targets_BT[batch.targets_BT == EOS_ID] = IGNORED
-            nats.append(model.loss(batch, reduction="sum").item())
+    with progress("Evaluate demo model", total=len(inputs), unit="sequences") as bar, single_threads(_PARTS) as pool:
+        for members, loss in zip(batches, pool.map(measure, batches), strict=True):
+            nats.append(loss)
             bar.advance(len(members))
     return math.fsum(nats) / math.log(2), sum(len(text.encode()) for text in texts)
 
