@@ -18,6 +18,7 @@ from mistudio.explain.programs.language import Program
 from mistudio.explain.programs.search import Found, SearchConfig, Searcher
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import Tokens
+from mistudio.parallel import in_parallel
 
 PROGRAM = "program"
 TOKEN_SET = "token-set"  # noqa: S105 -- a name
@@ -67,14 +68,14 @@ class ProgramExplainer:
 
     def explain_both(self, features: Iterable[Evidence]) -> Iterator[tuple[Explanation, Explanation]]:
         """For each feature its program, and the best set of tokens alone: what the program's context has to beat."""
-        for evidence in features:
-            token_A, value_A = self.firings.of(evidence.feature)
-            fires_A = token_A[value_A > self.config.threshold * evidence.max_value].astype(np.int64)
-            if not len(fires_A):
-                yield self._silent(evidence, PROGRAM), self._silent(evidence, TOKEN_SET)
-                continue
-            found = self._searcher.search(fires_A)
-            yield self._both(evidence.feature, found)
+        yield from in_parallel(self._explain, list(features))
+
+    def _explain(self, evidence: Evidence) -> tuple[Explanation, Explanation]:
+        token_A, value_A = self.firings.of(evidence.feature)
+        fires_A = token_A[value_A > self.config.threshold * evidence.max_value].astype(np.int64)
+        if not len(fires_A):
+            return self._silent(evidence, PROGRAM), self._silent(evidence, TOKEN_SET)
+        return self._both(evidence.feature, self._searcher.search(fires_A))
 
     def _both(self, feature: int, found: Found) -> tuple[Explanation, Explanation]:
         value_N = self.firings.dense(feature)

@@ -8,6 +8,8 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +26,7 @@ from mistudio.explain.programs import Context, Program
 from mistudio.explain.records import Explanation
 from mistudio.explain.tokens import Tokens
 from mistudio.find import FEATURES_NAME
+from mistudio.parallel import in_parallel
 from mistudio.progress import progress
 from mistudio.sae import load_autoencoder
 from mistudio.score.exams import ExamConfig, Examiner
@@ -149,14 +152,22 @@ class _Run:
         others = _shuffled(programs, self.seed)
         lists = ((PROGRAM, programs), (PROGRAM, token_sets), (SHUFFLED, others))
         for number, (name, explanations) in enumerate(lists):
-            scorer: ProgramScorer | None = None
-            for first, block in _blocks(explanations, self.config.block_features):
-                work_name = f"{PROGRAM}-{number}-{first:07d}.parquet"
-                if work_name not in self.draft.work_names():
-                    scorer = scorer or self._scorer(0 if name == SHUFFLED else self.config.resamples)
-                    with self.draft.stage_work(work_name) as path:
-                        write_scores(path, (each for one in block for each in _program_scores(scorer, name, one)))
-                yield work_name
+            blocks = {
+                f"{PROGRAM}-{number}-{first:07d}.parquet": block
+                for first, block in _blocks(explanations, self.config.block_features)
+            }
+            done = set(self.draft.work_names())
+            self._write_program_scores(name, {each: block for each, block in blocks.items() if each not in done})
+            yield from blocks
+
+    def _write_program_scores(self, name: str, blocks: dict[str, list[Explanation]]) -> None:
+        if not blocks:
+            return
+        scorer = self._scorer(0 if name == SHUFFLED else self.config.resamples)
+        scores = in_parallel(partial(_program_scores, scorer, name), list(chain.from_iterable(blocks.values())))
+        for work_name, block in blocks.items():
+            with self.draft.stage_work(work_name) as path:
+                write_scores(path, chain.from_iterable(islice(scores, len(block))))
 
     def _judged(self, name: str) -> Iterator[str]:
         """Working files with the scores that a language model, or another package's scorer, gives."""
@@ -205,7 +216,9 @@ class _Run:
 
     def _scorer(self, resamples: int) -> ProgramScorer:
         tokens, firings = self._heldout()
-        self._context = self._context or Context(tokens)
+        if self._context is None:
+            self._context = Context(tokens)
+            self._context.prepare()
         return ProgramScorer(self._context, firings, self.material.maxima(), self.threshold, resamples, self.seed)
 
     def _examiner(self) -> Examiner:
@@ -229,16 +242,19 @@ class _Run:
         return {**content["headlines"], "tokens": read["num_tokens"], "documents": len(read["documents"])}
 
 
-def _program_scores(scorer: ProgramScorer, name: str, explanation: Explanation) -> Iterator[Score]:
+def _program_scores(scorer: ProgramScorer, name: str, explanation: Explanation) -> list[Score]:
     """All figures of one program; of an explanation without one, NaN and a failure."""
     num_tokens = len(scorer.context)
     program = Program.from_json(explanation.program) if explanation.program is not None else Program()
     failures = 0 if explanation.program is not None else num_tokens
+    found = []
     for figure in scorer.score(scorer.run(program), explanation.feature):
         value, low, high = (math.nan,) * 3 if failures else figure[1:]
-        yield Score(
+        score = Score(
             explanation.feature, explanation.explainer, name, figure.metric, value, low, high, num_tokens, failures
         )
+        found.append(score)
+    return found
 
 
 def _shuffled(programs: list[Explanation], seed: int) -> list[Explanation]:

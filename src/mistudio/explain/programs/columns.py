@@ -60,6 +60,10 @@ class Context:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def prepare(self) -> None:
+        """Find every column and flag now, for processes that share them; else each is found when it is asked for."""
+        _ = self.pair_N, self._flags
+
     @property
     def vocabulary_size(self) -> int:
         """Token ids there are."""

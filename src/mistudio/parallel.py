@@ -1,0 +1,85 @@
+"""The same work on many items, on all cores: for work in Python and NumPy, which one process does on one core.
+
+Workers are forks of this process, so that what they read costs neither time nor memory, however large. A fork cannot
+use a GPU, and not every library survives one: the work is to be plain Python and NumPy.
+"""
+
+import multiprocessing
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+from mistudio.errors import MistudioError
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+_ITEMS_AT_ONCE = 4
+_work: Callable[[Any], Any] | None = None  # of a worker
+
+
+def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterator[Made]:
+    """``work(item)`` of each item, in their order; what it gives has to be picklable, and what it raises is raised.
+
+    As many processes as there are cores to use, or as OMP_NUM_THREADS allows; this one alone where that is one, or
+    where a system has no safe fork.
+
+    Raises:
+        MistudioError: a worker was killed.
+    """
+    num_workers = min(num_cores(), len(items) // _ITEMS_AT_ONCE)
+    if num_workers < 2 or sys.platform != "linux":
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(num_workers, context, _begin, (work,)) as pool:
+        with warnings.catch_warnings():
+            # Python warns of threads that a fork does not have; the work needs none of them.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            made = pool.map(_do, items, chunksize=_ITEMS_AT_ONCE)
+        try:
+            yield from made
+        except BrokenProcessPool as error:
+            message = "A worker process was killed, perhaps for want of memory. Try again with OMP_NUM_THREADS=1."
+            raise MistudioError(message) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """Cores that this process may use, by its affinity, its container's limits and OMP_NUM_THREADS."""
+    from joblib import cpu_count
+
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores: int = cpu_count()
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    from threadpoolctl import threadpool_limits
+
+    global _work
+    _work = work
+    threadpool_limits(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A killed parent leaves no workers behind."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _do(item: Any) -> Any:
+    if _work is None:
+        message = "a worker has no work"
+        raise RuntimeError(message)
+    return _work(item)

@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mistudio import parallel
+from mistudio.errors import MistudioError
+from mistudio.parallel import in_parallel, num_cores
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "num_cores", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_results_come_in_the_order_of_the_items_from_other_processes() -> None:
+    large = list(range(10_000))
+
+    def work(item: int) -> tuple[int, int]:
+        time.sleep(0.02 if item == 0 else 0)
+        return large[item] ** 2, os.getpid()
+
+    squares, processes = zip(*in_parallel(work, range(40)), strict=True)
+    assert list(squares) == [item**2 for item in range(40)]
+    assert os.getpid() not in processes
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_few_items_start_no_process() -> None:
+    assert list(in_parallel(lambda _: os.getpid(), range(7))) == [os.getpid()] * 7
+
+
+def test_one_core_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert num_cores() == 1
+    assert set(in_parallel(lambda _: os.getpid(), range(40))) == {os.getpid()}
+
+
+def test_cores_are_those_of_the_processs_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert 1 <= num_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_what_the_work_raises_is_raised_after_the_results_before_it() -> None:
+    def work(item: int) -> int:
+        if item == 21:
+            message = "no such token"
+            raise ValueError(message)
+        return item
+
+    results = in_parallel(work, range(40))
+    assert [next(results) for _ in range(20)] == list(range(20))
+    with pytest.raises(ValueError, match="no such token"):
+        list(results)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_killed_worker_is_an_error_and_not_a_lost_item() -> None:
+    def work(item: int) -> int:
+        if item == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    with pytest.raises(MistudioError, match="A worker process was killed"):
+        list(in_parallel(work, range(40)))
+
+
+def test_a_killed_parent_leaves_no_workers(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path; from mistudio import parallel;"
+        "parallel.num_cores = lambda: 2;"
+        "work = lambda item: (Path(sys.argv[1], str(os.getpid())).touch(), time.sleep(60));"
+        "list(parallel.in_parallel(work, range(40)))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    while len(list(tmp_path.iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.01)
+    workers = [psutil.Process(int(path.name)) for path in tmp_path.iterdir()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
