@@ -1,7 +1,11 @@
-"""The same work on many items, on all cores: for work in Python and NumPy, which one process does on one core.
+"""The same work on many items, on all cores.
 
-Workers are forks of this process, so that what they read costs neither time nor memory, however large. A fork cannot
-use a GPU, and not every library survives one: the work is to be plain Python and NumPy.
+:func:`in_parallel` is for work in Python and NumPy, which one process does on one core. Its workers are forks of this
+process, so that what they read costs neither time nor memory, however large. A fork cannot use a GPU, and not every
+library survives one: the work is to be plain Python and NumPy.
+
+:func:`single_threads` is for work in PyTorch on matrices so small that an operation gains little from a second thread:
+two pieces beside each other gain nearly all of it. And sums then do not depend on how many threads there are.
 """
 
 import multiprocessing
@@ -10,8 +14,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -50,6 +55,20 @@ def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterat
             raise MistudioError(message) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def single_threads(most: int) -> Iterator[Executor]:
+    """As many threads as PyTorch may use, but at most so many; until the end every operation of theirs has one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(most, threads), "piece", torch.set_num_threads, (1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def num_cores() -> int:

@@ -37,8 +37,8 @@ from mistudio.demo.text import (
     split,
     train_tokenizer,
 )
-from mistudio.demo.threads import single_threads
 from mistudio.errors import CorpusError
+from mistudio.parallel import single_threads
 from mistudio.progress import progress
 
 _TOKENIZER = "tokenizer.json"

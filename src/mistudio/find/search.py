@@ -7,6 +7,7 @@ Shape legend: N rows of a chunk, D model width, F features.
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mistudio.activations import OrderedRows
+from mistudio.activations import OrderedRows, Prefetched
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.find.config import PassConfig
@@ -153,14 +154,18 @@ def run_search(
     with progress("Find contexts", sum(chunk.stop - chunk.start for chunk in chunks), "tokens") as bar:
         done = _resume(search, draft)
         bar.advance(search.statistics.num_tokens)
-        for number, chunk in enumerate(chunks):
-            if chunk.shard < done:
-                continue
+        left = [chunk for chunk in chunks if chunk.shard >= done]
+
+        def read(chunk: Chunk) -> tuple[ActiveLatents, Mapping[str, NDArray[np.int32]]]:
             acts_ND = reader.acts(chunk.start, chunk.stop).to(device, torch.float32)
-            search.update(sae.encode_active(acts_ND), reader.meta(chunk.start, chunk.stop))
-            bar.advance(chunk.stop - chunk.start)
-            if number + 1 == len(chunks) or chunks[number + 1].shard > chunk.shard:
-                _save(search, draft, chunk.shard + 1)
+            return sae.encode_active(acts_ND), reader.meta(chunk.start, chunk.stop)
+
+        with closing(Prefetched(map(read, left), ahead=1)) as made:
+            for number, (chunk, (active, meta)) in enumerate(zip(left, made, strict=True)):
+                search.update(active, meta)
+                bar.advance(chunk.stop - chunk.start)
+                if number + 1 == len(left) or left[number + 1].shard > chunk.shard:
+                    _save(search, draft, chunk.shard + 1)
 
 
 def save_state(search: Search, draft: Draft) -> None:
