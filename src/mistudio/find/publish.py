@@ -47,7 +47,6 @@ class Searched(NamedTuple):
     """A search, and what it is made on."""
 
     search: Search
-    subject: Subject
     sae: SparseAutoencoder
     reader: OrderedRows
     corpus: TokenCorpus
@@ -55,13 +54,13 @@ class Searched(NamedTuple):
     writes: str  # the same, or where a transcoder writes
 
 
-def publish(draft: Draft, opened: Searched, config: FindConfig, seed: int) -> Summary:
+def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig, seed: int) -> Summary:
     """Compare features, try them in the model, and write all tables; what takes long is kept when it is done."""
     search, sample = opened.search, opened.search.sample.sample()
-    tokens = token_strings(opened.subject.tokenizer)
+    tokens = token_strings(subject.tokenizer)
     nearest, group_F = _compare(draft, opened, config, sample, seed)
-    points = resolve_hooks(opened.subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
-    tried = Tried(opened.subject, Ends(*points), opened.sae, opened.corpus)
+    points = resolve_hooks(subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
+    tried = Tried(subject, Ends(*points), opened.sae, opened.corpus)
     effects, attributions = try_features(tried, search.top, config, draft, seed)
     silent = SilentSearch(sample, config.context_before, config.context_after)
     contexts = Contexts(
@@ -78,7 +77,7 @@ def publish(draft: Draft, opened: Searched, config: FindConfig, seed: int) -> Su
     with draft.stage(CONTEXTS_NAME) as path:
         counts = write_contexts(path, contexts, opened.corpus, tokens)
     coherence_F = _coherences(opened, sample, tokens)
-    lens = _lens(opened, config.lens_tokens)
+    lens = _lens(opened, subject, config.lens_tokens)
     _write_features(draft, opened, sample, tokens, lens, {"coherence": coherence_F, **effects}, config)
     draft.write(FIND_NAME, find_json(search))
     return {
@@ -124,12 +123,12 @@ def _coherences(opened: Searched, sample: Sample, tokens: list[str]) -> np.ndarr
     return coherence_F
 
 
-def _lens(opened: Searched, num_tokens: int) -> Lens | None:
+def _lens(opened: Searched, subject: Subject, num_tokens: int) -> Lens | None:
     """The logit lens, where features are directions in the residual stream and the model has an output head."""
     if HookPoint.parse(opened.writes).kind == _MLP_INSIDE:
         return None
     try:
-        return logit_lens(opened.subject, opened.sae.W_dec, num_tokens)
+        return logit_lens(subject, opened.sae.W_dec, num_tokens)
     except SubjectError:
         return None
 

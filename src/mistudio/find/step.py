@@ -20,7 +20,7 @@ from mistudio.find.config import FindConfig, PassConfig
 from mistudio.find.publish import Searched, publish
 from mistudio.find.search import STATE_NAME, Search, chunks_of_part, run_search, save_state
 from mistudio.sae import hook_of, load_autoencoder, spread_of, target_hook_of
-from mistudio.subject import SubjectConfig, SubjectSource, load_subject
+from mistudio.subject import SubjectConfig, SubjectSource, load_subject, pick_device
 
 
 class _Inputs(NamedTuple):
@@ -78,7 +78,9 @@ def find_features(
                     opened.search.merge(load_file(part.file(STATE_NAME)))
             else:
                 _pass(opened, draft, 0, 1)
-            return publish(draft, opened, config, given.seed)
+            subject = load_subject(source, subject_config)
+            opened.sae.to(subject.device)
+            return publish(draft, opened, subject, config, given.seed)
 
     return produce(store, given.recipe("features", config), "find", build)
 
@@ -136,15 +138,14 @@ def _check_parts(given: _Inputs, config: PassConfig, parts: Sequence[Artifact]) 
 
 @contextmanager
 def _opened(store: Store, given: _Inputs, config: PassConfig) -> Iterator[Searched]:
-    subject = load_subject(given.source, given.subject_config)
-    sae = load_autoencoder(given.sae, subject.device)
+    sae = load_autoencoder(given.sae, pick_device(given.subject_config.device))
     corpus = TokenCorpus(open_input(store, given.activations.manifest.inputs["corpus"], "corpus"))
     hook = hook_of(given.sae)
     with open_hook(store, given.activations, hook, given.source, given.subject_config) as reader:
         search = Search(sae.width, spread_of(given.sae), len(reader), corpus, config, given.seed)
-        yield Searched(search, subject, sae, reader, corpus, hook, target_hook_of(given.sae) or hook)
+        yield Searched(search, sae, reader, corpus, hook, target_hook_of(given.sae) or hook)
 
 
 def _pass(opened: Searched, draft: Draft, part: int, num_parts: int) -> None:
     chunks = chunks_of_part(opened.reader, opened.search.config.chunk_rows, part, num_parts)
-    run_search(opened.search, opened.sae, opened.reader, chunks, draft, opened.subject.device)
+    run_search(opened.search, opened.sae, opened.reader, chunks, draft, opened.sae.W_dec.device)

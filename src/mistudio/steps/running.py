@@ -13,6 +13,7 @@ from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Produced, Recipe, Store, open_store
 from mistudio.errors import MistudioError
+from mistudio.heap import keep_freed_memory
 from mistudio.progress import emit_event
 from mistudio.tracking import Run, step_run
 
@@ -82,6 +83,7 @@ def run_step(
     A step that was found published opens no run, so that repeating a pipeline stays quick.
     """
     started = time.monotonic()
+    keep_freed_memory()
     emit_event(event="step_started", step=step, about=about)
     try:
         with step_run(step, store_url) as run:
