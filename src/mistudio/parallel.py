@@ -4,8 +4,9 @@
 process, so that what they read costs neither time nor memory, however large. A fork cannot use a GPU, and not every
 library survives one: the work is to be plain Python and NumPy.
 
-:func:`single_threads` is for work in PyTorch on matrices so small that an operation gains little from a second thread:
-two pieces beside each other gain nearly all of it. And sums then do not depend on how many threads there are.
+:func:`single_threads` and :func:`two_at_once` are for work in PyTorch on matrices so small that an operation gains
+little from more threads: pieces beside each other gain nearly all of it. With single threads, sums do not depend on how
+many there are.
 """
 
 import multiprocessing
@@ -60,15 +61,29 @@ def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterat
 @contextmanager
 def single_threads(most: int) -> Iterator[Executor]:
     """As many threads as PyTorch may use, but at most so many; until the end every operation of theirs has one."""
+    with _torch_threads(most, 1) as pool:
+        yield pool
+
+
+@contextmanager
+def two_at_once() -> Iterator[Executor]:
+    """Two threads that each have half of the cores: one where there is one."""
+    with _torch_threads(2, None) as pool:
+        yield pool
+
+
+@contextmanager
+def _torch_threads(most: int, each: int | None) -> Iterator[Executor]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    workers = min(most, threads)
+    each = each or threads // workers
     try:
-        with ThreadPoolExecutor(min(most, threads), "piece", torch.set_num_threads, (1,)) as pool:
+        with ThreadPoolExecutor(workers, "piece", torch.set_num_threads, (each,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # a part of this setting is the process's
 
 
 def num_cores() -> int:

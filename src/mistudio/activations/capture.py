@@ -7,6 +7,7 @@ on at the first shard that is missing.
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import islice
 
 from mistudio.activations.config import CaptureConfig
@@ -17,6 +18,7 @@ from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
+from mistudio.parallel import two_at_once
 from mistudio.progress import Bar, progress
 from mistudio.subject import (
     HookPoint,
@@ -119,15 +121,19 @@ class CaptureRun:
             raise InputError(message)
 
     def _capture(self, draft: Draft, split: Split, plan: CapturePlan) -> None:
-        """Run the batches of all missing shards on another thread, and write what they give on this one."""
+        """Run the batches of all missing shards on other threads, and write what they give on this one."""
         names = [
             {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
             for number in range(len(plan.shards))
         ]
         missing = [number for number, files in enumerate(names) if not all(map(draft.has, files.values()))]
         batches = (batch for number in missing for batch in plan.batches(plan.shards[number]))
-        passes = Prefetched((self.passes.rows(split, batch) for batch in batches), _BATCHES_AHEAD)
-        with closing(passes), progress(f"Capture ({split})", plan.num_rows, "tokens") as bar:
+        on_cpu = self.passes.subject.device.type == "cpu"
+        with ExitStack() as stack:
+            pool = stack.enter_context(two_at_once()) if on_cpu else None
+            passes = Prefetched(partial(self.passes.rows, split), batches, _BATCHES_AHEAD, pool)
+            stack.enter_context(closing(passes))
+            bar = stack.enter_context(progress(f"Capture ({split})", plan.num_rows, "tokens"))
             bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing), note="found")
             for number in missing:
                 self._write(draft, names[number], islice(passes, plan.num_batches(plan.shards[number])), bar)

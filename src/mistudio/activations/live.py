@@ -130,7 +130,7 @@ class LiveReader:
 
     def _begin(self, passes: list[_Pass]) -> None:
         self.close()
-        self._coming = Prefetched(map(self._compute, passes), max(len(passes), 1))
+        self._coming = Prefetched(self._compute, passes, max(len(passes), 1))
 
     def _compute(self, one: _Pass) -> _Computed:
         acts = self._passes.rows(self.split, one.sequences).acts

@@ -14,6 +14,7 @@ Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +25,12 @@ from torch.nn import functional
 from mistudio.activations import batch_tensors
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.evaluate.pooling import length_batches
+from mistudio.parallel import two_at_once
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced
 
-_LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive at once
+_LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
 _BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
 _COMPARED_LOGITS = 1 << 21
 _MASKED_SHARE = 0.15
@@ -65,7 +67,6 @@ class Ends(NamedTuple):
     write: ResolvedHook
 
 
-@torch.no_grad()
 def measure_splice(
     subject: Subject,
     ends: Ends | ResolvedHook,
@@ -87,9 +88,13 @@ def measure_splice(
     batches = _draw(corpus, max_tokens, subject.vocab_size, generator)
     sums = torch.zeros(4 + 2 * len(saes), dtype=torch.float64)
     total = sum(int(corpus.lengths("heldout")[batch].sum()) for batch in batches)
-    with progress("Evaluate in the model", total, "tokens") as bar:
-        for batch in batches:
-            sums += _measure_batch(subject, ends, saes, corpus, batch, generator)
+    measure = partial(_measure_batch, subject, ends, saes, corpus)
+    # What is masked is drawn in the order of the batches, whichever is measured first.
+    seeds = torch.randint(1 << 62, (len(batches),), generator=generator).tolist()
+    at_once = two_at_once() if subject.device.type == "cpu" else nullcontext()
+    with progress("Evaluate in the model", total, "tokens") as bar, at_once as pool:
+        for batch, measured in zip(batches, (pool.map if pool else map)(measure, batches, seeds), strict=True):
+            sums += measured
             bar.advance(int(corpus.lengths("heldout")[batch].sum()))
     count = int(sums[0])
     if not count:
@@ -112,13 +117,14 @@ def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torc
     return [chosen[batch] for batch in length_batches(lengths_S[chosen], batch_tokens)]
 
 
+@torch.no_grad()
 def _measure_batch(
     subject: Subject,
     ends: Ends,
     saes: Sequence[SparseAutoencoder],
     corpus: TokenCorpus,
     batch: np.ndarray,
-    generator: torch.Generator,
+    seed: int,
 ) -> Tensor:
     """Number of predictions, clean loss, zero loss and divergence, and both of each autoencoder: sums."""
     rows = corpus.batch("heldout", batch)
@@ -126,7 +132,7 @@ def _measure_batch(
     lengths_B = real_BT.sum(dim=1, keepdim=True)
     place_T = torch.arange(ids_BT.shape[1])
     text_BT = (place_T >= corpus.num_prefix) & (place_T < lengths_B - corpus.num_suffix)
-    inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, generator)
+    inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, torch.Generator().manual_seed(seed))
     answer_N = ids_BT[scored_BT.to(ids_BT.device)]
     # A causal model answers one position earlier.
     answered_BT = scored_BT.roll(-1, dims=1) if subject.is_causal else scored_BT

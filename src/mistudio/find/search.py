@@ -160,7 +160,7 @@ def run_search(
             acts_ND = reader.acts(chunk.start, chunk.stop).to(device, torch.float32)
             return sae.encode_active(acts_ND), reader.meta(chunk.start, chunk.stop)
 
-        with closing(Prefetched(map(read, left), ahead=1)) as made:
+        with closing(Prefetched(read, left, ahead=1)) as made:
             for number, (chunk, (active, meta)) in enumerate(zip(left, made, strict=True)):
                 search.update(active, meta)
                 bar.advance(chunk.stop - chunk.start)

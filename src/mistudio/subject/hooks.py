@@ -12,6 +12,7 @@ Shape legend: B sequences, T tokens, D width of a hook point, W width as the mod
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -241,13 +242,20 @@ def _reading(tap: Tap, read: Callable[[Tensor], None]) -> Iterator[None]:
 
 @contextmanager
 def _writing(tap: Tap, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put ``change(value)`` in place of each value that passes the tap."""
+    """Put ``change(value)`` in place of each value that passes the tap in this thread's forward passes."""
+    this_thread = threading.get_ident()
 
-    def at_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def at_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # PyTorch may give no kwargs where another thread has just removed its hook.
+        if threading.get_ident() != this_thread:
+            return None
+        kwargs = kwargs or {}
         value = hidden_in(args, kwargs)
         return None if value is None else with_hidden_in(args, kwargs, value, change(value))
 
     def at_output(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if threading.get_ident() != this_thread:
+            return None
         value = hidden_out(output)
         return None if value is None else with_hidden_out(output, value, change(value))
 

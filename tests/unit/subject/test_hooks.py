@@ -4,6 +4,8 @@ Shape legend: B sequences, T tokens, D model width.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from mistudio.errors import ConfigError, SubjectError
 from mistudio.subject import (
     HookPoint,
+    ResolvedHook,
     Subject,
     forward_logits,
     resolve_hooks,
@@ -290,6 +293,24 @@ def test_a_capture_stops_at_its_last_hook(name: str, runs: list[int], subject_of
         for handle in (*handles, head):
             handle.remove()
     assert finished == runs
+
+
+def test_forward_passes_beside_each_other_do_not_see_each_others_hooks(subject_of: SubjectOf, ids_BT: Tensor) -> None:
+    subject = subject_of("llama")
+    first, last = resolve_hooks(subject, [HookPoint("resid_post", layer) for layer in (0, 1)])
+
+    def capture_at(hook: ResolvedHook) -> Tensor:
+        return run_captured(subject, [hook], ids_BT)[hook.point]
+
+    def without(hook: ResolvedHook) -> Tensor:
+        with spliced(subject, hook, torch.zeros_like):
+            return forward_logits(subject, ids_BT)
+
+    kinds = [partial(do, hook) for do in (capture_at, without) for hook in (first, last)]
+    alone = [kind() for kind in kinds]
+    with ThreadPoolExecutor(3) as pool:
+        for turn, beside in enumerate(pool.map(lambda turn: kinds[turn % 4](), range(200))):
+            torch.testing.assert_close(beside, alone[turn % 4])
 
 
 def test_captured_tensors_are_detached_and_survive_a_change_in_place(subject_of: SubjectOf, ids_BT: Tensor) -> None:
