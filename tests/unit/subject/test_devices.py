@@ -42,6 +42,7 @@ def test_a_gpu_whose_query_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         message = "CUDA driver error"
         raise RuntimeError(message)
 
+    monkeypatch.setattr(devices, "_has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
     assert devices.list_gpus() == []
