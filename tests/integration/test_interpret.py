@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mistudio.subject.devices import has_gpu_driver
 from tests.support.tiny import tiny_documents, tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,9 @@ def test_a_step_that_finds_its_artifact_imports_nothing_to_compute_with(finished
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["found"] is (None if step == "gate" else True)
-    assert HEAVY & set(told["modules"]) == set()
+    # The number format of a model on a GPU is torch's to say.
+    allowed = {"torch"} if has_gpu_driver() else set()
+    assert HEAVY & set(told["modules"]) <= allowed
 
 
 def test_a_run_below_its_gate_fails_with_the_figures_and_keeps_everything(finished: Finished) -> None:

@@ -31,9 +31,20 @@ class Gpu:
     compute_capability: str
 
 
+def has_gpu_driver() -> bool:
+    """Whether there can be a GPU at all; takes no torch."""
+    for name in _DRIVERS:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return _ROCM_DEVICE.exists()
+
+
 def list_gpus() -> list[Gpu]:
     """The CUDA devices that answer; one whose query fails is left out."""
-    if not _has_driver():
+    if not has_gpu_driver():
         return []
     import torch
 
@@ -95,17 +106,6 @@ def free_memory_bytes(device: "torch.device") -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
     return int(psutil.virtual_memory().available)
-
-
-def _has_driver() -> bool:
-    """Whether there can be a GPU at all."""
-    for name in _DRIVERS:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            continue
-        return True
-    return _ROCM_DEVICE.exists()
 
 
 def _query(index: int) -> Gpu | None:

@@ -42,7 +42,7 @@ def test_a_gpu_whose_query_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         message = "CUDA driver error"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(devices, "_has_driver", lambda: True)
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
     assert devices.list_gpus() == []
@@ -50,7 +50,7 @@ def test_a_gpu_whose_query_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_a_driver_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_has_driver", lambda: False)
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: False)
     monkeypatch.delattr(torch.cuda, "device_count")
     assert device_name("auto") == "cpu"
     assert resolve_dtype("auto", device_name("auto")) == "float32"
