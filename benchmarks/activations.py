@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks import reporting, subjects
 from benchmarks.reporting import Row, paired, row, speed_rows, timed
 from mistudio.activations import ActivationReader, CaptureConfig, ShuffledBatches, batch_tensors
-from mistudio.activations.capture import CaptureRun
+from mistudio.activations.capturing import CaptureRun
 from mistudio.activations.shards import META_COLUMNS, ShardFile, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.corpus.reader import SPLITS, TokenCorpus

@@ -43,7 +43,7 @@ from mistudio.corpus.sources import open_source
 from mistudio.corpus.statistics import SPLITS
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer
-from mistudio.subject.load import load_config, num_layers
+from mistudio.subject.facts import load_config, num_layers
 from mistudio.subject.source import artifact_source
 
 FOLDER = Path("build/bench/quality")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mistudio.subject.devices import has_gpu_driver
 from tests.support.tiny import tiny_documents, tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,53 @@ def test_second_run_finds_every_step_and_gives_the_same_digests(finished: Finish
         assert all(artifact["found"] for artifact in artifacts(again, step))
         assert _digests(again, step) == _digests(finished.summary, step)
     assert [again[name] for name in FIGURES] == [finished.summary[name] for name in FIGURES]
+
+
+FOUND = """
+import json, sys
+from mistudio import steps
+done = getattr(steps, sys.argv[1])(**json.loads(sys.argv[2]))
+print(json.dumps({"found": getattr(done, "found", None), "modules": sorted(sys.modules)}))
+"""
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "umap",
+    "mlflow",
+    "matplotlib",
+    "openai",
+}
+
+
+@pytest.mark.parametrize("step", [*STEPS, "gate"])
+def test_a_step_that_finds_its_artifact_imports_nothing_to_compute_with(finished: Finished, step: str) -> None:
+    made = {name: [each["uri"] for each in artifacts(finished.summary, name)] for name in STEPS}
+    model = {"model": str(finished.folder / "model")}
+    sae, [features], [evaluation] = {"sae": made["train"][0]}, made["find"], made["evaluate"]
+    parameters = {
+        "ingest": {**model, "corpus": str(finished.folder / "text.jsonl")},
+        "capture": {**model, "corpus": made["ingest"][0]},
+        "train": {"activations": made["capture"][0], "tokens": 20_000, "width": 128, "k": 4},
+        "evaluate": {**model, **sae},
+        "find_part": {**model, **sae, "part": 1, "num_parts": len(made["find_part"]), "contexts": 5},
+        "find": {**model, **sae, "parts": ",".join(made["find_part"]), "contexts": 5},
+        "explain": {**model, "features": features},
+        "score": {**model, "explanations": made["explain"][0]},
+        "report": {"features": features, "evaluation": evaluation, "scores": made["score"][0]},
+        "gate": {"evaluation": evaluation, "scores": made["score"][0]},
+    }
+    settings = json.dumps({**parameters[step], "store": str(finished.store)})
+    done = subprocess.run([sys.executable, "-c", FOUND, step, settings], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["found"] is (None if step == "gate" else True)
+    # The number format of a model on a GPU is torch's to say.
+    allowed = {"torch"} if has_gpu_driver() else set()
+    assert HEAVY & set(told["modules"]) <= allowed
 
 
 def test_a_run_below_its_gate_fails_with_the_figures_and_keeps_everything(finished: Finished) -> None:

@@ -1,15 +1,25 @@
 """Activations: captured from a model into shards or computed live, and read back in order or shuffled."""
 
+from typing import TYPE_CHECKING
+
 from mistudio.activations.capture import capture, check_tokenizer
 from mistudio.activations.config import CaptureConfig
-from mistudio.activations.live import LiveReader
-from mistudio.activations.opening import captured_source, open_hook, open_rows
-from mistudio.activations.pairs import PairedReader
-from mistudio.activations.passes import batch_tensors
-from mistudio.activations.prefetch import Prefetched
-from mistudio.activations.reader import ActivationReader
-from mistudio.activations.shuffle import ShuffledBatches
-from mistudio.activations.stream import ActivationStream, OrderedRows, Pair, RowSource
+
+if TYPE_CHECKING:
+    from mistudio.activations.live import LiveReader
+    from mistudio.activations.opening import captured_source, open_hook, open_rows
+    from mistudio.activations.pairs import PairedReader
+    from mistudio.activations.passes import batch_tensors
+    from mistudio.activations.prefetch import Prefetched
+    from mistudio.activations.reader import ActivationReader
+    from mistudio.activations.shuffle import ShuffledBatches
+    from mistudio.activations.stream import ActivationStream, OrderedRows, Pair, RowSource
+else:
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(
+        __name__, "stream", "reader", "pairs", "prefetch", "passes", "live", "opening", "shuffle"
+    )
 
 __all__ = [
     "ActivationReader",

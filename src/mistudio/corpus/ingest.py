@@ -6,7 +6,7 @@ alone, so a text that occurs twice is never on both sides of the split.
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING
@@ -82,13 +82,25 @@ def ingest(
         ConfigError: the special tokens alone fill the context.
         SubjectError: the tokenizer's template of special tokens cannot be understood.
     """
+    return ingest_with(store, source, lambda: tokenizer, tokenizer_ref, config, seed)
+
+
+def ingest_with(
+    store: Store,
+    source: CorpusSource,
+    load: Callable[[], "PreTrainedTokenizerBase"],
+    tokenizer_ref: InputRef,
+    config: IngestConfig,
+    seed: int = 0,
+) -> Produced:
+    """As :func:`ingest`, with a tokenizer that is loaded only if the corpus is not published yet."""
     recipe = Recipe(
         kind="corpus",
         config=config.model_dump(),
         inputs={"source": InputRef(uri=source.uri, digest=source.digest), "tokenizer": tokenizer_ref},
         seed=seed,
     )
-    return produce(store, recipe, "ingest", lambda draft: _build(draft, source, tokenizer, config))
+    return produce(store, recipe, "ingest", lambda draft: _build(draft, source, load(), config))
 
 
 def is_held_out(text: str, fraction: float, split_seed: int) -> bool:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from mistudio.errors import SubjectError
 
@@ -66,6 +65,8 @@ class TextEncoder:
     """Token ids of plain text, without special tokens; many texts at a time in parallel threads."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        from tokenizers import Tokenizer
+
         self._slow = None if tokenizer.is_fast else tokenizer
         self._fast: Tokenizer | None = None
         if tokenizer.is_fast:

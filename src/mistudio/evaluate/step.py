@@ -1,56 +1,14 @@
-"""The evaluate step: how good an autoencoder is, on documents that it was not trained on.
+"""The evaluate step: how good an autoencoder is, on documents that it was not trained on."""
 
-The figures are those of SAEBench's core set, and beside them the same of a random autoencoder
-(``control.random_...``): what random directions of the same number and sparsity would give.
-"""
-
-import json
-from collections.abc import Sequence
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from mistudio.activations import ActivationReader, open_hook
-from mistudio.artifacts import (
-    Artifact,
-    Draft,
-    InputRef,
-    JsonScalar,
-    Produced,
-    Recipe,
-    Store,
-    Summary,
-    open_input,
-    produce,
-)
-from mistudio.corpus.reader import TokenCorpus
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.errors import InputError
-from mistudio.evaluate.control import random_autoencoder, sample_rows
-from mistudio.evaluate.cosines import largest_cosines
-from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
-from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
-from mistudio.sae import hook_of, load_autoencoder, target_hook_of
-from mistudio.subject import (
-    HookPoint,
-    SubjectConfig,
-    SubjectSource,
-    load_subject,
-    pick_device,
-    resolve_dtype,
-    resolve_hooks,
-)
+from mistudio.subject import SubjectConfig, SubjectSource, device_name, resolve_dtype
 
 METRICS_NAME = "metrics.json"
 DENSITY_NAME = "density.parquet"
 HISTOGRAMS_NAME = "histograms.json"
-_QUANTILES = (0.5, 0.9, 0.99)
-_BINS = 40
-_CONTROLLED = ("fvu", "explained_variance", "mse", "l0", "cosine", "relative_bias", "dead_fraction", "dense_fraction")
-_CONTROLLED_IN_MODEL = ("ce_spliced", "ce_recovered", "kl", "kl_recovered")
 
 
 class EvaluateConfig(BaseModel):
@@ -87,24 +45,9 @@ def evaluate(
     recipe = Recipe(kind="evaluation", config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
-        subject = load_subject(source, subject_config)
-        autoencoder = load_autoencoder(sae, subject.device)
-        hook, target = hook_of(sae), target_hook_of(sae)
-        saes = [autoencoder]
-        if config.control:
-            x_ND, *y_NE = (_sample(store, activations, name, source, subject_config) for name in (hook, target) if name)
-            saes.append(random_autoencoder(autoencoder, x_ND, seed, *y_NE))
-        reader = ActivationReader(activations, hook, "heldout")
-        target_reader = ActivationReader(activations, target, "heldout") if target else None
-        rebuilt = [
-            measure_reconstruction(each, reader, config.max_tokens, subject.device, target_reader) for each in saes
-        ]
-        corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
-        places = resolve_hooks(subject, [HookPoint.parse(hook), HookPoint.parse(target or hook)])
-        losses = measure_splice(subject, Ends(*places), saes, corpus, config.ce_tokens, seed)
-        cosines_F = largest_cosines(autoencoder.W_dec).cpu()
-        metrics = _all_metrics(rebuilt, losses, cosines_F, config.dense_above)
-        return _publish(draft, metrics, rebuilt[0].density_F, cosines_F)
+        from mistudio.evaluate.measuring import measure
+
+        return measure(draft, store, sae, activations, source, subject_config, config, seed)
 
     return produce(store, recipe, "evaluate", build)
 
@@ -123,90 +66,5 @@ def check_subject(activations: Artifact, source: SubjectSource) -> None:
 
 def numerics(config: SubjectConfig) -> dict[str, str]:
     """What of a subject's configuration changes its output, and so belongs in a recipe."""
-    dtype = resolve_dtype(config.dtype, pick_device(config.device))
+    dtype = resolve_dtype(config.dtype, device_name(config.device))
     return {"subject_dtype": dtype, "quantization": config.quantization}
-
-
-def _sample(
-    store: Store, activations: Artifact, hook: str, source: SubjectSource, subject_config: SubjectConfig
-) -> Tensor:
-    """Training rows of one hook point."""
-    with open_hook(store, activations, hook, source, subject_config) as rows:
-        return sample_rows(rows)
-
-
-def _all_metrics(
-    rebuilt: list[Reconstruction], losses: list[SpliceLosses], cosines_F: Tensor, dense_above: float
-) -> dict[str, JsonScalar]:
-    """The figures of the autoencoder, which comes first, and those of its control."""
-    in_model: Sequence[SpliceLosses | None] = losses or [None] * len(rebuilt)
-    metrics, *controls = (
-        {**_rebuilt_metrics(one, dense_above), **_model_metrics(other)}
-        for one, other in zip(rebuilt, in_model, strict=True)
-    )
-    metrics |= _redundancy(cosines_F)
-    for control in controls:
-        metrics |= {f"control.random_{name}": control[name] for name in (*_CONTROLLED, *_CONTROLLED_IN_MODEL)}
-    return metrics
-
-
-def _rebuilt_metrics(rebuilt: Reconstruction, dense_above: float) -> dict[str, JsonScalar]:
-    return {
-        "tokens": rebuilt.tokens,
-        "explained_variance": 1 - rebuilt.fvu,
-        "explained_variance_by_token": rebuilt.explained_variance_by_token,
-        "fvu": rebuilt.fvu,
-        "mse": rebuilt.mse,
-        "l0": rebuilt.l0,
-        "l1": rebuilt.l1,
-        "cosine": rebuilt.cosine,
-        "l2_ratio": rebuilt.l2_ratio,
-        "relative_bias": rebuilt.relative_bias,
-        "dead_fraction": rebuilt.dead_fraction,
-        "dense_fraction": rebuilt.dense_fraction(dense_above),
-    }
-
-
-def _model_metrics(losses: SpliceLosses | None) -> dict[str, JsonScalar]:
-    return {
-        "ce_clean": losses.ce_clean if losses else None,
-        "ce_spliced": losses.ce_spliced if losses else None,
-        "ce_zero": losses.ce_zero if losses else None,
-        "ce_recovered": losses.ce_recovered if losses else None,
-        "kl": losses.kl if losses else None,
-        "kl_zero": losses.kl_zero if losses else None,
-        "kl_recovered": losses.kl_recovered if losses else None,
-    }
-
-
-def _redundancy(cosines_F: Tensor) -> dict[str, JsonScalar]:
-    """How near the decoder's rows lie to their nearest neighbours."""
-    quantiles = np.quantile(cosines_F.numpy(), _QUANTILES).tolist()
-    named = {f"redundancy_p{100 * share:.0f}": value for share, value in zip(_QUANTILES, quantiles, strict=True)}
-    return {"redundancy_mean": float(cosines_F.double().mean()), **named}
-
-
-def _publish(draft: Draft, metrics: dict[str, JsonScalar], density_F: Tensor, cosines_F: Tensor) -> Summary:
-    draft.write(METRICS_NAME, json.dumps(metrics, indent=1).encode())
-    draft.write(HISTOGRAMS_NAME, json.dumps(_histograms(density_F, cosines_F), indent=1).encode())
-    columns = {
-        "feature": torch.arange(len(density_F)).numpy(),
-        "density": density_F.numpy(),
-        "max_cosine": cosines_F.numpy(),
-    }
-    with draft.stage(DENSITY_NAME) as path:
-        pq.write_table(pa.table(columns), path)
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in metrics.items()}
-
-
-def _histograms(density_F: Tensor, cosines_F: Tensor) -> dict[str, object]:
-    """Latents by log10 of their density, from one token's to 0, and by their largest cosine with another."""
-    alive = density_F[density_F > 0].log10().numpy()
-    lowest = float(np.floor(alive.min())) if len(alive) else -1.0
-    densities, density_edges = np.histogram(alive, bins=_BINS, range=(min(lowest, -1.0), 0.0))
-    cosines, cosine_edges = np.histogram(np.clip(cosines_F.numpy(), -1, 1), bins=_BINS, range=(-1.0, 1.0))
-    return {
-        "log10_density": {"edges": density_edges.tolist(), "latents": densities.tolist()},
-        "never_fired": int((density_F == 0).sum()),
-        "max_cosine": {"edges": cosine_edges.tolist(), "latents": cosines.tolist()},
-    }

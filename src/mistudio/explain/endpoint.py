@@ -18,12 +18,10 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 import numpy as np
 import openai
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mistudio.errors import InputError
 from mistudio.explain.judge import (
@@ -38,76 +36,16 @@ from mistudio.explain.judge import (
     recipe_of,
 )
 from mistudio.explain.llm_cache import AnswerCache
+from mistudio.explain.llm_config import KEY_VARIABLES, EndpointConfig
 from mistudio.explain.llm_wire import arguments_of, estimated_tokens, read_answer
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLES = ("MISTUDIO_LLM_API_KEY", "OPENAI_API_KEY")
 _NO_KEY = "none"  # the client insists on one; endpoints of one's own need none
 _WINDOW = 4  # requests drawn ahead, as a multiple of those that run
 _REFUSALS = (401, 403, 404)  # of the whole endpoint or model, not of one request
 _PASSING = (408, 409, 425, 429)
 _SHOWN_CHARACTERS = 300
-
-
-class EndpointConfig(BaseModel):
-    """Where the language model is, and how to use it. Its API key comes from the environment alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base_url: str = Field(description="address of the API, as a rule up to and with /v1")
-    model: str = Field(min_length=1, description="name of the model at the endpoint")
-    embedding_model: str = Field(default="", description="name of the model that embeds texts; default: the same")
-    concurrency: int = Field(default=8, ge=1, description="most requests at the same time")
-    timeout_s: float = Field(default=120, gt=0, description="longest wait for one answer, in seconds")
-    retries: int = Field(default=6, ge=0, description="how often a request is sent again after it failed in passing")
-    backoff_s: float = Field(
-        default=0.5, ge=0, description="wait before the first retry, in seconds; doubles each time"
-    )
-    max_wait_s: float = Field(default=120, gt=0, description="longest wait before a retry, in seconds")
-    give_up_after: int = Field(
-        default=10, ge=1, description="requests without an answer, one after another, that end a run"
-    )
-    max_output_tokens: int = Field(
-        default=1024, ge=1, description="longest answer, in tokens, where what asks does not need a shorter one"
-    )
-    thinking_tokens: int = Field(
-        default=0, ge=0, description="tokens that a model that thinks aloud may take before its answer"
-    )
-    temperature: float | None = Field(default=0.0, ge=0, description="None leaves it out, for models that refuse it")
-    seed: int = Field(default=0, description="passed on to the endpoint")
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="how the endpoint wants to be told the length of an answer"
-    )
-    logprobs: bool = Field(default=True, description="ask for log-probabilities; False where the endpoint refuses")
-    token_budget: int | None = Field(
-        default=None, ge=1, description="most tokens, read and written, that a run may use; remembered answers count"
-    )
-    usd_per_million_in: float = Field(default=0.0, ge=0, description="price of a million tokens read, in US dollars")
-    usd_per_million_out: float = Field(
-        default=0.0, ge=0, description="price of a million tokens written, in US dollars"
-    )
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_plain_url(cls, base_url: str) -> str:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            message = f"base_url is {base_url!r}; write an address such as http://localhost:8000/v1"
-            raise ValueError(message)
-        if parts.username or parts.password or parts.query:
-            message = f"base_url must hold no secret: put the key into the environment variable {KEY_VARIABLES[0]}"
-            raise ValueError(message)
-        return base_url
-
-    def sampling(self) -> dict[str, Any]:
-        """What is sent with every request to write, and changes its answer."""
-        return {"temperature": self.temperature, "seed": self.seed}
-
-    def settings(self) -> dict[str, Any]:
-        """What of this changes what a step publishes: no address, time-out or price."""
-        names = ("model", "embedding_model", "max_output_tokens", "thinking_tokens", "logprobs", "token_budget")
-        return {**{name: getattr(self, name) for name in names}, **self.sampling()}
 
 
 class Endpoint:

@@ -8,18 +8,20 @@ Shape legend: N tokens, F features, A active (token, feature) pairs, R rows of a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from torch import Tensor
 
-from mistudio.activations import RowSource
 from mistudio.explain.tokens import Tokens
 from mistudio.progress import progress
-from mistudio.sae import SparseAutoencoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mistudio.activations import RowSource
+    from mistudio.sae import SparseAutoencoder
 
 _META_ROWS = 1 << 20
 _ROWS_AT_ONCE = 8192
@@ -67,13 +69,13 @@ class Firings:
         return max_F
 
 
-def captured_sequences(source: RowSource[Tensor]) -> int:
+def captured_sequences(source: "RowSource[Tensor]") -> int:
     """How many of the first sequences of a split have activations."""
     return len(source.sequence_ends())
 
 
 def read_firings(
-    source: RowSource[Tensor], sae: SparseAutoencoder, tokens: Tokens, device: torch.device | str = "cpu"
+    source: "RowSource[Tensor]", sae: "SparseAutoencoder", tokens: Tokens, device: "torch.device | str" = "cpu"
 ) -> Firings:
     """Encode the activations of ``tokens``; rows of other tokens are not read.
 
@@ -83,6 +85,8 @@ def read_firings(
         tokens: whole sequences.
         device: where to encode.
     """
+    import torch
+
     parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
     with progress("Encode tokens", len(tokens), "tokens") as bar:
         for row_R, token_R in _batches(source, tokens):
@@ -94,7 +98,7 @@ def read_firings(
     return _table(parts, len(tokens), sae.width)
 
 
-def _batches(source: RowSource[Tensor], tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _batches(source: "RowSource[Tensor]", tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows of the source and the tokens that they belong to, some thousands at a time."""
     starts = tokens.sequence_starts
     sequences = tokens.sequence_N[starts]
@@ -110,8 +114,10 @@ def _batches(source: RowSource[Tensor], tokens: Tokens) -> Iterator[tuple[NDArra
             yield row_R[first : first + _ROWS_AT_ONCE], token_R[first : first + _ROWS_AT_ONCE]
 
 
-def _rows(source: RowSource[Tensor], row_R: NDArray[np.int64]) -> Tensor:
+def _rows(source: "RowSource[Tensor]", row_R: NDArray[np.int64]) -> "Tensor":
     """Rows of these ascending numbers, read in as few ranges as they make."""
+    import torch
+
     breaks = np.flatnonzero(np.diff(row_R) != 1) + 1
     firsts, lasts = row_R[np.append(0, breaks)], row_R[np.append(breaks, len(row_R)) - 1]
     into_RD = torch.empty(len(row_R), source.width, dtype=getattr(torch, source.dtype))
@@ -123,6 +129,8 @@ def _rows(source: RowSource[Tensor], row_R: NDArray[np.int64]) -> Tensor:
 def _table(
     parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]], num_tokens: int, num_features: int
 ) -> Firings:
+    from scipy import sparse
+
     token_A, feature_A, value_A = (np.concatenate(column) for column in zip(*parts, strict=True))
     parts.clear()
     matrix = sparse.coo_array((value_A, (token_A, feature_A)), shape=(num_tokens, num_features)).tocsc()

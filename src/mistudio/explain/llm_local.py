@@ -15,40 +15,14 @@ from typing import Any, Self
 
 import torch
 from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mistudio.errors import SubjectError
 from mistudio.explain.judge import AnswerToken, Chat, Embedding, Likelihood, Reply, Request, Spending, Usage, recipe_of
 from mistudio.explain.llm_answers import is_complete
 from mistudio.explain.llm_cache import AnswerCache
-from mistudio.subject import SubjectConfig, load_subject, pick_device, resolve_dtype, resolve_source
-
-
-class LocalModelConfig(BaseModel):
-    """A language model to be loaded on this machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = Field(min_length=1, description="folder in Hugging Face format, or an id on the model hub")
-    subject: SubjectConfig = Field(default_factory=SubjectConfig, description="how it is loaded")
-    batch_size: int = Field(default=8, ge=1, description="requests that are answered together")
-    max_output_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
-    thinking_tokens: int = Field(default=0, ge=0, description="tokens that it may think aloud before its answer")
-
-    def settings(self) -> dict[str, Any]:
-        """What of this changes what a step publishes; the model is named by its content.
-
-        Raises:
-            SubjectError: there is no such model.
-        """
-        return {
-            "model": resolve_source(self.model).digest,
-            "max_output_tokens": self.max_output_tokens,
-            "thinking_tokens": self.thinking_tokens,
-            "dtype": resolve_dtype(self.subject.dtype, pick_device(self.subject.device)),
-            "quantization": self.subject.quantization,
-        }
+from mistudio.explain.llm_config import LocalModelConfig
+from mistudio.subject import load_subject, resolve_source
 
 
 class LocalModel:

@@ -1,11 +1,15 @@
 """Which language model explains and judges: an endpoint, a local model, or none."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mistudio.errors import ConfigError
-from mistudio.explain.endpoint import KEY_VARIABLES, Endpoint, EndpointConfig
-from mistudio.explain.llm_local import LocalModel, LocalModelConfig
+from mistudio.explain.llm_config import KEY_VARIABLES, EndpointConfig, LocalModelConfig
 from mistudio.subject import SubjectConfig
+
+if TYPE_CHECKING:
+    from mistudio.explain.endpoint import Endpoint
+    from mistudio.explain.llm_local import LocalModel
 
 JudgeChoice = EndpointConfig | LocalModelConfig
 
@@ -33,7 +37,7 @@ def judge_config(
     return LocalModelConfig(model=model, subject=subject or SubjectConfig()) if model else None
 
 
-def open_judge(config: JudgeChoice | None, wanted_by: str, answers: Path | None = None) -> Endpoint | LocalModel:
+def open_judge(config: JudgeChoice | None, wanted_by: str, answers: Path | None = None) -> "Endpoint | LocalModel":
     """The judge that is configured, for a ``with`` block; its answers are kept in the folder ``answers``.
 
     Raises:
@@ -41,8 +45,12 @@ def open_judge(config: JudgeChoice | None, wanted_by: str, answers: Path | None 
         SubjectError: the local model cannot be loaded.
     """
     if isinstance(config, EndpointConfig):
+        from mistudio.explain.endpoint import Endpoint
+
         return Endpoint(config, answers)
     if config is not None:
+        from mistudio.explain.llm_local import LocalModel
+
         return LocalModel(config, answers)
     message = (
         f"{wanted_by} needs a language model, and none is configured. Give the address and model of an "

@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mistudio.activations import RowSource, open_rows
 from mistudio.artifacts import Artifact, Store, open_input
 from mistudio.corpus.reader import Split, TokenCorpus
 from mistudio.errors import InputError
 from mistudio.explain.firings import Firings, captured_sequences, read_firings
 from mistudio.explain.tokens import Tokens, draw_sequences, read_tokens
 from mistudio.find import FEATURES_NAME
-from mistudio.sae import hook_of, load_autoencoder
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, pick_device, token_strings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mistudio.activations import RowSource
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class Material:
             CorpusError: no whole document of the split has activations.
             InputError: training activations are not stored, and the model is not that which was captured.
         """
+        from mistudio.activations import open_rows
+        from mistudio.sae import hook_of, load_autoencoder
+
         device = pick_device(self.subject_config.device)
         corpus = TokenCorpus(self.corpus)
         live = split == "train" and self.activations.manifest.config.get("stored", "all") != "all"
@@ -75,7 +80,7 @@ class Material:
             source=self.source if live else None,
             subject_config=self.subject_config,
         ) as opened:
-            source = cast(RowSource[Tensor], opened)
+            source = cast("RowSource[Tensor]", opened)
             sequences = draw_sequences(corpus, split, captured_sequences(source), max_tokens, seed)
             tokens = read_tokens(corpus, split, sequences, strings)
             return tokens, read_firings(source, load_autoencoder(self.sae, device), tokens, device)

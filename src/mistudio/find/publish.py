@@ -18,6 +18,7 @@ from mistudio.find.causal import Effects, try_features
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
 from mistudio.find.landscape import lay_out
+from mistudio.find.names import CONTEXTS_NAME, FEATURES_NAME, FIND_NAME, MAP_NAME, NEIGHBOURS_NAME
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
 from mistudio.find.reading import Tried
 from mistudio.find.sample import Sample
@@ -35,11 +36,6 @@ from mistudio.find.tables import (
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
 
-FEATURES_NAME = "features.parquet"
-CONTEXTS_NAME = "contexts.parquet"
-NEIGHBOURS_NAME = "neighbours.parquet"
-MAP_NAME = "map.parquet"
-FIND_NAME = "find.json"
 _MLP_INSIDE = "mlp_act"
 
 

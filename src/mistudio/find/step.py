@@ -7,20 +7,16 @@ Then features are compared with each other, and tried in the model. A killed run
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from safetensors.torch import load_file
-
-from mistudio.activations import open_hook
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
-from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import check_subject, numerics
 from mistudio.find.config import FindConfig, PassConfig
-from mistudio.find.publish import Searched, publish
-from mistudio.find.search import STATE_NAME, Search, chunks_of_part, run_search, save_state
-from mistudio.sae import hook_of, load_autoencoder, spread_of, target_hook_of
-from mistudio.subject import SubjectConfig, SubjectSource, load_subject, pick_device
+from mistudio.subject import SubjectConfig, SubjectSource
+
+if TYPE_CHECKING:
+    from mistudio.find.publish import Searched
 
 
 class _Inputs(NamedTuple):
@@ -72,6 +68,12 @@ def find_features(
     _check_parts(given, config, parts)
 
     def build(draft: Draft) -> Summary:
+        from safetensors.torch import load_file
+
+        from mistudio.find.publish import publish
+        from mistudio.find.search import STATE_NAME
+        from mistudio.subject import load_subject
+
         with _opened(store, given, config) as opened:
             if parts:
                 for part in parts:
@@ -109,6 +111,8 @@ def find_part(
     given = _given(store, sae, source, subject_config, seed)
 
     def build(draft: Draft) -> Summary:
+        from mistudio.find.search import save_state
+
         with _opened(store, given, config) as opened:
             _pass(opened, draft, part, num_parts)
             save_state(opened.search, draft)
@@ -137,7 +141,14 @@ def _check_parts(given: _Inputs, config: PassConfig, parts: Sequence[Artifact]) 
 
 
 @contextmanager
-def _opened(store: Store, given: _Inputs, config: PassConfig) -> Iterator[Searched]:
+def _opened(store: Store, given: _Inputs, config: PassConfig) -> "Iterator[Searched]":
+    from mistudio.activations import open_hook
+    from mistudio.corpus.reader import TokenCorpus
+    from mistudio.find.publish import Searched
+    from mistudio.find.search import Search
+    from mistudio.sae import hook_of, load_autoencoder, spread_of, target_hook_of
+    from mistudio.subject import pick_device
+
     sae = load_autoencoder(given.sae, pick_device(given.subject_config.device))
     corpus = TokenCorpus(open_input(store, given.activations.manifest.inputs["corpus"], "corpus"))
     hook = hook_of(given.sae)
@@ -146,6 +157,8 @@ def _opened(store: Store, given: _Inputs, config: PassConfig) -> Iterator[Search
         yield Searched(search, sae, reader, corpus, hook, target_hook_of(given.sae) or hook)
 
 
-def _pass(opened: Searched, draft: Draft, part: int, num_parts: int) -> None:
+def _pass(opened: "Searched", draft: Draft, part: int, num_parts: int) -> None:
+    from mistudio.find.search import chunks_of_part, run_search
+
     chunks = chunks_of_part(opened.reader, opened.search.config.chunk_rows, part, num_parts)
     run_search(opened.search, opened.sae, opened.reader, chunks, draft, opened.sae.W_dec.device)

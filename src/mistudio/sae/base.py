@@ -25,7 +25,8 @@ from mistudio.errors import ConfigError
 from mistudio.parallel import single_threads
 from mistudio.sae.config import MAX_SKIP_SCALE, ArchitectureConfig
 from mistudio.sae.kernels import ActivePattern, active_preactivations, encoder_product, sparse_decode
-from mistudio.sae.workers import ALONE, Parallel, Workers
+from mistudio.sae.parallel import Parallel
+from mistudio.sae.workers import ALONE, Workers
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
 _BLOCK_PREACTIVATIONS = 1 << 24

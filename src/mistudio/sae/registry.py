@@ -5,71 +5,97 @@ Another package adds one by an entry point in the group ``mistudio.architectures
 """
 
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import ErrorDetails
 
 from mistudio.errors import ConfigError
-from mistudio.sae.base import SparseAutoencoder
-from mistudio.sae.batchtopk import BatchTopKAutoencoder
-from mistudio.sae.config import ArchitectureConfig
-from mistudio.sae.gated import GatedAutoencoder
-from mistudio.sae.jumprelu import JumpReLUAutoencoder
-from mistudio.sae.matryoshka import MatryoshkaAutoencoder
-from mistudio.sae.standard import StandardAutoencoder
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae.config import (
+    ArchitectureConfig,
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    StandardConfig,
+    TopKConfig,
+)
+
+if TYPE_CHECKING:
+    from mistudio.sae.base import SparseAutoencoder
 
 ENTRY_POINTS = "mistudio.architectures"
-_BUILT_IN: tuple[type[SparseAutoencoder], ...] = (
-    TopKAutoencoder,
-    BatchTopKAutoencoder,
-    MatryoshkaAutoencoder,
-    StandardAutoencoder,
-    GatedAutoencoder,
-    JumpReLUAutoencoder,
-)
+# Where the class of each configuration is: with torch, which a configuration does without.
+_BUILT_IN: dict[type[ArchitectureConfig], str] = {
+    TopKConfig: "topk:TopKAutoencoder",
+    BatchTopKConfig: "batchtopk:BatchTopKAutoencoder",
+    MatryoshkaConfig: "matryoshka:MatryoshkaAutoencoder",
+    StandardConfig: "standard:StandardAutoencoder",
+    GatedConfig: "gated:GatedAutoencoder",
+    JumpReLUConfig: "jumprelu:JumpReLUAutoencoder",
+}
 
 
 @cache
-def architectures() -> dict[str, type[SparseAutoencoder]]:
+def architectures() -> "dict[str, type[SparseAutoencoder]]":
     """The classes by name; a built-in one is never replaced.
 
     Raises:
         ConfigError: an installed package offers something that is not an architecture, or a name twice.
     """
-    found = {_name(kind): kind for kind in _BUILT_IN}
+    from mistudio.sae.base import SparseAutoencoder
+
+    found = {_name(config): _built_in(place) for config, place in _BUILT_IN.items()}
     for entry in entry_points(group=ENTRY_POINTS):
         kind = entry.load()
         if not (isinstance(kind, type) and issubclass(kind, SparseAutoencoder)):
             message = f"Entry point {entry.name} ({entry.value}) is not a subclass of SparseAutoencoder."
             raise ConfigError(message)
-        if found.setdefault(_name(kind), kind) is not kind:
-            message = f"Entry point {entry.name} ({entry.value}) has the name {_name(kind)!r}, which is taken."
+        if found.setdefault(_name(kind.Config), kind) is not kind:
+            message = f"Entry point {entry.name} ({entry.value}) has the name {_name(kind.Config)!r}, which is taken."
             raise ConfigError(message)
     return found
 
 
-def new_autoencoder(config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> SparseAutoencoder:
+def architecture_configs() -> dict[str, type[ArchitectureConfig]]:
+    """The configurations of the architectures by name; classes are imported only where another package has some.
+
+    Raises:
+        ConfigError: as :func:`architectures`.
+    """
+    if entry_points(group=ENTRY_POINTS):
+        return {name: kind.Config for name, kind in architectures().items()}
+    return {_name(config): config for config in _BUILT_IN}
+
+
+def new_autoencoder(config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> "SparseAutoencoder":
     """An autoencoder of the architecture that ``config`` names, with zero weights; E wide if ``d_out`` is given."""
     return architectures()[config.architecture](config, d_in, d_out)
 
 
-def _name(kind: type[SparseAutoencoder]) -> str:
-    return str(kind.Config.model_fields["architecture"].default)
+def _name(config: type[ArchitectureConfig]) -> str:
+    return str(config.model_fields["architecture"].default)
+
+
+def _built_in(place: str) -> "type[SparseAutoencoder]":
+    module, _, name = place.partition(":")
+    kind: type[SparseAutoencoder] = getattr(import_module(f"mistudio.sae.{module}"), name)
+    return kind
 
 
 def _parse(value: Any) -> Any:
     """The configuration of the class that ``architecture`` names."""
     if not isinstance(value, dict):
         return value
-    kind = architectures().get(value.get("architecture", ""))
-    if kind is None:
-        message = f"architecture {value.get('architecture')!r} is unknown: use one of {', '.join(architectures())}"
+    config = architecture_configs().get(value.get("architecture", ""))
+    if config is None:
+        known = ", ".join(architecture_configs())
+        message = f"architecture {value.get('architecture')!r} is unknown: use one of {known}"
         raise ValueError(message)
     try:
-        return kind.Config.model_validate(value)
+        return config.model_validate(value)
     except ValidationError as error:
         # One line for each problem: pydantic would put this whole error into the message of another.
         raise ValueError("; ".join(_reason(problem) for problem in error.errors())) from error

@@ -12,18 +12,16 @@ Shape legend: R processes, T tokens, K candidates.
 import atexit
 import datetime
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
 from mistudio.errors import MistudioError
-
-Parallel = Literal["data", "latents"]
+from mistudio.sae.parallel import num_processes
 
 # As long as a step of another run may hold the lock on what is to be trained. A process that ends is noticed at once.
 _PATIENCE = datetime.timedelta(days=1)
@@ -199,7 +197,7 @@ def start_workers(device: str) -> tuple[Workers, torch.device]:
         device: where to compute. Several processes get a GPU each, whichever is named.
     """
     chosen = torch.device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if num_processes() == 1:
         return ALONE, chosen
     from accelerate import PartialState
 

@@ -28,12 +28,10 @@ from mistudio.explain.tokens import Tokens
 from mistudio.find import FEATURES_NAME
 from mistudio.parallel import in_parallel
 from mistudio.progress import progress
-from mistudio.sae import load_autoencoder
 from mistudio.score.exams import ExamConfig, Examiner
 from mistudio.score.program import ProgramScorer
 from mistudio.score.records import Score, Scorer
 from mistudio.score.registry import INTERVENTION, PROGRAM, new_scorer, scorer_factory
-from mistudio.score.steering import open_steering
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, join_scores, read_score_table, write_scores
 from mistudio.subject import SubjectConfig, SubjectSource
@@ -186,6 +184,8 @@ class _Run:
     def _new_scorer(self, name: str) -> Scorer:
         if name != INTERVENTION:
             return new_scorer(name, self.judge, self.seed)
+        from mistudio.score.steering import open_steering
+
         material = self.material
         steering = open_steering(material.sae, material.source, material.subject_config)
         return new_scorer(name, self.judge, self.seed, steering=steering)
@@ -222,6 +222,8 @@ class _Run:
         return ProgramScorer(self._context, firings, self.material.maxima(), self.threshold, resamples, self.seed)
 
     def _examiner(self) -> Examiner:
+        from mistudio.sae import load_autoencoder
+
         tokens, firings = self._heldout()
         decoder_FD = load_autoencoder(self.material.sae).W_dec.numpy()
         return Examiner(tokens, firings, decoder_FD, self.config.exam, self.seed)

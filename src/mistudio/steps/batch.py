@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, InputRef, Produced, Store, open_artifact
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, SubjectError
 from mistudio.steps.defaults import (
     CHOOSE,
     captured_width,
@@ -26,6 +26,7 @@ from mistudio.tracking import Run
 
 if TYPE_CHECKING:
     from mistudio.subject import SubjectConfig, SubjectSource
+    from mistudio.subject.facts import ModelFacts
 
 
 def ingest(
@@ -56,17 +57,15 @@ def ingest(
         trust_remote_code: Run Python code that comes with the model.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
-    from mistudio.corpus.ingest import IngestConfig
-    from mistudio.corpus.ingest import ingest as ingest_corpus
+    from mistudio.corpus.ingest import IngestConfig, ingest_with
     from mistudio.corpus.sources import open_source
-    from mistudio.subject.load import load_config, position_limit
     from mistudio.subject.tokens import load_tokenizer
 
     def work(opened: Store, _run: Run) -> Produced:
         source = subject_source(model, revision, opened)
-        limit = position_limit(load_config(source, trust_remote_code))
+        facts = model_facts(source, trust_remote_code, opened)
         settings = {
-            "context_length": choose_context_length(context_length, limit),
+            "context_length": choose_context_length(context_length, facts.max_positions),
             "max_tokens": optional(max_tokens),
             "held_out_fraction": held_out_fraction,
         }
@@ -78,9 +77,8 @@ def ingest(
             label_column=label_column or None,
             task_column=task_column or None,
         )
-        tokenizer = load_tokenizer(source, trust_remote_code)
         reference = InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest)
-        return ingest_corpus(opened, documents, tokenizer, reference, config)
+        return ingest_with(opened, documents, lambda: load_tokenizer(source, trust_remote_code), reference, config)
 
     return run_step("ingest", store, work)
 
@@ -121,11 +119,13 @@ def capture(
     """
     from mistudio.activations import CaptureConfig
     from mistudio.activations import capture as capture_activations
-    from mistudio.subject.load import load_config, num_layers
 
     def work(opened: Store, _run: Run) -> Produced:
         source = subject_source(model, revision, opened)
-        layers = num_layers(load_config(source, trust_remote_code))
+        layers = model_facts(source, trust_remote_code, opened).num_layers
+        if layers is None:
+            message = f"The configuration of {source.name} does not say how many transformer blocks there are."
+            raise SubjectError(message)
         hooks = [f"{kind}.{choose_layer(layer, layers)}" for kind in hook.replace(" ", "").split(",")]
         settings = {
             "hooks": hooks,
@@ -195,7 +195,7 @@ def train(
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
-    from mistudio.subject import pick_device
+    from mistudio.subject import device_name
     from mistudio.train import TrainConfig, TrainRuntime
     from mistudio.train import train as train_autoencoder
 
@@ -228,7 +228,7 @@ def train(
         runtime = validated(
             TrainRuntime,
             {
-                "device": str(pick_device(device)),
+                "device": device_name(device),
                 "checkpoint_every_steps": checkpoint_every_steps,
                 "parallel": parallel,
             },
@@ -318,6 +318,13 @@ def subject_source(model: str, revision: str, store: Store) -> "SubjectSource":
     return resolve_model(model, revision or None, store)
 
 
+def model_facts(source: "SubjectSource", trust_remote_code: bool, store: Store) -> "ModelFacts":
+    """What the configuration of a model says, remembered in the store's private folder."""
+    from mistudio.subject.facts import model_facts as facts_of
+
+    return facts_of(source, trust_remote_code, Path(store.url) / ".mistudio" / "models")
+
+
 def subject_settings(dtype: str, quantization: str, device: str, trust_remote_code: bool) -> "SubjectConfig":
     """How a step's parameters load the model."""
     from mistudio.subject import SubjectConfig
@@ -339,13 +346,13 @@ def architecture_settings(
     Raises:
         ConfigError: there is no such architecture.
     """
-    from mistudio.sae import architectures
+    from mistudio.sae import architecture_configs
 
-    if architecture not in architectures():
-        message = f"architecture {architecture!r} is unknown: use one of {', '.join(architectures())}."
+    if architecture not in architecture_configs():
+        message = f"architecture {architecture!r} is unknown: use one of {', '.join(architecture_configs())}."
         raise ConfigError(message)
     own = {"k": k, "target_l0": None if target_l0 == CHOOSE else target_l0, "l1_coefficient": l1_coefficient}
-    fields = architectures()[architecture].Config.model_fields
+    fields = architecture_configs()[architecture].model_fields
     settings = {"architecture": architecture, "width": width, "allow_wide": allow_wide, "skip": skip}
     return {**settings, **{name: value for name, value in own.items() if name in fields}}
 

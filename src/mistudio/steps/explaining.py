@@ -98,7 +98,7 @@ def judge_source(
         SubjectError: a model is named without an address, and there is no such model here.
     """
     from mistudio.explain import JudgeSource
-    from mistudio.explain.endpoint import EndpointConfig
+    from mistudio.explain.llm_config import EndpointConfig
     from mistudio.explain.llm_open import JudgeChoice, judge_config, open_judge
 
     config: JudgeChoice | None

@@ -30,7 +30,7 @@ def check_settings(values: Mapping[str, object]) -> None:
 
 
 def _check_architecture(given: Mapping[str, object]) -> None:
-    from mistudio.sae import architectures
+    from mistudio.sae import architecture_configs
 
     architecture = str(given.get("architecture", "topk"))
     settings = architecture_settings(
@@ -42,7 +42,7 @@ def _check_architecture(given: Mapping[str, object]) -> None:
         str(given.get("skip", "none")),
         allow_wide=bool(given.get("allow_wide", False)),
     )
-    validated(architectures()[architecture].Config, settings)
+    validated(architecture_configs()[architecture], settings)
 
 
 def _check_numbers(given: Mapping[str, object]) -> None:
@@ -53,7 +53,7 @@ def _check_numbers(given: Mapping[str, object]) -> None:
 
 
 def _check_hooks(hooks: str) -> None:
-    from mistudio.subject.hooks import KINDS
+    from mistudio.subject.points import KINDS
 
     unknown = [kind for kind in hooks.replace(" ", "").split(",") if kind not in KINDS]
     if unknown:

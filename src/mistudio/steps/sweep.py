@@ -84,13 +84,13 @@ def compare(
 
 def _point(architecture: str, width: int, sparsity: float, seed: int) -> PointSettings:
     """The train step's parameters for one autoencoder, checked as far as they can be before the activations are."""
-    from mistudio.sae import architectures
+    from mistudio.sae import architecture_configs
 
     if sparsity <= 0:
         message = f"sparsities names {sparsity:g}: give numbers of active features above 0."
         raise ConfigError(message)
-    known = architectures().get(architecture)
-    has_k = known is not None and "k" in known.Config.model_fields
+    known = architecture_configs().get(architecture)
+    has_k = known is not None and "k" in known.model_fields
     if has_k and not sparsity.is_integer():
         message = f"{architecture} keeps a whole number of features active, not {sparsity:g}."
         raise ConfigError(message)
@@ -100,7 +100,7 @@ def _point(architecture: str, width: int, sparsity: float, seed: int) -> PointSe
     if not settings.keys() & {"k", "target_l0"}:
         message = f"{architecture} has neither k nor target_l0, so that no sweep can set its sparsity."
         raise ConfigError(message)
-    validated(architectures()[architecture].Config, settings)
+    validated(architecture_configs()[architecture], settings)
     return {"architecture": architecture, "width": width, "k": k, "target_l0": target_l0, "seed": seed}
 
 

@@ -12,7 +12,8 @@ import accelerate
 from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.subject.config import Quantization
-from mistudio.subject.load import choose_auto_class, find_blocks, load_config
+from mistudio.subject.facts import load_config
+from mistudio.subject.load import choose_auto_class, find_blocks
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.structure import is_linear
 from mistudio.subject.tokens import quiet_transformers

@@ -11,18 +11,18 @@ sublayers add to the residual stream; ``mlp_act`` is the input of the MLP's last
 Shape legend: B sequences, T tokens, D width of a hook point, W width as the module sees it.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mistudio.errors import ConfigError, SubjectError
 from mistudio.subject.load import Subject
+from mistudio.subject.points import KINDS, HookPoint
 from mistudio.subject.structure import BlockMap, Place, Tap, map_block
 from mistudio.subject.trace import (
     StopForward,
@@ -34,35 +34,8 @@ from mistudio.subject.trace import (
     with_hidden_out,
 )
 
-KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act")
 _PROBE_TOKENS = 6
 _PROBE_SEED = 0
-
-
-class HookPoint(NamedTuple):
-    """A place in a model: a kind and the number of a block, from 0."""
-
-    kind: str
-    layer: int
-
-    @classmethod
-    def parse(cls, text: str) -> "HookPoint":
-        """Read ``KIND.LAYER``, for example ``resid_post.3``.
-
-        Raises:
-            ConfigError: the kind is unknown, or there is no layer number.
-        """
-        match = re.fullmatch(r"(\w+)\.(\d+)", text)
-        if not match or match[1] not in KINDS:
-            message = (
-                f"{text!r} is not a hook point. Write KIND.LAYER, for example resid_post.3; "
-                f"the kinds are {', '.join(KINDS)}."
-            )
-            raise ConfigError(message)
-        return cls(match[1], int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.kind}.{self.layer}"
 
 
 @dataclass(frozen=True)

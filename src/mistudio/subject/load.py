@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mistudio.errors import SubjectError
 from mistudio.subject.config import SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
+from mistudio.subject.facts import load_config, position_limit
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
 
@@ -142,34 +143,6 @@ def forward_logits(subject: Subject, input_ids_BT: Tensor, attention_mask_BT: Te
         raise SubjectError(message)
     logits: Tensor = subject.model(input_ids=input_ids_BT, attention_mask=attention_mask_BT).logits
     return logits
-
-
-def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
-    """The model's configuration.
-
-    Raises:
-        SubjectError: it cannot be read, its architecture is unknown, or it needs code that is not trusted.
-    """
-    from transformers import AutoConfig
-
-    try:
-        with quiet_transformers():
-            return AutoConfig.from_pretrained(
-                source.path, revision=source.revision, trust_remote_code=trust_remote_code
-            )
-    except Exception as error:  # see load_subject
-        raise SubjectError(loading_problem("configuration", source, error)) from error
-
-
-def num_layers(config: Any) -> int:
-    """Number of transformer blocks of a model of this configuration."""
-    return int(config.get_text_config().num_hidden_layers)
-
-
-def position_limit(config: Any) -> int | None:
-    """Longest sequence that a model of this configuration was made for, in tokens; None without such a bound."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(positions) if positions else None
 
 
 def choose_auto_class(config: Any) -> tuple[Any, bool]:

@@ -14,9 +14,6 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import errors as hub_errors
-
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.progress import progress
@@ -140,9 +137,12 @@ def _hub_source(model: str, revision: str | None) -> SubjectSource:
 
 
 def _cached_snapshot(model: str, revision: str | None) -> Path | None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
     try:
         found = huggingface_hub.try_to_load_from_cache(model, _CONFIG, revision=revision)
-    except hub_errors.HFValidationError as error:
+    except errors.HFValidationError as error:
         message = f"{model!r} is neither a folder nor an id on the model hub: {error}"
         raise SubjectError(message) from error
     return Path(found).parent if isinstance(found, str) else None
@@ -150,6 +150,9 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
 
 def _fetch_small_files(model: str, revision: str | None) -> Path:
     """Download config and tokenizer, not the weights; the folder's name is the commit."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
     try:
         info = huggingface_hub.HfApi().model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S)
         return Path(
@@ -160,7 +163,7 @@ def _fetch_small_files(model: str, revision: str | None) -> Path:
                 etag_timeout=_HUB_TIMEOUT_S,
             )
         )
-    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         at = f" at revision {revision}" if revision else ""
         message = (
             f"There is no folder {model}, and the model hub has no public model {model}{at}. Check the spelling; "

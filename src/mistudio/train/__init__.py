@@ -1,9 +1,17 @@
 """The train step."""
 
-from mistudio.train.config import TrainConfig
-from mistudio.train.learner import Learner, Metrics, MetricsLog
-from mistudio.train.step import TRAINING_NAME, TrainRuntime, train, train_together
-from mistudio.train.trainer import Trainer
+from typing import TYPE_CHECKING
+
+from mistudio.train.config import TrainConfig, TrainRuntime
+from mistudio.train.step import TRAINING_NAME, train, train_together
+
+if TYPE_CHECKING:
+    from mistudio.train.learner import Learner, Metrics, MetricsLog
+    from mistudio.train.trainer import Trainer
+else:
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(__name__, "learner", "trainer")
 
 __all__ = [
     "TRAINING_NAME",

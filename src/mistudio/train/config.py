@@ -1,10 +1,14 @@
 """How a sparse autoencoder is trained."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mistudio.sae import SAEConfig
+from mistudio.errors import ConfigError
+from mistudio.sae import Parallel, SAEConfig
+
+_SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
 
 class TrainConfig(BaseModel):
@@ -98,3 +102,28 @@ class TrainConfig(BaseModel):
     def peak_learning_rate(self) -> float:
         """The learning rate given, or the default for this width."""
         return self.learning_rate or 0.18 / self.sae.width**0.5
+
+
+class TrainRuntime(BaseModel):
+    """What changes how training runs, but not what it ends with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = "cpu"
+    checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
+    parallel: Parallel = Field(
+        default="data", description="what several processes share: the tokens of each batch, or the latents"
+    )
+
+
+def check_stream(configs: Sequence[TrainConfig]) -> None:
+    """Refuse autoencoders that cannot learn from one stream.
+
+    Raises:
+        ConfigError: the settings of the stream differ.
+    """
+    for name in _SHARED:
+        values = {str(getattr(config, name)): None for config in configs}
+        if len(values) > 1:
+            message = f"Autoencoders over one stream need the same {name}, not {', '.join(values)}. Train them apart."
+            raise ConfigError(message)

@@ -1,40 +1,18 @@
 """The train step: from activations, stored or live, to a published sparse autoencoder."""
 
-import json
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from mistudio.artifacts import Artifact, Produced, Recipe, Store, produce_together
+from mistudio.sae.parallel import num_processes
+from mistudio.subject import SubjectSource
+from mistudio.train.config import TrainConfig, TrainRuntime, check_stream
 
-from mistudio.activations import open_rows
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_artifact, produce_together
-from mistudio.progress import progress
-from mistudio.sae import Parallel, SparseAutoencoder, Workers, config_json, save_weights, start_workers
-from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
-from mistudio.subject import SubjectConfig, SubjectSource
-from mistudio.train.config import TrainConfig
-from mistudio.train.learner import Learner, Metrics, MetricsLog
-from mistudio.train.trainer import State, Trainer, check_stream
-
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mistudio.train.learner import MetricsLog
+    from mistudio.train.training import Training
 
 TRAINING_NAME = "training.json"
-_KEPT_CHECKPOINTS = 2
-
-
-class TrainRuntime(BaseModel):
-    """What changes how training runs, but not what it ends with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str = "cpu"
-    checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
-    parallel: Parallel = Field(
-        default="data", description="what several processes share: the tokens of each batch, or the latents"
-    )
 
 
 def train(
@@ -43,7 +21,7 @@ def train(
     config: TrainConfig,
     seed: int = 0,
     runtime: TrainRuntime | None = None,
-    on_metrics: MetricsLog | None = None,
+    on_metrics: "MetricsLog | None" = None,
     source: SubjectSource | None = None,
 ) -> Produced:
     """Publish the autoencoder that ``config`` asks for; go on from a checkpoint if there is one.
@@ -70,7 +48,7 @@ def train_together(
     configs: Sequence[TrainConfig],
     seed: int = 0,
     runtime: TrainRuntime | None = None,
-    on_metrics: Sequence[MetricsLog] | None = None,
+    on_metrics: Sequence["MetricsLog"] | None = None,
     source: SubjectSource | None = None,
 ) -> list[Produced]:
     """Publish several autoencoders trained over one stream of activations, which is read once for all.
@@ -95,167 +73,19 @@ def train_together(
         WorkerFailed: another process of this training cannot go on.
     """
     runtime = runtime or TrainRuntime()
-    workers, device = start_workers(runtime.device)
     # The recipe holds the rate that is used, so that another default is another recipe.
     configs = [config.model_copy(update={"learning_rate": config.peak_learning_rate}) for config in configs]
     recipes = [
         Recipe(kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed)
         for config in configs
     ]
-
-    def learn(drafts: dict[int, Draft]) -> dict[int, Summary]:
-        numbers = sorted(drafts)
-        wanted = [configs[number] for number in numbers]
-        logs = [on_metrics[number] for number in numbers] if on_metrics and workers.is_first else []
-        hook, target_hook = wanted[0].hook, wanted[0].target_hook
-        subject = SubjectConfig(device=str(device))
-        with open_rows(store, activations, hook, target_hook, source=source, subject_config=subject) as rows:
-            trainer = Trainer(wanted, rows, seed, device, workers, runtime.parallel)
-            run = _Run(trainer, [drafts[number] for number in numbers], runtime.checkpoint_every_steps, logs, workers)
-            run.resume()
-            run.to_the_end()
-        finished = [learner.finish() for learner in trainer.learners]
-        if not workers.is_first:
-            return {}
-        return {
-            number: _publish(learner, sae, drafts[number])
-            for number, learner, sae in zip(numbers, trainer.learners, finished, strict=True)
-        }
-
     check_stream(configs)
-    with workers.failing_together():
-        return _produce(store, recipes, learn, workers)
 
+    def training() -> "Training":
+        from mistudio.train.training import Training
 
-def _produce(
-    store: Store, recipes: list[Recipe], learn: Callable[[dict[int, Draft]], dict[int, Summary]], workers: Workers
-) -> list[Produced]:
-    """Publish in the first process what all learn; the others find it."""
+        return Training(store, activations, configs, seed, runtime, on_metrics, source)
 
-    def lead(drafts: dict[int, Draft]) -> dict[int, Summary]:
-        workers.of_first(sorted(drafts))
-        return learn(drafts)
-
-    produced: list[Produced] = []
-    if workers.is_first:
-        produced = produce_together(store, recipes, "train", lead)
-        if all(each.found for each in produced):
-            workers.of_first([])
-    elif missing := workers.of_first(None):
-        learn({number: Draft(store, recipes[number].prefix) for number in missing})
-    workers.agree()
-    return produced or [Produced(open_artifact(store, recipe.prefix), found=True) for recipe in recipes]
-
-
-class _Run:
-    """A trainer with the drafts that its checkpoints go to; the first process writes and shows them."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        drafts: list[Draft],
-        checkpoint_every: int,
-        on_metrics: list[MetricsLog],
-        workers: Workers,
-    ) -> None:
-        self.trainer, self.drafts, self.workers = trainer, drafts, workers
-        self.checkpoint_every, self.on_metrics = checkpoint_every, on_metrics
-
-    def resume(self) -> None:
-        """Go on from the last checkpoints that can be read, as far as there are any."""
-        own = [_last_checkpoint(draft) for draft in self.drafts] if self.workers.is_first else None
-        names = self.workers.of_first(own)
-        states = [
-            _load_checkpoint(draft, name) if name else None for draft, name in zip(self.drafts, names, strict=True)
-        ]
-        self.trainer.load_state_dicts(states)
-
-    def to_the_end(self) -> None:
-        """Train until all are done."""
-        trainer, learners = self.trainer, self.trainer.learners
-        total = max(learner.planned_tokens for learner in learners)
-        what = "Train autoencoder" + "s" * (len(learners) > 1)
-        with progress(what, total, "tokens") if self.workers.is_first else nullcontext() as bar:
-            if bar:
-                bar.advance(trainer.tokens)
-            while not trainer.finished:
-                learning = [not learner.finished for learner in learners]
-                before = trainer.tokens
-                reports = trainer.train_step()
-                if bar:
-                    bar.advance(trainer.tokens - before, note=_note(reports[0]) if 0 in reports else "")
-                for number, metrics in reports.items():
-                    self._log(number, metrics)
-                if not trainer.finished:
-                    self._save(learning)
-
-    def _log(self, number: int, metrics: Metrics) -> None:
-        if self.on_metrics:
-            values = {name: value for name, value in metrics.items() if name != "step"}
-            self.on_metrics[number](values, int(metrics["step"]))
-
-    def _save(self, learning: list[bool]) -> None:
-        """Save those that learned in the last step, where it is time or where they are done."""
-        is_time = self.trainer.step % self.checkpoint_every == 0
-        for number, learner in enumerate(self.trainer.learners):
-            in_step = learning[number] and learner.step == self.trainer.step
-            if in_step and (is_time or learner.finished):
-                state = self.trainer.state_dict(number)
-                if self.workers.is_first:
-                    _save_checkpoint(self.drafts[number], learner.step, state)
-
-
-def _note(metrics: Metrics) -> str:
-    return f"FVU {metrics['fvu']:.3f}  L0 {metrics['l0']:.1f}  dead {metrics['dead_fraction']:.1%}"
-
-
-def _save_checkpoint(draft: Draft, step: int, state: State) -> None:
-    tensors, text = state
-    with draft.stage_work(f"checkpoint-{step:09d}.safetensors") as path:
-        save_file(tensors, path, metadata=text)
-    for name in _checkpoints(draft)[:-_KEPT_CHECKPOINTS]:
-        draft.remove_work(name)
-
-
-def _load_checkpoint(draft: Draft, name: str) -> State:
-    with safe_open(draft.work_file(name), framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 -- no mapping
-
-
-def _last_checkpoint(draft: Draft) -> str | None:
-    """The last checkpoint that can be read, if there is one."""
-    for name in reversed(_checkpoints(draft)):
-        try:
-            with safe_open(draft.work_file(name), framework="pt"):
-                return name
-        except SafetensorError as error:
-            logger.warning("%s cannot be read (%s); going on from the one before", name, error)
-    return None
-
-
-def _checkpoints(draft: Draft) -> list[str]:
-    return sorted(name for name in draft.work_names() if name.startswith("checkpoint-"))
-
-
-def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
-    config = learner.config
-    with draft.stage(WEIGHTS_NAME) as path:
-        save_weights(sae, path)
-    draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.spread, config.target_hook))
-    draft.write(TRAINING_NAME, json.dumps(learner.history, indent=0, sort_keys=True).encode())
-    last = learner.history[-1]
-    return {
-        "architecture": config.sae.architecture,
-        "hook": config.hook,
-        "target_hook": config.target_hook,
-        "d_in": sae.d_in,
-        "width": sae.width,
-        "tokens": learner.tokens,
-        "filtered_tokens": learner.filtered_tokens,
-        "steps": learner.step,
-        "epochs": round(learner.tokens / learner.epoch_tokens, 2),
-        "stopped_because": learner.schedule.stopped_because,
-        "train_fvu": round(last["fvu"], 6),
-        "train_l0": round(last["l0"], 3),
-        "train_dead_fraction": round(last["dead_fraction"], 6),
-    }
+    if num_processes() > 1:
+        return training().produce(recipes)
+    return produce_together(store, recipes, "train", lambda drafts: training().learn(drafts))

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import RowSource, ShuffledBatches
-from mistudio.errors import ConfigError
 from mistudio.sae import ALONE, Parallel, Workers
-from mistudio.train.config import TrainConfig
+from mistudio.train.config import TrainConfig, check_stream
 from mistudio.train.learner import Learner, Metrics
 from mistudio.train.scaling import Rows
-
-_SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
 State = tuple[dict[str, Tensor], dict[str, str]]  # tensors and text of one safetensors file
 
@@ -107,16 +104,3 @@ def _load(learner: Learner, state: State) -> dict[str, Any]:
     of_stream = {name.removeprefix("stream."): value for name, value in tensors.items() if name.startswith("stream.")}
     learner.load_state_dict({name: tensors[name] for name in tensors if not name.startswith("stream.")}, scalars)
     return {**of_stream, **scalars["stream"], "trainer": scalars["trainer"]}
-
-
-def check_stream(configs: Sequence[TrainConfig]) -> None:
-    """Refuse autoencoders that cannot learn from one stream.
-
-    Raises:
-        ConfigError: the settings of the stream differ.
-    """
-    for name in _SHARED:
-        values = {str(getattr(config, name)): None for config in configs}
-        if len(values) > 1:
-            message = f"Autoencoders over one stream need the same {name}, not {', '.join(values)}. Train them apart."
-            raise ConfigError(message)

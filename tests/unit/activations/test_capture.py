@@ -42,6 +42,7 @@ from tests.support.tiny import (
 )
 
 capture_module = import_module("mistudio.activations.capture")  # the package has a function of that name
+capturing_module = import_module("mistudio.activations.capturing")
 CPU = SubjectConfig(device="cpu")
 HOOKS = ("resid_pre.0", "resid_post.0", "resid_pre.2")  # hidden states 0, 1 and 2 of transformers
 SMALL_SHARDS = CaptureConfig(hooks=("resid_post.1", "mlp_act.0"), shard_bytes=1 << 16, batch_size=4)
@@ -219,7 +220,7 @@ def test_sequences_of_a_batch_are_of_like_length_and_bounded(llama: Subject, sto
 def test_nothing_behind_the_deepest_hook_point_is_computed(
     llama: Subject, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = capture_module.load_subject
+    load = capturing_module.load_subject
     ran: list[int] = []
 
     def watched(source: SubjectSource, config: SubjectConfig) -> Any:
@@ -228,7 +229,7 @@ def test_nothing_behind_the_deepest_hook_point_is_computed(
             block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
         return subject
 
-    monkeypatch.setattr(capture_module, "load_subject", watched)
+    monkeypatch.setattr(capturing_module, "load_subject", watched)
     captured(store, llama, CaptureConfig(hooks=("mlp_act.0", "attn_out.1")))
     assert set(ran) == {0, 1}
 
@@ -289,7 +290,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_part_of_a_shard(
                 raise OSError(errno.ENOSPC, "No space left on device")
             super().append_narrow(narrow_ND, meta_N)
 
-    monkeypatch.setattr(capture_module, "ShardWriter", Full)
+    monkeypatch.setattr(capturing_module, "ShardWriter", Full)
     threads = threading.active_count()
     with pytest.raises(StorageFull):
         captured(store, llama, SMALL_SHARDS)
@@ -312,7 +313,7 @@ def test_what_was_captured_before_is_found_without_loading_the_model(
     llama: Subject, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = captured(store, llama, CaptureConfig(hooks=HOOKS))
-    monkeypatch.delattr(capture_module, "load_subject")
+    monkeypatch.delattr(capturing_module, "load_subject")
     again = captured(store, llama, CaptureConfig(hooks=HOOKS))
     assert (first.found, again.found) == (False, True)
     assert again.artifact.digest == first.artifact.digest

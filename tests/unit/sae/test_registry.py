@@ -10,7 +10,7 @@ import torch
 
 from mistudio.artifacts import open_store
 from mistudio.errors import ConfigError
-from mistudio.sae import architectures, load_autoencoder
+from mistudio.sae import architecture_configs, architectures, load_autoencoder
 from mistudio.train import TrainConfig, train
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
@@ -50,6 +50,20 @@ def test_the_example_in_the_docs_trains_and_is_loaded(install: Callable[[str, st
     assert artifact.manifest.config["sae"]["architecture"] == "capped"
     with torch.no_grad():
         assert float(sae.encode(rows_ND * 100).max()) == 6.0
+
+
+def test_configurations_are_those_of_the_architectures(install: Callable[[str, str], None]) -> None:
+    built_in = architecture_configs()
+    assert built_in == {name: kind.Config for name, kind in architectures().items()}
+    code = (
+        "from typing import Literal\n"
+        "from mistudio.sae import TopKConfig\n"
+        "from mistudio.sae.topk import TopKAutoencoder\n"
+        "class Config(TopKConfig):\n    architecture: Literal['mine'] = 'mine'\n"
+        "class Mine(TopKAutoencoder):\n    Config = Config\n"
+    )
+    install(code, "my_package:Mine")
+    assert architecture_configs() == {**built_in, "mine": architectures()["mine"].Config}
 
 
 def test_what_is_no_architecture_is_refused(install: Callable[[str, str], None]) -> None:

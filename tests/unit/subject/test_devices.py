@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mistudio.errors import SubjectError
-from mistudio.subject import devices, pick_device, resolve_dtype
+from mistudio.subject import device_name, devices, pick_device, resolve_dtype
 
 GB = 10**9
 
@@ -42,10 +42,20 @@ def test_a_gpu_whose_query_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         message = "CUDA driver error"
         raise RuntimeError(message)
 
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
     assert devices.list_gpus() == []
     assert pick_device("auto") == torch.device("cpu")
+
+
+def test_without_a_driver_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: False)
+    monkeypatch.delattr(torch.cuda, "device_count")
+    assert device_name("auto") == "cpu"
+    assert resolve_dtype("auto", device_name("auto")) == "float32"
+    with pytest.raises(SubjectError, match="this machine has cpu, and no GPU"):
+        device_name("cuda")
 
 
 def test_auto_is_float32_on_a_cpu_and_a_given_format_stays() -> None:

@@ -1,0 +1,104 @@
+"""What the capture step does: a corpus runs through a language model, and what passes its hook points is kept.
+
+The forward pass stops at the deepest hook point; sequences of like length share a batch; only wanted
+positions are kept; rows stream to Arrow shards, written while the next forward pass runs. A killed run goes
+on at the first shard that is missing.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
+
+from mistudio.activations.config import CaptureConfig
+from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
+from mistudio.activations.plan import CapturePlan
+from mistudio.activations.prefetch import Prefetched
+from mistudio.activations.shards import ShardWriter
+from mistudio.artifacts import Artifact, Draft, Summary
+from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
+from mistudio.errors import InputError
+from mistudio.parallel import two_at_once
+from mistudio.progress import Bar, progress
+from mistudio.subject import HookPoint, Subject, SubjectConfig, SubjectSource, load_subject
+
+_BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
+
+
+def run(
+    draft: Draft, corpus: Artifact, source: SubjectSource, subject_config: SubjectConfig, config: CaptureConfig
+) -> Summary:
+    """Load the model and write all shards that ``draft`` lacks."""
+    subject = load_subject(source, subject_config)
+    return CaptureRun(subject, TokenCorpus(corpus), config).run(draft)
+
+
+class CaptureRun:
+    """One run of the step; holds a few forward passes' rows and one block of rows in memory."""
+
+    def __init__(self, subject: Subject, corpus: TokenCorpus, config: CaptureConfig) -> None:
+        self.corpus, self.config = corpus, config
+        self.passes = CorpusPasses(subject, corpus, config.hooks, config)
+        self.hooks = self.passes.hooks
+
+    def run(self, draft: Draft) -> Summary:
+        """Write all shards that ``draft`` lacks."""
+        plans = {split: self.plan(split) for split in SPLITS}
+        self._check_rows(plans)
+        stored = {split: plan for split, plan in plans.items() if self.config.stored in ("all", split)}
+        for split, plan in stored.items():
+            self._capture(draft, split, plan)
+        return {
+            "hooks": ", ".join(str(hook.point) for hook in self.hooks),
+            **{f"width.{hook.point}": hook.width for hook in self.hooks},
+            "train_tokens": plans["train"].num_rows,
+            "heldout_tokens": plans["heldout"].num_rows,
+            "stored": self.config.stored,
+            "shards": sum(len(plan.shards) for plan in stored.values()) * len(self.hooks),
+            "padding_fraction": round(next(iter(stored.values())).padding_fraction(), 4),
+        }
+
+    def plan(self, split: Split) -> CapturePlan:
+        """Which sequences go into which shard and which forward pass."""
+        return corpus_plan(self.corpus, self.config, split, max(hook.width for hook in self.hooks))
+
+    def _check_rows(self, plans: dict[Split, CapturePlan]) -> None:
+        if not plans["train"].num_rows:
+            message = f"{self.corpus.artifact.uri} leaves no token to capture for training. Use a larger corpus."
+            raise InputError(message)
+        if self.config.stored == "heldout" and not plans["heldout"].num_rows:
+            message = (
+                f"{self.corpus.artifact.uri} holds out no documents, so there is nothing to store. Run ingest with a "
+                "larger held_out_fraction, or capture with stored all."
+            )
+            raise InputError(message)
+
+    def _capture(self, draft: Draft, split: Split, plan: CapturePlan) -> None:
+        """Run the batches of all missing shards on other threads, and write what they give on this one."""
+        names = [
+            {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
+            for number in range(len(plan.shards))
+        ]
+        missing = [number for number, files in enumerate(names) if not all(map(draft.has, files.values()))]
+        batches = (batch for number in missing for batch in plan.batches(plan.shards[number]))
+        on_cpu = self.passes.subject.device.type == "cpu"
+        with ExitStack() as stack:
+            pool = stack.enter_context(two_at_once()) if on_cpu else None
+            passes = Prefetched(partial(self.passes.rows, split), batches, _BATCHES_AHEAD, pool)
+            stack.enter_context(closing(passes))
+            bar = stack.enter_context(progress(f"Capture ({split})", plan.num_rows, "tokens"))
+            bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing), note="found")
+            for number in missing:
+                self._write(draft, names[number], islice(passes, plan.num_batches(plan.shards[number])), bar)
+
+    def _write(self, draft: Draft, names: dict[HookPoint, str], passes: Iterable[PassRows], bar: Bar) -> None:
+        """Write one shard, a file for each hook point, from the rows of its forward passes."""
+        with ExitStack() as stack:
+            writers = {}
+            for hook in self.hooks:
+                path = stack.enter_context(draft.stage(names[hook.point]))
+                writers[hook.point] = stack.enter_context(ShardWriter(path, hook.width, self.config.storage_dtype))
+            for rows in passes:
+                for point, acts_ND in rows.acts.items():
+                    writers[point].append_narrow(acts_ND, rows.meta)
+                bar.advance(len(rows.meta["position"]))

@@ -1,0 +1,96 @@
+"""How the language model that explains and judges is reached or loaded; what recipes hold of it, without loading it."""
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from mistudio.subject import SubjectConfig, device_name, resolve_dtype, resolve_source
+
+KEY_VARIABLES = ("MISTUDIO_LLM_API_KEY", "OPENAI_API_KEY")
+
+
+class EndpointConfig(BaseModel):
+    """Where the language model is, and how to use it. Its API key comes from the environment alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: str = Field(description="address of the API, as a rule up to and with /v1")
+    model: str = Field(min_length=1, description="name of the model at the endpoint")
+    embedding_model: str = Field(default="", description="name of the model that embeds texts; default: the same")
+    concurrency: int = Field(default=8, ge=1, description="most requests at the same time")
+    timeout_s: float = Field(default=120, gt=0, description="longest wait for one answer, in seconds")
+    retries: int = Field(default=6, ge=0, description="how often a request is sent again after it failed in passing")
+    backoff_s: float = Field(
+        default=0.5, ge=0, description="wait before the first retry, in seconds; doubles each time"
+    )
+    max_wait_s: float = Field(default=120, gt=0, description="longest wait before a retry, in seconds")
+    give_up_after: int = Field(
+        default=10, ge=1, description="requests without an answer, one after another, that end a run"
+    )
+    max_output_tokens: int = Field(
+        default=1024, ge=1, description="longest answer, in tokens, where what asks does not need a shorter one"
+    )
+    thinking_tokens: int = Field(
+        default=0, ge=0, description="tokens that a model that thinks aloud may take before its answer"
+    )
+    temperature: float | None = Field(default=0.0, ge=0, description="None leaves it out, for models that refuse it")
+    seed: int = Field(default=0, description="passed on to the endpoint")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="how the endpoint wants to be told the length of an answer"
+    )
+    logprobs: bool = Field(default=True, description="ask for log-probabilities; False where the endpoint refuses")
+    token_budget: int | None = Field(
+        default=None, ge=1, description="most tokens, read and written, that a run may use; remembered answers count"
+    )
+    usd_per_million_in: float = Field(default=0.0, ge=0, description="price of a million tokens read, in US dollars")
+    usd_per_million_out: float = Field(
+        default=0.0, ge=0, description="price of a million tokens written, in US dollars"
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_plain_url(cls, base_url: str) -> str:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            message = f"base_url is {base_url!r}; write an address such as http://localhost:8000/v1"
+            raise ValueError(message)
+        if parts.username or parts.password or parts.query:
+            message = f"base_url must hold no secret: put the key into the environment variable {KEY_VARIABLES[0]}"
+            raise ValueError(message)
+        return base_url
+
+    def sampling(self) -> dict[str, Any]:
+        """What is sent with every request to write, and changes its answer."""
+        return {"temperature": self.temperature, "seed": self.seed}
+
+    def settings(self) -> dict[str, Any]:
+        """What of this changes what a step publishes: no address, time-out or price."""
+        names = ("model", "embedding_model", "max_output_tokens", "thinking_tokens", "logprobs", "token_budget")
+        return {**{name: getattr(self, name) for name in names}, **self.sampling()}
+
+
+class LocalModelConfig(BaseModel):
+    """A language model to be loaded on this machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(min_length=1, description="folder in Hugging Face format, or an id on the model hub")
+    subject: SubjectConfig = Field(default_factory=SubjectConfig, description="how it is loaded")
+    batch_size: int = Field(default=8, ge=1, description="requests that are answered together")
+    max_output_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")
+    thinking_tokens: int = Field(default=0, ge=0, description="tokens that it may think aloud before its answer")
+
+    def settings(self) -> dict[str, Any]:
+        """What of this changes what a step publishes; the model is named by its content.
+
+        Raises:
+            SubjectError: there is no such model.
+        """
+        return {
+            "model": resolve_source(self.model).digest,
+            "max_output_tokens": self.max_output_tokens,
+            "thinking_tokens": self.thinking_tokens,
+            "dtype": resolve_dtype(self.subject.dtype, device_name(self.subject.device)),
+            "quantization": self.subject.quantization,
+        }

@@ -1,0 +1,34 @@
+"""The names of hook points."""
+
+import re
+from typing import NamedTuple
+
+from mistudio.errors import ConfigError
+
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act")
+
+
+class HookPoint(NamedTuple):
+    """A place in a model: a kind and the number of a block, from 0."""
+
+    kind: str
+    layer: int
+
+    @classmethod
+    def parse(cls, text: str) -> "HookPoint":
+        """Read ``KIND.LAYER``, for example ``resid_post.3``.
+
+        Raises:
+            ConfigError: the kind is unknown, or there is no layer number.
+        """
+        match = re.fullmatch(r"(\w+)\.(\d+)", text)
+        if not match or match[1] not in KINDS:
+            message = (
+                f"{text!r} is not a hook point. Write KIND.LAYER, for example resid_post.3; "
+                f"the kinds are {', '.join(KINDS)}."
+            )
+            raise ConfigError(message)
+        return cls(match[1], int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{self.layer}"
