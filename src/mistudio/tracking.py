@@ -24,6 +24,9 @@ _RUN_ENV = "MLFLOW_RUN_ID"
 _URI_ENV = "MLFLOW_TRACKING_URI"
 _EXPERIMENT_ENV = "MLFLOW_EXPERIMENT_ID"
 _MAX_PARAM_CHARS = 500
+# Each call is a transaction of some 15 ms: a curve's points go together, as live as anybody looks.
+_SEND_EVERY_S = 2.0
+_MOST_METRICS = 1000  # that MLflow takes in one call
 
 
 def is_tracking() -> bool:
@@ -44,6 +47,8 @@ class Run:
         self._run_id, self._owned = run_id, run_id is None
         self._client: Any = None
         self._started_ms = _now_ms()
+        self._waiting: list[Any] = []
+        self._sent_s = 0.0
 
     @property
     def run_id(self) -> str:
@@ -60,13 +65,14 @@ class Run:
             self._client.log_batch(self._run_id, params=flat)
 
     def log_metrics(self, metrics: Mapping[str, JsonScalar], step: int = 0) -> None:
-        """Log the numbers among ``metrics`` in one call."""
+        """Log the numbers among ``metrics``, together with others of the last two seconds."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         if numbers and self._open():
             from mlflow.entities import Metric
 
-            batch = [Metric(name, float(value), _now_ms(), step) for name, value in numbers.items()]
-            self._client.log_batch(self._run_id, metrics=batch)
+            self._waiting += [Metric(name, float(value), _now_ms(), step) for name, value in numbers.items()]
+            if time.monotonic() - self._sent_s > _SEND_EVERY_S:
+                self._send()
 
     def log_artifact_of(self, step: str, artifact: Artifact) -> None:
         """Tag the run with the place and digest of what a step published."""
@@ -97,8 +103,15 @@ class Run:
 
     def finish(self, *, failed: bool = False) -> None:
         """Close the run, if anything was logged and it is ours to close."""
+        self._send()
         if self._client is not None and self._owned:
             self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
+
+    def _send(self) -> None:
+        for first in range(0, len(self._waiting), _MOST_METRICS):
+            self._client.log_batch(self._run_id, metrics=self._waiting[first : first + _MOST_METRICS])
+        self._waiting.clear()
+        self._sent_s = time.monotonic()
 
     def _open(self) -> bool:
         """Make or take up the run; whether anything is tracked at all."""
