@@ -6,7 +6,7 @@ import typer
 
 _HELP = """Train a small language model on the spot, on text that Python brings along.
 
-Works offline and takes about three minutes on two CPU cores. The model is kept in the store: the same
+Works offline and takes about two minutes on two CPU cores. The model is kept in the store: the same
 command finds it the next time. The budget is in tokens, and more tokens give a better model.
 
 Examples:

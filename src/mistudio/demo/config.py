@@ -8,7 +8,7 @@ from mistudio.errors import ConfigError
 
 
 class DemoConfig(BaseModel):
-    """Shape, budget and optimisation of the demo subject. The defaults take about three minutes on two cores."""
+    """Shape, budget and optimisation of the demo subject. The defaults take about two minutes on two cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
