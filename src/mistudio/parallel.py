@@ -1,8 +1,8 @@
 """The same work on many items, on all cores.
 
-:func:`in_parallel` is for work in Python and NumPy, which one process does on one core. Its workers are forks of this
-process, so that what they read costs neither time nor memory, however large. A fork cannot use a GPU, and not every
-library survives one: the work is to be plain Python and NumPy.
+:func:`in_parallel` and :func:`beside` are for work in Python and NumPy, which one process does on one core. Their
+workers are forks of this process, so that what they read costs neither time nor memory, however large. A fork cannot
+use a GPU, and not every library survives one: the work is to be plain Python and NumPy.
 
 :func:`single_threads` and :func:`two_at_once` are for work in PyTorch on matrices so small that an operation gains
 little from more threads: pieces beside each other gain nearly all of it. With single threads, sums do not depend on how
@@ -43,19 +43,44 @@ def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterat
     if num_workers < 2 or sys.platform != "linux":
         yield from map(work, items)
         return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(num_workers, context, _begin, (work,)) as pool:
-        with warnings.catch_warnings():
-            # Python warns of threads that a fork does not have; the work needs none of them.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            made = pool.map(_do, items, chunksize=_ITEMS_AT_ONCE)
+    with _workers(num_workers, work) as pool:
+        made = pool.map(_do, items, chunksize=_ITEMS_AT_ONCE)
         try:
             yield from made
-        except BrokenProcessPool as error:
-            message = "A worker process was killed, perhaps for want of memory. Try again with OMP_NUM_THREADS=1."
-            raise MistudioError(message) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def beside(work: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
+    """Begin ``work()`` in a process of its own, and give a function that waits for what it gives.
+
+    Where there is one core to use, or no safe fork, the function does the work.
+
+    Raises:
+        MistudioError: the worker was killed.
+    """
+    if num_cores() < 2 or sys.platform != "linux":
+        yield work
+        return
+    with _workers(1, lambda _: work()) as pool:
+        yield pool.submit(_do, None).result
+
+
+@contextmanager
+def _workers(count: int, work: Callable[[Any], Any]) -> Iterator[Executor]:
+    """Forks of this process that do ``work`` with what ``_do`` is called with."""
+    context = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(count, context, _begin, (work,)) as pool:
+            with warnings.catch_warnings():
+                # Python warns of threads that a fork does not have; the work needs none of them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pool.submit(int)  # forks all workers
+            yield pool
+    except BrokenProcessPool as error:
+        message = "A worker process was killed, perhaps for want of memory. Try again with OMP_NUM_THREADS=1."
+        raise MistudioError(message) from error
 
 
 @contextmanager

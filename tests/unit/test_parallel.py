@@ -10,7 +10,7 @@ import pytest
 
 from mistudio import parallel
 from mistudio.errors import MistudioError
-from mistudio.parallel import in_parallel, num_cores
+from mistudio.parallel import beside, in_parallel, num_cores
 
 
 @pytest.fixture
@@ -87,3 +87,30 @@ def test_a_killed_parent_leaves_no_workers(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_work_beside_is_done_by_another_process_while_this_one_goes_on(tmp_path: Path) -> None:
+    def work() -> int:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    with beside(work) as result:
+        (tmp_path / "go").touch()
+        assert result() != os.getpid()
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_work_beside_that_is_killed_is_an_error() -> None:
+    with (
+        pytest.raises(MistudioError, match="A worker process was killed"),
+        beside(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result,
+    ):
+        result()
+
+
+def test_on_one_core_the_work_is_done_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with beside(os.getpid) as result:
+        assert result() == os.getpid()

@@ -3,10 +3,12 @@
 Shape legend: F features, n neighbours.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from mistudio.activations import OrderedRows
 from mistudio.artifacts import Draft, Summary
@@ -17,7 +19,7 @@ from mistudio.find.association import associations, chance_agreement, coherence
 from mistudio.find.causal import Effects, try_features
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
-from mistudio.find.landscape import lay_out
+from mistudio.find.landscape import Landscape, lay_out
 from mistudio.find.names import CONTEXTS_NAME, FEATURES_NAME, FIND_NAME, MAP_NAME, NEIGHBOURS_NAME
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
 from mistudio.find.reading import Tried
@@ -33,6 +35,7 @@ from mistudio.find.tables import (
     write_map,
     write_neighbours,
 )
+from mistudio.parallel import beside
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
 
@@ -54,10 +57,14 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     """Compare features, try them in the model, and write all tables; what takes long is kept when it is done."""
     search, sample = opened.search, opened.search.sample.sample()
     tokens = token_strings(subject.tokenizer)
-    nearest, group_F = _compare(draft, opened, config, sample, seed)
+    nearest, group_F = _compare(draft, opened, config, sample)
     points = resolve_hooks(subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
     tried = Tried(subject, Ends(*points), opened.sae, opened.corpus)
-    effects, attributions = try_features(tried, search.top, config, draft, seed)
+    with beside(partial(_landscape, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as landscape:
+        effects, attributions = try_features(tried, search.top, config, draft, seed)
+        if not draft.has(MAP_NAME):
+            with draft.stage(MAP_NAME) as path:
+                write_map(path, landscape(), group_F)
     silent = SilentSearch(sample, config.context_before, config.context_after)
     contexts = Contexts(
         search.top,
@@ -85,19 +92,21 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
 
 
 def _compare(
-    draft: Draft, opened: Searched, config: FindConfig, sample: Sample, seed: int
+    draft: Draft, opened: Searched, config: FindConfig, sample: Sample
 ) -> tuple[dict[str, Nearest], np.ndarray]:
-    """Neighbours of each feature, and its group of near-duplicates; both tables are written unless they are there."""
+    """Neighbours of each feature, whose table is written unless it is there, and its group of near-duplicates."""
     nearest = {"decoder": nearest_directions(opened.sae.W_dec, config.neighbours)}
     nearest |= fire_together(sample, config.neighbours)
     group_F = near_duplicates(nearest["decoder"], config.duplicate_cosine)
     if not draft.has(NEIGHBOURS_NAME):
         with draft.stage(NEIGHBOURS_NAME) as path:
             write_neighbours(path, nearest)
-    if not draft.has(MAP_NAME):
-        with draft.stage(MAP_NAME) as path:
-            write_map(path, lay_out(opened.sae.W_dec, seed) if config.map else None, group_F)
     return nearest, group_F
+
+
+def _landscape(draft: Draft, W_dec_FD: Tensor, config: FindConfig, seed: int) -> Landscape | None:
+    """The map, if one is wanted and none is there: it takes as long as trying the features, and needs no model."""
+    return lay_out(W_dec_FD, seed) if config.map and not draft.has(MAP_NAME) else None
 
 
 def _interleaved(one: Nearest, two: Nearest) -> np.ndarray:
