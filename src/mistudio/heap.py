@@ -1,7 +1,7 @@
 """What the C library does with memory that is freed.
 
 By default glibc gives large pieces back to the system at once, and every new tensor is made of fresh pages, which the
-kernel has to clear: a fifth of the time of a small model's forward pass. Other C libraries are left as they are.
+kernel has to clear (ADR 7 has figures). Other C libraries are left as they are.
 """
 
 import ctypes
