@@ -1,13 +1,16 @@
-"""The auxiliary loss that keeps latents alive (AuxK; Gao et al. 2024, arXiv:2406.04093, appendix A.2).
+"""The losses that bring dead latents back: AuxK, and a pull on those that AuxK cannot reach.
 
-The best of the latents that have long been silent model what the active ones missed. Only the dead part of
-the dictionary is looked at.
+AuxK (Gao et al. 2024, arXiv:2406.04093, appendix A.2): the best of the latents that have long been silent model
+what the active ones missed. A latent whose pre-activation is negative on every token has no gradient there, and
+stays dead. So all dead latents are drawn up as well, by the pre-activation loss (Anthropic, "Circuits updates",
+January 2025). Only the dead part of the dictionary is looked at.
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mistudio.sae.base import SparseAutoencoder
 from mistudio.sae.kernels import active_preactivations, sparse_decode
@@ -35,3 +38,18 @@ def auxiliary_loss(
     left_TE = missed_TE - sae.latents.total(sparse_decode(values_A, W_dec_FE, pattern))
     missed = sae.batch.mean(missed_TE.square().mean(), len(x_TD))
     return left_TE.square().mean() / missed.clamp(min=1e-12)
+
+
+def drawn_up(sae: SparseAutoencoder, x_TD: Tensor, dead_F: Tensor) -> Tensor:
+    """How far dead latents lie below zero on the mean token: the pre-activation loss but for a constant.
+
+    A dead latent lies below the threshold θ of every token, so that ReLU(θ - pre) is θ - pre: its gradient is that
+    of the mean pre-activation, which needs the mean token alone.
+
+    Args:
+        sae: the autoencoder.
+        x_TD: inputs.
+        dead_F: indices of the dead latents; at least one, where no process has the others.
+    """
+    pre_F = functional.linear(x_TD.mean(dim=0), sae.W_enc[dead_F], sae.b_enc[dead_F])
+    return -sae.latents.total(pre_F.sum()) / sae.latents.agree(len(dead_F))

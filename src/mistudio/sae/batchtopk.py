@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mistudio.sae.auxiliary import auxiliary_loss
+from mistudio.sae.auxiliary import auxiliary_loss, drawn_up
 from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import ArchitectureConfig, BatchTopKConfig, MatryoshkaConfig
 from mistudio.sae.kernels import ActivePattern
@@ -49,7 +49,7 @@ class BatchTopKAutoencoder(SparseAutoencoder):
             missed_TE = error_TE.detach()
             auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
             parts["auxiliary"] = auxiliary.detach()
-            total = fvu + self.config.aux_coefficient * auxiliary
+            total = fvu + self.config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
 
     @torch.no_grad()

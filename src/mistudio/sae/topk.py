@@ -1,10 +1,11 @@
 """TopK autoencoder: the K largest pre-activations of a token are kept, all others are zero.
 
-    z = TopK(ReLU(W_enc x + b_enc)),    loss = FVU(x, x̂) + AuxK / 32 + c FVU(x, x̂ with 4 K)
+    z = TopK(ReLU(W_enc x + b_enc)),    loss = FVU(x, x̂) + (AuxK + pull) / 32 + c FVU(x, x̂ with 4 K)
 
 Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv:2406.04093): tied initialisation,
 unit-norm decoder directions, an auxiliary loss in which latents that have not fired for long model what the
-active ones miss, and optionally the multi-TopK loss.
+active ones miss, and optionally the multi-TopK loss. Beside it dead latents are drawn up: see
+:mod:`mistudio.sae.auxiliary`.
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
@@ -12,7 +13,7 @@ Shape legend: T tokens, D and E widths of input and output, F features (latents)
 import torch
 from torch import Tensor
 
-from mistudio.sae.auxiliary import auxiliary_loss
+from mistudio.sae.auxiliary import auxiliary_loss, drawn_up
 from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import TopKConfig
 from mistudio.sae.kernels import ActivePattern
@@ -45,7 +46,7 @@ class TopKAutoencoder(SparseAutoencoder):
             missed_TE = error_TE.detach()
             auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
             parts["auxiliary"] = auxiliary.detach()
-            total = total + self.config.aux_coefficient * auxiliary
+            total = total + self.config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
         if self.config.multi_k_coefficient:
             wide = self._top(pre_TF, min(_MULTI_K * self.config.k, self.width))
             rebuilt_TE = self._rebuild(torch.relu(self._active(pre_TF, x_TD, wide)), wide, x_TD)

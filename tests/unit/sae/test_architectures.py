@@ -102,6 +102,18 @@ def test_the_auxiliary_loss_moves_dead_latents_alone(name: str) -> None:
         assert not change[weight][alive].any(), weight
 
 
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka"])
+def test_dead_latents_that_no_token_makes_positive_are_drawn_up(name: str) -> None:
+    sae, x_TD = make(name, aux_coefficient=0.5), batch(D_IN, 1)
+    dead = torch.tensor([3, 17])
+    with torch.no_grad():
+        sae.b_enc[dead] = -50.0  # the auxiliary loss alone has no gradient here
+    change = gradients(sae, sae.losses(x_TD, x_TD, Stage(0.5, dead)).total)
+    torch.testing.assert_close(change["b_enc"][dead], torch.tensor([-0.25, -0.25], dtype=torch.float64))
+    torch.testing.assert_close(change["W_enc"][dead], -0.25 * x_TD.mean(dim=0).expand(2, -1))
+    assert not change["W_dec"][dead].any()
+
+
 def test_the_pre_activation_loss_draws_dead_jumprelu_latents_up() -> None:
     sae, x_TD = make("jumprelu", pre_activation_coefficient=0.5), batch(D_IN, 1)
     dead = torch.tensor([5])
