@@ -144,13 +144,13 @@ def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Alone]) -> No
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
 def test_latents_below_zero_on_every_token_come_back(trainer: Callable[..., Alone], architecture: str) -> None:
-    settings = {"dead_after_tokens": ROWS, "learning_rate": 0.05, "patience": 0}
+    settings = {"dead_after_tokens": ROWS, "tokens": 300 * ROWS, "learning_rate": 0.05, "patience": 0}
     done = trainer(sae={"architecture": architecture, "width": 64, "k": 4}, **settings)
     with torch.no_grad():
         done.sae.b_enc[:16] = -6.0
     run(done)
     assert all(point["dead_fraction"] >= 0.25 for point in done.history[:10])
-    assert int(done.silent_tokens_F[:16].max()) < 90 * ROWS  # each has fired since
+    assert int(done.silent_tokens_F[:16].max()) < 200 * ROWS  # each has fired since
 
 
 def test_silent_latents_of_a_standard_autoencoder_start_anew_with_fresh_moments(
