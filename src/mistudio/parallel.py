@@ -6,7 +6,7 @@ use a GPU, and not every library survives one: the work is to be plain Python an
 
 :func:`single_threads` and :func:`two_at_once` are for work in PyTorch on matrices so small that an operation gains
 little from more threads: pieces beside each other gain nearly all of it. With single threads, sums do not depend on how
-many there are.
+many there are. :func:`one_thread` is for operations so small that sharing them out takes longer.
 """
 
 import multiprocessing
@@ -95,6 +95,19 @@ def two_at_once() -> Iterator[Executor]:
     """Two threads that each have half of the cores: one where there is one."""
     with _torch_threads(2, None) as pool:
         yield pool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Until the end operations of this thread are not shared out: for such as take less time than that."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

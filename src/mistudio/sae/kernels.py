@@ -81,7 +81,7 @@ class ActivePattern:
     def gather(self, matrix_TF: Tensor) -> Tensor:
         """The entries of a dense matrix at the active pairs [A]."""
         flat_A = self.token_A.long() * self.num_features + self.feature_A
-        return matrix_TF.reshape(-1)[flat_A]
+        return matrix_TF.reshape(-1).index_select(0, flat_A)
 
     def scatter(self, values_A: Tensor) -> Tensor:
         """A dense matrix with the values at the active pairs [T, F]."""
@@ -109,8 +109,16 @@ class ActivePattern:
         if serves_triton(weights_A):
             from mistudio.sae.triton_kernels import split_bag_sums
 
-            return split_bag_sums(token_A, weights_A[order_A], starts_F, self.feature_A[order_A], matrix_TD)
-        return functional.embedding_bag(token_A, matrix_TD, starts_F, per_sample_weights=weights_A[order_A], mode="sum")
+            return split_bag_sums(
+                token_A,
+                weights_A.index_select(0, order_A),
+                starts_F,
+                self.feature_A.index_select(0, order_A),
+                matrix_TD,
+            )
+        return functional.embedding_bag(
+            token_A, matrix_TD, starts_F, per_sample_weights=weights_A.index_select(0, order_A), mode="sum"
+        )
 
     def products(self, matrix_TD: Tensor, matrix_FD: Tensor) -> Tensor:
         """The product of each token's row with the rows of its active latents [A]."""
@@ -136,11 +144,14 @@ class ActivePattern:
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
-        # A key of 16 bits is sorted by radix.
-        narrow = self.num_features <= 1 << 15
-        order_A = torch.argsort(self.feature_A.to(torch.int16) if narrow else self.feature_A, stable=True)
+        # A key of 16 bits is sorted by radix, on a CPU by NumPy also where there are few.
+        key_A = self.feature_A.to(torch.int16) if self.num_features <= 1 << 15 else self.feature_A
+        if key_A.device.type == "cpu" and key_A.dtype == torch.int16:
+            order_A = torch.from_numpy(key_A.numpy().argsort(kind="stable"))
+        else:
+            order_A = torch.argsort(key_A, stable=True)
         counts_F = torch.bincount(self.feature_A, minlength=self.num_features)
-        return order_A, self.token_A[order_A], (counts_F.cumsum(0) - counts_F).to(torch.int32)
+        return order_A, self.token_A.index_select(0, order_A), (counts_F.cumsum(0) - counts_F).to(torch.int32)
 
 
 class _SparseDecode(torch.autograd.Function):
