@@ -26,6 +26,7 @@ from mistudio.parallel import single_threads
 from mistudio.sae.config import MAX_SKIP_SCALE, ArchitectureConfig
 from mistudio.sae.kernels import ActivePattern, active_preactivations, encoder_product, sparse_decode
 from mistudio.sae.parallel import Parallel
+from mistudio.sae.selection import ascending
 from mistudio.sae.workers import ALONE, Workers
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
@@ -338,12 +339,12 @@ class SparseAutoencoder(nn.Module, ABC):
     @torch.no_grad()
     def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
         pre_TF = functional.linear(x_TD, self.W_enc, self.b_enc)
-        pattern = self.select(pre_TF)
-        values_A = self.activate(pattern.gather(pre_TF), pattern.feature_A.long())
+        place_A = ascending(self.select(pre_TF).place_A)
+        feature_A = place_A % self.width
+        values_A = self.activate(pre_TF.view(-1).index_select(0, place_A), feature_A)
         kept = (values_A > 0).nonzero().squeeze(1)
-        key_A = pattern.token_A[kept].long() * self.width + pattern.feature_A[kept]
-        key_A, order = key_A.sort()
-        return ActiveLatents(key_A // self.width, key_A % self.width, values_A[kept][order])
+        place_A, feature_A = place_A.index_select(0, kept), feature_A.index_select(0, kept)
+        return ActiveLatents(place_A // self.width, feature_A, values_A.index_select(0, kept))
 
 
 def _check_scale(d_in: int, d_out: int) -> None:

@@ -78,10 +78,14 @@ class ActivePattern:
         tokens_T = torch.arange(self.num_tokens, dtype=torch.int32, device=self.starts_T.device)
         return tokens_T.repeat_interleave(ends_T - self.starts_T, output_size=len(self.feature_A))
 
+    @property
+    def place_A(self) -> Tensor:
+        """The number of each pair's entry in a dense matrix of all."""
+        return self.token_A.long() * self.num_features + self.feature_A
+
     def gather(self, matrix_TF: Tensor) -> Tensor:
         """The entries of a dense matrix at the active pairs [A]."""
-        flat_A = self.token_A.long() * self.num_features + self.feature_A
-        return matrix_TF.reshape(-1).index_select(0, flat_A)
+        return matrix_TF.reshape(-1).index_select(0, self.place_A)
 
     def scatter(self, values_A: Tensor) -> Tensor:
         """A dense matrix with the values at the active pairs [T, F]."""
