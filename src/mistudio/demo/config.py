@@ -13,8 +13,8 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="demo", min_length=1, description="what people see the model called")
-    tokens: int = Field(default=2_175_000, ge=1_000, description="tokens to train on; the corpus repeats if need be")
-    vocab_size: int = Field(default=6_144, ge=300, le=65_536, description="entries of the byte-level BPE vocabulary")
+    tokens: int = Field(default=2_250_000, ge=1_000, description="tokens to train on; the corpus repeats if need be")
+    vocab_size: int = Field(default=8_192, ge=300, le=65_536, description="entries of the byte-level BPE vocabulary")
     width: int = Field(default=128, ge=16, le=1_024, description="size of the residual stream")
     layers: int = Field(default=4, ge=1, le=24, description="number of transformer blocks")
     heads: int = Field(default=4, ge=1, le=64, description="attention heads of a block; divides width")
@@ -23,6 +23,7 @@ class DemoConfig(BaseModel):
     batch_tokens: int = Field(default=2_048, ge=64, description="most tokens in a batch, padding included")
     learning_rate: float = Field(default=0.003, gt=0, description="peak, for the matrices of the blocks")
     embedding_learning_rate: float = Field(default=0.03, gt=0, description="peak, for embeddings and norms")
+    gradient_clip: float = Field(default=0.5, gt=0, description="largest norm of the gradient, of all weights together")
     warmup_fraction: float = Field(default=0.05, ge=0, le=1, description="part of the budget with rising rates")
     dtype: Literal["bfloat16", "float32"] = Field(
         default="bfloat16", description="of the arithmetic; weights and their updates are float32 throughout"

@@ -164,3 +164,13 @@ def test_a_subject_that_is_not_there_is_named(trained: Artifact) -> None:
         resolve_model("subject/0123456789abcdef", None, trained.store)
     with pytest.raises(SubjectError, match="no-such-folder"):
         resolve_model("./no-such-folder", None, trained.store)
+
+
+def test_gradients_are_clipped(trained: Artifact, small_stdlib: Path) -> None:
+    config = SMALL.model_copy(update={"gradient_clip": 1e-6})  # of the size of what Adam adds to every step's divisor
+    curve = _curve(train_demo(trained.store, config, stdlib=small_stdlib).artifact)
+    assert _curve(trained)[-1] < curve[-1] - 0.1
+
+
+def _curve(artifact: Artifact) -> list[float]:
+    return [point["loss"] for point in json.loads(artifact.file("training.json").read_bytes())["curve"]]
