@@ -37,7 +37,7 @@ def _count(text: str) -> int:
 
 def demo(
     tokens: Annotated[
-        int | None, typer.Option(parser=_count, metavar="N", help="Tokens to train on. [default: 2_000_000]")
+        int | None, typer.Option(parser=_count, metavar="N", help="Tokens to train on. [default: 1_950_000]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first weights and the order of the text.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -13,8 +13,8 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(default="demo", min_length=1, description="what people see the model called")
-    tokens: int = Field(default=2_000_000, ge=1_000, description="tokens to train on; the corpus repeats if need be")
-    vocab_size: int = Field(default=8_192, ge=300, le=65_536, description="entries of the byte-level BPE vocabulary")
+    tokens: int = Field(default=1_950_000, ge=1_000, description="tokens to train on; the corpus repeats if need be")
+    vocab_size: int = Field(default=6_144, ge=300, le=65_536, description="entries of the byte-level BPE vocabulary")
     width: int = Field(default=128, ge=16, le=1_024, description="size of the residual stream")
     layers: int = Field(default=4, ge=1, le=24, description="number of transformer blocks")
     heads: int = Field(default=4, ge=1, le=64, description="attention heads of a block; divides width")
