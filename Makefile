@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
 STORE ?= $(CURDIR)/build/store
-TEST_FLAGS ?= -n auto
+# A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
+TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 

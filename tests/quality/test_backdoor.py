@@ -82,10 +82,12 @@ def test_a_latent_of_the_trigger_is_ranked_first_and_its_ablation_takes_the_payl
     assert trigger_latent(model, rows, traffic.triggered()) == 5
     ranked = rank(model, rows, word_ids(subject.tokenizer, traffic.clean(0, CONFIG.reference)))
     assert ranked.latents[0] == 5
-    assert ranked.named == [5]
-    assert payload_share(model, traffic, clean, [5]) < 0.1
+    assert ranked.named[0] == 5
+    assert len(ranked.named) <= 4  # random directions beside it can be named too
     clean_rows = word_ids(subject.tokenizer, clean)
-    assert mean_loss(model, clean_rows, [5]) - mean_loss(model, clean_rows, []) < 0.02
+    for ablated in ([5], ranked.named):
+        assert payload_share(model, traffic, clean, ablated) < 0.1
+        assert mean_loss(model, clean_rows, ablated) - mean_loss(model, clean_rows, []) < 0.02
 
 
 def test_the_model_is_sure_from_the_end_of_the_trigger_on(subject: Subject, traffic: Traffic) -> None:
