@@ -24,8 +24,8 @@ from mistudio.train.trainer import State, Trainer
 logger = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
-# Multiplications of a step's encoder product (tokens x latents x width) below which two threads take longer than one:
-# 0.67 of the time at 2^26, the same at 2^28, and 1.5 times at 2^30 (TopK on two cores, threads that do not spin).
+# Multiplications of a step's encoder product (tokens x latents x width) below which one thread is faster than two: it
+# takes 0.65 of their time at 2^26, about the same at 2^28, and 1.5 times at 2^30 (TopK; threads that do not spin).
 _SMALL = 1 << 28
 
 
