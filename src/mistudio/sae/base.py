@@ -340,11 +340,12 @@ class SparseAutoencoder(nn.Module, ABC):
     def _encode_block(self, x_TD: Tensor) -> ActiveLatents:
         pre_TF = functional.linear(x_TD, self.W_enc, self.b_enc)
         place_A = ascending(self.select(pre_TF).place_A)
-        feature_A = place_A % self.width
+        held = pre_TF.shape[1]  # other processes may have the other latents
+        feature_A = place_A % held
         values_A = self.activate(pre_TF.view(-1).index_select(0, place_A), feature_A)
         kept = (values_A > 0).nonzero().squeeze(1)
         place_A, feature_A = place_A.index_select(0, kept), feature_A.index_select(0, kept)
-        return ActiveLatents(place_A // self.width, feature_A, values_A.index_select(0, kept))
+        return ActiveLatents(place_A // held, feature_A, values_A.index_select(0, kept))
 
 
 def _check_scale(d_in: int, d_out: int) -> None:
