@@ -3,8 +3,8 @@
 Run by ``make bench-sae``, which gives the peers a virtual environment of their own. Ours and theirs alternate in one
 process, on the same batches of the same rows, each with all that its own trainer does in a step; the median of the
 pairs' ratios counts. All are first trained for a while on smaller batches, so that as many latents are active as in
-most of a training run; where a penalty keeps them few, its weight is steered to the same L0 on both sides. Prints a
-table and writes ``build/bench/sae_peers.json``. Where there is a GPU, its shapes are measured as well.
+most of a training run; where a penalty keeps them few, its weight is steered on both sides until the L0 is within a
+tenth of the same number. Prints a table and writes ``build/bench/sae_peers.json``. Where there is a GPU, its shapes are measured as well.
 
 On a machine that is busy with other things, ``--processor-time`` counts the time that this process has a processor.
 
@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ GPU_SHAPES = (
 NUM_BATCHES = 8
 SETTLE_ROWS = 256  # of a batch while settling
 SETTLE_STEPS = {True: 300, False: 60}  # with and without a penalty
+MOST_STEPS = 3000  # until a penalty's L0 is near enough
+NEAR = 0.1  # of the L0 asked for
 CHECKED_ROWS = 4096
 NUM_DEAD = 512
 
@@ -76,7 +78,8 @@ class Match:
         self.checked_ND, rows_ND = rows_ND[-CHECKED_ROWS:], rows_ND[:-CHECKED_ROWS]
         self.rows = MemoryRows(rows_ND, shape.batch)
         self.settle_steps = SETTLE_STEPS[architecture in PENALISED]
-        self.num_steps = 2 * (self.settle_steps + 8 * pairs)  # timed before the learning rate falls
+        # Long enough that steps are timed before the learning rate falls.
+        self.num_steps = 2 * ((MOST_STEPS if architecture in PENALISED else self.settle_steps) + 8 * pairs)
         self.what = f"{architecture} step, {shape}"
 
     def batches(self, batch_rows: int) -> Iterator[Tensor]:
@@ -106,12 +109,18 @@ class Match:
     def settle(self, contender: Contender) -> str:
         """Train for a while; says what it did to the reconstruction."""
         before, _ = fvu(contender, self.checked_ND)
-        for _, batch_TD in zip(range(self.settle_steps), self.batches(SETTLE_ROWS), strict=False):
-            contender.step(batch_TD)
+        batches, steps = self.batches(SETTLE_ROWS), 0
+        steered = self.architecture in PENALISED and isinstance(contender, Ours | SAELens)
+        while True:
+            for batch_TD in islice(batches, self.settle_steps):
+                contender.step(batch_TD)
+            steps += self.settle_steps
+            after, l0 = fvu(contender, self.checked_ND)
+            if not steered or abs(l0 / self.shape.k - 1) < NEAR or steps >= MOST_STEPS:
+                break
         if isinstance(contender, SAELens):
             contender.settled()
-        after, l0 = fvu(contender, self.checked_ND)
-        return f"FVU {before:.3f} to {after:.3f}, L0 {l0:.1f}"
+        return f"FVU {before:.3f} to {after:.3f}, L0 {l0:.1f}, {steps} steps"
 
     def rows_of(
         self,
