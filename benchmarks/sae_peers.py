@@ -4,7 +4,8 @@ Run by ``make bench-sae``, which gives the peers a virtual environment of their 
 process, on the same batches of the same rows, each with all that its own trainer does in a step; the median of the
 pairs' ratios counts. All are first trained for a while on smaller batches, so that as many latents are active as in
 most of a training run; where a penalty keeps them few, its weight is steered on both sides until the L0 is within a
-tenth of the same number. Prints a table and writes ``build/bench/sae_peers.json``. Where there is a GPU, its shapes are measured as well.
+tenth of the same number. Prints a table and writes ``build/bench/sae_peers.json``. Where there is a GPU, its shapes
+are measured as well.
 
 On a machine that is busy with other things, ``--processor-time`` counts the time that this process has a processor.
 

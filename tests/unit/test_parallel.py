@@ -7,10 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from mistudio import parallel
 from mistudio.errors import MistudioError
-from mistudio.parallel import beside, in_parallel, num_cores
+from mistudio.parallel import beside, in_parallel, num_cores, one_thread
 
 
 @pytest.fixture
@@ -114,3 +115,20 @@ def test_on_one_core_the_work_is_done_when_it_is_asked_for(monkeypatch: pytest.M
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with beside(os.getpid) as result:
         assert result() == os.getpid()
+
+
+def test_one_thread_lasts_until_its_end_also_after_an_error() -> None:
+    threads, inside = torch.get_num_threads(), []
+
+    def fail() -> None:
+        with one_thread():
+            inside.append(torch.get_num_threads())
+            raise KeyError
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError):
+            fail()
+        assert [*inside, torch.get_num_threads()] == [1, 2]
+    finally:
+        torch.set_num_threads(threads)

@@ -2,8 +2,9 @@
 
 AdamW, with a higher rate for embeddings and norms than for the matrices of the blocks; rates rise briefly, then
 fall linearly to zero. Gradients are clipped: some early ones have thirty times the usual norm, and with them cut down
-the same loss takes fewer tokens. Two threads each take half of every batch, in operations of one thread: the matrices are so small that two threads
-on one operation gain little. One recipe gives the same bytes on one kind of processor, with any number of threads.
+the same loss takes fewer tokens. Two threads each take half of every batch, in operations of one thread: the matrices
+are so small that two threads on one operation gain little. One recipe gives the same bytes on one kind of processor,
+with any number of threads.
 """
 
 import json

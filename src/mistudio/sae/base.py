@@ -24,7 +24,14 @@ from torch.nn import functional
 from mistudio.errors import ConfigError
 from mistudio.parallel import single_threads
 from mistudio.sae.config import MAX_SKIP_SCALE, ArchitectureConfig
-from mistudio.sae.kernels import ActivePattern, active_preactivations, encoder_product, sparse_decode
+from mistudio.sae.kernels import (
+    ActivePattern,
+    active_preactivations,
+    encoder_product,
+    sparse_decode,
+    sum_of_squares,
+    weighted_bags,
+)
 from mistudio.sae.parallel import Parallel
 from mistudio.sae.selection import ascending
 from mistudio.sae.workers import ALONE, Workers
@@ -253,9 +260,7 @@ class SparseAutoencoder(nn.Module, ABC):
         """The reconstruction from active latents [T, E], through their decoder rows alone."""
         counts_T = torch.bincount(active.token_A, minlength=num_tokens)
         starts_T = counts_T.cumsum(0) - counts_T
-        bags_TE = functional.embedding_bag(
-            active.feature_A, self.W_dec, starts_T, per_sample_weights=active.value_A, mode="sum"
-        )
+        bags_TE = weighted_bags(active.feature_A, active.value_A, starts_T, self.W_dec)
         return self.with_skip(self.latents.total(bags_TE) + self.b_dec, x_TD)
 
     @torch.no_grad()
@@ -334,7 +339,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def _fvu(self, error_TE: Tensor) -> Tensor:
         """Fraction of the targets' variance that an error leaves."""
-        return error_TE.square().mean() / self.target_variance
+        return sum_of_squares(error_TE) / (error_TE.numel() * self.target_variance)
 
     @torch.no_grad()
     def _encode_block(self, x_TD: Tensor) -> ActiveLatents:

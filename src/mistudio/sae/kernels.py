@@ -23,6 +23,10 @@ from mistudio.sae.backend import serves_triton
 # Above this share of active latents a dense product costs less than the bags (measured on CPU; see
 # benchmarks/sae_step.py).
 _DENSE_SHARE = 1 / 16
+# On a CPU, bags are summed a block of columns at a time, so that the block of all rows stays in the cache of a core.
+_BLOCK_BYTES = 1 << 20
+_BLOCK_COLUMNS = (32, 128)  # fewest and most
+_BLOCK_REUSE = 8  # pairs a row from which it is worth while
 
 
 class ActivePattern:
@@ -101,9 +105,7 @@ class ActivePattern:
             from mistudio.sae.triton_kernels import bag_sums
 
             return bag_sums(self.feature_A, weights_A, self.starts_T, matrix_FD)
-        return functional.embedding_bag(
-            self.feature_A, matrix_FD, self.starts_T, per_sample_weights=weights_A, mode="sum"
-        )
+        return weighted_bags(self.feature_A, weights_A, self.starts_T, matrix_FD)
 
     def weighted_tokens(self, weights_A: Tensor, matrix_TD: Tensor) -> Tensor:
         """For each latent, the weighted sum of the tokens on which it is active [F, D]."""
@@ -120,9 +122,7 @@ class ActivePattern:
                 self.feature_A.index_select(0, order_A),
                 matrix_TD,
             )
-        return functional.embedding_bag(
-            token_A, matrix_TD, starts_F, per_sample_weights=weights_A.index_select(0, order_A), mode="sum"
-        )
+        return weighted_bags(token_A, weights_A.index_select(0, order_A), starts_F, matrix_TD)
 
     def products(self, matrix_TD: Tensor, matrix_FD: Tensor) -> Tensor:
         """The product of each token's row with the rows of its active latents [A]."""
@@ -158,6 +158,21 @@ class ActivePattern:
         return order_A, self.token_A.index_select(0, order_A), (counts_F.cumsum(0) - counts_F).to(torch.int32)
 
 
+def weighted_bags(row_A: Tensor, weights_A: Tensor, starts_B: Tensor, matrix_RD: Tensor) -> Tensor:
+    """Weighted sums of rows, one for each bag [B, D]. The same bits, however many columns are taken at once."""
+
+    def sums(columns_RC: Tensor) -> Tensor:
+        return functional.embedding_bag(row_A, columns_RC, starts_B, per_sample_weights=weights_A, mode="sum")
+
+    num_rows, width = matrix_RD.shape
+    fewest, most = _BLOCK_COLUMNS
+    fitting = _BLOCK_BYTES // (max(num_rows, 1) * matrix_RD.element_size())
+    is_reused = len(row_A) >= _BLOCK_REUSE * num_rows
+    if matrix_RD.device.type != "cpu" or not is_reused or not fewest <= fitting < width:
+        return sums(matrix_RD)
+    return torch.cat([sums(columns_RC) for columns_RC in torch.split(matrix_RD, min(fitting, most), dim=1)], dim=1)
+
+
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:
@@ -188,6 +203,26 @@ class _ActivePreactivations(torch.autograd.Function):
         (x_TD,) = ctx.saved_tensors
         grad_A = grads[0].contiguous()
         return None, None, ctx.pattern.weighted_tokens(grad_A, x_TD), ctx.pattern.sum_by_feature(grad_A), None
+
+
+class _SumOfSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, error_TE: Tensor) -> Tensor:
+        ctx.save_for_backward(error_TE)
+        squares_T: Tensor = torch.linalg.vecdot(error_TE, error_TE)
+        return squares_T.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (error_TE,) = ctx.saved_tensors
+        grad_TE: Tensor = error_TE * (2 * grads[0])
+        return grad_TE
+
+
+def sum_of_squares(error_TE: Tensor) -> Tensor:
+    """The sum of the squares of all entries; passes over them once in either direction, where autograd takes five."""
+    out: Tensor = _SumOfSquares.apply(error_TE)  # type: ignore[no-untyped-call]
+    return out
 
 
 def sparse_decode(values_A: Tensor, weight_FE: Tensor, pattern: ActivePattern) -> Tensor:

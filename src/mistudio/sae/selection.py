@@ -15,6 +15,8 @@ from mistudio.sae.workers import ALONE, Workers
 
 _GROUP_SIZE = 8
 _QUICKSELECT_THREADS = 2
+_HALVES = (torch.bfloat16, torch.float16)
+_MOST_PACKED = 1 << 16  # columns that the lower half of a 32-bit key can tell apart
 _SAMPLED_TOKENS = 128
 _MARGIN = 1.5
 
@@ -25,6 +27,9 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
     On a CPU most of a row is passed over: of G groups of S entries, those with the K largest maxima hold the K
     largest entries, since no entry elsewhere exceeds any of these K maxima. Finding maxima is much cheaper than
     selecting. The same is done on a GPU where Triton can be used.
+
+    Numbers of 16 bits are compared there as integers, which order those above zero alike. Where fewer than K are above
+    zero, which of the others are taken is left open: none of them is active.
     """
     if serves_triton(pre_TF):
         from mistudio.sae import triton_selection
@@ -33,6 +38,8 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
     num_groups = pre_TF.shape[1] // _GROUP_SIZE
     if pre_TF.device.type != "cpu" or pre_TF.shape[1] % _GROUP_SIZE or num_groups < 2 * k:
         return pre_TF.topk(k, dim=1, sorted=False).indices
+    if pre_TF.dtype in _HALVES and num_groups <= _MOST_PACKED:
+        pre_TF = pre_TF.view(torch.int16)
     # A group is a column of this view, not a run of neighbours: maxima over columns are fast.
     maxima_TG = pre_TF.view(-1, _GROUP_SIZE, num_groups).amax(dim=1)
     group_TK = _largest(maxima_TG, k)
@@ -42,11 +49,18 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
 
 
 def _largest(values_TC: Tensor, k: int) -> Tensor:
-    """Indices of the K largest entries of each row. NumPy's quickselect takes half of topk's time, on one thread."""
+    """Indices of the K largest entries of each row. NumPy's quickselect takes half of topk's time, on one thread.
+
+    It is faster still on integers: those of 16 bits are packed with the numbers of their columns and moved as one.
+    """
     if values_TC.device.type != "cpu" or torch.get_num_threads() > _QUICKSELECT_THREADS:
         return values_TC.topk(k, dim=1, sorted=False).indices
-    wide_TC = values_TC.float() if values_TC.dtype in (torch.bfloat16, torch.float16) else values_TC
     split = values_TC.shape[1] - k
+    if values_TC.dtype == torch.int16:
+        packed_TC = values_TC.numpy().astype(np.int32) << 16 | np.arange(values_TC.shape[1], dtype=np.int32)
+        packed_TC.partition(split, axis=1)
+        return torch.from_numpy(packed_TC[:, split:] & 0xFFFF).long()
+    wide_TC = values_TC.float() if values_TC.dtype in _HALVES else values_TC
     return torch.from_numpy(np.argpartition(wide_TC.numpy(), split, axis=1)[:, split:])
 
 

@@ -1,10 +1,13 @@
 """The sparse products against dense ones, in float64, with all gradients; and the selection of latents."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from mistudio.sae import kernels
 from mistudio.sae.kernels import (
@@ -14,6 +17,8 @@ from mistudio.sae.kernels import (
     naive_decode,
     naive_preactivations,
     sparse_decode,
+    sum_of_squares,
+    weighted_bags,
 )
 from mistudio.sae.selection import batch_top, top_indices
 
@@ -115,6 +120,46 @@ def test_the_largest_entries_are_found_whatever_the_ties(width: int, k: int, lev
     assert all(len(set(row)) == k for row in indices_TK.tolist())
     values_TK = pre_TF.gather(1, indices_TK).sort(dim=1, descending=True).values
     assert torch.equal(values_TK, pre_TF.topk(k, dim=1).values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shift", [0.0, -2.5])
+def test_all_positive_entries_of_sixteen_bits_come_first(shift: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    pre_TF = (torch.randn(60, 1024, generator=generator) + shift).to(dtype)
+    pre_TF[7] = -1
+    pre_TF[8, 5:] = -0.0
+    indices_TK = top_indices(pre_TF, 24)
+    assert all(len(set(row)) == 24 for row in indices_TK.tolist())
+    values_TK = pre_TF.gather(1, indices_TK).relu().sort(dim=1, descending=True).values
+    assert torch.equal(values_TK, pre_TF.topk(24, dim=1).values.relu())
+
+
+def test_sums_of_bags_are_the_same_to_the_last_bit_in_blocks_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(4)
+    matrix_RD = torch.randn(64, 200, generator=generator)
+    row_A, weights_A = torch.randint(64, (2_000,), generator=generator), torch.randn(2_000, generator=generator)
+    starts_B = torch.tensor([0, 0, 7, 1_500])
+    whole_BD = weighted_bags(row_A, weights_A, starts_B, matrix_RD)
+    monkeypatch.setattr(kernels, "_BLOCK_BYTES", 64 * 4 * 48)
+    taken: list[tuple[Tensor, ...]] = []
+    bag = functional.embedding_bag
+
+    def noted(*given: Tensor, **rest: Any) -> Tensor:
+        taken.append(given)
+        return bag(*given, **rest)
+
+    monkeypatch.setattr(functional, "embedding_bag", noted)
+    assert torch.equal(weighted_bags(row_A, weights_A, starts_B, matrix_RD), whole_BD)
+    assert [columns_RC.shape[1] for _, columns_RC, _ in taken] == [48, 48, 48, 48, 8]
+    expected_D = (weights_A[7:1_500, None] * matrix_RD[row_A[7:1_500]]).sum(dim=0)
+    torch.testing.assert_close(whole_BD[2], expected_D, rtol=1e-4, atol=1e-3)
+
+
+def test_the_gradient_of_the_sum_of_squares() -> None:
+    error_TE = normal(torch.Generator().manual_seed(5), 6, 3)
+    assert sum_of_squares(error_TE).item() == pytest.approx(error_TE.square().sum().item())
+    assert torch.autograd.gradcheck(sum_of_squares, (error_TE,))
 
 
 @pytest.mark.parametrize("shift", [0.0, -3.0, 3.0])
