@@ -114,7 +114,7 @@ class MemoryRows:
 
 
 def our_config(architecture: str, shape: Shape, target_l0: float | None = None) -> ArchitectureConfig:
-    """The architecture in this project; a penalty is steered to ``target_l0`` active latents, or ``shape.k``."""
+    """The architecture in this project, with ``target_l0`` active latents on a token, or ``shape.k``."""
     kinds: dict[str, type[ArchitectureConfig]] = {
         "topk": TopKConfig,
         "batchtopk": BatchTopKConfig,
@@ -123,7 +123,8 @@ def our_config(architecture: str, shape: Shape, target_l0: float | None = None) 
         "gated": GatedConfig,
         "standard": StandardConfig,
     }
-    sparsity = {"target_l0": target_l0 or shape.k} if architecture in PENALISED else {"k": shape.k}
+    wanted = target_l0 or shape.k
+    sparsity = {"target_l0": wanted} if architecture in PENALISED else {"k": int(wanted)}
     return kinds[architecture](width=shape.width, allow_wide=True, **sparsity)
 
 

@@ -207,12 +207,17 @@ def mixed(number_N: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 def _best_of_each_document(peaks: _Peaks) -> NDArray[np.int64]:
     """Row numbers of the best peak of each (feature, document), in the order that ranks them."""
-    by_document = np.lexsort((peaks.position, peaks.sequence, -peaks.value, peaks.document, peaks.feature))
-    feature, document = peaks.feature[by_document], peaks.document[by_document]
-    first = np.ones(len(by_document), dtype=bool)
-    first[1:] = (feature[1:] != feature[:-1]) | (document[1:] != document[:-1])
-    best = by_document[first]
-    return best[np.lexsort((peaks.document[best], -peaks.value[best], peaks.feature[best]))]
+    group, place = _packed(peaks.feature, peaks.document), _packed(peaks.sequence, peaks.position)
+    by_document = np.lexsort((place, -peaks.value, group))
+    group = group[by_document]
+    best = by_document[np.flatnonzero(np.diff(group, prepend=-1))]
+    # They lie by document within a feature, and a stable sort leaves those of one value so.
+    return best[np.lexsort((-peaks.value[best], peaks.feature[best]))]
+
+
+def _packed(high: NDArray[np.integer], low: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Pairs of whole numbers, none below zero, as numbers of the same order: one key to sort by instead of two."""
+    return high.astype(np.int64) << 32 | low
 
 
 def _rank(peaks: _Peaks) -> NDArray[np.int64]:

@@ -64,7 +64,7 @@ FUNCTION = {
     "negation": "not never hardly scarcely",
     "question word": "why when how where",
     "stop": ". ! ?",
-    "mark": '( ) " , :',
+    "mark": ", ; -",
 }
 RARE = {
     "omen": "lo behold alas hark",
@@ -73,7 +73,7 @@ RARE = {
 }
 HEADINGS = {"sea": "tide wave", "trade day": "coin scale", "woods": "leaf moss"}
 EVER = "ever"  # a negated clause ends with it
-OF = "of"
+OTHERS = (EVER, "of", ":", "(", ")", '"')  # words of no class
 TOPICS = {
     "sea": ("fish", "water", "vessel", "cloth", "kin"),
     "trade day": ("grain", "drink", "town", "metal", "trade"),
@@ -114,7 +114,8 @@ NOUN_CLASSES = FAMILIES["noun"]
 
 def _bits_by_word() -> dict[str, int]:
     """The concepts that a word is an example of wherever it stands."""
-    bits = {word: 0 for words in HEADINGS.values() for word in words.split()} | {EVER: 0, OF: 0}
+    bits = {word: 0 for words in HEADINGS.values() for word in words.split()}
+    bits |= dict.fromkeys(OTHERS, 0)
     for name, words in CLASSES.items():
         for word in words:
             bits[word] = bits.get(word, 0) | BIT[name]

@@ -32,7 +32,6 @@ from mistudio.verify.concepts import (
     HEADINGS,
     NOUN_CLASSES,
     NOUNS,
-    OF,
     RARE,
     TOPICS,
     VERBS,
@@ -42,7 +41,7 @@ from mistudio.verify.concepts import (
 if TYPE_CHECKING:
     from collections import Counter
 
-VERSION = 1  # raise it when the same seed would give other documents
+VERSION = 2  # raise it when the same seed would give other documents
 _SEED = 0x9A77_0000
 _MAX_WORDS = 118  # and a sentence beyond the one that reaches about this is left out
 
@@ -140,7 +139,7 @@ class _Writer:
         """A statement or a question, seldom with an omen before it or an oath at its end."""
         if self._chance(0.04):
             self._of_class("omen")
-            self._word(",")
+            self._of_class("mark")
         is_question = self._chance(0.2)
         self._within(["in a question"] * is_question, self._question if is_question else self._statement)
 
@@ -155,7 +154,7 @@ class _Writer:
             self._of_class("conjunction")
             self._clause()
         if self._chance(0.04):
-            self._word(",")
+            self._of_class("mark")
             self._of_class("oath")
         self._word("!" if self._chance(0.15) else ".")
 
@@ -225,14 +224,14 @@ class _Writer:
     def _goods(self) -> None:
         self._of_class("number")
         self._of_class("unit")
-        self._word(OF)
+        self._word("of")
         self._of_class(self._one(["metal", "gem", "grain", "fruit", "cloth"]))
 
     def _list(self, verb: str) -> None:
         noun = self.grammar.object_of(verb, self._draw)
         for _ in range(int(self._draw.integers(2, 4))):
             self._of_class(noun)
-            self._word(",")
+            self._of_class("mark")
         self._of_class(noun)
 
     def _place_phrase(self) -> None:
