@@ -3,7 +3,8 @@
 Run as ``python -m benchmarks.find --store STORE`` with a store that ``mistudio demo`` and ``mistudio run interpret``
 have filled; takes the newest autoencoder in it. Prints a table and writes ``build/bench/find.json``.
 
-The pass is measured live: texts go through the model as far as the hook, are encoded, and are searched. delphi
+The pass is measured live: texts go through the model as far as the hook, are encoded, and are searched; and over
+captured activations, as find does it behind capture. delphi
 (``pip install eai-delphi==0.1.3`` into the same environment; without it its rows are left out, and it says so) gets
 the same tokens in batches of as many sequences, the same autoencoder written as its documents have it, and saves its
 cache in ten splits. Both end with files on the disk; ours are all tables of find.
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from torch import Tensor
 from benchmarks import reporting
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row
-from mistudio.activations import CaptureConfig
+from mistudio.activations import ActivationReader, CaptureConfig
 from mistudio.activations.passes import CorpusPasses
 from mistudio.artifacts import Artifact, Store, open_artifact, open_input, open_store
 from mistudio.corpus.reader import TokenCorpus
@@ -39,7 +41,7 @@ from mistudio.sae import ActiveLatents, SparseAutoencoder, hook_of, load_autoenc
 from mistudio.subject import Subject, SubjectConfig, artifact_source, load_subject
 
 SEQUENCES = 32  # of a batch
-BATCHES_OF_CHUNK = 8
+BATCHES_OF_CHUNK = 16
 WIDE = 131_072
 SPLITS = 10
 
@@ -57,6 +59,7 @@ class Bench:
         self.subject: Subject = load_subject(source, SubjectConfig(device="cpu"))
         self.sae: SparseAutoencoder = load_autoencoder(sae)
         self.hook, self.spread = hook_of(sae), spread_of(sae)
+        self.reader = ActivationReader(activations, self.hook, "train")
         self.passes = CorpusPasses(self.subject, self.corpus, [self.hook], CaptureConfig(hooks=(self.hook,)))
         lengths = self.corpus.lengths("train")
         self.full = np.flatnonzero(lengths == self.corpus.context_length)
@@ -71,6 +74,15 @@ class Bench:
             acts_ND = torch.cat([next(iter(each.acts.values())) for each in rows]).float()
             meta = {name: np.concatenate([each.meta[name] for each in rows]) for name in rows[0].meta}
             yield self.sae.encode_active(acts_ND), meta
+
+    def stored_chunks(self, num_sequences: int) -> Iterator[tuple[ActiveLatents, Meta]]:
+        """Read and encode as many rows as so many sequences have."""
+        num_rows = num_sequences * (self.corpus.context_length - 1)
+        for shard in range(len(self.reader.shards)):
+            for start, stop in self.reader.chunks(shard, FindConfig().chunk_rows):
+                if start < num_rows:
+                    acts_ND = self.reader.acts(start, min(stop, num_rows)).float()
+                    yield self.sae.encode_active(acts_ND), self.reader.meta(start, min(stop, num_rows))
 
     def search(self, num_sequences: int) -> Search:
         """An empty search for so many sequences."""
@@ -124,13 +136,14 @@ def delphi_rows(bench: Bench, num_sequences: int, pairs: int, clock: Clock, tabl
         cache.run(tokens.numel(), tokens)
         cache.save_splits(SPLITS, folder / "delphi", save_tokens=True)
 
-    def ours() -> None:
+    def ours(chunks: Callable[[int], Iterator[tuple[ActiveLatents, Meta]]]) -> None:
         search = bench.search(num_sequences)
-        for active, meta in bench.chunks(num_sequences):
+        for active, meta in chunks(num_sequences):
             search.update(active, meta)
         save(search, folder / STATE_NAME)
 
-    times = reporting.paired(ours, theirs, pairs, clock=clock)
+    times = reporting.paired(partial(ours, bench.chunks), theirs, pairs, clock=clock)
+    stored_times = reporting.paired(partial(ours, bench.stored_chunks), theirs, pairs, clock=clock)
     theirs_bytes = sum(path.stat().st_size for path in (folder / "delphi").rglob("*.safetensors"))
     state_bytes = (folder / STATE_NAME).stat().st_size
     shutil.rmtree(folder)
@@ -141,6 +154,7 @@ def delphi_rows(bench: Bench, num_sequences: int, pairs: int, clock: Clock, tabl
     sizes = f"{tables_bytes / 2**20:.1f} MiB to {whole_bytes / 2**20:.1f} MiB ({per_token:.0f} bytes a token)"
     return [
         *reporting.speed_rows(what, times, name, 3.0),
+        *reporting.speed_rows(f"{what}, over captured activations", stored_times, name, 3.0),
         row(
             "all tables of find, disk, against delphi's cache of the same corpus", ratio, "x", sizes, 0.5, ratio <= 0.5
         ),
@@ -178,7 +192,7 @@ def wide_pass(corpus: TokenCorpus) -> None:
 
 
 def _random_chunk(rng: np.random.Generator, number: int) -> tuple[ActiveLatents, Meta]:
-    rows, active = 32_768, 64
+    rows, active = FindConfig().chunk_rows, 64
     feature_NK = np.sort(rng.integers(0, WIDE // active, (rows, active)) + np.arange(active) * (WIDE // active), axis=1)
     token_A = np.repeat(np.arange(rows), active)
     value_A = rng.random(rows * active, dtype=np.float32) + 0.01

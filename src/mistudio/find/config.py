@@ -22,7 +22,7 @@ class PassConfig(BaseModel):
     sample_tokens: int = Field(
         default=131_072, ge=1024, description="about how many tokens co-activation and tokens are counted on"
     )
-    chunk_rows: int = Field(default=32_768, ge=64, description="about how many activations are encoded at once")
+    chunk_rows: int = Field(default=65_536, ge=64, description="about how many activations are encoded at once")
 
 
 class FindConfig(PassConfig):

@@ -21,6 +21,8 @@ from mistudio.sae import ActiveLatents
 
 _INT_FIELDS = ("document", "sequence", "position")
 _FIRST_PAIRS = 1 << 14
+_PAIRS_AT_ONCE = 1 << 16  # so that what is made of them stays in the cache
+_PEAKS_AT_ONCE = 1 << 12  # whose windows are looked up
 _MERGED_AT_ONCE = 1 << 17  # peaks, so that copies of windows take little memory
 _LOT_BITS = 24  # as many as a float32 holds exactly
 
@@ -83,7 +85,7 @@ class TopContexts:
             stop = start + max(self._seen, _FIRST_PAIRS)
             piece = slice(start, stop)
             lowest_F = self.value_FC[:, -1].copy()  # side by side, so that they stay in the cache
-            hopeful = start + np.flatnonzero(rank_A[piece] >= lowest_F[feature_A[piece]])
+            hopeful = start + _hopeful(rank_A[piece], feature_A[piece], lowest_F)
             if len(hopeful):
                 self._merge(self._peaks(row_A[hopeful], feature_A[hopeful], rank_A[hopeful], rows))
             self._seen += len(row_A[piece])
@@ -134,15 +136,21 @@ class TopContexts:
         row_P = self._row_FC[feature_P, place_P].astype(np.int64)
         order = np.lexsort((feature_P, row_P))  # neighbouring look-ups find what they need in the cache
         feature_P, place_P, row_P = feature_P[order], place_P[order], row_P[order]
+        edges = np.append(np.flatnonzero(np.diff(sequence_N, prepend=-1)), len(sequence_N))
+        next_P = np.searchsorted(edges, row_P, side="right")
+        first_P = np.maximum(row_P - self.before, edges[next_P - 1])
+        count_P = np.minimum(row_P + self.after + 1, edges[next_P]) - first_P
         key_A = row_A * self.num_features + feature_A
         window_PW = np.full((len(row_P), self.before + 1 + self.after), np.nan, dtype=np.float32)
-        for column, shift in enumerate(range(-self.before, self.after + 1)):
-            near_P = row_P + shift
-            inside = (near_P >= 0) & (near_P < len(sequence_N))
-            inside[inside] = sequence_N[near_P[inside]] == sequence_N[row_P[inside]]
-            wanted = near_P[inside] * self.num_features + feature_P[inside]
+        for start in range(0, len(row_P), _PEAKS_AT_ONCE):
+            block = slice(start, start + _PEAKS_AT_ONCE)
+            count = count_P[block]
+            peak = start + np.repeat(np.arange(len(count)), count)
+            near = np.arange(len(peak)) + np.repeat(first_P[block] - (count.cumsum() - count), count)
+            wanted = near * self.num_features + feature_P[peak]
             found = np.minimum(np.searchsorted(key_A, wanted), len(key_A) - 1)
-            window_PW[inside, column] = np.where(key_A[found] == wanted, value_A[found], 0)
+            values = np.where(key_A[found] == wanted, value_A[found], 0)
+            window_PW[peak, near - row_P[peak] + self.before] = values
         self.window_FCW[feature_P, place_P] = window_PW
         self._row_FC[feature_P, place_P] = -1
 
@@ -203,6 +211,17 @@ def mixed(number_N: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     state_N = (state_N ^ (state_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state_N = (state_N ^ (state_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state_N ^ (state_N >> np.uint64(31))
+
+
+def _hopeful(
+    rank_A: NDArray[np.float32], feature_A: NDArray[np.int64], lowest_F: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The numbers of the pairs that are not below the lowest of their feature."""
+    starts = range(0, len(rank_A), _PAIRS_AT_ONCE)
+    blocks = [(start, slice(start, start + _PAIRS_AT_ONCE)) for start in starts]
+    return np.concatenate(
+        [start + np.flatnonzero(rank_A[block] >= lowest_F[feature_A[block]]) for start, block in blocks]
+    )
 
 
 def _best_of_each_document(peaks: _Peaks) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 _BINS_PER_OCTAVE = 4
 _UNITS = 1 << 24  # sums are of whole numbers: 2**-24 of the spread each
 _ANYTHING = 0xFFFF
+_PAIRS_AT_ONCE = 1 << 16  # so that what is made of them stays in the cache
 
 
 def histogram_edges(spread: float) -> list[float]:
@@ -60,16 +61,19 @@ class FeatureStatistics:
             num_tokens: N.
             class_N: the class of each token, for each way to tell them apart.
         """
-        feature_A, value_A = active.feature_A.cpu().numpy(), active.value_A.float().cpu().numpy()
         self.num_tokens += num_tokens
-        units_A = np.rint(value_A.astype(np.float64) * (_UNITS / self.spread))
-        units_F = np.bincount(feature_A, weights=units_A, minlength=self.num_features)  # below 2**53, so exact
-        self.units_F += torch.from_numpy(units_F.astype(np.int64))
-        np.maximum.at(self.max_F.numpy(), feature_A, value_A)
-        self._count(self.histogram_FH, feature_A, self._bin_of[value_A.view(np.uint32) >> 16])
-        for name, each_N in (class_N or {}).items():
+        classes = class_N or {}
+        for name, each_N in classes.items():
             self.tokens_by[name] += torch.from_numpy(np.bincount(each_N, minlength=len(self.tokens_by[name])))
-            self._count(self.fired_by[name], feature_A, each_N[active.token_A.cpu().numpy()])
+        columns = [column.cpu().numpy() for column in (active.token_A, active.feature_A, active.value_A.float())]
+        for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
+            token_A, feature_A, value_A = (column[start : start + _PAIRS_AT_ONCE] for column in columns)
+            units_A = np.rint(value_A.astype(np.float64) * (_UNITS / self.spread))  # a sum stays below 2**63
+            np.add.at(self.units_F.numpy(), feature_A, units_A.astype(np.int64))
+            np.maximum.at(self.max_F.numpy(), feature_A, value_A)
+            _count(self.histogram_FH, feature_A, self._bin_of[value_A.view(np.uint32) >> 16])
+            for name, each_N in classes.items():
+                _count(self.fired_by[name], feature_A, each_N[token_A])
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add what was counted over other tokens, by its state."""
@@ -149,10 +153,9 @@ class FeatureStatistics:
         found_FQ = np.stack(columns, axis=1)
         return np.where(ends_FH[:, -1:] > 0, np.minimum(found_FQ, self.max_F.numpy()[:, None]), 0).astype(np.float32)
 
-    def _count(self, counts_FK: Tensor, feature_A: NDArray[np.int64], class_A: NDArray[np.int64]) -> None:
-        num_classes = counts_FK.shape[1]
-        counts = np.bincount(feature_A * num_classes + class_A, minlength=counts_FK.numel())
-        counts_FK += torch.from_numpy(counts).view_as(counts_FK)
+
+def _count(counts_FK: Tensor, feature_A: NDArray[np.int64], class_A: NDArray[np.int64]) -> None:
+    np.add.at(counts_FK.numpy().reshape(-1), feature_A * counts_FK.shape[1] + class_A, 1)
 
 
 def _bins_by_high_bits(spread: float) -> NDArray[np.int64]:

@@ -249,7 +249,7 @@ class _Writer:
 
     def _noun_class(self) -> str:
         """A class of nouns, mostly one of the topic."""
-        return self._one(list(TOPICS[self._topic]) if self._chance(0.75) else NOUN_CLASSES)
+        return self._one(list(TOPICS[self._topic]) if self._chance(0.9) else NOUN_CLASSES)
 
     def _of_class(self, name: str, role: str | None = None) -> None:
         self._word(self._one(CLASSES[name]), role)
