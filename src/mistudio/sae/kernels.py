@@ -170,7 +170,11 @@ def weighted_bags(row_A: Tensor, weights_A: Tensor, starts_B: Tensor, matrix_RD:
     is_reused = len(row_A) >= _BLOCK_REUSE * num_rows
     if matrix_RD.device.type != "cpu" or not is_reused or not fewest <= fitting < width:
         return sums(matrix_RD)
-    return torch.cat([sums(columns_RC) for columns_RC in torch.split(matrix_RD, min(fitting, most), dim=1)], dim=1)
+    out_BD = matrix_RD.new_empty(len(starts_B), width)
+    block = min(fitting, most)
+    for start in range(0, width, block):
+        out_BD[:, start : start + block] = sums(matrix_RD[:, start : start + block])
+    return out_BD
 
 
 class _SparseDecode(torch.autograd.Function):

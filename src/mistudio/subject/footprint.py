@@ -90,6 +90,7 @@ class Workload(_Frozen):
     dtype: str
     dtype_bytes: int
     on_gpu: bool
+    passes_at_once: int = Field(default=1, description="forward passes that run beside each other")
 
     @property
     def num_tokens(self) -> int:
@@ -156,7 +157,7 @@ def _capture(shape: ModelShape, work: Workload) -> Parts:
         # Pages of the file that no forward pass comes to are never read.
         unread = (shape.num_layers - 1 - work.layer) * shape.block_parameters + shape.head_parameters
         weights = (shape.num_parameters - unread) * work.dtype_bytes
-    activations = _activation_bytes(shape, work, work.num_tokens)
+    activations = work.passes_at_once * _activation_bytes(shape, work, work.num_tokens)
     waiting = 0 if work.on_gpu else _WAITING_PASSES * work.num_tokens * shape.d_model * _STORED_BYTES
     return {
         "runtime": _runtime(shape, work, "capture"),
@@ -193,21 +194,25 @@ def _train(shape: ModelShape, work: Workload) -> Parts:
 
 
 def _evaluate(shape: ModelShape, work: Workload) -> Parts:
-    """The autoencoder and its random control, and the largest of what is done with them one after the other."""
+    """The autoencoder and its random control, and the largest of what is done with them one after the other.
+
+    On a CPU forward passes have threads of their own, and malloc keeps what those free apart from all else.
+    """
     sae = _sae_bytes(shape, work.width)
     per_sequence = max(work.context_length, 1)
     tokens = max(min(_SPLICED_TOKENS, _SPLICED_LOGITS // shape.vocab_size) // per_sequence, 1) * per_sequence
-    activations = _activation_bytes(shape, work, tokens)
-    logits = 2 * tokens * shape.vocab_size * work.dtype_bytes + _COMPARED_BYTES
+    activations = work.passes_at_once * _activation_bytes(shape, work, tokens)
+    logits = work.passes_at_once * (2 * tokens * shape.vocab_size * work.dtype_bytes + _COMPARED_BYTES)
     encoding = int((1 + 2 * _MAXIMA) * _SAE_BYTES * min(_EVALUATED_ROWS * work.width, _ENCODED_AT_ONCE))
     rebuilding = encoding + _EVALUATED_ROWS * shape.d_model * (2 * 4 + 5 * 8)
+    reused = activations + logits if work.on_gpu else 0
     return {
         "runtime": _runtime(shape, work, "evaluate"),
         "weights": weight_bytes(shape, work.quantization, work.dtype_bytes),
         "activations": activations,
         "logits": logits,
         "sae_weights": 2 * sae,
-        "sae_step": max(max(sae, rebuilding) - activations - logits, 0),
+        "sae_step": max(max(sae, rebuilding) - reused, 0),
     }
 
 

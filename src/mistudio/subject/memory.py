@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.errors import SubjectError
+from mistudio.parallel import num_cores
 from mistudio.subject.config import Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.footprint import (
@@ -27,6 +28,7 @@ from mistudio.subject.source import SubjectSource
 
 _HEADROOM = 1.1  # allocators keep about a tenth more than is in use
 _SMALLEST_CONTEXT = 64
+_PASSES_AT_ONCE = 2  # on a CPU (mistudio.parallel.two_at_once)
 _QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
 
 
@@ -108,6 +110,7 @@ def estimate_memory(
             dtype=dtype,
             dtype_bytes=_itemsize(dtype),
             on_gpu=device.type == "cuda",
+            passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if device.type == "cpu" else 1,
         )
 
     def parts_of(settings: Settings) -> dict[str, Parts]:

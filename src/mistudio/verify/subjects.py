@@ -35,7 +35,7 @@ class PlantedConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    documents: int = Field(default=6_000, ge=20, description="documents of the language, of about 110 tokens")
+    documents: int = Field(default=12_000, ge=20, description="documents of the language, of about 110 tokens")
     lm: DemoConfig = Field(
         default=DemoConfig(
             name="planted-language",
@@ -46,12 +46,13 @@ class PlantedConfig(BaseModel):
             heads=4,
             mlp_width=192,
             evaluated_bytes=100_000,
+            gradient_clip=10.0,  # rarely reached: with less, fewer contexts are learned
         ),
         description="shape and training of the language model",
     )
     hook: str = Field(default="resid_post.1", description="where activations are captured")
-    width: int = Field(default=128, ge=64, description="latents of the autoencoder")
-    k: int = Field(default=8, ge=1, description="latents active on a token")
+    width: int = Field(default=192, ge=64, description="latents of the autoencoder")
+    k: int = Field(default=16, ge=1, description="latents active on a token")
     sae_tokens: int = Field(default=1_500_000, ge=1_000, description="activations that the autoencoder is trained on")
 
 
