@@ -99,11 +99,11 @@ def _blocks(a_FD: Tensor, b_GD: Tensor) -> Iterator[tuple[int, Tensor]]:
     All blocks are in the same memory, so each is gone with the next. With new memory for each, what is kept of them can
     lie between, and malloc then finds no place for the next one but behind all others.
     """
-    a_FD, b_GD = _unit(a_FD), _unit(b_GD)
+    b_GD = _unit(b_GD)
     rows = max(_BLOCK_COSINES // len(b_GD), 1)
-    block_RG = a_FD.new_empty(min(rows, len(a_FD)), len(b_GD))
+    block_RG = b_GD.new_empty(min(rows, len(a_FD)), len(b_GD))
     for start in range(0, len(a_FD), rows):
-        some_RD = a_FD[start : start + rows]
+        some_RD = _unit(a_FD[start : start + rows])
         yield start, torch.mm(some_RD, b_GD.T, out=block_RG[: len(some_RD)])
 
 

@@ -50,7 +50,7 @@ _ENCODED_AT_ONCE = 1 << 24  # pre-activations, in use
 _EVALUATED_ROWS = 4096
 _SPLICED_TOKENS = 4096
 _SPLICED_LOGITS = 1 << 24
-_COMPARED_BYTES = 64 * _MB  # of logits that are being compared
+_COMPARED_BYTES = 64 * _MB  # at most, of logits that are being compared, in four copies
 _MAXIMA = 1 / 8  # of a block of pre-activations: the maxima that the largest are found with
 
 
@@ -194,25 +194,23 @@ def _train(shape: ModelShape, work: Workload) -> Parts:
 
 
 def _evaluate(shape: ModelShape, work: Workload) -> Parts:
-    """The autoencoder and its random control, and the largest of what is done with them one after the other.
-
-    On a CPU forward passes have threads of their own, and malloc keeps what those free apart from all else.
-    """
+    """The autoencoder and its random control, and the largest of what is done with them one after the other."""
     sae = _sae_bytes(shape, work.width)
     per_sequence = max(work.context_length, 1)
     tokens = max(min(_SPLICED_TOKENS, _SPLICED_LOGITS // shape.vocab_size) // per_sequence, 1) * per_sequence
     activations = work.passes_at_once * _activation_bytes(shape, work, tokens)
-    logits = work.passes_at_once * (2 * tokens * shape.vocab_size * work.dtype_bytes + _COMPARED_BYTES)
+    num_logits = tokens * shape.vocab_size
+    compared = min(_COMPARED_BYTES, 4 * num_logits * 4)
+    logits = work.passes_at_once * (2 * num_logits * work.dtype_bytes + compared)
     encoding = int((1 + 2 * _MAXIMA) * _SAE_BYTES * min(_EVALUATED_ROWS * work.width, _ENCODED_AT_ONCE))
     rebuilding = encoding + _EVALUATED_ROWS * shape.d_model * (2 * 4 + 5 * 8)
-    reused = activations + logits if work.on_gpu else 0
     return {
         "runtime": _runtime(shape, work, "evaluate"),
         "weights": weight_bytes(shape, work.quantization, work.dtype_bytes),
         "activations": activations,
         "logits": logits,
         "sae_weights": 2 * sae,
-        "sae_step": max(max(sae, rebuilding) - reused, 0),
+        "sae_step": max(max(sae, rebuilding) - activations - logits, 0),
     }
 
 

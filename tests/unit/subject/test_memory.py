@@ -19,6 +19,7 @@ from mistudio.subject import (
     Subject,
     SubjectConfig,
     SubjectSource,
+    memory,
     resolve_hooks,
     resolve_source,
     run_captured,
@@ -28,6 +29,12 @@ from mistudio.train import TrainConfig
 from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES, build_model
 
 GB = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates do not depend on the machine that the tests run on."""
+    monkeypatch.setattr(memory, "num_cores", lambda: 1)
 
 
 def weights_of(folder: Path) -> list[tuple[str, torch.Tensor]]:
@@ -240,3 +247,15 @@ def test_a_layer_or_a_context_that_the_model_does_not_have_is_refused(tmp_path: 
         estimate(source, layer=3)
     with pytest.raises(SubjectError, match="context length of 65 is too long .* at most 64 tokens"):
         estimate(source, context_length=65)
+
+
+def test_forward_passes_beside_each_other_count_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    parts = {}
+    for cores in (1, 4):
+        monkeypatch.setattr(memory, "num_cores", lambda cores=cores: cores)
+        parts[cores] = estimate(source).parts
+    assert parts[4]["evaluate"]["logits"] == 2 * parts[1]["evaluate"]["logits"]
+    for step in ("capture", "evaluate"):
+        assert parts[4][step]["activations"] == 2 * parts[1][step]["activations"]
+        assert parts[4][step]["weights"] == parts[1][step]["weights"]
