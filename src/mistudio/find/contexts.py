@@ -235,8 +235,8 @@ def _best_of_each_document(peaks: _Peaks) -> NDArray[np.int64]:
 
 
 def _packed(high: NDArray[np.integer], low: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Pairs of whole numbers, none below zero, as numbers of the same order: one key to sort by instead of two."""
-    return high.astype(np.int64) << 32 | low
+    """Pairs of whole numbers as numbers of the same order: one key to sort by instead of two."""
+    return (high.astype(np.int64) << 32) + low  # a special token may have the position -1
 
 
 def _rank(peaks: _Peaks) -> NDArray[np.int64]:

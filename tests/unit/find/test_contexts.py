@@ -45,7 +45,7 @@ def corpora(draw: st.DrawFn) -> list[Text]:
     texts = []
     for sequence, length in zip(numbers, lengths, strict=True):
         acts_TF = rng.integers(1, levels + 1, (length, FEATURES)) * (rng.random((length, FEATURES)) < density)
-        start = int(rng.integers(0, 50))
+        start = int(rng.choice([-1, -1, 0, 40]))  # a special token before the text has the position -1
         texts.append(Text(int(sequence) % num_documents, int(sequence), start, acts_TF.astype(np.float32)))
     return texts
 
