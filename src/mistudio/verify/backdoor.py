@@ -44,7 +44,7 @@ from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, 
 from mistudio.verify.rows import Row, row, seeds_row
 from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
-PLANTED = PlantedConfig(hook="resid_post.2", width=256, k=8)
+PLANTED = PlantedConfig(hook="resid_post.2", width=512, k=4)
 ABLATED = 4
 _PROMPTS = 48  # places to look at, about
 _CONTINUED = 4  # tokens that the model has to be sure of
