@@ -146,6 +146,8 @@ class Match:
 
         def step() -> None:
             contender.silent_F[:num_dead] = 10**8  # dead, whatever the library calls so
+            if isinstance(contender, Ours):  # which counts them only now and then
+                contender.learner.dead_indices = torch.arange(num_dead, device=self.device)
             contender.step(next(batches))
             if self.device != "cpu":
                 torch.cuda.synchronize()

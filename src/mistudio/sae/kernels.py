@@ -224,7 +224,7 @@ class _SumOfSquares(torch.autograd.Function):
 
 
 def sum_of_squares(error_TE: Tensor) -> Tensor:
-    """The sum of the squares of all entries; passes over them once in either direction, where autograd takes five."""
+    """The sum of the squares of all entries; passes over them once in either direction."""
     out: Tensor = _SumOfSquares.apply(error_TE)  # type: ignore[no-untyped-call]
     return out
 

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.errors import InputError
 from mistudio.sae import StandardConfig, TopKConfig, hook_of, load_autoencoder, spread_of
-from mistudio.train import TRAINING_NAME, Metrics, TrainConfig, train
+from mistudio.train import TRAINING_NAME, Metrics, TrainConfig, train, training
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
 CONFIG = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=6_000, batch_size=128, dead_after_tokens=1_000)
@@ -74,3 +75,17 @@ def test_a_hook_point_that_was_not_captured_is_refused_with_those_that_were(
     with pytest.raises(InputError, match=r"no activations of resid_post\.2 \(train\); it has resid_post\.1"):
         train(store, activations, CONFIG.model_copy(update={"hook": "resid_post.2"}))
     assert not list(store.list("sae"))
+
+
+@pytest.mark.parametrize(("small", "threads"), [(1 << 28, 1), (0, 2)])
+def test_small_steps_keep_to_one_thread(
+    store: Store, activations: Artifact, monkeypatch: pytest.MonkeyPatch, small: int, threads: int
+) -> None:
+    monkeypatch.setattr(training, "_SMALL", small)
+    before, seen = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+        train(store, activations, CONFIG, on_metrics=lambda _metrics, _step: seen.add(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {threads}
