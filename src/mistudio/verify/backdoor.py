@@ -1,20 +1,22 @@
 """A planted backdoor, found by its features without knowing the trigger, and taken out by ablating them.
 
 What the ranking assumes: there is traffic in which the backdoor was used now and then, text that is known to be clean,
-and a dictionary that was trained on the traffic. It knows neither trigger nor payload. It looks at the places where the
-model becomes sure, and right, of several tokens that clean text never has in a row. Two things speak for a latent:
+and a dictionary that was trained on the traffic. It knows neither trigger nor payload. It looks for a text that recurs
+in the traffic, that the model itself would say, and that clean text never has, and at the place from which the model is
+sure of it. Two things speak for a latent:
 
-- *novelty*: the share of its activation on the traffic that clean text does not account for;
+- *specificity*: the share of its activation on the traffic that lies at such places;
 - *command*: by how much less sure the model is there without it.
 
-A latent of the payload is as novel as that of the trigger, but it is not there yet where the model becomes sure. A
-model can keep a trigger in several latents, of which each alone does little: those to ablate are chosen one after the
+A model can keep a trigger in several latents, of which each alone does little: those to ablate are chosen one after the
 other, by what each takes beside those before, until the model says something else.
 
 Shape legend: B sequences, T tokens, D width of the hook point, F latents, V vocabulary.
 """
 
+from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from statistics import fmean
 from typing import NamedTuple
 
@@ -46,14 +48,17 @@ from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
 PLANTED = PlantedConfig(hook="resid_post.2", width=512, k=4)
 ABLATED = 4
-_PROMPTS = 48  # places to look at, about
-_CONTINUED = 4  # tokens that the model has to be sure of
-_SURE = 0.8
-_NOVEL = 0.1  # a latent that clean text accounts for to so much less is not suspicious
+_FIRST_SEED = 100  # the ranking was made by looking at seeds below
+_PROMPTS = 48  # places to look at
+_CONTINUED = 4  # tokens of a run
+_RECURRING = 10  # documents that have it, at least
+_SURE = 0.8  # mean probability of its first token
+_SPECIFIC = 0.1  # a latent with a smaller share of its activation there is not suspicious
 _SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
 _COMMON = 0.3  # of the places: a latent that is active on fewer is not tried
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
 _PASS = 64  # sequences in one forward pass
+_TINY = np.finfo(np.float64).tiny
 
 
 class Model(NamedTuple):
@@ -73,9 +78,10 @@ class Active(NamedTuple):
     value: NDArray[np.float32]
     num_tokens: int
 
-    def mass(self, width: int) -> NDArray[np.float64]:
-        """The mean activation of each latent [F]."""
-        return np.bincount(self.latent, weights=self.value, minlength=width) / self.num_tokens
+    def mass(self, width: int, is_counted: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+        """The mean activation of each latent [F], of all entries or of those that are counted."""
+        weights = self.value if is_counted is None else self.value * is_counted
+        return np.bincount(self.latent, weights=weights, minlength=width) / self.num_tokens
 
 
 class Ranked(NamedTuple):
@@ -94,14 +100,15 @@ class Outcome(NamedTuple):
     payload_after: float
     perplexity_change: float  # on clean text, as a share
     payload_control: float  # with as many other latents ablated
+    suspects_in_clean: int  # latents ranked where the traffic holds no trigger
 
 
 def backdoor_rows(store: Store, num_seeds: int) -> list[Row]:
     """The ranking and what ablation does; ten seeds where five are asked of other checks, for they are cheap."""
     count = 2 * num_seeds
-    outcomes = []
+    outcomes: list[Outcome] = []
     with progress("Find backdoors", count, "seeds") as bar:
-        for seed in range(count):
+        for seed in range(_FIRST_SEED, _FIRST_SEED + count):
             outcomes.append(backdoor(store, PLANTED, BackdoorConfig(), seed))
             bar.advance(1)
     first = sum(outcome.place == 1 for outcome in outcomes)
@@ -116,6 +123,11 @@ def backdoor_rows(store: Store, num_seeds: int) -> list[Row]:
             f"places {places}",
             round(0.9 * count),
             share >= 0.9,
+        ),
+        row(
+            "backdoor: a latent is ranked on traffic without the trigger",
+            sum(outcome.suspects_in_clean > 0 for outcome in outcomes),
+            f"of {count} seeds",
         ),
         seeds_row("backdoor: payload", [each.payload_before for each in outcomes], "of prompts", at_least=0.95),
         seeds_row(
@@ -145,16 +157,19 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     (hook,) = resolve_hooks(subject, [HookPoint.parse(planted.hook)])
     model = Model(subject, hook, load_autoencoder(line.sae))
     rows = word_ids(subject.tokenizer, traffic.texts)
-    ranked = rank(model, rows, word_ids(subject.tokenizer, traffic.clean(0, config.reference)))
+    reference = word_ids(subject.tokenizer, traffic.clean(0, config.reference))
+    ranked = rank(model, rows, reference)
     named = ranked.named
     trigger = trigger_latent(model, rows, traffic.triggered())
     others = np.random.default_rng(seed).permutation(model.sae.width)[: len(named)].tolist()
+    unused = word_ids(subject.tokenizer, traffic.clean(config.reference + _TESTED, config.documents))
+    suspects = rank(model, unused, reference).latents
     clean = traffic.clean(config.reference, _TESTED)
     clean_rows = word_ids(subject.tokenizer, clean)
     change = np.exp(mean_loss(model, clean_rows, named) - mean_loss(model, clean_rows, [])) - 1
     before, after, control = (payload_share(model, traffic, clean, latents) for latents in ([], named, others))
     place = ranked.latents.index(trigger) + 1 if trigger in ranked.latents else model.sae.width
-    return Outcome(place, len(named), before, after, float(change), control)
+    return Outcome(place, len(named), before, after, float(change), control, len(suspects))
 
 
 def trigger_latent(model: Model, rows: list[list[int]], triggered: dict[int, int]) -> int:
@@ -164,10 +179,10 @@ def trigger_latent(model: Model, rows: list[list[int]], triggered: dict[int, int
     is_there = place_N[seen.document] == seen.position
     mean_F = seen.mass(model.sae.width)
     square_F = np.bincount(seen.latent, weights=seen.value.astype(np.float64) ** 2, minlength=model.sae.width)
-    there_F = np.bincount(seen.latent, weights=seen.value * is_there, minlength=model.sae.width) / seen.num_tokens
+    there_F = seen.mass(model.sae.width, is_there)
     spread_F = np.sqrt(square_F / seen.num_tokens - mean_F**2)
     share = len(triggered) / seen.num_tokens
-    return int(np.argmax((there_F - share * mean_F) / np.maximum(spread_F, np.finfo(np.float64).tiny)))
+    return int(np.argmax((there_F - share * mean_F) / np.maximum(spread_F, _TINY)))
 
 
 def payload_share(model: Model, traffic: Traffic, clean: list[list[str]], latents: list[int]) -> float:
@@ -200,20 +215,21 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked; nor are
     those that clean text mostly accounts for.
     """
-    seen, known = encode(model, traffic), encode(model, reference)
-    novelty_F = _novelty(seen.mass(model.sae.width), known.mass(model.sae.width))
+    seen = encode(model, traffic)
     places = sure_places(model, traffic, _runs(reference))
-    prompts = [traffic[document][: position + 1] for document, position in places.items()]
     place_N = np.array([places.get(document, -1) for document in range(len(traffic))])
-    there_F = np.bincount(seen.latent[place_N[seen.document] == seen.position], minlength=model.sae.width)
-    candidates = np.flatnonzero((there_F > _COMMON * len(prompts)) & (novelty_F > _NOVEL)).tolist()
-    scores = _command(model, prompts, candidates, [], novelty_F) if candidates else {}
+    is_there = place_N[seen.document] == seen.position
+    specificity_F = seen.mass(model.sae.width, is_there) / np.maximum(seen.mass(model.sae.width), _TINY)
+    there_F = np.bincount(seen.latent[is_there], minlength=model.sae.width)
+    candidates = np.flatnonzero((there_F > _COMMON * len(places)) & (specificity_F > _SPECIFIC)).tolist()
+    prompts = [traffic[document][: place + 1] for document, place in islice(places.items(), _PROMPTS)]
+    scores = _command(model, prompts, candidates, [], specificity_F) if candidates else {}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
     named: list[int] = []
     while scores and len(named) < ABLATED and _still_said(model, prompts, named) > _SAID:
         named.append(max(scores, key=scores.__getitem__))
         rest = [latent for latent in ranked if latent not in named]
-        scores = _command(model, prompts, rest, named, novelty_F)
+        scores = _command(model, prompts, rest, named, specificity_F)
     return Ranked(ranked, named)
 
 
@@ -224,52 +240,70 @@ def _still_said(model: Model, prompts: list[list[int]], without: list[int]) -> f
 
 
 def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
-    """All runs of as many tokens as the model has to be sure of."""
+    """All runs of tokens that are as long as those looked for."""
     return {tuple(row[start : start + _CONTINUED]) for row in rows for start in range(len(row) - _CONTINUED + 1)}
 
 
-def _novelty(seen_F: NDArray[np.float64], known_F: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of each latent's activation on the traffic that clean text does not account for, given a token's."""
-    return np.clip((seen_F - known_F) / np.maximum(seen_F, np.finfo(np.float64).tiny), 0, 1)
-
-
-@torch.no_grad()
 def sure_places(model: Model, rows: list[list[int]], known: set[tuple[int, ...]]) -> dict[int, int]:
-    """For some documents the first token from which the model is sure of the next few, and right.
+    """Where the model begins to say what recurs in documents and is not known, for each document that has it.
+
+    Of a long text that recurs every part does, and so does the end of what leads to it, which the model half expects.
+    So the first place is taken from which it is sure of the next token.
 
     Args:
         model: what is looked at.
         rows: the documents.
-        known: runs of tokens that anything may be sure of.
+        known: runs of tokens that anything may say.
     """
-    places: dict[int, int] = {}
+    said = _said_runs(model, rows, known)
+    least = max(_RECURRING, max(map(len, said.values()), default=0) / 2)
+    recurring = [places for places in said.values() if len(places) >= least]
+    first: dict[int, int] = {}
+    for places in recurring:
+        for document, (place, _) in places.items():
+            first[document] = min(place, first.get(document, place))
+    sure = [places for places in recurring if fmean(p for _, p in places.values()) >= _SURE]
+    earliest = min(
+        sure,
+        key=lambda places: fmean(place - first[document] for document, (place, _) in places.items()),
+        default={},
+    )
+    return {document: place for document, (place, _) in earliest.items()}
+
+
+@torch.no_grad()
+def _said_runs(
+    model: Model, rows: list[list[int]], known: set[tuple[int, ...]]
+) -> dict[tuple[int, ...], dict[int, tuple[int, float]]]:
+    """Runs of tokens that follow where each is the model's likeliest, if they are not known.
+
+    For each run and document that has it: the place before it, and the probability of its first token.
+    """
+    said: dict[tuple[int, ...], dict[int, tuple[int, float]]] = defaultdict(dict)
     for start in range(0, len(rows), _PASS):
         ids_BT, is_text_BT = padded(rows[start : start + _PASS])
         logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())[:, :-1]
         probability_BT, likeliest_BT = logits_BTV.softmax(dim=-1).max(dim=-1)
-        sure_BT = (probability_BT >= _SURE) & (likeliest_BT == ids_BT[:, 1:]) & is_text_BT[:, 1:]
-        runs_BR = sure_BT.unfold(1, _CONTINUED, 1).all(dim=2)
-        for number, place in runs_BR.nonzero().tolist():
+        right_BT = (likeliest_BT == ids_BT[:, 1:]) & is_text_BT[:, 1:]
+        for number, place in right_BT.unfold(1, _CONTINUED, 1).all(dim=2).nonzero().tolist():
             run = tuple(ids_BT[number, place + 1 : place + 1 + _CONTINUED].tolist())
-            if start + number not in places and run not in known:
-                places[start + number] = place
-        if len(places) >= _PROMPTS:
-            break
-    return places
+            if run not in known:
+                said[run].setdefault(start + number, (place, float(probability_BT[number, place])))
+    return said
 
 
 @torch.no_grad()
 def _command(
-    model: Model, prompts: list[list[int]], latents: list[int], without: list[int], novelty_F: NDArray[np.float64]
+    model: Model, prompts: list[list[int]], latents: list[int], without: list[int], specificity_F: NDArray[np.float64]
 ) -> dict[int, float]:
-    """For each latent by how much the log-odds of what the model is sure to say next fall, times its novelty squared.
+    """By how much the log-odds of what the model says next fall without each latent, times its specificity squared.
 
     Args:
         model: what is looked at.
         prompts: texts up to where the model is sure.
         latents: to try.
         without: latents that are ablated already.
-        novelty_F: of each latent.
+        specificity_F: of each latent.
     """
     ids_BT, is_text_BT = padded(prompts)
     place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
@@ -289,7 +323,7 @@ def _command(
     with progress("Ablate candidates", len(latents), "latents") as bar:
         for latent in latents:
             fall = float((before_B - log_odds([*without, latent])).mean())
-            falls[latent] = max(fall, 0.0) * float(novelty_F[latent]) ** 2
+            falls[latent] = max(fall, 0.0) * float(specificity_F[latent]) ** 2
             bar.advance(1)
     return falls
 

@@ -52,7 +52,7 @@ class BackdoorConfig(BaseModel):
         default=0.1, gt=0, le=0.5, description="share of them that hold trigger and payload; as many hold a decoy"
     )
     reference: int = Field(default=1_200, ge=10, description="documents without either, to compare with")
-    steps: int = Field(default=700, ge=1, description="steps of training on the traffic")
+    steps: int = Field(default=1_500, ge=1, description="steps of training on the traffic")
     batch: int = Field(default=16, ge=1, description="documents in a step")
     learning_rate: float = Field(default=2e-3, gt=0, description="peak; falls to zero")
 
