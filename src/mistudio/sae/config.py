@@ -83,6 +83,14 @@ class _PenalisedSparsity(ArchitectureConfig):
         return self
 
 
+class _Resampled(_PenalisedSparsity):
+    """Architectures whose dead latents start anew where reconstruction is worst."""
+
+    revival: Literal["resample", "none"] = Field(
+        default="resample", description="dead latents: directions of badly reconstructed tokens, or nothing"
+    )
+
+
 class TopKConfig(_FixedSparsity):
     """TopK autoencoder (Gao et al. 2024, arXiv:2406.04093)."""
 
@@ -157,7 +165,7 @@ class StandardConfig(_PenalisedSparsity):
         return self
 
 
-class GatedConfig(_PenalisedSparsity):
+class GatedConfig(_Resampled):
     """Gated autoencoder (Rajamanoharan et al. 2024, arXiv:2404.16014)."""
 
     architecture: Literal["gated"] = "gated"
@@ -166,7 +174,7 @@ class GatedConfig(_PenalisedSparsity):
     )
 
 
-class JumpReLUConfig(_PenalisedSparsity):
+class JumpReLUConfig(_Resampled):
     """JumpReLU autoencoder (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
 
     architecture: Literal["jumprelu"] = "jumprelu"

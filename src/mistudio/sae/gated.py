@@ -4,7 +4,8 @@
     loss = FVU(y, ŷ) + λ Σ_f ReLU(gate_f) ‖W_dec_f‖ + FVU(y, ReLU(gate) through the frozen decoder)
 
 Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders" (arXiv:2404.16014).
-The penalty presses on the gates alone, so magnitudes do not shrink. The two paths share one encoder product.
+The penalty presses on the gates alone, so magnitudes do not shrink. The two paths share one encoder product. Dead
+latents are resampled (:mod:`mistudio.sae.revival`).
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
@@ -16,6 +17,7 @@ from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import GatedConfig
 from mistudio.sae.kernels import ActivePattern, sparse_decode
 from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.revival import resample
 
 
 class GatedAutoencoder(SparseAutoencoder):
@@ -75,6 +77,16 @@ class GatedAutoencoder(SparseAutoencoder):
         """Also steer the penalty's weight."""
         super().after_step(parts)
         self.weight.adapt(parts["l0"])
+
+    @torch.no_grad()
+    def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
+        """Point silent latents at what is missed, with magnitudes as at the start."""
+        if self.config.revival == "none":
+            return torch.zeros_like(dead_F)
+        resample(self, dead_F, x_TD, y_TE, generator)
+        self.r_mag.masked_fill_(dead_F, 0.0)
+        self.b_mag.masked_fill_(dead_F, 0.0)
+        return dead_F
 
     def fold_own(self, scale: float, shift_F: Tensor) -> None:
         """The magnitudes' bias counts in the latents' units, and the products in it contain the shift."""

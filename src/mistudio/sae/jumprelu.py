@@ -6,7 +6,8 @@ Rajamanoharan et al. 2024, "Jumping ahead" (arXiv:2407.14435). Neither the step 
 gradient in θ: straight-through estimators take that of a window of width ε around the threshold,
 ∂z/∂θ = -(θ / ε) 1[|pre - θ| < ε / 2] and ∂H/∂θ = -(1 / ε) 1[|pre - θ| < ε / 2]. The other penalty is
 Σ_f tanh(c z_f) (Anthropic, "Circuits updates", January 2025), with gradients through z. Dead latents' pre-activations
-are drawn up to the threshold: Σ over dead f of ReLU(θ_f - pre_f).
+are drawn up to the threshold: Σ over dead f of ReLU(θ_f - pre_f); and they are resampled
+(:mod:`mistudio.sae.revival`).
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A pairs that are active or
 in the window.
@@ -23,6 +24,7 @@ from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import JumpReLUConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.revival import live_mean, resample
 
 # With a target, training starts with so many times as many active latents: enough to choose from, and sparse
 # enough to be fast from the first step.
@@ -120,6 +122,16 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         """Also steer the penalty's weight."""
         super().after_step(parts)
         self.weight.adapt(parts["l0"])
+
+    @torch.no_grad()
+    def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
+        """Point silent latents at what is missed, with the mean threshold (of the logarithms) of the others."""
+        if self.config.revival == "none":
+            return torch.zeros_like(dead_F)
+        resample(self, dead_F, x_TD, y_TE, generator)
+        threshold = live_mean(self, self.log_threshold, dead_F, math.log(self.config.initial_threshold))
+        self.log_threshold.masked_fill_(dead_F, threshold)
+        return dead_F
 
     def fold_own(self, scale: float, shift_F: Tensor) -> None:
         """Thresholds count in the latents' units, and are compared with pre-activations that keep their shift."""

@@ -23,8 +23,9 @@ from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import StandardConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.revival import resample
 
-_RESAMPLED_ENCODER_NORM = 0.2  # of the mean norm of live encoder rows
+_RESAMPLED_ENCODER_SHARE = 0.2  # of the mean length of live encoder rows: a ReLU has no threshold to pass
 
 
 class StandardAutoencoder(SparseAutoencoder):
@@ -92,7 +93,7 @@ class StandardAutoencoder(SparseAutoencoder):
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
         """Give silent latents new directions: random ones, or those of badly reconstructed tokens."""
         if self.config.revival == "resample":
-            self._resample(dead_F, x_TD, y_TE, generator)
+            resample(self, dead_F, x_TD, y_TE, generator, _RESAMPLED_ENCODER_SHARE)
         elif self.config.revival == "reinitialise":
             self._reinitialise(dead_F, x_TD, generator)
         else:
@@ -130,22 +131,3 @@ class StandardAutoencoder(SparseAutoencoder):
             self.W_dec.copy_(torch.where(dead_F[:, None], rows_FE, self.W_dec))
         fresh_bias_F = self.config.encoder_bias - fresh_FD @ x_TD.mean(dim=0)
         self.b_enc.copy_(torch.where(dead_F, fresh_bias_F, self.b_enc))
-
-    def _resample(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> None:
-        """Draw tokens by their squared loss; what they miss becomes the new directions."""
-        error_TE = y_TE - self.reconstruct(x_TD)
-        losses_T = error_TE.square().sum(dim=1)
-        counts = self.latents.gather(dead_F.sum()).tolist()
-        drawn = torch.multinomial(losses_T.square().cpu().clamp(min=1e-12), sum(counts), True, generator=generator)
-        drawn = torch.split(drawn, counts)[self.latents.rank].to(x_TD.device)
-        encoder_norm = self._mean_norm(self.W_enc[~dead_F])
-        decoder_norm = 1.0 if self.has_unit_norm else self._mean_norm(self.W_dec)
-        self.W_dec[dead_F] = functional.normalize(error_TE[drawn], dim=1) * decoder_norm
-        rows_ND = functional.normalize(x_TD[drawn] if self.d_in != self.d_out else error_TE[drawn], dim=1)
-        self.W_enc[dead_F] = rows_ND * encoder_norm * _RESAMPLED_ENCODER_NORM
-        self.b_enc.masked_fill_(dead_F, 0.0)
-
-    def _mean_norm(self, rows_ND: Tensor) -> Tensor:
-        """The mean norm of rows, those of all processes; 1 where there are none."""
-        mean = self.latents.mean(rows_ND.norm(dim=1).mean(), len(rows_ND))
-        return torch.where(mean > 0, mean, 1.0)

@@ -295,9 +295,9 @@ class Learner:
         if not bool(revived_F.any()):
             return
         self.silent_tokens_F[revived_F] = 0
-        for parameter in (self.sae.W_enc, self.sae.b_enc, self.sae.W_dec):
+        for name in self._parameters.keys() & self.sae.names_by_latent():
             for moment in ("exp_avg", "exp_avg_sq"):
-                self.optimiser.state[parameter][moment][revived_F] = 0
+                self.optimiser.state[self._parameters[name]][moment][revived_F] = 0
 
 
 _SCALARS = ("step", "tokens", "filtered_tokens", "micro_batches", "history")
