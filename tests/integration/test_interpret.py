@@ -160,6 +160,10 @@ def test_a_run_below_its_gate_fails_with_the_figures_and_keeps_everything(finish
     assert f"gate failed: explained variance {round(value, 4)}, asked for at least 0.9999" in done.stderr
     assert "interpretable features" in done.stderr
     assert "dead features" not in done.stderr
+    written = json.loads((finished.folder / "gate.json").read_text(encoding="utf-8"))
+    assert written["explained_variance"] == value
+    assert written["interpretable"] == finished.summary["interpretable"]
+    assert "gate failed" in written["failed"]
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,12 +50,14 @@ def run(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
     ] = None,
     store: StoreOption = "",
-    summary: Annotated[Path | None, typer.Option(help="Write the closing table to this file, as JSON.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Write the closing table to this file, as JSON; of a failed run too.")
+    ] = None,
     parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
 ) -> None:
     """Run a pipeline locally."""
     from mistudio.cli.checkout import load_pipeline, parse_settings
-    from mistudio.cli.running import run_locally
+    from mistudio.cli.running import PipelineFailed, run_locally
     from mistudio.cli.summary import print_parameters, print_summary, summarise
     from mistudio.steps.preflight import check_settings
 
@@ -67,12 +69,20 @@ def run(
     if store:
         values["store"] = store
     check_settings(values)
-    finished = run_locally(loaded, pipeline, values)
-    closing = summarise(finished)
-    if summary is not None:
-        summary.parent.mkdir(parents=True, exist_ok=True)
-        summary.write_text(json.dumps(closing, indent=1) + "\n", encoding="utf-8")
+    try:
+        closing = summarise(run_locally(loaded, pipeline, values))
+    except PipelineFailed as failure:
+        # With a gate that failed the figures are what one wants to see.
+        _write_summary(summary, summarise(failure.finished) | {"failed": str(failure)})
+        raise
+    _write_summary(summary, closing)
     print_summary(closing, str(values.get("store", "")))
+
+
+def _write_summary(path: Path | None, closing: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(closing, indent=1) + "\n", encoding="utf-8")
 
 
 def compile_pipelines(

@@ -21,11 +21,19 @@ _HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered"
 _SCORED = ("interpretable", "explained", "dead", "dense", "program_f1", "shuffled_f1")
 
 
+class PipelineFailed(MistudioError):
+    """A step failed; the message is the step's own."""
+
+    def __init__(self, message: str, exit_code: int, finished: list[Event]) -> None:
+        super().__init__(message)
+        self.exit_code, self.finished = exit_code, finished
+
+
 def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> list[Event]:
     """Run a pipeline; return the closing events of its steps, in the order they came.
 
     Raises:
-        MistudioError: a step failed; the message is the step's own.
+        PipelineFailed: a step failed; it has the events of those that ended well.
     """
     # Refuses a folder that cannot be written, before anything starts.
     store = open_store(str(values.get("store") or default_store_url())).url
@@ -39,7 +47,9 @@ def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> list[Eve
             try:
                 _run_logged(pipeline, values, folder / "kfp", log)
             except Exception as error:
-                raise _failure(view, log, error) from error
+                failure = _failure(view, log, error)
+                _log_results(run, failure.finished)
+                raise failure from error
         _log_results(run, view.finished)
     return view.finished
 
@@ -50,19 +60,15 @@ def _run_logged(pipeline: Any, values: dict[str, object], root: Path, log: Path)
         kfp_functions().run_here(pipeline, values, root)
 
 
-def _failure(view: RunView, log: Path, error: Exception) -> MistudioError:
+def _failure(view: RunView, log: Path, error: Exception) -> PipelineFailed:
     """The messages of the steps that failed; for anything else the end of the log."""
     view.read()
     killed = [{**event, "message": "ended without a result: was it killed?"} for event in view.running.values()]
     failed = "\n".join(_failed_line(event) for event in [*view.failures, *killed])
     if failed and not killed and all(event["exit_code"] != 1 for event in view.failures):
-        failure = MistudioError(failed)
-        failure.exit_code = view.failures[0]["exit_code"]
-        return failure
+        return PipelineFailed(failed, view.failures[0]["exit_code"], view.finished)
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])
-    failure = MistudioError(f"The pipeline failed: {failed or error}\n{tail}\nThe whole log: {log}")
-    failure.exit_code = 1
-    return failure
+    return PipelineFailed(f"The pipeline failed: {failed or error}\n{tail}\nThe whole log: {log}", 1, view.finished)
 
 
 def _failed_line(event: Event) -> str:
