@@ -46,6 +46,10 @@ from mistudio.verify.rows import Row, seeds_row
 
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
 _PENALISED = ("jumprelu", "gated", "standard")
+# Chosen on seed 1000 of the easy regime. The default at this width, 0.0159, leaves less unexplained of a language model,
+# but misses features here; with 0.003 gated and standard do.
+_LEARNING_RATE = 0.0056
+_PENALTY_WARMUP = 0.5  # at 0.1 gated and standard miss features
 _VERSION = 2  # raise it when the same seed would give other rows
 # Not the seed itself: an autoencoder that is trained with the same seed starts from the directions that it gives.
 _DIRECTIONS_SEED = 0xD1CE_0000
@@ -168,7 +172,7 @@ def sae_config(architecture: str, config: SyntheticConfig, mean_active: float) -
     }
     sparsity: dict[str, Any] = {"k": max(round(mean_active), 1)}
     if architecture in _PENALISED:
-        sparsity = {"target_l0": mean_active}
+        sparsity = {"target_l0": mean_active, "penalty_warmup_fraction": _PENALTY_WARMUP}
     return kinds[architecture](width=config.features, **sparsity)
 
 
@@ -181,6 +185,7 @@ def train_on(store: Store, architecture: str, config: SyntheticConfig, seed: int
         sae=sae_config(architecture, config, round(mean_active, 2)),
         tokens=config.tokens,
         batch_size=config.batch_size,
+        learning_rate=_LEARNING_RATE,
         patience=0,
     )
     recipe = Recipe(
@@ -250,7 +255,7 @@ def _rows(what: str, found: list[Found], to_reach: float | None) -> list[Row]:
             [float(getattr(recovery, figure)) for recovery in recoveries] for recoveries in zip(*found, strict=True)
         )
         against = f"random autoencoder {fmean(random):.3f}, shuffled {fmean(shuffled):.3f}"
-        asked = to_reach if figure in ("correlation", "f1") else None
+        asked = to_reach if figure in ("correlation", "f1_any") else None
         rows.append(seeds_row(f"{what}: {name}", sae, figure.split("_")[0], against, at_least=asked))
     return rows
 
