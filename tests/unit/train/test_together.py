@@ -1,11 +1,12 @@
 """Several autoencoders over one stream end as if each were trained alone, however the run was cut."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from mistudio.artifacts import Artifact, Produced, open_store
+from mistudio.artifacts import Artifact, Produced, open_artifact, open_store
 from mistudio.errors import ConfigError
 from mistudio.sae import BatchTopKConfig, StandardConfig, TopKConfig
 from mistudio.train import Metrics, TrainConfig, TrainRuntime, train, train_together
@@ -20,6 +21,9 @@ CONFIGS = [
 ]
 RUNTIME = TrainRuntime(checkpoint_every_steps=4)
 STEPS = [20, 10, 20]
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
 
 
 class Cut(Exception):
@@ -111,3 +115,19 @@ def test_the_same_autoencoder_twice_is_refused(published: Callable[[str], Artifa
     activations = published("store")
     with pytest.raises(ConfigError, match="The same sae is asked for twice"):
         train_together(activations.store, activations, [CONFIGS[0], CONFIGS[0]])
+
+
+def test_the_example_in_the_docs_publishes_four(
+    published: Callable[[str], Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    activations = published("docs")
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = (block for block in blocks if "train_together" in block)
+    places = {"build/store": activations.store.url, "activations/...": activations.uri, "resid_post.3": HOOK}
+    for place, real in {**places, "1024": "64"}.items():
+        assert place in code
+        code = code.replace(place, real)
+    exec(code, {})  # noqa: S102 -- the code is the documentation's
+    uris = capsys.readouterr().out.split()
+    assert len(set(uris)) == 4
+    assert all(open_artifact(activations.store, uri, "sae").uri == uri for uri in uris)
