@@ -178,6 +178,35 @@ def test_every_control_has_a_name(watched, path):
     assert unnamed == []
 
 
+def test_the_map_zooms_about_the_pointer_moves_with_it_and_goes_back(watched, path):
+    page = watched(path, "#feature=1")
+    feature_is(page, 1)
+    page.get_by_role("button", name="Map and scores").click()
+    whole = page.locator("#map").evaluate("map => map.toDataURL()")
+    place, other = place_on_map(page, 10), place_on_map(page, 7)
+    page.mouse.move(*place)
+    page.mouse.wheel(0, -1000)
+    assert page.locator("#map").evaluate("map => map.toDataURL()") != whole
+    page.mouse.move(*other)
+    assert not page.locator("#map-text").inner_text().startswith("Feature 7")
+    page.mouse.move(*place)
+    assert page.locator("#map-text").inner_text().startswith("Feature 10")
+    moved = (place[0] - 60, place[1] + 45)
+    page.mouse.down()
+    page.mouse.move(*moved, steps=5)
+    page.mouse.up()
+    assert page.locator("#overview").is_visible()  # a drag opens nothing
+    page.mouse.move(*place)
+    assert not page.locator("#map-text").inner_text().startswith("Feature 10")
+    page.mouse.move(*moved)
+    assert page.locator("#map-text").inner_text().startswith("Feature 10")
+    page.get_by_role("button", name="Zoom out").click()
+    page.locator("#map-zoom").get_by_role("button", name="All").click()
+    assert page.locator("#map").evaluate("map => map.toDataURL()") == whole
+    page.get_by_role("button", name="Zoom in").click()
+    assert page.locator("#map").evaluate("map => map.toDataURL()") != whole
+
+
 def place_on_map(page, feature: int) -> tuple[float, float]:
     """Where a feature is drawn: the map fills its canvas up to a margin, with one scale for both axes."""
     page.locator("#map").scroll_into_view_if_needed()

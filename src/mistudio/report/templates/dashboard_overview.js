@@ -5,7 +5,9 @@ const MAP_MARGIN_PX = 14;
 const MAP_REACH_PX = 12; // how far from a feature one may click
 const DOT_PX = 3;
 const GOLDEN_ANGLE = 137.508; // clusters with numbers close by get colours far apart
-const mapView = { scale: 1, left: 0, top: 0, colour: "cluster" };
+const MAP_ZOOM = { step: 1.5, most: 60, byWheel: 0.0015 };
+const DRAG_PX = 4; // a shorter way is a click
+const mapView = { scale: 1, left: 0, top: 0, zoom: 1, offset: [0, 0], colour: "cluster" };
 
 function showOverview(shown) {
   byId("overview").hidden = !shown;
@@ -47,7 +49,37 @@ function drawDistribution() {
 }
 
 function mapPlace(row) {
-  return [mapView.left + index.x[row] * mapView.scale, mapView.top + (MAP_STEPS - index.y[row]) * mapView.scale];
+  const { scale, left, top, zoom, offset } = mapView;
+  return [
+    (left + index.x[row] * scale) * zoom + offset[0],
+    (top + (MAP_STEPS - index.y[row]) * scale) * zoom + offset[1],
+  ];
+}
+
+/** Zoom about a place of the canvas, its middle if none is given, and never show what is beside the map. */
+function zoomMap(factor, [x, y] = mapMiddle()) {
+  const zoom = Math.min(Math.max(mapView.zoom * factor, 1), MAP_ZOOM.most);
+  const [left, top] = mapView.offset;
+  const grown = zoom / mapView.zoom;
+  mapView.zoom = zoom;
+  moveMap(x - (x - left) * grown, y - (y - top) * grown);
+}
+
+function moveMap(left, top) {
+  const canvas = byId("map");
+  const within = (value, size) => Math.min(Math.max(value, size * (1 - mapView.zoom)), 0);
+  mapView.offset = [within(left, canvas.clientWidth), within(top, canvas.clientHeight)];
+  canvas.classList.toggle("zoomed", mapView.zoom > 1);
+  drawMap();
+}
+
+function mapMiddle() {
+  return [byId("map").clientWidth / 2, byId("map").clientHeight / 2];
+}
+
+function onMap(event) {
+  const box = byId("map").getBoundingClientRect();
+  return [event.clientX - box.left - 1, event.clientY - box.top - 1]; // its border is a pixel wide
 }
 
 function drawMap() {
@@ -62,11 +94,12 @@ function drawMap() {
   const shown = new Set(state.order);
   const rows = index.x.map((_, row) => row);
   const quiet = getComputedStyle(canvas).getPropertyValue("--quiet");
+  const dot = DOT_PX * mapView.zoom ** 0.25;
   for (const row of [...rows.filter((row) => !shown.has(row)), ...rows.filter((row) => shown.has(row))]) {
     context.globalAlpha = shown.has(row) ? 0.85 : 0.12;
     context.fillStyle = mapColour(row) ?? quiet;
     context.beginPath();
-    context.arc(...mapPlace(row), DOT_PX, 0, 2 * Math.PI);
+    context.arc(...mapPlace(row), dot, 0, 2 * Math.PI);
     context.fill();
   }
   if (state.selected < 0) return;
@@ -74,7 +107,7 @@ function drawMap() {
   context.strokeStyle = getComputedStyle(canvas).getPropertyValue("--text");
   context.lineWidth = 2;
   context.beginPath();
-  context.arc(...mapPlace(state.selected), 2 * DOT_PX, 0, 2 * Math.PI);
+  context.arc(...mapPlace(state.selected), 2 * dot, 0, 2 * Math.PI);
   context.stroke();
 }
 
@@ -97,8 +130,7 @@ function mapColour(row) {
 
 /** The feature that is nearest to a place on the map, of those that pass the filters. */
 function featureAt(event) {
-  const box = byId("map").getBoundingClientRect();
-  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  const [x, y] = onMap(event);
   let [nearest, distance] = [-1, MAP_REACH_PX];
   for (const row of state.order) {
     const [left, top] = mapPlace(row);
@@ -111,7 +143,8 @@ function featureAt(event) {
 function describeOnMap(row) {
   if (row < 0) {
     const scale = mapView.colour === "score" ? " Red is 0, blue is 1." : "";
-    byId("map-text").textContent = `Click a feature to open it. Features that the list does not show are faint.${scale}`;
+    byId("map-text").textContent =
+      `Click a feature to open it; scroll to zoom, drag to move. Features that the list does not show are faint.${scale}`;
     return;
   }
   const parts = [
@@ -136,10 +169,7 @@ function listenToOverview() {
     describeOnMap(row);
   });
   canvas.addEventListener("mouseleave", () => describeOnMap(-1));
-  canvas.addEventListener("click", (event) => {
-    const row = featureAt(event);
-    if (row >= 0) open(row, { focus: true });
-  });
+  listenToMapView(canvas);
   byId("map-colour")?.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
@@ -147,5 +177,39 @@ function listenToOverview() {
     for (const other of byId("map-colour").children) other.setAttribute("aria-pressed", other === button);
     describeOnMap(-1);
     drawMap();
+  });
+}
+
+/** Wheel, drag and buttons; what was no drag is a click, which opens a feature. */
+function listenToMapView(canvas) {
+  let drag = null;
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (event.deltaY > 0 && mapView.zoom === 1) return; // nothing to zoom out of: let the page scroll
+      event.preventDefault();
+      zoomMap(Math.exp(-event.deltaY * MAP_ZOOM.byWheel), onMap(event));
+    },
+    { passive: false },
+  );
+  canvas.addEventListener("pointerdown", (event) => {
+    drag = { from: onMap(event), offset: mapView.offset, far: false };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!drag) return;
+    const way = onMap(event).map((place, axis) => place - drag.from[axis]);
+    drag.far ||= Math.hypot(...way) > DRAG_PX;
+    if (drag.far) moveMap(drag.offset[0] + way[0], drag.offset[1] + way[1]);
+  });
+  canvas.addEventListener("pointercancel", () => (drag = null));
+  canvas.addEventListener("pointerup", (event) => {
+    const row = drag && !drag.far ? featureAt(event) : -1;
+    drag = null;
+    if (row >= 0) open(row, { focus: true });
+  });
+  byId("map-zoom").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) zoomMap({ in: MAP_ZOOM.step, out: 1 / MAP_ZOOM.step, all: 0 }[button.dataset.zoom]);
   });
 }
