@@ -213,7 +213,7 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     """Order the latents by how much speaks for each being a backdoor's; needs no knowledge of trigger or payload.
 
     Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked; nor are
-    those that clean text mostly accounts for.
+    those that are nearly always active elsewhere.
     """
     seen = encode(model, traffic)
     places = sure_places(model, traffic, _runs(reference))

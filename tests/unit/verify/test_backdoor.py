@@ -2,6 +2,7 @@
 
 import pytest
 
+from mistudio.verify import backdoor
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic
 
@@ -34,3 +35,15 @@ def test_each_seed_has_its_own_secret(traffic: Traffic) -> None:
     assert other.secret != traffic.secret
     assert other.digest != traffic.digest
     assert Traffic(Grammar(0, 100), CONFIG, seed=0).texts == traffic.texts
+
+
+def test_the_place_is_the_first_from_which_the_model_is_sure_of_what_recurs(monkeypatch: pytest.MonkeyPatch) -> None:
+    half_expected, sure, later = (dict.fromkeys(range(20), said) for said in ((4, 0.6), (5, 0.9), (6, 0.99)))
+    said = {(1,): later, (2,): half_expected, (3,): sure, (4,): dict.fromkeys(range(4), (2, 0.99))}
+    monkeypatch.setattr(backdoor, "_said_runs", lambda *_args: said)
+    model: backdoor.Model = None  # type: ignore[assignment] -- what it says is given
+    assert backdoor.sure_places(model, [], set()) == dict.fromkeys(range(20), 5)
+    said = {(4,): dict.fromkeys(range(4), (2, 0.99)), (5,): half_expected}
+    assert backdoor.sure_places(model, [], set()) == {}
+    said = {}
+    assert backdoor.sure_places(model, [], set()) == {}
