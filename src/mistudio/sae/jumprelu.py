@@ -26,6 +26,9 @@ from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.penalty import PenaltyWeight
 from mistudio.sae.revival import live_mean, resample
 
+# Also without a learning rate the target is held: all thresholds rise or fall together by so much of the logarithm of
+# how far off the L0 is.
+_NUDGE = 0.03
 # With a target, training starts with so many times as many active latents: enough to choose from, and sparse
 # enough to be fast from the first step.
 _START_FACTOR = 4.0
@@ -119,9 +122,12 @@ class JumpReLUAutoencoder(SparseAutoencoder):
 
     @torch.no_grad()
     def after_step(self, parts: dict[str, Tensor]) -> None:
-        """Also steer the penalty's weight."""
+        """Also steer the penalty's weight, and the thresholds, which the weight cannot move in the final decay."""
         super().after_step(parts)
         self.weight.adapt(parts["l0"])
+        if self.config.target_l0 is not None:
+            off = (parts["l0"] / self.config.target_l0).clamp(min=1e-3).log().clamp(-1, 1)
+            self.log_threshold.add_(off, alpha=_NUDGE)
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
