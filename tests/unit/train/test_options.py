@@ -64,6 +64,14 @@ def test_a_target_l0_is_reached(name: str, trainer: Callable[..., Alone]) -> Non
     assert done.history[-1]["l0"] == pytest.approx(5, rel=0.15)
 
 
+def test_jumprelu_reaches_its_target_where_the_learning_rate_is_too_small_to(trainer: Callable[..., Alone]) -> None:
+    rows_ND = plant(8_000, width=24, active=8).acts_ND
+    config = small_config("jumprelu", 64, target_l0=5)
+    done = run(trainer(rows_ND, sae=config, tokens=40_000, learning_rate=1e-3))
+    active = done.finish().encode_active(rows_ND)
+    assert len(active.value_A) / len(rows_ND) == pytest.approx(5, rel=0.1)
+
+
 def test_batch_topk_in_use_has_k_latents_a_token_on_average(trainer: Callable[..., Alone]) -> None:
     rows_ND = plant(8_000, width=24, active=8).acts_ND
     done = run(trainer(rows_ND, sae=small_config("batchtopk", 64, k=5), tokens=120_000))
