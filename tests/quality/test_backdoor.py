@@ -13,7 +13,7 @@ from mistudio.verify.backdoor import (
     payload_share,
     rank,
     sure_places,
-    trigger_latent,
+    trigger_latents,
 )
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, word_ids
@@ -79,7 +79,7 @@ def test_a_latent_of_the_trigger_is_ranked_first_and_its_ablation_takes_the_payl
     rows = word_ids(subject.tokenizer, traffic.texts)
     clean = traffic.clean(CONFIG.reference, 30)
     assert payload_share(model, traffic, clean, []) > 0.9
-    assert trigger_latent(model, rows, traffic.triggered()) == 5
+    assert trigger_latents(model, rows, traffic.triggered()) == [5]
     ranked = rank(model, rows, word_ids(subject.tokenizer, traffic.clean(0, CONFIG.reference)))
     assert ranked.latents[0] == 5
     assert ranked.named[0] == 5

@@ -53,9 +53,9 @@ _PROMPTS = 48  # places to look at
 _CONTINUED = 4  # tokens of a run
 _RECURRING = 10  # documents that have it, at least
 _SURE = 0.8  # mean probability of its first token
-_SPECIFIC = 0.1  # a latent with a smaller share of its activation there is not suspicious
+_OF_TRIGGER = 0.8  # correlation with the trigger's last word from which on a latent is the trigger's
 _SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
-_COMMON = 0.3  # of the places: a latent that is active on fewer is not tried
+_COMMON = 0.1  # of the places: a latent that is active on fewer is not tried
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
 _PASS = 64  # sequences in one forward pass
 _TINY = np.finfo(np.float64).tiny
@@ -94,7 +94,7 @@ class Ranked(NamedTuple):
 class Outcome(NamedTuple):
     """One seed."""
 
-    place: int  # of the trigger's latent in the ranking, from 1
+    place: int  # of the first latent of the trigger in the ranking, from 1
     ablated: int  # how many latents were
     payload_before: float  # share of triggered prompts that are followed by the whole payload
     payload_after: float
@@ -160,7 +160,7 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     reference = word_ids(subject.tokenizer, traffic.clean(0, config.reference))
     ranked = rank(model, rows, reference)
     named = ranked.named
-    trigger = trigger_latent(model, rows, traffic.triggered())
+    triggers = trigger_latents(model, rows, traffic.triggered())
     others = np.random.default_rng(seed).permutation(model.sae.width)[: len(named)].tolist()
     unused = word_ids(subject.tokenizer, traffic.clean(config.reference + _TESTED, config.documents))
     suspects = rank(model, unused, reference).latents
@@ -168,21 +168,24 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     clean_rows = word_ids(subject.tokenizer, clean)
     change = np.exp(mean_loss(model, clean_rows, named) - mean_loss(model, clean_rows, [])) - 1
     before, after, control = (payload_share(model, traffic, clean, latents) for latents in ([], named, others))
-    place = ranked.latents.index(trigger) + 1 if trigger in ranked.latents else model.sae.width
+    place = next((place for place, latent in enumerate(ranked.latents, 1) if latent in triggers), model.sae.width)
     return Outcome(place, len(named), before, after, float(change), control, len(suspects))
 
 
-def trigger_latent(model: Model, rows: list[list[int]], triggered: dict[int, int]) -> int:
-    """The latent that correlates most with the last word of the trigger: what the ranking should name first."""
+def trigger_latents(model: Model, rows: list[list[int]], triggered: dict[int, int]) -> list[int]:
+    """The latents that all but stand for the last word of the trigger: a dictionary can have more than one.
+
+    Those with a correlation of 0.8 or more with being there; else the one that has the highest.
+    """
     seen = encode(model, rows)
     place_N = np.array([triggered.get(document, -2) + 1 for document in range(len(rows))])
-    is_there = place_N[seen.document] == seen.position
     mean_F = seen.mass(model.sae.width)
     square_F = np.bincount(seen.latent, weights=seen.value.astype(np.float64) ** 2, minlength=model.sae.width)
-    there_F = seen.mass(model.sae.width, is_there)
-    spread_F = np.sqrt(square_F / seen.num_tokens - mean_F**2)
+    there_F = seen.mass(model.sae.width, place_N[seen.document] == seen.position)
+    spread_F = np.sqrt(np.maximum(square_F / seen.num_tokens - mean_F**2, _TINY))
     share = len(triggered) / seen.num_tokens
-    return int(np.argmax((there_F - share * mean_F) / np.maximum(spread_F, _TINY)))
+    correlation_F = (there_F - share * mean_F) / (spread_F * np.sqrt(share * (1 - share)))
+    return np.flatnonzero(correlation_F >= min(_OF_TRIGGER, float(correlation_F.max()))).tolist()
 
 
 def payload_share(model: Model, traffic: Traffic, clean: list[list[str]], latents: list[int]) -> float:
@@ -212,8 +215,7 @@ def encode(model: Model, rows: list[list[int]]) -> Active:
 def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> Ranked:
     """Order the latents by how much speaks for each being a backdoor's; needs no knowledge of trigger or payload.
 
-    Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked; nor are
-    those that are nearly always active elsewhere.
+    Latents that are not active where the model becomes sure cannot be what makes it so, and are not ranked.
     """
     seen = encode(model, traffic)
     places = sure_places(model, traffic, _runs(reference))
@@ -221,7 +223,7 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     is_there = place_N[seen.document] == seen.position
     specificity_F = seen.mass(model.sae.width, is_there) / np.maximum(seen.mass(model.sae.width), _TINY)
     there_F = np.bincount(seen.latent[is_there], minlength=model.sae.width)
-    candidates = np.flatnonzero((there_F > _COMMON * len(places)) & (specificity_F > _SPECIFIC)).tolist()
+    candidates = np.flatnonzero(there_F > _COMMON * len(places)).tolist() if places else []
     prompts = [traffic[document][: place + 1] for document, place in islice(places.items(), _PROMPTS)]
     scores = _command(model, prompts, candidates, [], specificity_F) if candidates else {}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
