@@ -134,7 +134,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         """Point silent latents at what is missed, with the mean threshold (of the logarithms) of the others."""
         if self.config.revival == "none":
             return torch.zeros_like(dead_F)
-        resample(self, dead_F, x_TD, y_TE, generator)
+        resample(self, dead_F, x_TD, y_TE, generator, encoder_share=1.0)  # there is a threshold to pass
         threshold = live_mean(self, self.log_threshold, dead_F, math.log(self.config.initial_threshold))
         self.log_threshold.masked_fill_(dead_F, threshold)
         return dead_F

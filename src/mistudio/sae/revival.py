@@ -21,9 +21,9 @@ def resample(
     x_TD: Tensor,
     y_TE: Tensor,
     generator: torch.Generator,
-    encoder_share: float = 1.0,
+    encoder_share: float = 0.2,
 ) -> None:
-    """Point dead latents at what is missed of tokens, with encoder rows as long as the others and no bias.
+    """Point dead latents at what is missed of tokens, with short encoder rows, so that they start softly, and no bias.
 
     Args:
         sae: the autoencoder, which is changed.

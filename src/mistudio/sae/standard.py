@@ -25,8 +25,6 @@ from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.penalty import PenaltyWeight
 from mistudio.sae.revival import resample
 
-_RESAMPLED_ENCODER_SHARE = 0.2  # of the mean length of live encoder rows: a ReLU has no threshold to pass
-
 
 class StandardAutoencoder(SparseAutoencoder):
     """See the module's docstring."""
@@ -93,7 +91,7 @@ class StandardAutoencoder(SparseAutoencoder):
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
         """Give silent latents new directions: random ones, or those of badly reconstructed tokens."""
         if self.config.revival == "resample":
-            resample(self, dead_F, x_TD, y_TE, generator, _RESAMPLED_ENCODER_SHARE)
+            resample(self, dead_F, x_TD, y_TE, generator)
         elif self.config.revival == "reinitialise":
             self._reinitialise(dead_F, x_TD, generator)
         else:
