@@ -137,8 +137,9 @@ def test_ghost_gradients_reach_dead_latents_of_the_standard_autoencoder() -> Non
     assert ghost["W_dec"][dead].any(dim=1).all()
 
 
-def test_resampled_latents_point_where_reconstruction_is_worst() -> None:
-    sae, x_TD = make("standard", revival="resample"), batch(D_IN, 1)
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+def test_resampled_latents_point_where_reconstruction_is_worst(name: str) -> None:
+    sae, x_TD = make(name, revival="resample"), batch(D_IN, 1)
     sae.constrain()
     dead_F = torch.arange(WIDTH) < 4
     with torch.no_grad():
@@ -150,6 +151,20 @@ def test_resampled_latents_point_where_reconstruction_is_worst() -> None:
     cosines_4 = torch.cosine_similarity(sae.W_dec.detach()[dead_F], error_D.expand(4, -1))
     assert float(cosines_4.min()) > 0.999
     assert not sae.b_enc[dead_F].any()
+    assert (sae.encode(x_TD[7:8])[0, dead_F] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["gated", "jumprelu"])
+def test_revival_leaves_the_other_latents_alone_and_can_be_turned_off(name: str) -> None:
+    sae, x_TD = make(name), batch(D_IN, 1)
+    dead_F = torch.arange(WIDTH) < 4
+    before = {weight: getattr(sae, weight).detach().clone() for weight in sae.names_by_latent()}
+    sae.revive(dead_F, x_TD, x_TD, torch.Generator().manual_seed(0))
+    for weight, value in before.items():
+        assert torch.equal(getattr(sae, weight)[~dead_F], value[~dead_F]), weight
+    off = make(name, revival="none")
+    assert not off.revive(dead_F, x_TD, x_TD, torch.Generator().manual_seed(0)).any()
+    assert torch.equal(off.W_enc, make(name).W_enc)
 
 
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka"])
