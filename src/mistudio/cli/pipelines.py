@@ -51,7 +51,7 @@ def run(
     ] = None,
     store: StoreOption = "",
     summary: Annotated[
-        Path | None, typer.Option(help="Write the closing table to this file, as JSON; of a failed run too.")
+        Path | None, typer.Option(help="Write the closing table to this file, as JSON; also where a gate failed.")
     ] = None,
     parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
 ) -> None:
@@ -59,6 +59,7 @@ def run(
     from mistudio.cli.checkout import load_pipeline, parse_settings
     from mistudio.cli.running import PipelineFailed, run_locally
     from mistudio.cli.summary import print_parameters, print_summary, summarise
+    from mistudio.errors import GateFailed
     from mistudio.steps.preflight import check_settings
 
     loaded = load_pipeline(pipeline)
@@ -72,8 +73,8 @@ def run(
     try:
         closing = summarise(run_locally(loaded, pipeline, values))
     except PipelineFailed as failure:
-        # With a gate that failed the figures are what one wants to see.
-        _write_summary(summary, summarise(failure.finished) | {"failed": str(failure)})
+        if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
+            _write_summary(summary, summarise(failure.finished) | {"failed": str(failure)})
         raise
     _write_summary(summary, closing)
     print_summary(closing, str(values.get("store", "")))
