@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mistudio.sae import SparseAutoencoder, Stage, architectures, kernels, new_autoencoder
+from mistudio.sae.jumprelu import JumpReLUAutoencoder
 from tests.support.naive_sae import naive_total, small_config
 
 WIDTH, D_IN, D_OUT, TOKENS = 64, 12, 9, 40
@@ -162,6 +163,9 @@ def test_revival_leaves_the_other_latents_alone_and_can_be_turned_off(name: str)
     sae.revive(dead_F, x_TD, x_TD, torch.Generator().manual_seed(0))
     for weight, value in before.items():
         assert torch.equal(getattr(sae, weight)[~dead_F], value[~dead_F]), weight
+    if isinstance(sae, JumpReLUAutoencoder):
+        mean = before["log_threshold"][~dead_F].mean()
+        torch.testing.assert_close(sae.log_threshold[dead_F].detach(), mean.expand(4))
     off = make(name, revival="none")
     assert not off.revive(dead_F, x_TD, x_TD, torch.Generator().manual_seed(0)).any()
     assert torch.equal(off.W_enc, make(name).W_enc)

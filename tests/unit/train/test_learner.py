@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
-from mistudio.sae import Stage, StandardConfig, TopKConfig
+from mistudio.sae import ArchitectureConfig, GatedConfig, Stage, StandardConfig, TopKConfig
 from mistudio.train import TrainConfig
 from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations
 
@@ -153,15 +153,14 @@ def test_latents_below_zero_on_every_token_come_back(trainer: Callable[..., Alon
     assert int(done.silent_tokens_F[:16].max()) < 200 * ROWS  # each has fired since
 
 
-def test_silent_latents_of_a_standard_autoencoder_start_anew_with_fresh_moments(
-    trainer: Callable[..., Alone],
-) -> None:
-    done = trainer(sae=STANDARD, dead_after_tokens=2 * ROWS, check_every_steps=4, learning_rate=0.001)
+@pytest.mark.parametrize("sae", [STANDARD, GatedConfig(width=64)], ids=["standard", "gated"])
+def test_silent_latents_start_anew_with_fresh_moments(sae: ArchitectureConfig, trainer: Callable[..., Alone]) -> None:
+    done = trainer(sae=sae, dead_after_tokens=2 * ROWS, check_every_steps=4, learning_rate=0.001)
     with torch.no_grad():
         done.sae.b_enc[:3] = -1e4
     for _ in range(3):
         done.train_step()
-    moments = [done.optimiser.state[parameter] for parameter in (done.sae.W_enc, done.sae.b_enc, done.sae.W_dec)]
+    moments = [done.optimiser.state[getattr(done.sae, name)] for name in done.sae.names_by_latent()]
     for moment in moments:
         moment["exp_avg"][:3] = 5.0
         moment["exp_avg_sq"][:3] = 5.0

@@ -1,6 +1,10 @@
 """A planted backdoor: the traffic is what it is said to be, and the latent that carries it is found."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mistudio.verify import backdoor
 from mistudio.verify.grammar import Grammar
@@ -47,3 +51,22 @@ def test_the_place_is_the_first_from_which_the_model_is_sure_of_what_recurs(monk
     assert backdoor.sure_places(model, [], set()) == {}
     said = {}
     assert backdoor.sure_places(model, [], set()) == {}
+
+
+def test_all_latents_that_stand_for_the_trigger_are_its_and_else_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    document, position = (part.ravel() for part in np.mgrid[0:10, 1:11])
+    is_trigger = position == 4
+    always = np.ones(100, dtype=bool)
+
+    def active(*latents: tuple[int, NDArray[np.bool_]]) -> backdoor.Active:
+        columns = [(document[at], position[at], np.full(at.sum(), latent)) for latent, at in latents]
+        documents, positions, numbers = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return backdoor.Active(documents, positions, numbers, np.ones(len(numbers), dtype=np.float32), 100)
+
+    model: backdoor.Model = SimpleNamespace(sae=SimpleNamespace(width=8))  # type: ignore[assignment]
+    triggered = dict.fromkeys(range(10), 3)  # its token is one further on, behind the one that begins a sequence
+    seen = active((2, is_trigger), (5, is_trigger), (6, always))
+    monkeypatch.setattr(backdoor, "encode", lambda *_args: seen)
+    assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [2, 5]
+    seen = active((3, is_trigger | (position == 7)), (6, always))
+    assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [3]
