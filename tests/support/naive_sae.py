@@ -69,10 +69,9 @@ def _standard(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: fl
 def _gated(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
     magnitude_TF = (sae.r_mag.exp() * (x_TD @ sae.W_enc.T) + sae.b_mag).relu()
     acts_TF = (pre_TF > 0) * magnitude_TF
-    l1 = pre_TF.relu().sum(dim=1).mean()
-    frozen_TE = sae.with_skip(pre_TF.relu() @ sae.W_dec.detach() + sae.b_dec.detach(), x_TD)
-    auxiliary = (y_TE - frozen_TE).square().mean() / sae.target_variance
-    return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * l1 + auxiliary
+    gate_TF = pre_TF.relu()
+    l1 = (gate_TF * sae.W_dec.norm(dim=1)).sum(dim=1).mean()
+    return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * l1 + _fvu(sae, gate_TF, x_TD, y_TE)
 
 
 class _Window(torch.autograd.Function):

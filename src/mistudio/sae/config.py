@@ -172,6 +172,7 @@ class GatedConfig(_Resampled):
     l1_coefficient: float = Field(
         default=0.02, gt=0, le=1, description="weight of the L1 norm of the gates, at first if target_l0 is set"
     )
+    encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every gate, in units of the spread")
 
 
 class JumpReLUConfig(_Resampled):

@@ -1,11 +1,15 @@
 """Gated autoencoder: one path decides which latents are active, another how much.
 
     gate = W_enc x + b_enc,    z = 1[gate > 0] · ReLU(exp(r_mag) · W_enc x + b_mag)
-    loss = FVU(y, ŷ) + λ Σ_f ReLU(gate_f) ‖W_dec_f‖ + FVU(y, ReLU(gate) through the frozen decoder)
+    loss = FVU(y, ŷ) + λ Σ_f ReLU(gate_f) ‖W_dec_f‖ + FVU(y, ReLU(gate) through the decoder)
 
 Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders" (arXiv:2404.16014).
-The penalty presses on the gates alone, so magnitudes do not shrink. The two paths share one encoder product. Dead
-latents are resampled (:mod:`mistudio.sae.revival`).
+The penalty presses on the gates alone, so magnitudes do not shrink. The two paths share one encoder product. First
+weights and penalty are those of :mod:`mistudio.sae.l1`; dead latents are resampled (:mod:`mistudio.sae.revival`).
+
+The paper holds decoder directions at unit norm, and freezes the decoder in the last loss. Both cost quality here
+(docs/concepts/architectures.md); with free norms that loss has to reach them, for it is what the penalty is weighed
+against.
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
@@ -13,35 +17,24 @@ Shape legend: T tokens, D and E widths of input and output, F features (latents)
 import torch
 from torch import Tensor, nn
 
-from mistudio.sae.base import Losses, SparseAutoencoder, Stage
+from mistudio.sae.base import Losses, Stage
 from mistudio.sae.config import GatedConfig
-from mistudio.sae.kernels import ActivePattern, sparse_decode
-from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.kernels import ActivePattern
+from mistudio.sae.l1 import L1Autoencoder
 from mistudio.sae.revival import resample
 
 
-class GatedAutoencoder(SparseAutoencoder):
+class GatedAutoencoder(L1Autoencoder):
     """See the module's docstring."""
 
     Config = GatedConfig
     config: GatedConfig
     own_weights = ("r_mag", "b_mag")
-    shares_latents = True
 
     def __init__(self, config: GatedConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
         self.r_mag = nn.Parameter(torch.zeros(config.width))
         self.b_mag = nn.Parameter(torch.zeros(config.width))
-        self.weight = PenaltyWeight(config.l1_coefficient, config.target_l0, config.penalty_warmup_fraction)
-
-    @property
-    def ramp_fraction(self) -> float:
-        """The penalty's weight rises for so long."""
-        return self.config.penalty_warmup_fraction
-
-    def select(self, pre_TF: Tensor) -> ActivePattern:
-        """The latents with open gates."""
-        return ActivePattern.of_mask(pre_TF > 0)
 
     def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
         """The magnitudes, from the same product as the gates."""
@@ -49,7 +42,7 @@ class GatedAutoencoder(SparseAutoencoder):
         return torch.relu(self.r_mag.exp()[feature_A] * products_A + self.b_mag[feature_A])
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
-        """Fraction of variance unexplained, the gates' L1 norm, and the auxiliary reconstruction from the gates."""
+        """Fraction of variance unexplained, the gates' weighted L1 norm, and the reconstruction from the gates."""
         pre_TF = self._preactivations(x_TD)
         pattern = ActivePattern.of_mask(pre_TF > 0)
         feature_A = pattern.feature_A.long()
@@ -58,9 +51,8 @@ class GatedAutoencoder(SparseAutoencoder):
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fvu = self._fvu(error_TE)
         gate_A = torch.relu(pre_A)
-        l1 = self.latents.total(gate_A.sum()) / len(x_TD)  # decoder directions have unit norm
-        frozen_TE = self.latents.total(sparse_decode(gate_A, self.W_dec.detach(), pattern))
-        auxiliary = self._fvu(y_TE - self.with_skip(frozen_TE + self.b_dec.detach(), x_TD))
+        l1 = self._weighted_l1(gate_A, pattern)
+        auxiliary = self._fvu(y_TE - self._rebuild(gate_A, pattern, x_TD))
         total = fvu + self.weight.at(stage.progress) * l1 + auxiliary
         fired_F = pattern.sum_by_feature((values_A.detach() > 0).to(x_TD.dtype))
         parts = {
@@ -71,12 +63,6 @@ class GatedAutoencoder(SparseAutoencoder):
             "penalty_weight": self.weight.log_weight.exp(),
         }
         return Losses(total, total.detach(), parts, fired_F)
-
-    @torch.no_grad()
-    def after_step(self, parts: dict[str, Tensor]) -> None:
-        """Also steer the penalty's weight."""
-        super().after_step(parts)
-        self.weight.adapt(parts["l0"])
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:

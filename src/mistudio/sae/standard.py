@@ -2,11 +2,9 @@
 
     z = ReLU(W_enc x + b_enc),    loss = FVU + λ Σ_f z_f ‖W_dec_f‖
 
-Bricken et al. 2023, "Towards Monosemanticity"; the penalty is weighted by the decoder norms (Conerly et
-al. 2024, "Update on how we train SAEs"), so that shrinking latents while growing decoder rows gains
-nothing. Two plain forms are selectable: ``sum``, ‖x - x̂‖² + λ ‖z‖₁, and ``mean``, MSE + λ mean |z|; both
-count here as fractions of the variance, and hold decoder directions at unit norm. Initialisation:
-Xavier-uniform encoder, small negative encoder bias, decoder tied to the encoder.
+Bricken et al. 2023, "Towards Monosemanticity"; first weights and penalty as :mod:`mistudio.sae.l1` has them. Two
+plain forms of the penalty are selectable: ``sum``, ‖x - x̂‖² + λ ‖z‖₁, and ``mean``, MSE + λ mean |z|; both count here
+as fractions of the variance, and hold decoder directions at unit norm.
 
 Dead latents start anew in random directions; or in directions of badly reconstructed tokens (resampling,
 Bricken et al. 2023); or get ghost gradients (Jermyn and Templeton 2024, "Ghost grads"): through exp of their
@@ -19,46 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mistudio.sae.base import Losses, SparseAutoencoder, Stage
+from mistudio.sae.base import Losses, Stage
 from mistudio.sae.config import StandardConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.l1 import L1Autoencoder
 from mistudio.sae.revival import resample
 
 
-class StandardAutoencoder(SparseAutoencoder):
+class StandardAutoencoder(L1Autoencoder):
     """See the module's docstring."""
 
     Config = StandardConfig
-    shares_latents = True
     config: StandardConfig
-
-    def __init__(self, config: StandardConfig, d_in: int, d_out: int | None = None) -> None:
-        super().__init__(config, d_in, d_out)
-        self.weight = PenaltyWeight(config.l1_coefficient, config.target_l0, config.penalty_warmup_fraction)
-
-    @torch.no_grad()
-    def initialise(self, sample_TD: Tensor, generator: torch.Generator, b_dec_E: Tensor | None = None) -> None:
-        """Xavier-uniform encoder, tied decoder, small negative encoder bias."""
-        super().initialise(sample_TD, generator, b_dec_E)
-        nn.init.xavier_uniform_(self.W_enc, generator=generator)
-        if self.d_in == self.d_out:
-            self.W_dec.copy_(functional.normalize(self.W_enc, dim=1) if self.has_unit_norm else self.W_enc)
-        self.b_enc.copy_(self.config.encoder_bias - self.W_enc @ sample_TD.mean(dim=0))
 
     @property
     def has_unit_norm(self) -> bool:
         """With plain L1 the decoder's norms must be held: else latents would shrink and rows grow."""
         return self.config.penalty != "decoder_norm"
-
-    @property
-    def ramp_fraction(self) -> float:
-        """The penalty's weight rises for so long."""
-        return self.config.penalty_warmup_fraction
-
-    def select(self, pre_TF: Tensor) -> ActivePattern:
-        """The latents with positive pre-activations."""
-        return ActivePattern.of_mask(pre_TF > 0)
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the weighted L1 norm."""
@@ -82,12 +57,6 @@ class StandardAutoencoder(SparseAutoencoder):
         return Losses(total, objective.detach(), parts, fired_F)
 
     @torch.no_grad()
-    def after_step(self, parts: dict[str, Tensor]) -> None:
-        """Also steer the penalty's weight."""
-        super().after_step(parts)
-        self.weight.adapt(parts["l0"])
-
-    @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
         """Give silent latents new directions: random ones, or those of badly reconstructed tokens."""
         if self.config.revival == "resample":
@@ -101,8 +70,7 @@ class StandardAutoencoder(SparseAutoencoder):
     def _l1(self, pattern: ActivePattern, values_A: Tensor) -> Tensor:
         """The penalty, mean over tokens."""
         if self.config.penalty == "decoder_norm":
-            norms_F: Tensor = torch.linalg.vector_norm(self.W_dec, dim=1)
-            return self.latents.total((values_A * norms_F[pattern.feature_A]).sum()) / pattern.num_tokens
+            return self._weighted_l1(values_A, pattern)
         per_token: Tensor = self.latents.total(values_A.sum()) / pattern.num_tokens
         return per_token / (self.d_out if self.config.penalty == "sum" else self.width)
 

@@ -32,6 +32,9 @@ class TrainConfig(BaseModel):
     decoder_rate_ratio: float = Field(
         default=3.0, gt=0, le=100, description="learning rate of the decoder's directions, as a multiple of the others'"
     )
+    adam_beta2: float = Field(
+        default=0.99, ge=0, lt=1, description="decay of Adam's mean of squared gradients, which are largest at first"
+    )
     normalisation: Literal["none", "unit_mean_square", "centred"] = Field(
         default="centred",
         description="as they are, divided by their root mean square, or centred and divided by their spread",

@@ -83,7 +83,8 @@ class Learner:
         decoder = [value for name, value in self._parameters.items() if name == "W_dec"]
         others = [value for name, value in self._parameters.items() if name != "W_dec"]
         groups = [{"params": others, "ratio": 1.0}, {"params": decoder, "ratio": config.decoder_rate_ratio}]
-        self.optimiser = torch.optim.Adam(groups, lr=config.peak_learning_rate, fused=True)
+        betas = (0.9, config.adam_beta2)
+        self.optimiser = torch.optim.Adam(groups, lr=config.peak_learning_rate, betas=betas, fused=True)
         self._means = {name: value.detach().clone() for name, value in self._parameters.items() if config.ema_decay}
 
     @property
