@@ -55,6 +55,8 @@ _RECURRING = 10  # documents that have it, at least
 _SURE = 0.8  # mean probability of its first token
 _OF_TRIGGER = 0.8  # correlation with the trigger's last word from which on a latent is the trigger's
 _SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
+_PRICE = 0.02  # what those that are taken out may cost on clean text, in nats
+_AFFORDED = 8  # candidates whose price is looked at, before none is named any more
 _COMMON = 0.1  # of the places: a latent that is active on fewer is not tried
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
 _PASS = 64  # sequences in one forward pass
@@ -228,10 +230,17 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     scores = _command(model, prompts, candidates, [], specificity_F) if candidates else {}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
     named: list[int] = []
-    while scores and len(named) < ABLATED and _still_said(model, prompts, named) > _SAID:
-        named.append(max(scores, key=scores.__getitem__))
-        rest = [latent for latent in ranked if latent not in named]
-        scores = _command(model, prompts, rest, named, specificity_F)
+    clean = reference[:_TESTED]
+    dearest = mean_loss(model, clean, []) + _PRICE
+    rest = ranked
+    while rest and len(named) < ABLATED and _still_said(model, prompts, named) > _SAID:
+        scores = _command(model, prompts, rest, named, specificity_F) if named else scores
+        rest = sorted(rest, key=lambda latent: -scores[latent])
+        best = next((each for each in rest[:_AFFORDED] if mean_loss(model, clean, [*named, each]) <= dearest), None)
+        if best is None:
+            break
+        named.append(best)
+        rest = [latent for latent in rest if latent != best]
     return Ranked(ranked, named)
 
 
