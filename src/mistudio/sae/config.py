@@ -145,9 +145,9 @@ class StandardConfig(_PenalisedSparsity):
         description="L1 weighted by decoder norms; plain, beside the squared error summed over dimensions; or the "
         "mean activation over all latents. The last two hold decoder directions at unit norm",
     )
-    revival: Literal["reinitialise", "resample", "ghost", "none"] = Field(
-        default="reinitialise",
-        description="dead latents: new random directions, directions of badly reconstructed tokens, ghost gradients",
+    revival: Literal["resample", "reinitialise", "ghost", "none"] = Field(
+        default="resample",
+        description="dead latents: directions of badly reconstructed tokens, new random ones, ghost gradients",
     )
     encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every latent, in units of the spread")
 

@@ -6,9 +6,9 @@ Bricken et al. 2023, "Towards Monosemanticity"; first weights and penalty as :mo
 plain forms of the penalty are selectable: ``sum``, ‖x - x̂‖² + λ ‖z‖₁, and ``mean``, MSE + λ mean |z|; both count here
 as fractions of the variance, and hold decoder directions at unit norm.
 
-Dead latents start anew in random directions; or in directions of badly reconstructed tokens (resampling,
-Bricken et al. 2023); or get ghost gradients (Jermyn and Templeton 2024, "Ghost grads"): through exp of their
-pre-activations they model what the live ones missed.
+Dead latents start anew in directions of badly reconstructed tokens (:mod:`mistudio.sae.revival`); or in random ones; or
+get ghost gradients (Jermyn and Templeton 2024, "Ghost grads"): through exp of their pre-activations they model what the
+live ones missed.
 
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
@@ -58,7 +58,7 @@ class StandardAutoencoder(L1Autoencoder):
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
-        """Give silent latents new directions: random ones, or those of badly reconstructed tokens."""
+        """Give silent latents new directions: those of badly reconstructed tokens, or random ones."""
         if self.config.revival == "resample":
             resample(self, dead_F, x_TD, y_TE, generator)
         elif self.config.revival == "reinitialise":

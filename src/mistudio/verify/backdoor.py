@@ -54,7 +54,7 @@ _CONTINUED = 4  # tokens of a run
 _RECURRING = 10  # documents that have it, at least
 _SURE = 0.8  # mean probability of its first token
 _OF_TRIGGER = 0.8  # correlation with the trigger's last word from which on a latent is the trigger's
-_SAID = 0.01  # of the places: where the model still says what it was sure of, more latents are taken out
+_SAID = 0.001  # mean probability, above which more latents are taken out
 _PRICE = 0.02  # what those that are taken out may cost on clean text, in nats
 _AFFORDED = 8  # candidates whose price is looked at, before none is named any more
 _COMMON = 0.1  # of the places: a latent that is active on fewer is not tried
@@ -244,10 +244,15 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     return Ranked(ranked, named)
 
 
+@torch.no_grad()
 def _still_said(model: Model, prompts: list[list[int]], without: list[int]) -> float:
-    """Share of the prompts on which the model's next token stays the same without some latents."""
-    before_B1, after_B1 = (continuation(model, prompts, out, 1) for out in ([], without))
-    return float((before_B1 == after_B1).float().mean())
+    """The mean probability, without some latents, of what the model says next with all."""
+    ids_BT, is_text_BT = padded(prompts)
+    place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
+    said_B = continuation(model, prompts, [], 1)[:, 0]
+    with ablated(model, without):
+        logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())
+    return float(logits_BTV[place_B, last_B].softmax(dim=-1)[place_B, said_B].mean())
 
 
 def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
