@@ -88,6 +88,23 @@ def test_the_true_explanation_is_found_and_another_is_at_chance(steering: Steeri
     assert all(score.low <= score.value <= score.high for score in true + other)
 
 
+def test_the_true_explanation_is_at_chance_of_directions_with_shuffled_components(
+    subject: Subject, steering: Steering
+) -> None:
+    draw = np.random.default_rng(0)
+    values = []
+    config = steering.config.model_copy(update={"target_kl": 1.0})  # such directions cannot change more
+    for seed in range(4):
+        order_FD = draw.permuted(np.tile(np.arange(WIDTH), (len(WORDS), 1)), axis=1)
+        rows_FD = steering.directions_FD.gather(1, torch.from_numpy(order_FD))
+        mixed = Steering(subject, steering.hook, rows_FD, config)
+        values += [
+            score.value for score in InterventionScorer(Direct(Reader()), mixed, CONFIG, seed).score(exams(WORDS))
+        ]
+    assert not np.isnan(values).any()
+    assert np.mean(values) == pytest.approx(0.5, abs=0.03)
+
+
 def test_pushes_change_predictions_equally_whatever_the_length_of_a_direction(steering: Steering) -> None:
     ids_BT = steering.prompts(["the cat sat under the tree and then", "a dog ran over the moon but never"])
     assert ids_BT is not None
