@@ -255,6 +255,16 @@ def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Alon
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_squared_gradients_are_forgotten_at_the_rate_asked_for(trainer: Callable[..., Alone]) -> None:
+    done = trainer(adam_beta2=0.75)
+    done.train_step()
+    first_D = done.sae.b_dec.grad.clone()
+    done.train_step()
+    second_D = done.sae.b_dec.grad
+    mean_D = done.optimiser.state[done.sae.b_dec]["exp_avg_sq"]
+    torch.testing.assert_close(mean_D, 0.75 * 0.25 * first_D.square() + 0.25 * second_D.square())
+
+
 def test_a_step_turns_decoder_directions_and_keeps_their_length(trainer: Callable[..., Alone]) -> None:
     done = trainer(learning_rate=0.01)
     before_FD = done.sae.W_dec.detach().clone()
@@ -276,6 +286,7 @@ def test_a_step_turns_decoder_directions_and_keeps_their_length(trainer: Callabl
         ({"learning_rate": 0}, "learning_rate"),
         ({"learning_rate": math.inf}, "learning_rate"),
         ({"gradient_clip": math.inf}, "gradient_clip"),
+        ({"adam_beta2": 1.0}, "adam_beta2"),
         ({"epochs": 3}, "epochs"),
         ({"sae": {"architecture": "topk", "width": 64, "k": 0}}, "k 0 leaves no latent active"),
     ],
