@@ -9,7 +9,7 @@ sure of it. Two things speak for a latent:
 - *command*: by how much less sure the model is there without it.
 
 A model can keep a trigger in several latents, of which each alone does little: those to ablate are chosen one after the
-other, by what each takes beside those before, until the model says something else.
+other, by what each takes beside those before, and none that costs clean text too much.
 
 Shape legend: B sequences, T tokens, D width of the hook point, F latents, V vocabulary.
 """
@@ -46,7 +46,7 @@ from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, 
 from mistudio.verify.rows import Row, row, seeds_row
 from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
-PLANTED = PlantedConfig(hook="resid_post.2", width=512, k=4)
+PLANTED = PlantedConfig(hook="resid_post.1", width=512, k=4)
 ABLATED = 4
 _FIRST_SEED = 100  # the ranking was made by looking at seeds below
 _PROMPTS = 48  # places to look at
@@ -54,7 +54,6 @@ _CONTINUED = 4  # tokens of a run
 _RECURRING = 10  # documents that have it, at least
 _SURE = 0.8  # mean probability of its first token
 _OF_TRIGGER = 0.8  # correlation with the trigger's last word from which on a latent is the trigger's
-_SAID = 0.001  # mean probability, above which more latents are taken out
 _PRICE = 0.02  # what those that are taken out may cost on clean text, in nats
 _AFFORDED = 8  # candidates whose price is looked at, before none is named any more
 _COMMON = 0.1  # of the places: a latent that is active on fewer is not tried
@@ -229,30 +228,27 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     prompts = [traffic[document][: place + 1] for document, place in islice(places.items(), _PROMPTS)]
     scores = _command(model, prompts, candidates, [], specificity_F) if candidates else {}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
+    return Ranked(ranked, _named(model, prompts, reference[:_TESTED], scores, specificity_F))
+
+
+def _named(
+    model: Model,
+    prompts: list[list[int]],
+    clean: list[list[int]],
+    scores: dict[int, float],
+    specificity_F: NDArray[np.float64],
+) -> list[int]:
+    """The latents to ablate: one after the other the one that takes most beside those before, if it can be afforded."""
     named: list[int] = []
-    clean = reference[:_TESTED]
     dearest = mean_loss(model, clean, []) + _PRICE
-    rest = ranked
-    while rest and len(named) < ABLATED and _still_said(model, prompts, named) > _SAID:
-        scores = _command(model, prompts, rest, named, specificity_F) if named else scores
-        rest = sorted(rest, key=lambda latent: -scores[latent])
-        best = next((each for each in rest[:_AFFORDED] if mean_loss(model, clean, [*named, each]) <= dearest), None)
+    while len(named) < ABLATED:
+        suspects = sorted((each for each in scores if scores[each] > 0), key=lambda each: -scores[each])[:_AFFORDED]
+        best = next((each for each in suspects if mean_loss(model, clean, [*named, each]) <= dearest), None)
         if best is None:
             break
         named.append(best)
-        rest = [latent for latent in rest if latent != best]
-    return Ranked(ranked, named)
-
-
-@torch.no_grad()
-def _still_said(model: Model, prompts: list[list[int]], without: list[int]) -> float:
-    """The mean probability, without some latents, of what the model says next with all."""
-    ids_BT, is_text_BT = padded(prompts)
-    place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
-    said_B = continuation(model, prompts, [], 1)[:, 0]
-    with ablated(model, without):
-        logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())
-    return float(logits_BTV[place_B, last_B].softmax(dim=-1)[place_B, said_B].mean())
+        scores = _command(model, prompts, [each for each in scores if each not in named], named, specificity_F)
+    return named
 
 
 def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
