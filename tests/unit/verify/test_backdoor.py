@@ -70,3 +70,23 @@ def test_all_latents_that_stand_for_the_trigger_are_its_and_else_the_nearest(mon
     assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [2, 5]
     seen = active((3, is_trigger | (position == 7)), (6, always))
     assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [3]
+
+
+def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    falls = {1: 5.0, 2: 4.0, 3: 3.0, 4: 0.0}
+    needed, dear_together = {2}, {1, 5}
+
+    def price(_model: object, _rows: object, latents: list[int]) -> float:
+        return 1.0 + 0.5 * bool(needed & set(latents)) + 0.5 * (dear_together <= set(latents))
+
+    def command(
+        _model: object, _prompts: object, latents: list[int], without: list[int], _specificity_F: object
+    ) -> object:
+        assert without[0] == 1
+        return {latent: {3: 1.0, 5: 2.0, 6: 0.5}.get(latent, 0.0) for latent in latents}
+
+    monkeypatch.setattr(backdoor, "mean_loss", price)
+    monkeypatch.setattr(backdoor, "_command", command)
+    model: backdoor.Model = None  # type: ignore[assignment] -- what it says is given
+    named = backdoor._named(model, [], [], falls | {5: 1.0, 6: 1.0}, np.ones(7))
+    assert named == [1, 3, 6]  # 2 and, beside 1, 5 are needed; 4 takes nothing
