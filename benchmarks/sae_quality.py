@@ -58,7 +58,7 @@ TUNING_SEED = 1000
 TUNED_ROWS = 16_384
 FIRST_RATE = {"ours": 0.18 / WIDTH**0.5, "saelens": 3e-4}
 L0_TOLERANCE = 0.02
-OUR_L0_SHARE = 0.98  # of SAELens's under a penalty, so that ours is not above it on held-out documents either
+OUR_L0_SHARE = 0.95  # of SAELens's under a penalty: ours ends up to 4% above its target, and shall not be above
 
 Result = dict[str, float]
 
