@@ -6,7 +6,7 @@ the same rows in the same order, for as many tokens; the fraction of variance un
 documents, of autoencoders as they are saved for use.
 
 Both are tuned alike, with a seed of its own and looking at training rows only: the learning rate, from the library's
-default in factors of three until neither neighbour is better. Where a penalty keeps latents few, SAELens's coefficient
+default (ours: near it) in factors of three until neither neighbour is better. Where a penalty keeps latents few, SAELens's coefficient
 is searched for each learning rate until the L0 is the target; ours is steered to what SAELens then reached, and a
 little less. Where SAELens's threshold lets fewer than k latents through on held-out documents, our k is as much
 smaller. All else is as each library recommends. SAELens counts a latent as dead after 1,000 steps, more than there
@@ -56,7 +56,7 @@ BUFFER_ROWS = 262_144
 DEAD_AFTER_TOKENS = 200_000
 TUNING_SEED = 1000
 TUNED_ROWS = 16_384
-FIRST_RATE = {"ours": 0.18 / WIDTH**0.5, "saelens": 3e-4}
+FIRST_RATE = {"ours": 0.18 / WIDTH**0.5, "saelens": 3e-4}  # ours is half more than the default, for a short training
 L0_TOLERANCE = 0.02
 OUR_L0_SHARE = 0.95  # of SAELens's under a penalty: ours ends up to 4% above its target, and shall not be above
 

@@ -34,7 +34,7 @@ def train(
         target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
         l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
-        learning_rate: Peak learning rate; -1: 0.18 / sqrt(width).
+        learning_rate: Peak learning rate; -1: 0.125 / sqrt(width).
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """

@@ -184,7 +184,7 @@ def train(
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         max_epochs: Most passes over the captured activations.
         batch_size: Activations (tokens) in one step.
-        learning_rate: Peak learning rate; -1: 0.18 / sqrt(width).
+        learning_rate: Peak learning rate; -1: 0.125 / sqrt(width).
         normalisation: Of the activations: none, unit_mean_square or centred.
         encoder_dtype: Number format of the encoder product: float32 or bfloat16.
         patience: Checks without improvement until training winds down; 0: never.

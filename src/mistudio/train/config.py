@@ -27,7 +27,7 @@ class TrainConfig(BaseModel):
     max_epochs: int = Field(default=50, ge=1, description="most passes over the captured activations")
     batch_size: int = Field(default=512, ge=16, le=1 << 17, description="activations (tokens) in one step")
     learning_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.18 / sqrt(width)"
+        default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.125 / sqrt(width)"
     )
     decoder_rate_ratio: float = Field(
         default=3.0, gt=0, le=100, description="learning rate of the decoder's directions, as a multiple of the others'"
@@ -104,7 +104,7 @@ class TrainConfig(BaseModel):
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate given, or the default for this width."""
-        return self.learning_rate or 0.18 / self.sae.width**0.5
+        return self.learning_rate or 0.125 / self.sae.width**0.5
 
 
 class TrainRuntime(BaseModel):

@@ -54,7 +54,7 @@ def test_without_warm_up_and_decay_the_learning_rate_is_constant(trainer: Callab
 
 def test_the_default_learning_rate_falls_with_the_root_of_the_width() -> None:
     rates = [TrainConfig(hook=HOOK, sae=TopKConfig(width=width, k=4)).peak_learning_rate for width in (256, 1024)]
-    assert rates == pytest.approx([0.18 / 16, 0.18 / 32])
+    assert rates == pytest.approx([0.125 / 16, 0.125 / 32])
 
 
 def test_patience_starts_the_final_decay_and_ends_early(trainer: Callable[..., Alone]) -> None:
