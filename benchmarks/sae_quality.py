@@ -6,11 +6,11 @@ the same rows in the same order, for as many tokens; the fraction of variance un
 documents, of autoencoders as they are saved for use.
 
 Both are tuned alike, with a seed of its own and looking at training rows only: the learning rate, from the library's
-default (ours: near it) in factors of three until neither neighbour is better. Where a penalty keeps latents few, SAELens's coefficient
-is searched for each learning rate until the L0 is the target; ours is steered to what SAELens then reached, and a
-little less. Where SAELens's threshold lets fewer than k latents through on held-out documents, our k is as much
-smaller. All else is as each library recommends. SAELens counts a latent as dead after 1,000 steps, more than there
-are: here it does after as many tokens as ours.
+default (ours: near it) in factors of three until neither neighbour is better. Where a penalty keeps latents few,
+SAELens's coefficient is searched for each learning rate until the L0 is the target; ours is steered to what SAELens
+then reached, and a little less. Where SAELens's threshold lets fewer than k latents through on held-out documents, our
+k is as much smaller. All else is as each library recommends. SAELens counts a latent as dead after 1,000 steps, more
+than there are: here it does after as many tokens as ours.
 
 Each run is kept in ``build/bench/quality``, and not done again. Prints a table and writes
 ``build/bench/sae_quality.json``.
