@@ -155,7 +155,7 @@ def test_resampled_latents_point_where_reconstruction_is_worst(name: str) -> Non
     assert (sae.encode(x_TD[7:8])[0, dead_F] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["gated", "jumprelu"])
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
 def test_revival_leaves_the_other_latents_alone_and_can_be_turned_off(name: str) -> None:
     sae, x_TD = make(name), batch(D_IN, 1)
     dead_F = torch.arange(WIDTH) < 4

@@ -13,13 +13,13 @@ WIDTH, D_IN = 96, 16
 NO_DEAD = torch.zeros(WIDTH, dtype=torch.bool)
 
 
-def make(**settings: float) -> StandardAutoencoder:
+def make(**settings: object) -> StandardAutoencoder:
     sae = new_autoencoder(StandardConfig(width=WIDTH, **settings), D_IN)
     assert isinstance(sae, StandardAutoencoder)
     return sae
 
 
-def initialised(**settings: float) -> StandardAutoencoder:
+def initialised(**settings: object) -> StandardAutoencoder:
     sae = make(**settings)
     sae.initialise(batch().float(), torch.Generator().manual_seed(0), batch().float().mean(dim=0))
     return sae.double()
@@ -84,8 +84,8 @@ def test_the_penalty_ramps_up_over_its_share_of_training(progress: float, share:
     assert sae.ramp_fraction == 0.2
 
 
-def test_revival_starts_dead_latents_anew_and_leaves_the_others() -> None:
-    sae = make()
+def test_reinitialised_latents_start_as_at_first_and_leave_the_others() -> None:
+    sae = make(revival="reinitialise")
     sae.initialise(batch().float(), torch.Generator().manual_seed(0), batch().float().mean(dim=0))
     with torch.no_grad():
         sae.W_dec.mul_(3)
