@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## Train a small language model and run the main job on it, offline (5 to 6 minutes)
+demo: install ## Train a small language model and run the main job on it, offline (5 to 7 minutes)
 	$(BIN)/mistudio demo --store $(STORE)
 	$(BIN)/mistudio run interpret --store $(STORE)
 
