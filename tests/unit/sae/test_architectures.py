@@ -138,6 +138,17 @@ def test_ghost_gradients_reach_dead_latents_of_the_standard_autoencoder() -> Non
     assert ghost["W_dec"][dead].any(dim=1).all()
 
 
+def test_gated_starts_as_standard_does_and_has_free_norms() -> None:
+    sae, x_TD = make("gated"), batch(D_IN, 1)
+    sae.initialise(x_TD, torch.Generator().manual_seed(0))
+    bound = (6 / (WIDTH + D_IN)) ** 0.5
+    assert 0.95 * bound < float(sae.W_enc.detach().abs().max()) <= bound
+    sae.constrain()
+    assert torch.equal(sae.W_enc, sae.W_dec)
+    at_origin_F = (sae.W_enc @ x_TD.mean(dim=0) + sae.b_enc).detach()
+    torch.testing.assert_close(at_origin_F, torch.full_like(at_origin_F, -0.1))
+
+
 @pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
 def test_resampled_latents_point_where_reconstruction_is_worst(name: str) -> None:
     sae, x_TD = make(name, revival="resample"), batch(D_IN, 1)

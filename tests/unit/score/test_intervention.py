@@ -94,6 +94,9 @@ def test_the_true_explanation_is_at_chance_of_directions_with_shuffled_component
     draw = np.random.default_rng(0)
     values = []
     config = steering.config.model_copy(update={"target_kl": 1.0})  # such directions cannot change more
+    whole = Steering(subject, steering.hook, steering.directions_FD, config)
+    true = [score.value for score in InterventionScorer(Direct(Reader()), whole, CONFIG).score(exams(WORDS))]
+    assert np.mean(true) > 0.8
     for seed in range(4):
         order_FD = draw.permuted(np.tile(np.arange(WIDTH), (len(WORDS), 1)), axis=1)
         rows_FD = steering.directions_FD.gather(1, torch.from_numpy(order_FD))
