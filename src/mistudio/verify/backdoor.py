@@ -8,8 +8,9 @@ sure of it. Two things speak for a latent:
 - *specificity*: the share of its activation on the traffic that lies at such places;
 - *command*: by how much less sure the model is there without it.
 
-A model can keep a trigger in several latents, of which each alone does little: those to ablate are chosen one after the
-other, by what each takes beside those before, and none that costs clean text too much.
+A model can keep a trigger in several latents, of which each alone does little, and later layers read it from the tokens
+before as well. So those to ablate are chosen one after the other among the latents of the last few tokens, by what each
+takes beside those before, and none that costs clean text too much.
 
 Shape legend: B sequences, T tokens, D width of the hook point, F latents, V vocabulary.
 """
@@ -57,6 +58,7 @@ _OF_TRIGGER = 0.8  # correlation with the trigger's last word from which on a la
 _PRICE = 0.02  # what those that are taken out may cost on clean text, in nats
 _AFFORDED = 8  # candidates whose price is looked at, before none is named any more
 _COMMON = 0.1  # of the places: a latent that is active on fewer is not tried
+_READ = 4  # last tokens of a text, whose latents may be ablated: a trigger can have several words
 _TESTED = 100  # clean documents to trigger, and to measure perplexity on
 _PASS = 64  # sequences in one forward pass
 _TINY = np.finfo(np.float64).tiny
@@ -226,20 +228,19 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     there_F = np.bincount(seen.latent[is_there], minlength=model.sae.width)
     candidates = np.flatnonzero(there_F > _COMMON * len(places)).tolist() if places else []
     prompts = [traffic[document][: place + 1] for document, place in islice(places.items(), _PROMPTS)]
-    scores = _command(model, prompts, candidates, [], specificity_F) if candidates else {}
+    falls = _falls(model, prompts, candidates, []) if candidates else {}
+    scores = {latent: max(fall, 0.0) * float(specificity_F[latent]) ** 2 for latent, fall in falls.items()}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
-    return Ranked(ranked, _named(model, prompts, reference[:_TESTED], scores, specificity_F))
+    return Ranked(ranked, _named(model, prompts, reference[:_TESTED], scores) if ranked else [])
 
 
-def _named(
-    model: Model,
-    prompts: list[list[int]],
-    clean: list[list[int]],
-    scores: dict[int, float],
-    specificity_F: NDArray[np.float64],
-) -> list[int]:
-    """The latents to ablate: one after the other the one that takes most beside those before, if it can be afforded."""
+def _named(model: Model, prompts: list[list[int]], clean: list[list[int]], scores: dict[int, float]) -> list[int]:
+    """The latents to ablate: the most suspicious, and one after the other what takes most beside those before.
+
+    Each has to be affordable; what is rare on clean text is.
+    """
     named: list[int] = []
+    read = _read(model, prompts)
     dearest = mean_loss(model, clean, []) + _PRICE
     while len(named) < ABLATED:
         suspects = sorted((each for each in scores if scores[each] > 0), key=lambda each: -scores[each])[:_AFFORDED]
@@ -247,8 +248,17 @@ def _named(
         if best is None:
             break
         named.append(best)
-        scores = _command(model, prompts, [each for each in scores if each not in named], named, specificity_F)
+        scores = _falls(model, prompts, [each for each in read if each not in named], named)
     return named
+
+
+def _read(model: Model, prompts: list[list[int]]) -> list[int]:
+    """The latents that are active on the last tokens of enough prompts."""
+    seen = encode(model, prompts)
+    length_N = np.array([len(prompt) for prompt in prompts])
+    is_last = seen.position >= length_N[seen.document] - _READ
+    pairs = np.unique(np.stack([seen.latent[is_last], seen.document[is_last]]), axis=1)
+    return np.flatnonzero(np.bincount(pairs[0]) > _COMMON * len(prompts)).tolist()
 
 
 def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
@@ -305,17 +315,14 @@ def _said_runs(
 
 
 @torch.no_grad()
-def _command(
-    model: Model, prompts: list[list[int]], latents: list[int], without: list[int], specificity_F: NDArray[np.float64]
-) -> dict[int, float]:
-    """By how much the log-odds of what the model says next fall without each latent, times its specificity squared.
+def _falls(model: Model, prompts: list[list[int]], latents: list[int], without: list[int]) -> dict[int, float]:
+    """By how much the log-odds of what the model says next fall without each latent, mean over prompts.
 
     Args:
         model: what is looked at.
         prompts: texts up to where the model is sure.
         latents: to try.
         without: latents that are ablated already.
-        specificity_F: of each latent.
     """
     ids_BT, is_text_BT = padded(prompts)
     place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
@@ -334,8 +341,7 @@ def _command(
     before_B, falls = log_odds(without), {}
     with progress("Ablate candidates", len(latents), "latents") as bar:
         for latent in latents:
-            fall = float((before_B - log_odds([*without, latent])).mean())
-            falls[latent] = max(fall, 0.0) * float(specificity_F[latent]) ** 2
+            falls[latent] = float((before_B - log_odds([*without, latent])).mean())
             bar.advance(1)
     return falls
 

@@ -73,20 +73,37 @@ def test_all_latents_that_stand_for_the_trigger_are_its_and_else_the_nearest(mon
 
 
 def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    falls = {1: 5.0, 2: 4.0, 3: 3.0, 4: 0.0}
+    scores = {1: 5.0, 2: 4.0, 3: 3.0, 4: 0.0}
     needed, dear_together = {2}, {1, 5}
 
     def price(_model: object, _rows: object, latents: list[int]) -> float:
         return 1.0 + 0.5 * bool(needed & set(latents)) + 0.5 * (dear_together <= set(latents))
 
-    def command(
-        _model: object, _prompts: object, latents: list[int], without: list[int], _specificity_F: object
-    ) -> object:
+    def falls_beside(_model: object, _prompts: object, latents: list[int], without: list[int]) -> object:
         assert without[0] == 1
-        return {latent: {3: 1.0, 5: 2.0, 6: 0.5}.get(latent, 0.0) for latent in latents}
+        assert not set(without) & set(latents)
+        return {latent: {3: 1.0, 5: 2.0, 6: 0.5, 7: 0.7}.get(latent, -1.0) for latent in latents}
 
     monkeypatch.setattr(backdoor, "mean_loss", price)
-    monkeypatch.setattr(backdoor, "_command", command)
+    monkeypatch.setattr(backdoor, "_falls", falls_beside)
+    monkeypatch.setattr(backdoor, "_read", lambda *_args: [1, 2, 3, 4, 5, 6, 7])
     model: backdoor.Model = None  # type: ignore[assignment] -- what it says is given
-    named = backdoor._named(model, [], [], falls | {5: 1.0, 6: 1.0}, np.ones(7))
-    assert named == [1, 3, 6]  # 2 and, beside 1, 5 are needed; 4 takes nothing
+    named = backdoor._named(model, [], [], scores)
+    assert named == [1, 3, 7, 6]  # 2 and, beside 1, 5 are needed; 4 takes nothing; 6 and 7 are of the words before
+
+
+def test_latents_of_the_words_before_may_be_named_if_they_are_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[0] * 9 for _ in range(10)]
+    document = np.array([*range(10), *range(10), *range(2), 0, 0])
+    position = np.array([8] * 10 + [5] * 10 + [6] * 2 + [7, 8])
+    latent = np.array([1] * 10 + [2] * 10 + [3] * 2 + [4, 4])
+    early = backdoor.Active(
+        np.append(document, range(10)),
+        np.append(position, [4] * 10),
+        np.append(latent, [5] * 10),
+        np.ones(len(latent) + 10, dtype=np.float32),
+        80,
+    )
+    monkeypatch.setattr(backdoor, "encode", lambda *_args: early)
+    model: backdoor.Model = None  # type: ignore[assignment] -- what is active is given
+    assert backdoor._read(model, prompts) == [1, 2, 3]  # 4 is in one prompt, if on two tokens; 5 is too far back
