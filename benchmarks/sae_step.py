@@ -79,7 +79,7 @@ class Contender:
         self.sae.before_step()
         torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0, foreach=True)
         self.optimiser.step()
-        self.sae.after_step(losses.parts)
+        self.sae.after_step(losses.parts, 0.5)
         synchronise(self.x_TD.device)
         self.seconds.append(time.perf_counter() - started)
         self.losses.append(float(losses.objective))

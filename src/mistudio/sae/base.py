@@ -202,8 +202,8 @@ class SparseAutoencoder(nn.Module, ABC):
                 along_F = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
                 self.W_dec.grad.addcmul_(self.W_dec, along_F[:, None], value=-1)
 
-    def after_step(self, parts: dict[str, Tensor]) -> None:
-        """What follows an optimiser step; ``parts`` are those of its losses."""
+    def after_step(self, parts: dict[str, Tensor], progress: float) -> None:
+        """What follows an optimiser step; ``parts`` are those of its losses, ``progress`` as in :class:`Stage`."""
         self.constrain()
 
     @torch.no_grad()

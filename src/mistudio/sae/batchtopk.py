@@ -53,9 +53,9 @@ class BatchTopKAutoencoder(SparseAutoencoder):
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
 
     @torch.no_grad()
-    def after_step(self, parts: dict[str, Tensor]) -> None:
+    def after_step(self, parts: dict[str, Tensor], progress: float) -> None:
         """Also move the threshold."""
-        super().after_step(parts)
+        super().after_step(parts, progress)
         rate = torch.where(self.threshold > 0, self.config.threshold_rate, 1.0)
         self.threshold.add_(rate * (parts["smallest"] - self.threshold))
 

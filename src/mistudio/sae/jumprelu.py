@@ -23,15 +23,12 @@ from torch.nn import functional
 from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import JumpReLUConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.penalty import PenaltyWeight
+from mistudio.sae.penalty import PenaltyWeight, starting_cut
 from mistudio.sae.revival import live_mean, resample
 
 # Also without a learning rate the target is held: all thresholds rise or fall together by so much of the logarithm of
 # how far off the L0 is.
 _NUDGE = 0.03
-# With a target, training starts with so many times as many active latents: enough to choose from, and sparse
-# enough to be fast from the first step.
-_START_FACTOR = 4.0
 
 
 class _Jump(torch.autograd.Function):
@@ -81,10 +78,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         """As all, with thresholds that leave a few times the target active, if there is a target."""
         super().initialise(sample_TD, generator, b_dec_E)
         if self.config.target_l0 is not None:
-            pre_TF = functional.linear(sample_TD[:: max(len(sample_TD) // 512, 1)], self.W_enc, self.b_enc)
-            share = min(_START_FACTOR * self.config.target_l0 / self.width, 0.5)
-            rank = max(int(share * pre_TF.numel()), 1)
-            cut = float(pre_TF.reshape(-1).topk(rank).values[-1])
+            cut = starting_cut(self, sample_TD, self.config.target_l0)
             self.log_threshold.fill_(math.log(max(cut, self.config.initial_threshold)))
 
     def select(self, pre_TF: Tensor) -> ActivePattern:
@@ -121,13 +115,10 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         return Losses(total, objective.detach(), parts, fired_F)
 
     @torch.no_grad()
-    def after_step(self, parts: dict[str, Tensor]) -> None:
+    def after_step(self, parts: dict[str, Tensor], progress: float) -> None:
         """Also steer the penalty's weight, and the thresholds, which the weight cannot move in the final decay."""
-        super().after_step(parts)
-        self.weight.adapt(parts["l0"])
-        if self.config.target_l0 is not None:
-            off = (parts["l0"] / self.config.target_l0).clamp(min=1e-3).log().clamp(-1, 1)
-            self.log_threshold.add_(off, alpha=_NUDGE)
+        super().after_step(parts, progress)
+        self.log_threshold.add_(self.weight.adapt(parts["l0"], progress), alpha=_NUDGE)
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:

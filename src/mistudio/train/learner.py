@@ -93,6 +93,11 @@ class Learner:
         return self.step >= self.schedule.num_steps
 
     @property
+    def progress(self) -> float:
+        """Share of training that is done."""
+        return self.step / self.schedule.num_steps
+
+    @property
     def dead_F(self) -> Tensor:
         """Latents that have been silent for ``dead_after_tokens``."""
         return self.silent_tokens_F >= self.config.dead_after_tokens
@@ -115,7 +120,7 @@ class Learner:
         self.sae.before_step()
         clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
         self.optimiser.step()
-        self.sae.after_step(losses.parts)
+        self.sae.after_step(losses.parts, self.progress)
         self._move_means()
         self.step += 1
         self.tokens += len(x_TD)
@@ -227,7 +232,7 @@ class Learner:
     def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         self.optimiser.zero_grad(set_to_none=True)
         has_dead = self.sae.latents.agree(len(self.dead_indices)) > 0
-        stage = Stage(self.step / self.schedule.num_steps, self.dead_indices if has_dead else None)
+        stage = Stage(self.progress, self.dead_indices if has_dead else None)
         summed: list[Losses] = []
         for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
             own, weight = self.sae.batch.share(len(x_PD))

@@ -49,7 +49,7 @@ from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
 PLANTED = PlantedConfig(hook="resid_post.1", width=512, k=4)
 ABLATED = 4
-_FIRST_SEED = 300  # the ranking was made by looking at seeds below
+_FIRST_SEED = 400  # the ranking was made by looking at seeds below
 _PROMPTS = 48  # places to look at
 _CONTINUED = 4  # tokens of a run
 _RECURRING = 10  # documents that have it, at least

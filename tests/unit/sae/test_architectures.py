@@ -185,9 +185,9 @@ def test_revival_leaves_the_other_latents_alone_and_can_be_turned_off(name: str)
 @pytest.mark.parametrize("name", ["batchtopk", "matryoshka"])
 def test_the_threshold_follows_the_smallest_activation_that_was_kept(name: str) -> None:
     sae = make(name, threshold_rate=0.5)
-    sae.after_step({"smallest": torch.tensor(2.0, dtype=torch.float64)})
+    sae.after_step({"smallest": torch.tensor(2.0, dtype=torch.float64)}, 0.5)
     assert float(sae.threshold) == 2.0  # the first one counts in full
-    sae.after_step({"smallest": torch.tensor(1.0, dtype=torch.float64)})
+    sae.after_step({"smallest": torch.tensor(1.0, dtype=torch.float64)}, 0.5)
     assert float(sae.threshold) == pytest.approx(1.5)
     assert "threshold" in sae.weight_names()
 
@@ -205,14 +205,47 @@ def test_batch_topk_keeps_k_latents_a_token_on_average_and_not_on_each() -> None
 def test_the_penaltys_weight_rises_while_too_many_latents_are_active_and_falls_else(name: str) -> None:
     sae = make(name, target_l0=8)
     start = float(sae.weight.log_weight)
-    sae.after_step({"l0": torch.tensor(20.0)})
+    sae.after_step({"l0": torch.tensor(20.0)}, 0.5)
     risen = float(sae.weight.log_weight)
-    sae.after_step({"l0": torch.tensor(2.0)})
+    sae.after_step({"l0": torch.tensor(2.0)}, 0.5)
     assert risen > start
     assert float(sae.weight.log_weight) < risen
     fixed = make(name)
-    fixed.after_step({"l0": torch.tensor(20.0)})
+    fixed.after_step({"l0": torch.tensor(20.0)}, 0.5)
     assert float(fixed.weight.log_weight) == float(make(name).weight.log_weight)
+
+
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+def test_the_penaltys_weight_does_not_rise_for_want_of_its_ramp(name: str) -> None:
+    sae = make(name, target_l0=8, penalty_warmup_fraction=0.4)
+    start = float(sae.weight.log_weight)
+    sae.after_step({"l0": torch.tensor(20.0)}, 0.3)
+    assert float(sae.weight.log_weight) == start
+    sae.after_step({"l0": torch.tensor(2.0)}, 0.3)
+    assert float(sae.weight.log_weight) < start
+
+
+@pytest.mark.parametrize("name", ["standard", "gated"])
+def test_biases_follow_the_target_once_the_penalty_has_its_weight(name: str) -> None:
+    sae = make(name, target_l0=8, penalty_warmup_fraction=0.4)
+    before_F = sae.b_enc.detach().clone()
+    sae.after_step({"l0": torch.tensor(20.0)}, 0.3)
+    assert torch.equal(sae.b_enc, before_F)
+    sae.after_step({"l0": torch.tensor(20.0)}, 0.4)
+    assert bool((sae.b_enc < before_F).all())
+    lowest_F = sae.b_enc.detach().clone()
+    sae.after_step({"l0": torch.tensor(2.0)}, 0.4)
+    assert bool((sae.b_enc > lowest_F).all())
+    fixed = make(name)
+    fixed.after_step({"l0": torch.tensor(20.0)}, 0.5)
+    assert torch.equal(fixed.b_enc, make(name).b_enc)
+
+
+@pytest.mark.parametrize("name", ["standard", "gated", "jumprelu"])
+def test_training_towards_a_target_starts_with_a_few_times_as_many_latents(name: str) -> None:
+    sae, x_TD = make(name, target_l0=2), batch(D_IN, 1)
+    sae.initialise(x_TD, torch.Generator().manual_seed(0))
+    assert float(sae.losses(x_TD, x_TD, Stage(0.0)).parts["l0"]) == pytest.approx(8, abs=0.5)
 
 
 @pytest.mark.parametrize("name", architectures())
