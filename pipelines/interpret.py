@@ -43,6 +43,7 @@ def interpret(
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = -1,
+    judge_settings: str = "",
     min_explained_variance: float = 0.0,
     min_ce_recovered: float = 0.0,
     max_dead: float = 1.0,
@@ -75,6 +76,7 @@ def interpret(
         judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; programs need none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for in each of the two steps; -1: no limit.
+        judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
         min_explained_variance: Least explained variance on held-out documents; 0: any.
         min_ce_recovered: Least share of the cross-entropy recovered; 0: any.
         max_dead: Largest share of features that never fire; 1: any.
@@ -125,7 +127,8 @@ def interpret(
         seed=seed,
         **subject,
     )
-    judge = {"judge_url": judge_url, "judge_model": judge_model, "judge_tokens": judge_tokens}
+    endpoint = {"judge_url": judge_url, "judge_model": judge_model}
+    judge = endpoint | {"judge_tokens": judge_tokens, "judge_settings": judge_settings}
     explained = explain(
         features=found.outputs["features"], model=model, explainer=explainer, seed=seed, store=store, **judge
     )

@@ -17,6 +17,7 @@ def explain(
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = -1,
+    judge_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -33,12 +34,14 @@ def explain(
         judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program explainer needs none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
+        judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
     judge = {"judge_url": judge_url, "judge_model": judge_model, "judge_tokens": judge_tokens}
+    others = {"judge_settings": judge_settings, "seed": seed, "store": store}
     done = steps.explain(
         features=steps.artifact_uri(features.path),
         model=model,
@@ -46,8 +49,7 @@ def explain(
         max_tokens=max_tokens,
         threshold=threshold,
         labels=labels,
-        seed=seed,
-        store=store,
         **judge,
+        **others,
     )
     done.write_to(explanations)

@@ -3,14 +3,18 @@
 As in ``batch``: functions of plain values, for the command line and for KFP components.
 """
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
+from mistudio.errors import ConfigError
 from mistudio.steps.batch import subject_settings, subject_source
 from mistudio.steps.defaults import CHOOSE, optional
 from mistudio.steps.running import StepOutput, run_step
-from mistudio.steps.validation import validated
+from mistudio.steps.validation import refused, validated
 from mistudio.tracking import Run
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ def explain(
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = CHOOSE,
+    judge_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -52,6 +57,7 @@ def explain(
         judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program explainer needs none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
+        judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -77,7 +83,7 @@ def explain(
             validated(ExplainConfig, settings),
             seed,
             Path(labels).expanduser() if labels else None,
-            judge_source(opened, judge_url, judge_model, judge_tokens, subject, explainer),
+            judge_source(opened, judge_url, judge_model, judge_tokens, judge_settings, subject, explainer),
         )
 
     return run_step("explain", store, work)
@@ -89,28 +95,39 @@ def names_of(text: str) -> list[str]:
 
 
 def judge_source(
-    store: Store, url: str, model: str, max_tokens: int, subject: "SubjectConfig", wanted_by: str
+    store: Store, url: str, model: str, max_tokens: int, settings: str, subject: "SubjectConfig", wanted_by: str
 ) -> "JudgeSource | None":
     """The language model that a step's parameters name, if they name one; its answers are remembered in the store.
 
     Raises:
-        ConfigError: an address comes without a model, or is none.
+        ConfigError: an address or settings come without a model, or are refused.
         SubjectError: a model is named without an address, and there is no such model here.
     """
     from mistudio.explain import JudgeSource
-    from mistudio.explain.llm_config import EndpointConfig
-    from mistudio.explain.llm_open import JudgeChoice, judge_config, open_judge
+    from mistudio.explain.llm_open import judge_config, open_judge
 
-    config: JudgeChoice | None
-    budget = optional(max_tokens)
-    if url and model:
-        config = validated(EndpointConfig, {"base_url": url, "model": model, "token_budget": budget})
-    else:
-        config = judge_config(url, model, budget, subject)
+    try:
+        config = judge_config(url, model, optional(max_tokens), subject, _parsed(settings))
+    except ValidationError as error:
+        raise refused(error) from error
     if config is None:
         return None
     answers = Path(store.url) / ".mistudio" / "answers"
     return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
+
+
+def _parsed(settings: str) -> dict[str, Any]:
+    """Settings that were given as a JSON object."""
+    example = 'Write an object, such as {"concurrency": 32}.'
+    try:
+        parsed = json.loads(settings or "{}")
+    except json.JSONDecodeError as error:
+        message = f"judge_settings is not JSON: {settings!r}: {error}. {example}"
+        raise ConfigError(message) from error
+    if not isinstance(parsed, dict):
+        message = f"judge_settings is not a JSON object: {settings!r}. {example}"
+        raise ConfigError(message)
+    return parsed
 
 
 def score(
@@ -122,6 +139,7 @@ def score(
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = CHOOSE,
+    judge_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -140,6 +158,7 @@ def score(
         judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program scorer needs none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
+        judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -159,7 +178,7 @@ def score(
             subject,
             validated(ScoreConfig, settings),
             seed,
-            judge_source(opened, judge_url, judge_model, judge_tokens, subject, scorer),
+            judge_source(opened, judge_url, judge_model, judge_tokens, judge_settings, subject, scorer),
         )
 
     return run_step("score", store, work, _plot_scores)

@@ -19,8 +19,12 @@ def validated(model: type[Model], settings: Mapping[str, object]) -> Model:
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        reasons = [_reason(dict(problem)) for problem in error.errors()]
-        raise ConfigError("; ".join(reasons) + ".") from error
+        raise refused(error) from error
+
+
+def refused(error: ValidationError) -> ConfigError:
+    """What was refused, in words: the parameter, the value and the reason."""
+    return ConfigError("; ".join(_reason(dict(problem)) for problem in error.errors()) + ".")
 
 
 def _reason(problem: dict[str, object]) -> str:

@@ -335,8 +335,13 @@ def test_an_address_makes_an_endpoint_and_a_model_alone_a_local_one() -> None:
         base_url="http://h/v1", model="m", token_budget=1000
     )
     assert judge_config("", "folder") == LocalModelConfig(model="folder")
+    assert judge_config("", "folder", settings={"batch_size": 2}) == LocalModelConfig(model="folder", batch_size=2)
     with pytest.raises(ConfigError, match="no name of a model"):
         judge_config("http://h/v1", "")
+    with pytest.raises(ConfigError, match="but no model"):
+        judge_config("", "", settings={"concurrency": 1})
+    with pytest.raises(ConfigError, match="token_budget, for which"):
+        judge_config("http://h/v1", "m", settings={"token_budget": 5})
 
 
 def test_the_recipe_of_an_endpoint_holds_what_changes_answers_and_no_address() -> None:

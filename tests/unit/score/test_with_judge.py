@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class Clerk:
 def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: TinyRun, features: Artifact) -> None:
     line = (llama.store, features, llama.source, CPU)
     with ScriptedServer(Clerk()) as server:
-        judge = judge_source(llama.store, server.url, "clerk", -1, CPU, "max-activating")
+        judge = judge_source(llama.store, server.url, "clerk", -1, "", CPU, "max-activating")
         config = ExplainConfig(explainers=("program", "max-activating"))
         explained = explain(*line, config, judge=judge).artifact
         num_asked = len(server.answered)
@@ -60,5 +61,29 @@ def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: 
 def test_half_a_judge_is_refused(llama: TinyRun) -> None:
     for url, model in (("http://localhost:1/v1", ""), ("nowhere", "x")):
         with pytest.raises(ConfigError):
-            judge_source(llama.store, url, model, -1, CPU, "contrastive")
-    assert judge_source(llama.store, "", "", -1, CPU, "program") is None
+            judge_source(llama.store, url, model, -1, "", CPU, "contrastive")
+    assert judge_source(llama.store, "", "", -1, "", CPU, "program") is None
+
+
+def test_other_settings_of_the_judge_are_a_json_object(llama: TinyRun) -> None:
+    def judge(settings: str) -> dict[str, Any]:
+        source = judge_source(llama.store, "http://localhost:1/v1", "clerk", -1, settings, CPU, "contrastive")
+        assert source is not None
+        return dict(source.settings)
+
+    assert judge("")["temperature"] == 0.0
+    assert judge('{"temperature": null, "thinking_tokens": 500}') == {
+        **judge(""),
+        "temperature": None,
+        "thinking_tokens": 500,
+    }
+    assert judge('{"concurrency": 32, "usd_per_million_in": 1}') == judge("")  # they change no answer
+    for wrong, message in (
+        ("temperature=0", "judge_settings is not JSON: 'temperature=0'"),
+        ("[1]", "judge_settings is not a JSON object"),
+        ('{"concurrency": 0}', "concurrency: input should be greater than or equal to 1, not 0"),
+        ('{"tempreature": 0}', "tempreature: extra inputs are not permitted"),
+        ('{"model": "other"}', "settings hold model, for which"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            judge(wrong)
