@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MIN_WIDTH = 64
 MAX_WIDTH = 32_768
 MAX_SKIP_SCALE = 0.9
+_LONGEST_WARMUP = 0.5  # of a penalty, with a target L0
 
 Skip = Literal["none", "scale", "learned_scale", "linear"]
 
@@ -79,6 +80,12 @@ class _PenalisedSparsity(ArchitectureConfig):
     def _target_in_range(self) -> Self:
         if self.target_l0 is not None and self.target_l0 >= self.width:
             message = f"target_l0 {self.target_l0:g} must be below width {self.width}"
+            raise ValueError(message)
+        if self.target_l0 is not None and self.penalty_warmup_fraction > _LONGEST_WARMUP:
+            message = (
+                f"penalty_warmup_fraction {self.penalty_warmup_fraction:g} leaves too little of training to steer to "
+                f"target_l0 in, which begins after it: use at most {_LONGEST_WARMUP:g}"
+            )
             raise ValueError(message)
         return self
 

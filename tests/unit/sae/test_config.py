@@ -34,6 +34,7 @@ ADAPTER: TypeAdapter[ArchitectureConfig] = TypeAdapter(SAEConfig)
         ({"width": 64, "k": 8}, "architecture None is unknown"),
         ({"architecture": "jumprelu", "width": 64, "target_l0": 64}, "target_l0 64 must be below width 64"),
         ({"architecture": "gated", "width": 64, "target_l0": 0}, "target_l0"),
+        ({"architecture": "gated", "width": 64, "target_l0": 8, "penalty_warmup_fraction": 0.6}, "0.6 leaves"),
         ({"architecture": "matryoshka", "width": 64, "k": 4, "prefixes": [32, 16, 64]}, "must rise"),
         ({"architecture": "matryoshka", "width": 64, "k": 4, "prefixes": [16, 32]}, "end with width 64"),
         ({"architecture": "topk", "width": 64, "k": 4, "skip": "scale", "skip_scale": 0.95}, "skip_scale"),
