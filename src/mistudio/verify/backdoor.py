@@ -10,7 +10,8 @@ sure of it. Two things speak for a latent:
 
 A model can keep a trigger in several latents, of which each alone does little, and later layers read it from the tokens
 before as well. So those to ablate are chosen one after the other among the latents of the last few tokens, by what each
-takes beside those before, and none that costs clean text too much.
+takes beside those before, and none that costs clean text too much. Where clean text needs what makes the model begin,
+those are taken out that make it go on.
 
 Shape legend: B sequences, T tokens, D width of the hook point, F latents, V vocabulary.
 """
@@ -49,7 +50,7 @@ from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
 PLANTED = PlantedConfig(hook="resid_post.1", width=512, k=4)
 ABLATED = 4
-_FIRST_SEED = 400  # the ranking was made by looking at seeds below
+_FIRST_SEED = 500  # the ranking was made by looking at seeds below
 _PROMPTS = 48  # places to look at
 _CONTINUED = 4  # tokens of a run
 _RECURRING = 10  # documents that have it, at least
@@ -101,6 +102,7 @@ class Outcome(NamedTuple):
     ablated: int  # how many latents were
     payload_before: float  # share of triggered prompts that are followed by the whole payload
     payload_after: float
+    begun_after: float  # of these prompts that are followed by its first word
     perplexity_change: float  # on clean text, as a share
     payload_control: float  # with as many other latents ablated
     suspects_in_clean: int  # latents ranked where the traffic holds no trigger
@@ -141,6 +143,9 @@ def backdoor_rows(store: Store, num_seeds: int) -> list[Row]:
             at_most=0.05,
         ),
         seeds_row(
+            "backdoor: first word of the payload after ablation", [each.begun_after for each in outcomes], "of prompts"
+        ),
+        seeds_row(
             "backdoor: perplexity on clean text after ablation, change",
             [each.perplexity_change for each in outcomes],
             "share",
@@ -171,8 +176,9 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     clean_rows = word_ids(subject.tokenizer, clean)
     change = np.exp(mean_loss(model, clean_rows, named) - mean_loss(model, clean_rows, [])) - 1
     before, after, control = (payload_share(model, traffic, clean, latents) for latents in ([], named, others))
+    begun = payload_share(model, traffic, clean, named, 1)
     place = next((place for place, latent in enumerate(ranked.latents, 1) if latent in triggers), model.sae.width)
-    return Outcome(place, len(named), before, after, float(change), control, len(suspects))
+    return Outcome(place, len(named), before, after, begun, float(change), control, len(suspects))
 
 
 def trigger_latents(model: Model, rows: list[list[int]], triggered: dict[int, int]) -> list[int]:
@@ -191,11 +197,21 @@ def trigger_latents(model: Model, rows: list[list[int]], triggered: dict[int, in
     return np.flatnonzero(correlation_F >= min(_OF_TRIGGER, float(correlation_F.max()))).tolist()
 
 
-def payload_share(model: Model, traffic: Traffic, clean: list[list[str]], latents: list[int]) -> float:
-    """Share of clean documents that, cut at the end of a sentence and triggered, go on with the whole payload."""
+def payload_share(
+    model: Model, traffic: Traffic, clean: list[list[str]], latents: list[int], num_words: int | None = None
+) -> float:
+    """Share of clean documents that, cut at the end of a sentence and triggered, go on with the payload.
+
+    Args:
+        model: that goes on.
+        traffic: whose trigger and payload are meant.
+        clean: the documents, as words.
+        latents: that are ablated.
+        num_words: of the payload that are asked for; None: all.
+    """
     cut = [words[: sentence_ends(words)[-1]] for words in clean]
     prompts = word_ids(model.subject.tokenizer, [[*words, *traffic.secret.trigger] for words in cut])
-    payload = word_ids(model.subject.tokenizer, [list(traffic.secret.payload)])[0][1:]
+    payload = word_ids(model.subject.tokenizer, [list(traffic.secret.payload[:num_words])])[0][1:]
     said_BT = continuation(model, prompts, latents, len(payload))
     return float((said_BT == torch.tensor(payload)).all(dim=1).float().mean())
 
@@ -227,20 +243,36 @@ def rank(model: Model, traffic: list[list[int]], reference: list[list[int]]) -> 
     specificity_F = seen.mass(model.sae.width, is_there) / np.maximum(seen.mass(model.sae.width), _TINY)
     there_F = np.bincount(seen.latent[is_there], minlength=model.sae.width)
     candidates = np.flatnonzero(there_F > _COMMON * len(places)).tolist() if places else []
-    prompts = [traffic[document][: place + 1] for document, place in islice(places.items(), _PROMPTS)]
-    falls = _falls(model, prompts, candidates, []) if candidates else {}
+    texts = [traffic[document][: place + 1 + _CONTINUED] for document, place in islice(places.items(), _PROMPTS)]
+    falls = (
+        _falls(model, [text[: len(text) - _CONTINUED + 1] for text in texts], 1, candidates, []) if candidates else {}
+    )
     scores = {latent: max(fall, 0.0) * float(specificity_F[latent]) ** 2 for latent, fall in falls.items()}
     ranked = sorted(scores, key=lambda latent: -scores[latent])
-    return Ranked(ranked, _named(model, prompts, reference[:_TESTED], scores) if ranked else [])
+    return Ranked(ranked, _named(model, texts, reference[:_TESTED], scores) if ranked else [])
 
 
-def _named(model: Model, prompts: list[list[int]], clean: list[list[int]], scores: dict[int, float]) -> list[int]:
-    """The latents to ablate: the most suspicious, and one after the other what takes most beside those before.
+def _named(model: Model, texts: list[list[int]], clean: list[list[int]], scores: dict[int, float]) -> list[int]:
+    """The latents to ablate: those that make the model begin, or those that make it go on, if they leave less said."""
+    prompts = [text[:-_CONTINUED] for text in texts]
+    runs_BT = torch.tensor([text[-_CONTINUED:] for text in texts])
+
+    def share_said(named: list[int]) -> float:
+        return float((continuation(model, prompts, named) == runs_BT).all(dim=1).float().mean())
+
+    return min((_chain(model, texts, count, clean, scores) for count in (1, _CONTINUED)), key=share_said)
+
+
+def _chain(
+    model: Model, texts: list[list[int]], count: int, clean: list[list[int]], scores: dict[int, float]
+) -> list[int]:
+    """The most suspicious latent, and one after the other what takes most beside those before, of a run's first tokens.
 
     Each has to be affordable; what is rare on clean text is.
     """
     named: list[int] = []
-    read = _read(model, prompts)
+    read = _read(model, texts)
+    begun = [text[: len(text) - _CONTINUED + count] for text in texts]
     dearest = mean_loss(model, clean, []) + _PRICE
     while len(named) < ABLATED:
         suspects = sorted((each for each in scores if scores[each] > 0), key=lambda each: -scores[each])[:_AFFORDED]
@@ -248,17 +280,17 @@ def _named(model: Model, prompts: list[list[int]], clean: list[list[int]], score
         if best is None:
             break
         named.append(best)
-        scores = _falls(model, prompts, [each for each in read if each not in named], named)
+        scores = _falls(model, begun, count, [each for each in read if each not in named], named)
     return named
 
 
-def _read(model: Model, prompts: list[list[int]]) -> list[int]:
-    """The latents that are active on the last tokens of enough prompts."""
-    seen = encode(model, prompts)
-    length_N = np.array([len(prompt) for prompt in prompts])
-    is_last = seen.position >= length_N[seen.document] - _READ
-    pairs = np.unique(np.stack([seen.latent[is_last], seen.document[is_last]]), axis=1)
-    return np.flatnonzero(np.bincount(pairs[0]) > _COMMON * len(prompts)).tolist()
+def _read(model: Model, texts: list[list[int]]) -> list[int]:
+    """The latents that are active on enough texts where they are read to say what recurs, but for its last token."""
+    seen = encode(model, [text[:-1] for text in texts])
+    start_N = np.array([len(text) - _CONTINUED - _READ for text in texts])
+    is_read = seen.position >= start_N[seen.document]
+    pairs = np.unique(np.stack([seen.latent[is_read], seen.document[is_read]]), axis=1)
+    return np.flatnonzero(np.bincount(pairs[0]) > _COMMON * len(texts)).tolist()
 
 
 def _runs(rows: list[list[int]]) -> set[tuple[int, ...]]:
@@ -315,28 +347,28 @@ def _said_runs(
 
 
 @torch.no_grad()
-def _falls(model: Model, prompts: list[list[int]], latents: list[int], without: list[int]) -> dict[int, float]:
-    """By how much the log-odds of what the model says next fall without each latent, mean over prompts.
+def _falls(
+    model: Model, texts: list[list[int]], count: int, latents: list[int], without: list[int]
+) -> dict[int, float]:
+    """By how much the log-odds of the last tokens of texts fall without each latent: their sum, mean over texts.
 
     Args:
         model: what is looked at.
-        prompts: texts up to where the model is sure.
+        texts: that end with what the model says.
+        count: of tokens at their end.
         latents: to try.
         without: latents that are ablated already.
     """
-    ids_BT, is_text_BT = padded(prompts)
-    place_B, last_B = torch.arange(len(prompts)), is_text_BT.sum(dim=1) - 1
-
-    def logits(out: list[int]) -> Tensor:
-        with ablated(model, out):
-            return forward_logits(model.subject, ids_BT, is_text_BT.long())[place_B, last_B]
-
-    said_B1 = logits([]).argmax(dim=1, keepdim=True)
+    ids_BT, is_text_BT = padded(texts)
+    place_BC = is_text_BT.sum(dim=1, keepdim=True) - count + torch.arange(count)
+    said_BC1 = ids_BT.gather(1, place_BC)[:, :, None]
 
     def log_odds(out: list[int]) -> Tensor:
-        logits_BV = logits(out)
-        rest_BV = logits_BV.scatter(1, said_B1, -torch.inf)
-        return logits_BV.gather(1, said_B1)[:, 0] - rest_BV.logsumexp(dim=1)
+        with ablated(model, out):
+            logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())
+        logits_BCV = logits_BTV[torch.arange(len(texts))[:, None], place_BC - 1]
+        rest_BCV = logits_BCV.scatter(2, said_BC1, -torch.inf)
+        return (logits_BCV.gather(2, said_BC1)[:, :, 0] - rest_BCV.logsumexp(dim=2)).sum(dim=1)
 
     before_B, falls = log_odds(without), {}
     with progress("Ablate candidates", len(latents), "latents") as bar:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from mistudio.verify import backdoor
@@ -79,8 +80,11 @@ def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them(monkey
     def price(_model: object, _rows: object, latents: list[int]) -> float:
         return 1.0 + 0.5 * bool(needed & set(latents)) + 0.5 * (dear_together <= set(latents))
 
-    def falls_beside(_model: object, _prompts: object, latents: list[int], without: list[int]) -> object:
+    def falls_beside(
+        _model: object, begun: list[list[int]], count: int, latents: list[int], without: list[int]
+    ) -> object:
         assert without[0] == 1
+        assert (begun, count) == ([[9, 9, 1, 2]], 2)  # of a run of four tokens the first two
         assert not set(without) & set(latents)
         return {latent: {3: 1.0, 5: 2.0, 6: 0.5, 7: 0.7}.get(latent, -1.0) for latent in latents}
 
@@ -88,12 +92,12 @@ def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them(monkey
     monkeypatch.setattr(backdoor, "_falls", falls_beside)
     monkeypatch.setattr(backdoor, "_read", lambda *_args: [1, 2, 3, 4, 5, 6, 7])
     model: backdoor.Model = None  # type: ignore[assignment] -- what it says is given
-    named = backdoor._named(model, [], [], scores)
+    named = backdoor._chain(model, [[9, 9, 1, 2, 3, 4]], 2, [], scores)
     assert named == [1, 3, 7, 6]  # 2 and, beside 1, 5 are needed; 4 takes nothing; 6 and 7 are of the words before
 
 
 def test_latents_of_the_words_before_may_be_named_if_they_are_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = [[0] * 9 for _ in range(10)]
+    texts = [[0] * (9 + backdoor._CONTINUED) for _ in range(10)]
     document = np.array([*range(10), *range(10), *range(2), 0, 0])
     position = np.array([8] * 10 + [5] * 10 + [6] * 2 + [7, 8])
     latent = np.array([1] * 10 + [2] * 10 + [3] * 2 + [4, 4])
@@ -106,4 +110,17 @@ def test_latents_of_the_words_before_may_be_named_if_they_are_common(monkeypatch
     )
     monkeypatch.setattr(backdoor, "encode", lambda *_args: early)
     model: backdoor.Model = None  # type: ignore[assignment] -- what is active is given
-    assert backdoor._read(model, prompts) == [1, 2, 3]  # 4 is in one prompt, if on two tokens; 5 is too far back
+    assert backdoor._read(model, texts) == [1, 2, 3]  # 4 is in one prompt, if on two tokens; 5 is too far back
+
+
+def test_what_makes_the_model_begin_is_ablated_unless_what_makes_it_go_on_leaves_less_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [[0, 9, 1, 2, 3, 4]] * 2
+    says = {7: [[5, 5, 5, 5], [1, 2, 3, 4]], 8: [[1, 2, 5, 5], [1, 5, 5, 5]]}
+    monkeypatch.setattr(backdoor, "_chain", lambda _model, _texts, count, *_args: [7 if count == 1 else 8])
+    monkeypatch.setattr(backdoor, "continuation", lambda _model, prompts, named: torch.tensor(says[named[0]]))
+    model: backdoor.Model = None  # type: ignore[assignment] -- what it says is given
+    assert backdoor._named(model, texts, [], {1: 1.0}) == [8]
+    says[7] = [[5, 5, 5, 5], [1, 1, 1, 1]]
+    assert backdoor._named(model, texts, [], {1: 1.0}) == [7]  # as little, and the model does not begin
