@@ -331,7 +331,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def _rebuild(self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor) -> Tensor:
         latents_TE = self.latents.total(sparse_decode(values_A, self.W_dec, pattern))
-        return self.with_skip(latents_TE.add_(self.b_dec), x_TD)
+        return self.with_skip(latents_TE + self.b_dec, x_TD)
 
     def _l0(self, fired: Tensor, x_TD: Tensor) -> Tensor:
         """Active latents a token, given in how many pairs each latent is active, or which pairs are."""

@@ -38,20 +38,19 @@ class TopKAutoencoder(SparseAutoencoder):
         pre_TF = self._preactivations(x_TD)
         pattern = self._top(pre_TF, self.config.k)
         values_A = self.activate(self._active(pre_TF, x_TD, pattern), pattern.feature_A)
-        # Not the other way round: the gradient would have to be negated, which is a pass over it.
-        excess_TE = self._rebuild(values_A, pattern, x_TD) - y_TE
+        error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fired_A = (values_A.detach() > 0).to(x_TD.dtype)
-        total = fvu = self._fvu(excess_TE)
+        total = fvu = self._fvu(error_TE)
         parts = {"fvu": fvu.detach(), "l0": self._l0(fired_A, x_TD)}
         if self.config.aux_coefficient and stage.dead_F is not None:
-            missed_TE = -excess_TE.detach()
+            missed_TE = error_TE.detach()
             auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
             parts["auxiliary"] = auxiliary.detach()
             total = total + self.config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
         if self.config.multi_k_coefficient:
             wide = self._top(pre_TF, min(_MULTI_K * self.config.k, self.width))
             rebuilt_TE = self._rebuild(torch.relu(self._active(pre_TF, x_TD, wide)), wide, x_TD)
-            multi = self._fvu(rebuilt_TE - y_TE)
+            multi = self._fvu(y_TE - rebuilt_TE)
             parts["multi_k"] = multi.detach()
             total = total + self.config.multi_k_coefficient * multi
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))

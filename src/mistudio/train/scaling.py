@@ -49,11 +49,11 @@ class Scaling(NamedTuple):
 
     def inputs(self, x_TD: Tensor) -> Tensor:
         """Inputs in the units of training [T, D]."""
-        return (x_TD - self.normalisation.mean_D.to(x_TD.device)).div_(self.normalisation.scale)
+        return (x_TD - self.normalisation.mean_D.to(x_TD.device)) / self.normalisation.scale
 
     def targets(self, y_TE: Tensor) -> Tensor:
         """Targets in the units of training [T, E]."""
-        return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)).div_(self.normalisation.target_scale)
+        return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)) / self.normalisation.target_scale
 
 
 def as_pair(rows: Rows) -> tuple[Tensor, Tensor]:
