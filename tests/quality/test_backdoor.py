@@ -6,17 +6,11 @@ import torch
 from mistudio.artifacts import Store, open_store
 from mistudio.sae import TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, artifact_source, load_subject, resolve_hooks
-from mistudio.verify.backdoor import (
-    Model,
-    continuation,
-    mean_loss,
-    payload_share,
-    rank,
-    sure_places,
-    trigger_latents,
-)
+from mistudio.verify.ablation import Model, continuation, mean_loss
+from mistudio.verify.backdoor import payload_share, trigger_latents
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, word_ids
+from mistudio.verify.ranking import rank, sure_places
 from mistudio.verify.subjects import PlantedConfig, planted_subject
 
 CONFIG = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=700)

@@ -69,18 +69,13 @@ def explain(
 
     def work(opened: Store, _run: Run) -> Produced:
         subject = subject_settings("auto", "none", device, trust_remote_code)
-        settings = {
-            "explainers": names_of(explainer),
-            "max_tokens": max_tokens,
-            "contexts": contexts,
-            "program": {"threshold": threshold},
-        }
+        settings = {"explainers": names_of(explainer), "max_tokens": max_tokens, "contexts": contexts}
         return explain_features(
             opened,
             open_artifact(opened, features, "features"),
             subject_source(model, revision, opened),
             subject,
-            validated(ExplainConfig, settings),
+            validated(ExplainConfig, settings | {"program": {"threshold": threshold}}),
             seed,
             Path(labels).expanduser() if labels else None,
             judge_source(opened, judge_url, judge_model, judge_tokens, judge_settings, subject, explainer),
