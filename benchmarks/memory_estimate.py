@@ -29,13 +29,26 @@ from benchmarks import reporting
 from benchmarks.reporting import Row, row
 from mistudio.activations import CaptureConfig, capture
 from mistudio.activations.shards import META_COLUMNS, ShardWriter
-from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, open_artifact, open_store, produce
+from mistudio.artifacts import (
+    Artifact,
+    Draft,
+    InputRef,
+    Produced,
+    Recipe,
+    Store,
+    Summary,
+    open_artifact,
+    open_store,
+    produce,
+)
 from mistudio.corpus.ingest import IngestConfig, ingest
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import EvaluateConfig, evaluate
 from mistudio.sae import TopKConfig
+from mistudio.steps.running import run_step
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
 from mistudio.subject.memory import MemoryEstimate, estimate_memory
+from mistudio.tracking import Run
 from mistudio.train import TrainConfig, TrainRuntime, train
 
 TOLERANCE = 0.15
@@ -177,17 +190,19 @@ def _run_step(case: Case, step: str, folder: Path, device: str) -> None:
     inputs = {kind: open_artifact(store, uri) for kind, uri in uris.items()}
     subject_config = case.subject_config(device)
     before = _now(device)
-    if step == "capture":
-        settings = CaptureConfig(hooks=(case.hook,), batch_size=case.batch_size)
-        capture(store, inputs["corpus"], source, subject_config, settings)
-    elif step == "evaluate":
-        scored = EvaluateConfig(ce_tokens=CE_TOKENS)
-        evaluate(store, inputs["sae"], source, subject_config, scored)
-    elif step.startswith("train"):
-        dead_after_tokens = 1 << 40 if "no dead" in step else 1
-        config = case.train_config(TRAIN_STEPS * case.sae_batch_size, dead_after_tokens)
+
+    def work(opened: Store, _run: Run) -> Produced:
+        if step == "capture":
+            settings = CaptureConfig(hooks=(case.hook,), batch_size=case.batch_size)
+            return capture(opened, inputs["corpus"], source, subject_config, settings)
+        if step == "evaluate":
+            return evaluate(opened, inputs["sae"], source, subject_config, EvaluateConfig(ce_tokens=CE_TOKENS))
+        config = case.train_config(TRAIN_STEPS * case.sae_batch_size, 1 << 40 if "no dead" in step else 1)
         runtime = TrainRuntime(device=device, checkpoint_every_steps=TRAIN_STEPS - 1)
-        train(store, inputs["activations"], config, runtime=runtime)
+        return train(opened, inputs["activations"], config, runtime=runtime)
+
+    if step != "prepare":
+        run_step(step.partition(",")[0], store.url, work)
     sys.stdout.write(json.dumps({"before": before, "peak": _peak(device)}) + "\n")
 
 
