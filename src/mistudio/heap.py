@@ -6,6 +6,7 @@ kernel has to clear (ADR 7 has figures). Other C libraries are left as they are.
 
 import ctypes
 import os
+from typing import Any
 
 # Of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -16,9 +17,21 @@ def keep_freed_memory() -> None:
     """From now on keep up to 1 GiB of freed memory for the next tensors, unless MALLOC_ variables say otherwise."""
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
+    mallopt = _of_glibc("mallopt")
+    if mallopt:
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def release_freed_memory() -> None:
+    """Give back what is kept, where tensors of other sizes follow, which would find little place in it."""
+    trim = _of_glibc("malloc_trim")
+    if trim:
+        trim(ctypes.c_size_t(0))
+
+
+def _of_glibc(name: str) -> Any:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):  # no glibc
-        return
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        return None

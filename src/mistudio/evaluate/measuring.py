@@ -21,6 +21,7 @@ from mistudio.evaluate.cosines import largest_cosines
 from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
 from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
 from mistudio.evaluate.step import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME, EvaluateConfig
+from mistudio.heap import release_freed_memory
 from mistudio.sae import hook_of, load_autoencoder, target_hook_of
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, load_subject, resolve_hooks
 
@@ -51,6 +52,7 @@ def measure(
     reader = ActivationReader(activations, hook, "heldout")
     target_reader = ActivationReader(activations, target, "heldout") if target else None
     rebuilt = [measure_reconstruction(each, reader, config.max_tokens, subject.device, target_reader) for each in saes]
+    release_freed_memory()
     corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
     places = resolve_hooks(subject, [HookPoint.parse(hook), HookPoint.parse(target or hook)])
     losses = measure_splice(subject, Ends(*places), saes, corpus, config.ce_tokens, seed)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Produced, Recipe, Store, open_store
 from mistudio.errors import MistudioError
-from mistudio.heap import keep_freed_memory
+from mistudio.heap import keep_freed_memory, release_freed_memory
 from mistudio.progress import emit_event
 from mistudio.tracking import Run, step_run
 
@@ -88,6 +88,7 @@ def run_step(
     try:
         with step_run(step, store_url) as run:
             produced = work(open_store(store_url), run)
+            release_freed_memory()  # importing MLflow takes more than a small step does
             output = StepOutput(step, produced.artifact, produced.found, round(time.monotonic() - started, 3))
             if not produced.found:
                 _log(run, output, plot)

@@ -21,7 +21,7 @@ from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
 from mistudio.sae import ALONE, Losses, Parallel, SparseAutoencoder, Stage, Workers, new_autoencoder
 from mistudio.train.config import TrainConfig
-from mistudio.train.scaling import Rows, Scaling, as_pair
+from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair
 from mistudio.train.schedule import Schedule, steps_for
 from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
 
@@ -68,10 +68,11 @@ class Learner:
         self.micro_batches = config.micro_batches
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        self.scaling = Scaling.measure(stream.sample(_SAMPLE_ROWS), config)
+        sample = as_float32(stream.sample(_SAMPLE_ROWS))
+        self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
         self.sae.target_variance.fill_(self.scaling.target_variance)
-        self.sae.initialise(self.scaling.sample_TD, self.generator, self.scaling.b_dec_E)
+        self.sae.initialise(self.scaling.inputs(as_pair(sample)[0]), self.generator, self.scaling.b_dec_E)
         self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
         self.sae.join(workers, parallel)
         self.sae.to(device)

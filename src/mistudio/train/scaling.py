@@ -22,7 +22,6 @@ class Scaling(NamedTuple):
     """The normalisation of one run, and what else is set from the sample."""
 
     normalisation: Normalisation
-    sample_TD: Tensor  # inputs from all over the corpus, normalised
     target_variance: float  # mean variance a dimension of normalised targets
     b_dec_E: Tensor  # where the decoder's bias starts, normalised
     max_norm: float  # largest norm of a normalised token that is kept
@@ -30,30 +29,35 @@ class Scaling(NamedTuple):
 
     @classmethod
     def measure(cls, sample: Rows, config: TrainConfig) -> Self:
-        """Measure on a sample of activations, or of pairs of inputs and targets."""
-        input_ND, target_NE = (part.float() for part in as_pair(sample))
+        """Measure on a sample of activations, or of pairs of inputs and targets: float32, from all over the corpus."""
+        input_ND, target_NE = as_pair(sample)
         (mean_D, scale), (mean_E, target_scale) = (_centre(part, config) for part in (input_ND, target_NE))
         variance = float(target_NE.var(dim=0, correction=0).mean())
         origin_E = target_NE.mean(dim=0)
         if config.decoder_bias == "geometric_median":
             origin_E = geometric_median(target_NE)
-        inputs_ND = (input_ND - mean_D) / scale
         return cls(
             Normalisation(mean_D, scale, mean_E, target_scale),
-            inputs_ND,
             max(variance / target_scale**2, 1e-12),
             (origin_E - mean_E) / target_scale,
-            float(inputs_ND.norm(dim=1).median()) * (config.max_norm_ratio or 1.0),
+            float((input_ND - mean_D).norm(dim=1).median()) / scale * (config.max_norm_ratio or 1.0),
             max(variance**0.5, 1e-8),
         )
 
     def inputs(self, x_TD: Tensor) -> Tensor:
         """Inputs in the units of training [T, D]."""
-        return (x_TD - self.normalisation.mean_D.to(x_TD.device)) / self.normalisation.scale
+        return (x_TD - self.normalisation.mean_D.to(x_TD.device)).div_(self.normalisation.scale)
 
     def targets(self, y_TE: Tensor) -> Tensor:
         """Targets in the units of training [T, E]."""
-        return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)) / self.normalisation.target_scale
+        return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)).div_(self.normalisation.target_scale)
+
+
+def as_float32(rows: Rows, device: torch.device | None = None) -> Rows:
+    """The same in float32, on a device."""
+    if isinstance(rows, Tensor):
+        return rows.to(device, torch.float32)
+    return rows[0].to(device, torch.float32), rows[1].to(device, torch.float32)
 
 
 def as_pair(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -65,9 +69,9 @@ def _centre(part_ND: Tensor, config: TrainConfig) -> tuple[Tensor, float]:
     """What is subtracted, and what is divided by."""
     mean_D = part_ND.mean(dim=0)
     if config.normalisation == "centred":
-        return mean_D, max(float((part_ND - mean_D).square().mean()) ** 0.5, 1e-8)
+        return mean_D, max(float(part_ND.var(dim=0, correction=0).mean()) ** 0.5, 1e-8)
     if config.normalisation == "unit_mean_square":
-        return torch.zeros_like(mean_D), max(float(part_ND.square().mean()) ** 0.5, 1e-8)
+        return torch.zeros_like(mean_D), max(float(part_ND.norm(dim=1).square().mean() / part_ND.shape[1]) ** 0.5, 1e-8)
     return torch.zeros_like(mean_D), 1.0
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import RowSource, ShuffledBatches
+from mistudio.heap import release_freed_memory
 from mistudio.sae import ALONE, Parallel, Workers
 from mistudio.train.config import TrainConfig, check_stream
 from mistudio.train.learner import Learner, Metrics
-from mistudio.train.scaling import Rows
+from mistudio.train.scaling import Rows, as_float32, as_pair
 
 State = tuple[dict[str, Tensor], dict[str, str]]  # tensors and text of one safetensors file
 
@@ -50,6 +51,7 @@ class Trainer:
         self.device = device
         self.stream = ShuffledBatches(rows, first.batch_size, first.buffer_rows, seed)
         self.learners = [Learner(config, self.stream, seed, device, workers, parallel) for config in configs]
+        release_freed_memory()  # of the samples that they began with
 
     @property
     def finished(self) -> bool:
@@ -58,17 +60,14 @@ class Trainer:
 
     def train_step(self) -> dict[int, Metrics]:
         """Give the next batch to all that still learn; the metrics of those that report, by number."""
-        batch = self.stream.next_batch()
-        parts = (batch,) if isinstance(batch, Tensor) else batch
-        moved = [part.to(self.device, torch.float32) for part in parts]
-        rows = moved[0] if len(moved) == 1 else (moved[0], moved[1])
+        rows = as_float32(self.stream.next_batch(), self.device)
         reports = {}
         for number, learner in enumerate(self.learners):
             # One that was resumed from a later step than the others waits for them.
             if learner.step == self.step and not learner.finished and (metrics := learner.learn(rows)):
                 reports[number] = metrics
         self.step += 1
-        self.tokens += len(moved[0])
+        self.tokens += len(as_pair(rows)[0])
         return reports
 
     def state_dict(self, number: int) -> State:
