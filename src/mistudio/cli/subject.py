@@ -88,6 +88,11 @@ def check_memory(
     context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
     width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
+    architecture: Annotated[str, typer.Option(help="Kind of autoencoder, as of mistudio train.")] = "topk",
+    target_l0: Annotated[
+        float | None,
+        typer.Option(min=0, help="Active features a token that a penalty is steered to; without it, it begins dense."),
+    ] = None,
     sae_batch_size: Annotated[int, typer.Option(min=1, help="Activations of one training step.")] = 512,
     buffer_rows: Annotated[int, typer.Option(min=1, help="Activations in the shuffling buffer.")] = 262_144,
     device_map: Annotated[
@@ -127,6 +132,8 @@ def check_memory(
         width=width,
         sae_batch_size=sae_batch_size,
         buffer_rows=buffer_rows,
+        architecture=_known_architecture(architecture),
+        target_l0=target_l0,
         budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
     )
     if as_json:
@@ -135,6 +142,16 @@ def check_memory(
         _show_estimate(estimate)
     if not estimate.fits:
         raise typer.Exit(_FAILED)
+
+
+def _known_architecture(name: str) -> str:
+    from mistudio.errors import ConfigError
+    from mistudio.sae import architecture_configs
+
+    if name not in architecture_configs():
+        message = f"architecture {name!r} is unknown: use one of {', '.join(architecture_configs())}."
+        raise ConfigError(message)
+    return name
 
 
 def gpu(as_json: JsonOption = False) -> None:

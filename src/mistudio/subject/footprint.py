@@ -37,7 +37,9 @@ _MB = 1 << 20
 # installed and on the way that the step is started: 500 to 700 MB.
 _CPU_RUNTIME = {"capture": 600 * _MB, "train": 580 * _MB, "evaluate": 600 * _MB}
 _CUDA_CONTEXT = 600 * _MB  # the context, cuBLAS's workspace, and what the allocator cannot use
-_KEPT_BELOW = 32 * _MB  # glibc returns tensors of so many bytes when they are freed; smaller ones it keeps for reuse
+# What malloc keeps beside what is in use, because tensors of two threads lie scattered: of a capture's activations, and
+# of an evaluation's logits; never more than it gives back (mistudio.heap).
+_KEPT_ACTIVATIONS, _KEPT_LOGITS, _MOST_KEPT = 0.6, 0.15, 1 << 30
 _TOKENIZER_BYTES = 900  # a token of the vocabulary: its strings, merges and tables
 # Bytes a weight: int8 has one float32 scale a row beside it, nf4 one for every 64 weights.
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
@@ -46,6 +48,10 @@ _STORED_BYTES = 2  # activations are stored in two bytes
 _WAITING_PASSES = 4  # forward passes whose rows are made, wait or are being written
 _SLOT_BYTES = 24  # of a row in the shuffling buffer: its number, and its place in the order
 _SAMPLE_ROWS = 16_384  # of the activations from which training takes its scale
+_SAMPLE_COPIES = 2 + 4 + 4  # bytes: as stored, in float32, and without the mean
+# A penalised autoencoder without a target L0 begins with about half of all latents active: bytes a pre-activation for
+# what its loss and gradients keep of them.
+_DENSE_START = {"standard": 50, "gated": 62, "jumprelu": 85}
 _ENCODED_AT_ONCE = 1 << 24  # pre-activations, in use
 _EVALUATED_ROWS = 4096
 _SPLICED_TOKENS = 4096
@@ -87,6 +93,8 @@ class Workload(_Frozen):
     width: int = Field(description="features of the autoencoder")
     sae_batch_size: int = Field(description="activations of a training step")
     buffer_rows: int = Field(description="rows of the shuffling buffer")
+    architecture: str = Field(default="topk", description="of the autoencoder")
+    steered: bool = Field(default=False, description="whether its sparsity has a target, and so is there at once")
     dtype: str
     dtype_bytes: int
     on_gpu: bool
@@ -163,33 +171,35 @@ def _capture(shape: ModelShape, work: Workload) -> Parts:
         "runtime": _runtime(shape, work, "capture"),
         "weights": weights,
         "activations": activations,
-        "allocator": _kept_bytes(shape, work, activations),
+        "allocator": _kept_bytes(work, _KEPT_ACTIVATIONS * activations),
         "rows": waiting,
     }
 
 
 def _train(shape: ModelShape, work: Workload) -> Parts:
-    """Gradients grow when the pre-activations are gone: what is larger counts.
+    """The forward pass, or gradients: what is larger counts.
 
-    Beside the gradients there is half an autoencoder of products while directions are held at unit norm. The
-    auxiliary loss takes a copy of the dead latents' weights, and another one for the copy's gradients.
+    On a CPU pre-activations stay, because every step's are written to the same memory. Beside the gradients there is
+    half an autoencoder of products while directions are held at unit norm. The auxiliary loss takes copies of the dead
+    latents' weights and pre-activations, and the copies have gradients.
     """
     sae = _sae_bytes(shape, work.width)
     batch = work.sae_batch_size * shape.d_model * _SAE_BYTES
     preactivations = work.sae_batch_size * work.width * _SAE_BYTES
+    staying = 0 if work.on_gpu else preactivations
     selecting = int((1 + _MAXIMA) * preactivations)
-    plain = max(sae + sae // 2, selecting)
-    auxiliary = max(2 * sae + sae // 2, sae + preactivations + selecting)
+    plain = max(staying + sae + sae // 2, selecting)
+    auxiliary = max(staying + 4 * sae, preactivations + selecting + sae)
+    dense = 0 if work.steered else _DENSE_START.get(work.architecture, 0) * work.sae_batch_size * work.width
     ring = work.buffer_rows * (shape.d_model * _STORED_BYTES + _SLOT_BYTES)
-    sample = _SAMPLE_ROWS * shape.d_model * _SAE_BYTES
     runtime = _CUDA_CONTEXT if work.on_gpu else _CPU_RUNTIME["train"]
     return {
         "runtime": runtime,
-        "rows": 0 if work.on_gpu else ring + sample,
+        "rows": 0 if work.on_gpu else max(ring, _SAMPLE_ROWS * shape.d_model * _SAMPLE_COPIES),
         "sae_weights": sae,
         "sae_optimizer": 2 * sae,
-        "sae_step": plain + 6 * batch,
-        "sae_auxiliary": max(auxiliary - plain, 0),
+        "sae_step": plain + dense + 6 * batch,
+        "sae_auxiliary": max(auxiliary - plain - dense, 0),
     }
 
 
@@ -209,6 +219,7 @@ def _evaluate(shape: ModelShape, work: Workload) -> Parts:
         "weights": weight_bytes(shape, work.quantization, work.dtype_bytes),
         "activations": activations,
         "logits": logits,
+        "allocator": _kept_bytes(work, _KEPT_LOGITS * logits),
         "sae_weights": 2 * sae,
         "sae_step": max(max(sae, rebuilding) - activations - logits, 0),
     }
@@ -242,10 +253,8 @@ def _activation_bytes(shape: ModelShape, work: Workload, num_tokens: int) -> int
     return num_tokens * per_token + attention + unpacked
 
 
-def _kept_bytes(shape: ModelShape, work: Workload, activations: int) -> int:
-    """What malloc cannot return of a forward pass, because something else lies behind it: about as much again."""
-    largest = work.num_tokens * max(shape.d_mlp, shape.d_model) * work.dtype_bytes
-    return 0 if work.on_gpu or largest >= _KEPT_BELOW else activations
+def _kept_bytes(work: Workload, num_bytes: float) -> int:
+    return 0 if work.on_gpu else int(min(num_bytes, _MOST_KEPT))
 
 
 def _quantizable(model: Any) -> Iterator[Any]:

@@ -73,6 +73,8 @@ def estimate_memory(
     width: int,
     sae_batch_size: int = 512,
     buffer_rows: int = 262_144,
+    architecture: str = "topk",
+    target_l0: float | None = None,
     budget_bytes: int | None = None,
 ) -> MemoryEstimate:
     """Estimate memory for capture, training and evaluation at one layer.
@@ -86,6 +88,8 @@ def estimate_memory(
         width: features of the autoencoder.
         sae_batch_size: activations of one training step of the autoencoder.
         buffer_rows: activations in the shuffling buffer.
+        architecture: of the autoencoder; one with a penalty begins dense, unless it is steered to a target.
+        target_l0: that target.
         budget_bytes: memory to fit in; None is what is free on the device.
 
     Raises:
@@ -107,6 +111,8 @@ def estimate_memory(
             width=width,
             sae_batch_size=sae_batch_size,
             buffer_rows=buffer_rows,
+            architecture=architecture,
+            steered=target_l0 is not None,
             dtype=dtype,
             dtype_bytes=_itemsize(dtype),
             on_gpu=device.type == "cuda",
