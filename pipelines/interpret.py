@@ -37,6 +37,7 @@ def interpret(
     target_l0: float = -1,
     l1_coefficient: float = 0.02,
     train_tokens: int = 3_000_000,
+    train_settings: str = "",
     contexts: int = 20,
     explainer: str = "program",
     scorer: str = "program",
@@ -69,6 +70,7 @@ def interpret(
         target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
         l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
         train_tokens: Activations (tokens) to train on; repeats the captured ones if need be.
+        train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         contexts: Strongest contexts kept a feature, each from another document.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
@@ -111,6 +113,7 @@ def interpret(
         target_l0=target_l0,
         l1_coefficient=l1_coefficient,
         tokens=train_tokens,
+        train_settings=train_settings,
         seed=seed,
         store=store,
     )

@@ -31,6 +31,7 @@ def sweep(
     sparsities: str = "8,16,32,64",
     seeds: str = "0",
     train_tokens: int = 3_000_000,
+    train_settings: str = "",
     keep: float = 0.99,
     dtype: str = "auto",
     quantization: str = "none",
@@ -51,13 +52,16 @@ def sweep(
         sparsities: Active features a token, with commas: k, or the target L0 of architectures that have no k.
         seeds: Seeds to train each one with, with commas.
         train_tokens: Activations (tokens) to train each autoencoder on; repeats the captured ones if need be.
+        train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     # First, so that a grid that cannot be trained is refused before anything long runs.
-    points = grid(architectures=architectures, widths=widths, sparsities=sparsities, seeds=seeds)
+    points = grid(
+        architectures=architectures, widths=widths, sparsities=sparsities, seeds=seeds, train_settings=train_settings
+    )
     ingested = ingest(
         model=model,
         corpus=corpus,
@@ -77,6 +81,7 @@ def sweep(
             target_l0=point.target_l0,
             seed=point.seed,
             tokens=train_tokens,
+            train_settings=train_settings,
             store=store,
         )
         evaluated = evaluate(sae=trained.outputs["sae"], **subject)

@@ -11,6 +11,7 @@ def grid(
     widths: str = "",
     sparsities: str = "8,16,32,64",
     seeds: str = "0",
+    train_settings: str = "",
 ) -> list:
     """List the autoencoders of a sweep: every architecture with every width, sparsity and seed.
 
@@ -19,10 +20,12 @@ def grid(
         widths: Numbers of features, with commas; empty: eight times the activations' width, at least 1,024.
         sparsities: Active features a token, with commas: k, or the target L0 of architectures that have no k.
         seeds: Seeds to train each one with, with commas.
+        train_settings: Settings of each training as JSON, which are checked here too.
 
     Returns:
         The parameters in which the train step differs: architecture, width, k, target_l0 and seed.
     """
     from mistudio import steps
 
-    return steps.grid(architectures=architectures, widths=widths, sparsities=sparsities, seeds=seeds)
+    axes = {"architectures": architectures, "widths": widths, "sparsities": sparsities, "seeds": seeds}
+    return steps.grid(**axes, train_settings=train_settings)

@@ -16,8 +16,12 @@ def train(
     k: int = -1,
     target_l0: float = -1,
     l1_coefficient: float = 0.02,
+    skip: str = "none",
+    target_hook: str = "",
+    allow_wide: bool = False,
     tokens: int = 3000000,
     learning_rate: float = -1,
+    train_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -33,22 +37,25 @@ def train(
         k: Active features a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
         target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
         l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
+        skip: What passes beside the features: none, scale, learned_scale, or linear (transcoders).
+        target_hook: Hook point that a transcoder predicts, captured in the same run; empty: autoencoder.
+        allow_wide: Accept more than 32,768 features.
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         learning_rate: Peak learning rate; -1: 0.125 / sqrt(width).
+        train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    sparsity = {"width": width, "k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
+    what = {"model": model, "hook": hook, "target_hook": target_hook, "architecture": architecture, "skip": skip}
+    size = {"width": width, "allow_wide": allow_wide, "tokens": tokens}
+    sparsity = {"k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
+    others = {"learning_rate": learning_rate, "train_settings": train_settings, "seed": seed, "store": store}
     steps.train(
         activations=steps.artifact_uri(activations.path),
-        model=model,
-        hook=hook,
-        architecture=architecture,
+        **what,
+        **size,
         **sparsity,
-        tokens=tokens,
-        learning_rate=learning_rate,
-        seed=seed,
-        store=store,
+        **others,
     ).write_to(sae)

@@ -42,7 +42,7 @@ def tracking_uri(store_url: str) -> str:
 class Run:
     """One MLflow run, made when something is first logged to it; silent where nothing is tracked."""
 
-    def __init__(self, name: str, store_url: str, parent: str | None = None, run_id: str | None = None) -> None:
+    def __init__(self, name: str, store_url: str, parent: "Run | str | None" = None, run_id: str | None = None) -> None:
         self.name, self._store_url, self._parent = name, store_url, parent
         self._run_id, self._owned = run_id, run_id is None
         self._client: Any = None
@@ -97,8 +97,8 @@ class Run:
 
     @contextmanager
     def child(self, name: str) -> Iterator["Run"]:
-        """A run nested under this one."""
-        with _finishing(Run(name, self._store_url, self.run_id)) as run:
+        """A run nested under this one; both are made when something is first logged to it."""
+        with _finishing(Run(name, self._store_url, self)) as run:
             yield run
 
     def finish(self, *, failed: bool = False) -> None:
@@ -120,7 +120,8 @@ class Run:
         if self._client is None:
             self._client = _client(self._store_url)
             if self._run_id is None:
-                tags = {"mlflow.parentRunId": self._parent} if self._parent else {}
+                parent = self._parent.run_id if isinstance(self._parent, Run) else self._parent
+                tags = {"mlflow.parentRunId": parent} if parent else {}
                 run = self._client.create_run(
                     _experiment_id(self._client, self._store_url),
                     self._started_ms,

@@ -10,18 +10,22 @@ from typing import Annotated, Any, get_type_hints
 import docstring_parser
 import typer
 
-from mistudio.steps import BATCH_STEPS, StepOutput
+from mistudio.steps import BATCH_STEPS, StepOutput, train_together
 
 _PANEL = "Batch steps"
+Step = Callable[..., StepOutput] | Callable[..., list[StepOutput]]
 
 
 def register(app: typer.Typer) -> None:
     """Add one command for each batch step."""
     for name, step in BATCH_STEPS.items():
         app.command(name, rich_help_panel=_PANEL, help=_help(name, step))(_command(step))
+    app.command("train-together", rich_help_panel=_PANEL, help=_help("train-together", train_together))(
+        _command(train_together)
+    )
 
 
-def _help(name: str, step: Callable[..., StepOutput]) -> str:
+def _help(name: str, step: Step) -> str:
     required = [p.name for p in inspect.signature(step).parameters.values() if p.default is inspect.Parameter.empty]
     examples = {
         "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
@@ -32,7 +36,7 @@ def _help(name: str, step: Callable[..., StepOutput]) -> str:
     return f"{summary}\n\nExample:\n\n    mistudio {name}{options}\n"
 
 
-def _command(step: Callable[..., StepOutput]) -> Callable[..., None]:
+def _command(step: Step) -> Callable[..., None]:
     """A typer command with the parameters of ``step`` as options, and ``--json``."""
 
     @functools.wraps(step)
@@ -57,21 +61,23 @@ def _command(step: Callable[..., StepOutput]) -> Callable[..., None]:
     return command
 
 
-def _show(output: StepOutput, as_json: bool) -> None:
+def _show(made: StepOutput | list[StepOutput], as_json: bool) -> None:
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first tells
         return
+    outputs = made if isinstance(made, list) else [made]
     if as_json:
-        content = {"step": output.step, "seconds": output.seconds, **output.metadata()}
-        typer.echo(json.dumps(content, indent=1))
+        content = [{"step": each.step, "seconds": each.seconds, **each.metadata()} for each in outputs]
+        typer.echo(json.dumps(content if isinstance(made, list) else content[0], indent=1))
         return
     from rich.console import Console
     from rich.table import Table
 
-    how = "found" if output.found else f"made in {output.seconds:.1f} s"
-    table = Table(title=f"{output.artifact.uri}  ({how})", title_justify="left", show_header=False)
-    for name, value in output.artifact.manifest.summary.items():
-        table.add_row(
-            name,
-            f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
-        )
-    Console().print(table)
+    for output in outputs:
+        how = "found" if output.found else f"made in {output.seconds:.1f} s"
+        table = Table(title=f"{output.artifact.uri}  ({how})", title_justify="left", show_header=False)
+        for name, value in output.artifact.manifest.summary.items():
+            table.add_row(
+                name,
+                f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
+            )
+        Console().print(table)

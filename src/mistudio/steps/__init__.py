@@ -9,6 +9,7 @@ from mistudio.steps.gate import fail_gate, gate
 from mistudio.steps.quality import probe, stability
 from mistudio.steps.running import StepOutput, artifact_uri
 from mistudio.steps.sweep import compare, grid
+from mistudio.steps.together import train_together
 
 BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
     "ingest": ingest,
@@ -44,4 +45,5 @@ __all__ = [
     "score",
     "stability",
     "train",
+    "train_together",
 ]

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, InputRef, Produced, Store, open_artifact
-from mistudio.errors import ConfigError, SubjectError
+from mistudio.errors import SubjectError
 from mistudio.steps.defaults import (
     CHOOSE,
-    captured_width,
     choose_context_length,
-    choose_hook,
-    choose_k,
     choose_layer,
-    choose_width,
     optional,
 )
 from mistudio.steps.running import StepOutput, run_step
+from mistudio.steps.training import training_config
 from mistudio.steps.validation import validated
 from mistudio.tracking import Run
 
@@ -161,6 +158,7 @@ def train(
     encoder_dtype: str = "float32",
     patience: int = 10,
     min_loss: float = 0.0,
+    train_settings: str = "",
     checkpoint_every_steps: int = 500,
     device: str = "auto",
     parallel: str = "data",
@@ -189,6 +187,7 @@ def train(
         encoder_dtype: Number format of the encoder product: float32 or bfloat16.
         patience: Checks without improvement until training winds down; 0: never.
         min_loss: Loss at which training winds down; 0: never.
+        train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         checkpoint_every_steps: Steps between two checkpoints.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         parallel: What processes started by accelerate or torchrun share: data (the tokens of a batch) or latents.
@@ -196,25 +195,15 @@ def train(
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio.subject import device_name
-    from mistudio.train import TrainConfig, TrainRuntime
+    from mistudio.train import TrainRuntime
     from mistudio.train import train as train_autoencoder
 
     def work(opened: Store, run: Run) -> Produced:
         artifact = open_artifact(opened, activations, "activations")
-        point = choose_hook(hook, artifact)
-        d_in = captured_width(artifact, point)
-        settings = {
-            "hook": point,
-            "target_hook": choose_hook(target_hook, artifact) if target_hook else None,
-            "sae": architecture_settings(
-                architecture,
-                choose_width(width, d_in),
-                choose_k(k, d_in),
-                target_l0,
-                l1_coefficient,
-                skip,
-                allow_wide=allow_wide,
-            ),
+        others = {
+            "target_hook": target_hook or None,
+            "skip": skip,
+            "allow_wide": allow_wide,
             "normalisation": normalisation,
             "encoder_dtype": encoder_dtype,
             "tokens": tokens,
@@ -224,7 +213,8 @@ def train(
             "patience": patience,
             "min_loss": min_loss,
         }
-        config = validated(TrainConfig, settings)
+        sparsity = {"k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
+        config = training_config(artifact, hook, architecture, width, sparsity, others, train_settings)
         runtime = validated(
             TrainRuntime,
             {
@@ -238,7 +228,7 @@ def train(
 
     chosen = {"width": width, "k": k, "target_l0": target_l0, "seed": seed}
     about = [architecture, *(f"{name} {value:g}" for name, value in chosen.items() if value != CHOOSE)]
-    return run_step("train", store, work, _plot_training, about=", ".join(about))
+    return run_step("train", store, work, plot_training, about=", ".join(about))
 
 
 def evaluate(
@@ -338,26 +328,8 @@ def subject_settings(dtype: str, quantization: str, device: str, trust_remote_co
     return validated(SubjectConfig, settings)
 
 
-def architecture_settings(
-    architecture: str, width: int, k: int, target_l0: float, l1_coefficient: float, skip: str, *, allow_wide: bool
-) -> dict[str, object]:
-    """The settings that the architecture has; the others do not apply to it.
-
-    Raises:
-        ConfigError: there is no such architecture.
-    """
-    from mistudio.sae import architecture_configs
-
-    if architecture not in architecture_configs():
-        message = f"architecture {architecture!r} is unknown: use one of {', '.join(architecture_configs())}."
-        raise ConfigError(message)
-    own = {"k": k, "target_l0": None if target_l0 == CHOOSE else target_l0, "l1_coefficient": l1_coefficient}
-    fields = architecture_configs()[architecture].model_fields
-    settings = {"architecture": architecture, "width": width, "allow_wide": allow_wide, "skip": skip}
-    return {**settings, **{name: value for name, value in own.items() if name in fields}}
-
-
-def _plot_training(sae: Artifact, run: Run) -> None:
+def plot_training(sae: Artifact, run: Run) -> None:
+    """Keep the curves of a training with its run."""
     from mistudio.report.plots import training_figure
     from mistudio.train import TRAINING_NAME
 

@@ -3,18 +3,16 @@
 As in ``batch``: functions of plain values, for the command line and for KFP components.
 """
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
-from mistudio.errors import ConfigError
 from mistudio.steps.batch import subject_settings, subject_source
 from mistudio.steps.defaults import CHOOSE, optional
 from mistudio.steps.running import StepOutput, run_step
-from mistudio.steps.validation import refused, validated
+from mistudio.steps.validation import json_object, refused, validated
 from mistudio.tracking import Run
 
 if TYPE_CHECKING:
@@ -102,27 +100,15 @@ def judge_source(
     from mistudio.explain.llm_open import judge_config, open_judge
 
     try:
-        config = judge_config(url, model, optional(max_tokens), subject, _parsed(settings))
+        config = judge_config(
+            url, model, optional(max_tokens), subject, json_object("judge_settings", settings, '{"concurrency": 32}')
+        )
     except ValidationError as error:
         raise refused(error) from error
     if config is None:
         return None
     answers = Path(store.url) / ".mistudio" / "answers"
     return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
-
-
-def _parsed(settings: str) -> dict[str, Any]:
-    """Settings that were given as a JSON object."""
-    example = 'Write an object, such as {"concurrency": 32}.'
-    try:
-        parsed = json.loads(settings or "{}")
-    except json.JSONDecodeError as error:
-        message = f"judge_settings is not JSON: {settings!r}: {error}. {example}"
-        raise ConfigError(message) from error
-    if not isinstance(parsed, dict):
-        message = f"judge_settings is not a JSON object: {settings!r}. {example}"
-        raise ConfigError(message)
-    return parsed
 
 
 def score(

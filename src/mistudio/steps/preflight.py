@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 
 from mistudio.errors import ConfigError
-from mistudio.steps.batch import architecture_settings
 from mistudio.steps.defaults import CHOOSE
 from mistudio.steps.sweep import grid
-from mistudio.steps.validation import validated
-
-# What the checks assume where the step will choose: any valid value serves.
-_ANY_WIDTH, _ANY_K = 32_768, 1
+from mistudio.steps.training import check_training
 
 
 def check_settings(values: Mapping[str, object]) -> None:
@@ -20,29 +16,23 @@ def check_settings(values: Mapping[str, object]) -> None:
     """
     given = {name: value for name, value in values.items() if value != CHOOSE}
     _check_numbers(given)
-    if given.keys() & {"architecture", "width", "k", "target_l0", "l1_coefficient", "skip"}:
-        _check_architecture(given)
     axes = {name: str(given[name]) for name in ("architectures", "widths", "sparsities", "seeds") if name in given}
     if axes:
-        grid(**axes)
+        grid(**axes, train_settings=str(given.get("train_settings", "")))
+    elif given.keys() & {"architecture", "width", "k", "target_l0", "l1_coefficient", "train_settings"}:
+        _check_training(given)
     if "hook" in given:
         _check_hooks(str(given["hook"]))
 
 
-def _check_architecture(given: Mapping[str, object]) -> None:
-    from mistudio.sae import architecture_configs
-
-    architecture = str(given.get("architecture", "topk"))
-    settings = architecture_settings(
-        architecture,
-        _number(given, "width", _ANY_WIDTH),
-        _number(given, "k", _ANY_K),
-        float(str(given.get("target_l0", CHOOSE))),
-        float(str(given.get("l1_coefficient", 0.02))),
-        str(given.get("skip", "none")),
-        allow_wide=bool(given.get("allow_wide", False)),
+def _check_training(given: Mapping[str, object]) -> None:
+    names = given.keys() & {"k", "target_l0", "l1_coefficient"}
+    check_training(
+        str(given.get("architecture", "topk")),
+        _number(given, "width", CHOOSE),
+        {name: float(str(given[name])) for name in names},
+        str(given.get("train_settings", "")),
     )
-    validated(architecture_configs()[architecture], settings)
 
 
 def _check_numbers(given: Mapping[str, object]) -> None:

@@ -91,7 +91,7 @@ def run_step(
             release_freed_memory()  # importing MLflow takes more than a small step does
             output = StepOutput(step, produced.artifact, produced.found, round(time.monotonic() - started, 3))
             if not produced.found:
-                _log(run, output, plot)
+                log_output(run, output, plot)
     except Exception as error:
         _report_failure(step, about, error)
         raise
@@ -107,7 +107,8 @@ def run_step(
     return output
 
 
-def _log(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
+def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
+    """Log settings and figures of what a step published, and what ``plot`` draws."""
     artifact, step = output.artifact, output.step
     run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
     run.log_metrics(output.metrics())

@@ -10,17 +10,14 @@ from typing import TypeVar
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.errors import ConfigError
 from mistudio.progress import emit_event
-from mistudio.steps.batch import architecture_settings
 from mistudio.steps.defaults import CHOOSE
 from mistudio.steps.running import StepOutput, flat, run_step
+from mistudio.steps.training import check_training
 from mistudio.steps.validation import validated
 from mistudio.tracking import Run
 
 T = TypeVar("T")
 PointSettings = dict[str, str | int | float]
-
-# What the checks assume where training will choose: any valid width serves.
-_ANY_WIDTH = 32_768
 
 
 def grid(
@@ -28,6 +25,7 @@ def grid(
     widths: str = "",
     sparsities: str = "8,16,32,64",
     seeds: str = "0",
+    train_settings: str = "",
 ) -> list[PointSettings]:
     """List the autoencoders of a sweep: every architecture with every width, sparsity and seed.
 
@@ -36,6 +34,7 @@ def grid(
         widths: Numbers of features, with commas; empty: eight times the activations' width, at least 1,024.
         sparsities: Active features a token, with commas: k, or the target L0 of architectures that have no k.
         seeds: Seeds to train each one with, with commas.
+        train_settings: Settings of each training as JSON, which are checked here too.
 
     Returns:
         The parameters in which the train step differs: architecture, width, k, target_l0 and seed.
@@ -52,7 +51,7 @@ def grid(
     if not all(chosen):
         message = "The sweep is empty: give architectures, sparsities and seeds, one of each or more."
         raise ConfigError(message)
-    points = [_point(*values) for values in product(*chosen)]
+    points = [_point(*values, train_settings) for values in product(*chosen)]
     emit_event(event="message", text=f"{len(points)} autoencoders to train and evaluate")
     return points
 
@@ -82,7 +81,7 @@ def compare(
     return run_step("compare", store, work, _log_points)
 
 
-def _point(architecture: str, width: int, sparsity: float, seed: int) -> PointSettings:
+def _point(architecture: str, width: int, sparsity: float, seed: int, train_settings: str) -> PointSettings:
     """The train step's parameters for one autoencoder, checked as far as they can be before the activations are."""
     from mistudio.sae import architecture_configs
 
@@ -90,17 +89,15 @@ def _point(architecture: str, width: int, sparsity: float, seed: int) -> PointSe
         message = f"sparsities names {sparsity:g}: give numbers of active features above 0."
         raise ConfigError(message)
     known = architecture_configs().get(architecture)
+    if known and not known.model_fields.keys() & {"k", "target_l0"}:
+        message = f"{architecture} has neither k nor target_l0, so that no sweep can set its sparsity."
+        raise ConfigError(message)
     has_k = known is not None and "k" in known.model_fields
     if has_k and not sparsity.is_integer():
         message = f"{architecture} keeps a whole number of features active, not {sparsity:g}."
         raise ConfigError(message)
     k, target_l0 = (int(sparsity), float(CHOOSE)) if has_k else (CHOOSE, sparsity)
-    any_width = _ANY_WIDTH if width == CHOOSE else width
-    settings = architecture_settings(architecture, any_width, k, target_l0, 0.02, "none", allow_wide=False)
-    if not settings.keys() & {"k", "target_l0"}:
-        message = f"{architecture} has neither k nor target_l0, so that no sweep can set its sparsity."
-        raise ConfigError(message)
-    validated(architecture_configs()[architecture], settings)
+    check_training(architecture, width, {"k": k, "target_l0": target_l0}, train_settings)
     return {"architecture": architecture, "width": width, "k": k, "target_l0": target_l0, "seed": seed}
 
 

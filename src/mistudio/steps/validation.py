@@ -1,7 +1,8 @@
 """Turning plain values into a step's configuration, with every refusal in one readable message."""
 
+import json
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,3 +36,21 @@ def _reason(problem: dict[str, object]) -> str:
         return text  # our own validators name the parameter themselves
     text = text[:1].lower() + text[1:]
     return f"{parts[-1] if parts else 'settings'}: {text}, not {problem['input']!r}"
+
+
+def json_object(name: str, text: str, example: str) -> dict[str, Any]:
+    """A parameter that was given as a JSON object; empty where nothing was.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    hint = f"Write an object, such as {example}."
+    try:
+        parsed = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        message = f"{name} is not JSON: {text!r}: {error}. {hint}"
+        raise ConfigError(message) from error
+    if not isinstance(parsed, dict):
+        message = f"{name} is not a JSON object: {text!r}. {hint}"
+        raise ConfigError(message)
+    return parsed

@@ -1,0 +1,138 @@
+"""Settings of a training that are given as plain values and as JSON."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
+
+from mistudio import steps
+from mistudio.artifacts import Artifact, Store, open_store
+from mistudio.cli import app
+from mistudio.errors import ConfigError
+from mistudio.sae import architecture_configs
+from mistudio.steps.training import architecture_settings, check_training, split_settings
+from mistudio.train import TrainConfig
+from tests.unit.train.synthetic import plant, publish_activations
+
+PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "training.md"
+OWN_OPTIONS = {"hook", "sae", "architecture", "width", "k"}  # of these the page says nothing
+
+
+def test_settings_go_to_the_training_and_to_the_architecture() -> None:
+    of_training, of_architecture = split_settings('{"ema_decay": 0.9, "aux_k": 4, "skip": "scale"}', "topk")
+    assert of_training == {"ema_decay": 0.9}
+    assert of_architecture == {"aux_k": 4, "skip": "scale"}
+    assert split_settings("", "topk") == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "message"),
+    [
+        ("topk", '{"tanh_scale": 2}', "'tanh_scale', which neither training nor topk has"),
+        ("topk", '{"hook": "resid_post.1"}', "names 'hook'"),
+        ("topk", "ema_decay=0.9", "train_settings is not JSON: 'ema_decay=0.9'"),
+        ("topk", "[1]", "is not a JSON object"),
+        ("topk", '{"ema_decay": 2}', "ema_decay: input should be less than 1, not 2"),
+        ("jumprelu", '{"penalty": "l2"}', "penalty: input should be 'l0' or 'tanh', not 'l2'"),
+        ("topk", '{"skip": "linear"}', "skip linear would let an autoencoder copy its input"),
+        ("other", "", "architecture 'other' is unknown: use one of"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_runs(architecture: str, settings: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_training(architecture, 1024, {}, settings)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sparsity", "message"),
+    [
+        ("topk", {"target_l0": 12.0}, r"topk has no target_l0 \(given: 12\): leave it out. It has k."),
+        ("topk", {"l1_coefficient": 7.0}, "topk has no l1_coefficient"),
+        ("standard", {"k": 8}, r"standard has no k \(given: 8\).* It has target_l0, l1_coefficient."),
+    ],
+)
+def test_what_an_architecture_does_not_have_is_not_dropped(
+    architecture: str, sparsity: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        architecture_settings(architecture, 1024, sparsity, 8)
+
+
+def test_what_is_not_given_is_chosen() -> None:
+    sparsity = {"k": -1, "target_l0": -1, "l1_coefficient": 0.02}
+    assert architecture_settings("topk", 64, sparsity, 8) == {"architecture": "topk", "width": 64, "k": 8}
+    standard = architecture_settings("standard", 64, sparsity, 8)
+    assert standard == {"architecture": "standard", "width": 64, "target_l0": None, "l1_coefficient": 0.02}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def activations_of(store: Store) -> Artifact:
+    return publish_activations(store, plant(1_500, width=12).acts_ND)
+
+
+def settings_of() -> dict[str, dict[str, FieldInfo]]:
+    """Settings by heading of the page."""
+    configs = {name: config.model_fields for name, config in architecture_configs().items()}
+    shared = set.intersection(*(set(fields) for fields in configs.values()))
+    own = {name: {key: field for key, field in fields.items() if key not in shared} for name, fields in configs.items()}
+    return {"training": TrainConfig.model_fields, "shared": {key: configs["topk"][key] for key in shared}, **own}
+
+
+def row_of(name: str, field: FieldInfo) -> str:
+    default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
+    others = [f"`{json.dumps(value)}`" for value in get_args(field.annotation) if isinstance(value, str)]
+    values = ", ".join([default, *(other for other in others if other != default)])
+    return f"| `{name}` | {values} | {field.description} |"
+
+
+def test_the_page_on_training_has_every_setting() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rows = {row_of(key, field) for fields in settings_of().values() for key, field in fields.items()}
+    missing = sorted(row for row in rows if row.split("`")[1] not in OWN_OPTIONS and row not in page)
+    assert not missing, "\n".join(missing)
+
+
+POINTS = {"architectures": "topk,standard", "widths": "64", "sparsities": "4", "tokens": 2048, "seed": 3}
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(store: Store) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    given = {"activations": activations_of(store).uri, "train_settings": '{"batch_size": 64, "ema_decay": 0.9}'}
+    together = steps.train_together(**given, **POINTS, store=store.url)
+    assert [output.found for output in together] == [False, False]
+    assert together[0].artifact.manifest.config["ema_decay"] == 0.9
+    other = open_store(f"{store.url}-other")
+    again = {**given, "activations": activations_of(other).uri}
+    alone = [
+        steps.train(**again, architecture=name, width=64, tokens=2048, seed=3, store=other.url, **sparsity)
+        for name, sparsity in (("topk", {"k": 4}), ("standard", {"target_l0": 4.0}))
+    ]
+    assert [each.artifact.digest for each in together] == [each.artifact.digest for each in alone]
+    client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
+    names = {run.info.run_name: run for run in runs}
+    assert set(names) == {"train-together", "topk width 64 k 4", "standard width 64 target_l0 4"}
+    parent = names.pop("train-together").info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in names.values()} == {parent}
+    assert all(len(client.get_metric_history(run.info.run_id, "fvu")) > 1 for run in names.values())
+    assert names["topk width 64 k 4"].data.params["ema_decay"] == "0.9"
+    found = steps.train_together(**given, **POINTS, store=store.url)
+    assert [output.found for output in found] == [True, True]
+    assert len(client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])) == 3
+
+
+def test_several_are_a_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+    options = [part for name, value in POINTS.items() for part in (f"--{name}", str(value))]
+    command = ["train-together", "--activations", activations_of(store).uri, *options, "--store", store.url, "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert [each["architecture"] for each in json.loads(result.stdout)] == ["topk", "standard"]
