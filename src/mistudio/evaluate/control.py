@@ -3,7 +3,8 @@
 It has the architecture and width of the trained one and random directions. Two numbers are fitted on a
 sample, so that it is as good as random directions can be: one shift of all encoder biases, such that as many
 latents are active as in the trained one; and one factor on the decoder, without which the overlapping
-directions of a wide dictionary add up to far too long a reconstruction.
+directions of a wide dictionary add up to far too long a reconstruction. Where its latents alone are looked
+at, the second is left out, and so what it would be fitted to.
 
 Shape legend: N rows of the sample, D width of the input, E width of the target, A active pairs.
 """
@@ -48,12 +49,26 @@ def random_autoencoder(
     x_ND = sample_ND.to(device, torch.float32)
     y_NE = x_ND if target_NE is None else target_NE.to(device, torch.float32)
     norm = Normalisation(*_centre(x_ND.cpu()), *_centre(y_NE.cpu()))
+    control = _as_sparse(sae, x_ND, norm, seed)
+    _fit_length(control, x_ND, y_NE)
+    return control
+
+
+@torch.no_grad()
+def random_latents(sae: SparseAutoencoder, sample_ND: Tensor, seed: int) -> SparseAutoencoder:
+    """An untrained twin of ``sae`` for its latents alone: no target is needed, and what it decodes means nothing."""
+    x_ND = sample_ND.to(sae.W_dec.device, torch.float32)
+    mean_D, scale = _centre(x_ND.cpu())
+    return _as_sparse(sae, x_ND, Normalisation(mean_D, scale, torch.zeros(sae.d_out), scale), seed)
+
+
+def _as_sparse(sae: SparseAutoencoder, x_ND: Tensor, norm: Normalisation, seed: int) -> SparseAutoencoder:
+    """Random directions, as many of them active on the sample as latents of ``sae`` are."""
     control = new_autoencoder(sae.config, sae.d_in, sae.d_out)
     control.initialise((x_ND.cpu() - norm.mean_D) / norm.scale, control_generator(seed))
     control.fold(norm)
-    control = control.requires_grad_(requires_grad=False).to(device)
+    control = control.requires_grad_(requires_grad=False).to(x_ND.device)
     _match_sparsity(control, x_ND, len(sae.encode_active(x_ND).value_A))
-    _fit_length(control, x_ND, y_NE)
     return control
 
 

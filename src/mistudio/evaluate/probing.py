@@ -32,7 +32,7 @@ from mistudio.artifacts import (
 )
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
-from mistudio.evaluate.control import random_autoencoder
+from mistudio.evaluate.control import random_latents
 from mistudio.evaluate.pooling import Passage, Pool, Pooled, Pooler
 from mistudio.evaluate.probes import (
     METRICS,
@@ -123,7 +123,7 @@ def probe(
         autoencoder = load_autoencoder(sae, subject.device)
         batch_tokens = config.batch_size * tokens.context_length
         pooler = Pooler(subject, hook, tokens, config.pool, batch_tokens)
-        control = random_autoencoder(autoencoder, _sample(pooler, passages["train"]), seed)
+        control = random_latents(autoencoder, _sample(pooler, passages["train"]), seed)
         pooled = {split: pooler.run(draft, split, passages[split], [autoencoder, control]) for split in SPLITS}
         return _publish(draft, _rows(problems, pooled, config, seed), passages)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.evaluate.control import random_autoencoder, sample_rows
+from mistudio.evaluate.control import random_autoencoder, random_latents, sample_rows
 from mistudio.sae import (
     ArchitectureConfig,
     BatchTopKConfig,
@@ -111,6 +111,26 @@ def test_a_transcoders_control_is_fitted_to_the_target(sample_ND: Tensor) -> Non
     assert rebuilt_NE.shape == target_NE.shape
     variance = (target_NE - target_NE.mean(dim=0)).square().sum()
     assert (rebuilt_NE - target_NE).square().sum() <= variance * 1.001
+
+
+@pytest.mark.parametrize("config", CONFIGS[:-1], ids=lambda config: config.architecture)
+def test_for_latents_alone_no_target_is_needed_whatever_its_width(
+    config: ArchitectureConfig, sample_ND: Tensor
+) -> None:
+    sae = new_autoencoder(config.model_copy(update={"skip": "linear"}), WIDTH, WIDTH + 1)
+    sae.initialise(sample_ND, torch.Generator().manual_seed(0))
+    control = random_latents(sae, sample_ND, 0)
+    assert (control.d_in, control.d_out) == (WIDTH, WIDTH + 1)
+    assert mean_l0(control, sample_ND) == pytest.approx(mean_l0(sae, sample_ND), rel=0.02)
+    assert torch.cosine_similarity(control.W_enc, sae.W_enc, dim=1).abs().mean() < 0.3
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.architecture}-{config.skip}")
+def test_its_latents_are_those_of_the_whole_control(config: ArchitectureConfig, sample_ND: Tensor) -> None:
+    sae = planted_sae(config)
+    whole, latents = random_autoencoder(sae, sample_ND, 3), random_latents(sae, sample_ND, 3)
+    assert mean_l0(whole, sample_ND) > 0
+    torch.testing.assert_close(latents.encode(sample_ND), whole.encode(sample_ND), rtol=0, atol=0)
 
 
 class Rows:

@@ -21,7 +21,7 @@ from mistudio.evaluate.probes import find_problems
 from mistudio.evaluate.probing import PROBES_NAME, PROBING_NAME, ProbeConfig, probe
 from mistudio.sae import SparseAutoencoder, StandardConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks
-from tests.support.tiny import WIDTH, tiny_llama
+from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
 WORDS = {"pets": "cat dog hat mat", "sky": "sun moon tree river"}
@@ -51,7 +51,7 @@ def labelled_corpus(run: TinyRun, folder: Path, labels: bool = True, documents: 
     ).artifact
 
 
-def planted_sae(run: TinyRun, corpus: TokenCorpus, by_task: bool = False) -> SparseAutoencoder:
+def planted_sae(run: TinyRun, corpus: TokenCorpus, by_task: bool = False, d_out: int = WIDTH) -> SparseAutoencoder:
     """One latent reads the direction between the two classes; the others are random, and mostly silent."""
     (hook,) = resolve_hooks(run.subject, [HookPoint.parse(HOOK)])
     pooler = pooling.Pooler(run.subject, hook, corpus, "mean", 500)
@@ -62,7 +62,7 @@ def planted_sae(run: TinyRun, corpus: TokenCorpus, by_task: bool = False) -> Spa
         acts_ND = torch.cat([acts_ND for acts_ND, _ in pooler.tokens_of("train", [passage])])
         means.setdefault(sequence.task if by_task else sequence.label, []).append(acts_ND.mean(dim=0))
     pets_D, sky_D = (torch.stack(means[label]).mean(dim=0) for label in ("pets", "sky"))
-    sae = new_autoencoder(StandardConfig(width=64), WIDTH)
+    sae = new_autoencoder(StandardConfig(width=64), WIDTH, d_out)
     sae.initialise(torch.randn(64, WIDTH), torch.Generator().manual_seed(0))
     with torch.no_grad():
         sae.b_enc.fill_(-3.0)
@@ -174,6 +174,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same(
     assert len(done) == -(-train // 30) + -(-heldout // 30) - 2
     for name, value in whole.manifest.summary.items():
         assert resumed.manifest.summary[name] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_transcoder_is_probed_where_it_reads_however_wide_it_writes(llama: TinyRun, labelled: Artifact) -> None:
+    planted = planted_sae(llama, TokenCorpus(labelled), d_out=MLP_WIDTH)
+    transcoder = publish_sae(llama.store, planted, llama.activations, target_hook="mlp_act.1")
+    artifact = probe(llama.store, transcoder, labelled, llama.source, CPU, FEW).artifact
+    summary = artifact.manifest.summary
+    assert summary["k1_accuracy"] > 0.9
+    assert summary["k1_auroc"] > summary["control.random_k1_auroc"]
+    rows = pq.read_table(artifact.file(PROBES_NAME)).to_pylist()
+    assert rows[1]["latents"] == [PLANTED]
+    assert {row["representation"] for row in rows} == {"dense", "sae", "random", "shuffled"}
 
 
 def test_tasks_serve_as_labels_where_there_are_none(llama: TinyRun, tmp_path: Path) -> None:
