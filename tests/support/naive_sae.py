@@ -1,4 +1,7 @@
-"""The losses of each architecture, written out with dense matrices; autograd does the rest."""
+"""The losses of each architecture, written out with dense matrices; autograd does the rest.
+
+Shape legend: T tokens, D and E widths of input and output, F features (latents).
+"""
 
 from typing import Any
 
@@ -15,10 +18,16 @@ def small_config(name: str, width: int = 64, **settings: Any) -> ArchitectureCon
     return architectures()[name].Config.model_validate({"width": width, **_SPARSITY.get(name, {}), **settings})
 
 
-def naive_total(sae: SparseAutoencoder, x_TD: Tensor, y_TE: Tensor, progress: float) -> Tensor:
-    """What a step minimises where no latent is dead."""
+def naive_total(
+    sae: SparseAutoencoder, x_TD: Tensor, y_TE: Tensor, progress: float, is_dead_F: Tensor | None = None
+) -> Tensor:
+    """What a step minimises; with which latents are dead as booleans, also what brings them back."""
     pre_TF = x_TD @ sae.W_enc.T + sae.b_enc
-    return _TOTALS[sae.config.architecture](sae, pre_TF, x_TD, y_TE, progress)
+    name = sae.config.architecture
+    total = _TOTALS[name](sae, pre_TF, x_TD, y_TE, progress)
+    if is_dead_F is not None and name in _OF_THE_DEAD:
+        total = total + _OF_THE_DEAD[name](sae, pre_TF, x_TD, y_TE, is_dead_F)
+    return total
 
 
 def _fvu(sae: SparseAutoencoder, acts_TF: Tensor, x_TD: Tensor, y_TE: Tensor) -> Tensor:
@@ -100,6 +109,42 @@ def _jumprelu(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, progress: fl
     return _fvu(sae, acts_TF, x_TD, y_TE) + _ramp(sae, progress) * penalty_TF.sum(dim=1).mean()
 
 
+def _drawn_to_missed(
+    sae: Any, pre_TF: Tensor, acts_TF: Tensor, x_TD: Tensor, y_TE: Tensor, is_dead_F: Tensor
+) -> Tensor:
+    """AuxK, whose error is a share of the first one, and how far the dead lie below zero, mean over all pairs."""
+    missed_TE = (y_TE - sae.decode(acts_TF, x_TD)).detach()
+    k = min(sae.config.aux_k or y_TE.shape[1] // 2, int(is_dead_F.sum()))
+    aux_TF = _kept(torch.where(is_dead_F, pre_TF, -torch.inf), k)
+    auxiliary = (missed_TE - aux_TF @ sae.W_dec).square().sum() / missed_TE.square().sum()
+    pull = -(pre_TF * is_dead_F).sum() / (len(pre_TF) * is_dead_F.sum())
+    return sae.config.aux_coefficient * (auxiliary + pull)
+
+
+def _dead_topk(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, is_dead_F: Tensor) -> Tensor:
+    return _drawn_to_missed(sae, pre_TF, _kept(pre_TF, sae.config.k), x_TD, y_TE, is_dead_F)
+
+
+def _dead_batchtopk(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, is_dead_F: Tensor) -> Tensor:
+    return _drawn_to_missed(sae, pre_TF, _batch_kept(sae, pre_TF), x_TD, y_TE, is_dead_F)
+
+
+def _dead_standard(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, is_dead_F: Tensor) -> Tensor:
+    """Ghosts made half as long as what is missed of a token; their loss is then made as large as what is missed."""
+    if sae.config.revival != "ghost":
+        return pre_TF.new_zeros(())
+    missed_TE = (y_TE - sae.decode(pre_TF.relu(), x_TD)).detach()
+    ghosts_TE = (torch.where(pre_TF > 10, 10, pre_TF).exp() * is_dead_F) @ sae.W_dec
+    half_T = 0.5 * (missed_TE.square().sum(dim=1) / ghosts_TE.square().sum(dim=1)).sqrt()
+    left = (ghosts_TE * half_T.detach()[:, None] - missed_TE).square().mean()
+    return left * (missed_TE.square().mean() / left).detach() / sae.target_variance
+
+
+def _dead_jumprelu(sae: Any, pre_TF: Tensor, x_TD: Tensor, y_TE: Tensor, is_dead_F: Tensor) -> Tensor:
+    below_TF = (sae.log_threshold.exp() - pre_TF).relu() * is_dead_F
+    return sae.config.pre_activation_coefficient * below_TF.sum(dim=1).mean()
+
+
 _TOTALS = {
     "topk": _topk,
     "batchtopk": _batchtopk,
@@ -107,4 +152,11 @@ _TOTALS = {
     "standard": _standard,
     "gated": _gated,
     "jumprelu": _jumprelu,
+}
+_OF_THE_DEAD = {
+    "topk": _dead_topk,
+    "batchtopk": _dead_batchtopk,
+    "matryoshka": _dead_batchtopk,
+    "standard": _dead_standard,
+    "jumprelu": _dead_jumprelu,
 }

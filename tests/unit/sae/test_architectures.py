@@ -22,6 +22,20 @@ CASES = [
     ("jumprelu", {"bandwidth": 0.8, "l0_coefficient": 0.3}),
     ("jumprelu", {"bandwidth": 0.8, "penalty": "tanh", "l0_coefficient": 0.3}),
 ]
+DEAD = tuple(range(2, 62, 3))
+DEAD_CASES = [
+    ("topk", {}),
+    ("topk", {"multi_k_coefficient": 0.125, "aux_k": 2, "aux_coefficient": 0.5}),
+    ("batchtopk", {"aux_k": 100}),
+    ("batchtopk", {"aux_k": 2, "aux_coefficient": 0.5}),
+    ("matryoshka", {}),
+    ("matryoshka", {"prefixes": (7, 40, 64), "aux_k": 3}),
+    ("standard", {"revival": "ghost"}),
+    ("standard", {"revival": "ghost", "penalty": "sum"}),
+    ("standard", {"revival": "ghost", "penalty": "mean"}),
+    ("jumprelu", {"bandwidth": 0.8, "l0_coefficient": 0.3, "pre_activation_coefficient": 0.2}),
+    ("jumprelu", {"bandwidth": 0.8, "penalty": "tanh", "l0_coefficient": 0.3, "pre_activation_coefficient": 0.2}),
+]
 
 
 def make(name: str, d_out: int = D_IN, **settings: object) -> SparseAutoencoder:
@@ -61,6 +75,47 @@ def test_losses_and_gradients_equal_the_dense_formula(
     fast, naive = gradients(sae, losses.total), gradients(sae, total)
     torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
     assert all(gradient.any() for gradient in fast.values())
+
+
+@pytest.mark.parametrize("dense_share", [0.0, 1.0], ids=["dense products", "bags of rows"])
+@pytest.mark.parametrize(("name", "settings"), DEAD_CASES)
+@pytest.mark.parametrize("kind", ["autoencoder", "scaled skip", "transcoder", "skip transcoder"])
+def test_losses_and_gradients_with_dead_latents_equal_the_dense_formula(
+    name: str, settings: dict[str, object], kind: str, dense_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_DENSE_SHARE", dense_share)
+    skip = {"scaled skip": "learned_scale", "skip transcoder": "linear"}.get(kind, "none")
+    sae = make(name, D_OUT if "transcoder" in kind else D_IN, skip=skip, **settings)
+    is_dead_F = torch.zeros(WIDTH, dtype=torch.bool).index_fill(0, torch.tensor(DEAD), value=True)
+    with torch.no_grad():
+        sae.b_enc[list(DEAD)] -= torch.linspace(0, 3, len(DEAD), dtype=torch.float64)  # above zero often to never
+    x_TD = batch(D_IN, 1)
+    y_TE = batch(sae.d_out, 2) if "transcoder" in kind else x_TD
+    losses = sae.losses(x_TD, y_TE, Stage(0.05, torch.tensor(DEAD)))
+    total = naive_total(sae, x_TD, y_TE, 0.05, is_dead_F)
+    torch.testing.assert_close(losses.total, total)
+    torch.testing.assert_close(gradients(sae, losses.total), gradients(sae, total), rtol=1e-9, atol=1e-12)
+    # What brings latents back is there, and is no sign of progress.
+    assert float(total.detach()) != pytest.approx(float(naive_total(sae, x_TD, y_TE, 0.05).detach()), rel=1e-3)
+    assert torch.equal(losses.objective, sae.losses(x_TD, y_TE, Stage(0.05)).objective)
+
+
+def test_ghosts_of_large_pre_activations_are_cut_off_as_in_the_dense_formula() -> None:
+    sae, x_TD = make("standard", revival="ghost"), batch(D_IN, 1)
+    with torch.no_grad():
+        sae.b_enc[:2] = 10.0  # above the cut on about half of the tokens
+    is_dead_F = torch.arange(WIDTH) < 2
+    losses = sae.losses(x_TD, x_TD, Stage(0.05, torch.tensor([0, 1])))
+    total = naive_total(sae, x_TD, x_TD, 0.05, is_dead_F)
+    torch.testing.assert_close(losses.total, total)
+    torch.testing.assert_close(gradients(sae, losses.total), gradients(sae, total), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["standard", "gated"])
+def test_where_dead_latents_are_resampled_no_loss_is_of_them(name: str) -> None:
+    sae, x_TD = make(name), batch(D_IN, 1)
+    losses = sae.losses(x_TD, x_TD, Stage(0.05, torch.tensor(DEAD)))
+    torch.testing.assert_close(losses.total, naive_total(sae, x_TD, x_TD, 0.05))
 
 
 @pytest.mark.parametrize("name", architectures())
