@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mistudio.activations import OrderedRows, open_hook
+from mistudio.activations import ActivationReader, OrderedRows
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
 from mistudio.artifacts.artifact import hash_file
 from mistudio.errors import ConfigError, NotFound
@@ -75,7 +75,7 @@ def import_sae(
     if hook is None:
         message = f"{folder} does not say which hook point the autoencoder reads: name it, for example resid_post.3."
         raise ConfigError(message)
-    inputs_ND, targets_NE = _samples(store, activations, reading.sae, hook, target_hook)
+    inputs_ND, targets_NE = _samples(activations, reading.sae, hook, target_hook)
     content = {
         "imported_from": format_name,
         "files": {name: hash_file(folder / name) for name in chosen.files},
@@ -119,7 +119,7 @@ def export_sae(artifact: Artifact, folder: Path, format_name: str, features: Seq
     if format_name == onnx.NAME:
         _check_free(folder, (onnx.ENCODE, onnx.DECODE, onnx.ENCODE_FEATURES))
         return onnx.write(load_autoencoder(artifact), folder, features)
-    chosen = _format(format_name)
+    chosen = _format(format_name, onnx.NAME)
     if features:
         message = f"An encoder of chosen latents is written in the format {onnx.NAME} alone, not {format_name}."
         raise ConfigError(message)
@@ -141,27 +141,32 @@ def _check_free(folder: Path, names: Sequence[str]) -> None:
         raise ConfigError(message)
 
 
-def _format(name: str) -> Format:
+def _format(name: str, *others: str) -> Format:
+    """The format of that name; ``others`` could have been named too."""
     if name not in FORMATS:
-        message = f"Format {name!r} is unknown: use one of {', '.join(FORMATS)}."
+        message = f"Format {name!r} is unknown: use one of {', '.join([*FORMATS, *others])}."
         raise ConfigError(message)
     return FORMATS[name]
 
 
 def _samples(
-    store: Store, activations: Artifact, sae: SparseAutoencoder, hook: str, target_hook: str | None
+    activations: Artifact, sae: SparseAutoencoder, hook: str, target_hook: str | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows of what the autoencoder reads and of what it reconstructs; the widths agree."""
+    """Rows of what the autoencoder reads and of what it reconstructs; the widths agree.
+
+    They are of the training documents, or where only those held out are stored, of these: the model is not needed.
+    """
+    split = "train" if activations.manifest.config.get("stored", "all") == "all" else "heldout"
     rows = []
     for name, width in ((hook, sae.d_in), (target_hook or hook, sae.d_out)):
-        with open_hook(store, activations, name) as reader:
-            if reader.width != width:
-                message = (
-                    f"The autoencoder is {width} wide where {activations.uri} has {reader.width} at {name}: "
-                    "it belongs to another model or hook point."
-                )
-                raise ConfigError(message)
-            rows.append(_evenly_spaced(reader))
+        reader = ActivationReader(activations, name, split)
+        if reader.width != width:
+            message = (
+                f"The autoencoder is {width} wide where {activations.uri} has {reader.width} at {name}: "
+                "it belongs to another model or hook point."
+            )
+            raise ConfigError(message)
+        rows.append(_evenly_spaced(reader))
     return rows[0], rows[1]
 
 

@@ -1,19 +1,23 @@
 """Import publishes what the rest of the platform opens; export gives it back."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from mistudio.artifacts import Artifact, Store
+from mistudio.activations import ActivationReader, CaptureConfig, capture
+from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import FORMATS, export_sae, import_sae
-from mistudio.sae import hook_of, load_autoencoder, spread_of
+from mistudio.sae import hook_of, load_autoencoder, new_autoencoder, spread_of
+from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
 from tests.support.naive_sae import small_config
+from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_corpus, tiny_llama
 from tests.unit.interchange.samples import assert_same, make
 from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
@@ -72,11 +76,45 @@ def test_a_format_a_folder_or_a_hook_point_that_is_not_known_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="'pickle' is unknown: use one of saelens"):
         import_sae(store, tmp_path, "pickle", activations)
+    with pytest.raises(ConfigError, match="use one of saelens, sparsify, gemma_scope, dictionary_learning.$"):
+        import_sae(store, tmp_path, "onnx", activations)
     with pytest.raises(NotFound, match="no folder"):
         import_sae(store, tmp_path / "nowhere", "saelens", activations)
     FORMATS["sparsify"].write(make("topk"), tmp_path / "in", HOOK, None)
     with pytest.raises(ConfigError, match="does not say which hook point"):
         import_sae(store, tmp_path / "in", "sparsify", activations)
+
+
+def test_an_export_in_an_unknown_format_is_refused_with_all_that_there_are(
+    store: Store, activations: Artifact, tmp_path: Path
+) -> None:
+    FORMATS["saelens"].write(make("topk"), tmp_path / "in", HOOK, None)
+    artifact = import_sae(store, tmp_path / "in", "saelens", activations).artifact
+    all_of_them = "'foo' is unknown: use one of saelens, sparsify, gemma_scope, dictionary_learning, onnx.$"
+    for features in ((), (1,)):
+        with pytest.raises(ConfigError, match=all_of_them):
+            export_sae(artifact, tmp_path / "out", "foo", features)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_only_held_out_activations_are_stored_the_sample_is_of_them(store: Store, tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "model")
+    corpus = tiny_corpus(store, source, tmp_path / "text", num_documents=30)
+    config = CaptureConfig(hooks=(HOOK, "mlp_act.1"), stored="heldout")
+    captured = capture(store, corpus, source, SubjectConfig(device="cpu"), config).artifact
+    shutil.rmtree(tmp_path / "model")  # the command has no model to name, and needs none
+    sae = new_autoencoder(small_config("standard"), WIDTH, MLP_WIDTH)
+    x_ND, y_NE = (ActivationReader(captured, hook, "heldout") for hook in config.hooks)
+    x_ND, y_NE = (rows.acts(0, len(rows)).float() for rows in (x_ND, y_NE))
+    sae.initialise(x_ND, torch.Generator().manual_seed(0), y_NE.mean(dim=0))
+    FORMATS["saelens"].write(sae, tmp_path / "in", HOOK, "mlp_act.1")
+    options = ["--from", "saelens", "--activations", captured.uri, "--store", store.url]
+    done = CliRunner().invoke(app, ["import", "sae", str(tmp_path / "in"), *options])
+    assert done.exit_code == 0, done.output
+    imported = open_artifact(store, done.output.split()[1].rstrip(":"), "sae")
+    left = (y_NE - sae.reconstruct(x_ND)).square().sum() / (y_NE - y_NE.mean(dim=0)).square().sum()
+    assert imported.manifest.summary["sample_fvu"] == pytest.approx(float(left), rel=0.05)
+    assert spread_of(imported) == pytest.approx(float(y_NE.var(dim=0, correction=0).mean().sqrt()), rel=0.05)
 
 
 def test_an_autoencoder_that_does_not_fit_the_activations_is_warned_of(
