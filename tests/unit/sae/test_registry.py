@@ -1,5 +1,6 @@
 """Architectures of other packages: found by entry point, refused by name where they are none."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -7,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from mistudio.artifacts import open_store
+from mistudio.artifacts import open_artifact, open_store
+from mistudio.cli import app
 from mistudio.errors import ConfigError
 from mistudio.sae import architecture_configs, architectures, load_autoencoder
-from mistudio.train import TrainConfig, train
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.unit.train.synthetic import plant, publish_activations
 
 DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
 
@@ -35,19 +37,26 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     sys.modules.pop("my_package", None)
 
 
-def test_the_example_in_the_docs_trains_and_is_loaded(install: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_the_example_in_the_docs_trains_by_its_command_and_is_loaded(
+    install: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
     text = DOCS.read_text(encoding="utf-8")
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "class Capped" in code)
     (target,) = re.findall(r'^capped = "(.*)"$', text, flags=re.MULTILINE)
+    (command,) = re.findall(r"^mistudio (train .*--architecture capped.*)$", text, flags=re.MULTILINE)
     install(code, target)
-    settings = {"architecture": "capped", "width": 64, "k": 3}
     rows_ND = plant(2_000, width=12).acts_ND
-    config = TrainConfig.model_validate({"hook": HOOK, "sae": settings, "tokens": 8_000, "batch_size": 200})
     store = open_store(str(tmp_path / "store"))
-    artifact = train(store, publish_activations(store, rows_ND), config).artifact
+    given = command.replace("activations/...", publish_activations(store, rows_ND).uri).split()
+    small = ["--width", "64", "--tokens", "8000", "--batch-size", "200", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*given, *small, "--store", store.url, "--json"])
+    assert done.exit_code == 0, done.output or done.exception
+    artifact = open_artifact(store, json.loads(done.stdout)["artifact_uri"], "sae")
     sae = load_autoencoder(artifact)
     assert type(sae).__name__ == "CappedAutoencoder"
-    assert artifact.manifest.config["sae"]["architecture"] == "capped"
+    settings = artifact.manifest.config["sae"]
+    assert (settings["architecture"], settings["k"]) == ("capped", 8)
     with torch.no_grad():
         assert float(sae.encode(rows_ND * 100).max()) == 6.0
 
