@@ -6,10 +6,12 @@ PEERS := build/peers
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
+# Tests against the other libraries run where these were installed; without, they are skipped.
+export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$(PEERS)/bin/python)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test lint format compile bench bench-sae bench-quality clean
+.PHONY: help install demo test test-peers lint format compile bench bench-sae bench-quality clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,10 @@ demo: install ## Train a small language model and run the main job on it, offlin
 
 test: install ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+
+test-peers: install $(PEERS)/installed ## Install SAELens, sparsify and dictionary_learning, and test formats against them
+	OMP_NUM_THREADS=1 MISTUDIO_PEERS_PYTHON=$(CURDIR)/$(PEERS)/bin/python \
+		$(BIN)/python -m pytest -rs tests/unit/interchange/test_peers.py
 
 lint: install ## Check style, types, imports and the compiled pipelines
 	$(BIN)/ruff check .

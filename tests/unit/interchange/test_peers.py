@@ -1,7 +1,7 @@
 """The libraries themselves compute the same from our files, and we from theirs.
 
-They run in an environment of their own: MISTUDIO_PEERS_PYTHON names its interpreter (see
-benchmarks/peers-requirements.txt).
+They run in an environment of their own, which `make test-peers` makes from benchmarks/peers-requirements.txt:
+MISTUDIO_PEERS_PYTHON names its interpreter, and make sets it wherever that is there.
 """
 
 import os
@@ -63,7 +63,7 @@ def form(request: pytest.FixtureRequest) -> str:
     """A format whose library is at hand."""
     python = os.environ.get("MISTUDIO_PEERS_PYTHON")
     if not python:
-        pytest.skip("MISTUDIO_PEERS_PYTHON names no interpreter with the other libraries")
+        pytest.skip("the other libraries are not installed: make test-peers")
     probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({PACKAGES[request.param]!r}) is None)"
     if subprocess.run([python, "-c", probe], check=False).returncode:
         pytest.skip(f"{python} has no {PACKAGES[request.param]}")
