@@ -1,6 +1,7 @@
-"""Stability and probing as steps of plain values, through the command line, and their plots."""
+"""Stability and probing as steps of plain values, through the command line, and their plots, in MLflow too."""
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -40,6 +41,20 @@ class Figures:
         self.logged[name] = figure
 
 
+def png_files(store: Store, step: str, folder: Path) -> set[str]:
+    """Names of the images that a real MLflow has of the only run of a step."""
+    tracking = pytest.importorskip("mlflow.tracking")
+    client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
+    (run,) = (run for run in runs if run.info.run_name == step)
+    assert run.info.status == "FINISHED"
+    paths = [
+        Path(client.download_artifacts(run.info.run_id, file.path, str(folder)))
+        for file in client.list_artifacts(run.info.run_id)
+    ]
+    return {path.name for path in paths if path.read_bytes().startswith(b"\x89PNG")}
+
+
 def test_stability_is_measured_once_and_found_after(store: Store, two: str) -> None:
     first = steps.stability(two, store=store.url)
     again = steps.stability(two, store=store.url)
@@ -50,6 +65,15 @@ def test_stability_is_measured_once_and_found_after(store: Store, two: str) -> N
     figures = Figures()
     quality._plot_stability(first.artifact, figures)
     assert list(figures.logged) == ["stability.png"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_the_plot_of_stability_is_with_its_run_in_mlflow(
+    store: Store, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "on")
+    steps.stability(two, found_above=0.6, store=store.url)
+    assert png_files(store, "stability", tmp_path) == {"stability.png"}
 
 
 def test_stability_refuses_one_autoencoder_and_other_kinds(store: Store, two: str) -> None:
@@ -109,6 +133,18 @@ def test_probing_is_done_once_found_after_and_plotted(prepared: Prepared, monkey
     figures = Figures()
     quality._plot_probing(first.artifact, figures)
     assert list(figures.logged) == ["probing_accuracy.png", "probing_balanced_accuracy.png", "probing_auroc.png"]
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_the_plots_of_probing_are_with_its_run_in_mlflow(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mistudio.evaluate.probing.check_subject", lambda *_: None)  # rows that no model made
+    monkeypatch.setenv("MISTUDIO_TRACKING", "on")
+    values = {"model": prepared.model, "min_documents": 5, "max_documents": 50, "store": prepared.store.url}
+    steps.probe(prepared.sae, prepared.corpus, **values)
+    names = {"probing_accuracy.png", "probing_balanced_accuracy.png", "probing_auroc.png"}
+    assert png_files(prepared.store, "probe", tmp_path) == names
 
 
 def test_probing_refuses_what_no_configuration_takes(prepared: Prepared) -> None:

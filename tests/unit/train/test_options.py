@@ -1,6 +1,7 @@
 """What training can be asked for beside the architecture: normalisation, transcoders, means of weights, parts."""
 
 import logging
+import math
 from collections.abc import Callable
 
 import pytest
@@ -131,6 +132,30 @@ def test_the_mean_of_weights_is_published_in_place_of_the_last(trainer: Callable
     last, mean = run(trainer(decay_fraction=0)), run(trainer(decay_fraction=0, ema_decay=0.9))
     assert torch.equal(last.sae.W_enc, mean.sae.W_enc)
     assert not torch.equal(last.finish().W_enc, mean.finish().W_enc)
+
+
+def test_the_mean_is_of_all_steps_with_the_shares_of_a_decay_that_grows_to_the_one_asked_for(
+    trainer: Callable[..., Alone],
+) -> None:
+    done = trainer(normalisation="none", tokens=14 * BATCH, ema_decay=0.5)
+
+    def weights() -> dict[str, Tensor]:
+        return {name: value.detach().double() for name, value in done.sae.named_parameters()}
+
+    steps = [weights()]
+    while not done.finished:
+        done.train_step()
+        steps.append(weights())
+    # 1/10, 2/11, ... up to 8/17, and from then on 1/2; a step's share is what all later ones leave of it.
+    decays = [0.0, *((1 + step) / (10 + step) for step in range(8)), *6 * [0.5]]
+    shares = [(1 - decay) * math.prod(decays[step + 1 :]) for step, decay in enumerate(decays)]
+    assert len(shares) == len(steps) == 15
+    assert sum(shares) == pytest.approx(1)
+    mean = {name: sum(share * step[name] for share, step in zip(shares, steps, strict=True)) for name in steps[0]}
+    sae = done.finish()
+    for name in ("W_enc", "b_enc", "b_dec"):
+        torch.testing.assert_close(getattr(sae, name).detach().double(), mean[name], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sae.W_dec.detach().double(), torch.nn.functional.normalize(mean["W_dec"], dim=1))
 
 
 def test_a_cosine_falls_slower_at_first_and_ends_as_low(trainer: Callable[..., Alone]) -> None:
