@@ -39,7 +39,7 @@ _CPU_RUNTIME = {"capture": 600 * _MB, "train": 580 * _MB, "evaluate": 600 * _MB}
 _CUDA_CONTEXT = 600 * _MB  # the context, cuBLAS's workspace, and what the allocator cannot use
 # What malloc keeps beside what is in use, because tensors of two threads lie scattered: of a capture's activations, and
 # of an evaluation's logits; never more than it gives back (mistudio.heap).
-_KEPT_ACTIVATIONS, _KEPT_LOGITS, _MOST_KEPT = 0.6, 0.15, 1 << 30
+_KEPT_ACTIVATIONS, _KEPT_LOGITS, _MOST_KEPT = 0.7, 0.15, 1 << 30
 _TOKENIZER_BYTES = 900  # a token of the vocabulary: its strings, merges and tables
 # Bytes a weight: int8 has one float32 scale a row beside it, nf4 one for every 64 weights.
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
