@@ -323,6 +323,7 @@ class SparseAutoencoder(nn.Module, ABC):
             return None
         shape = (len(x_TD), len(self.W_enc))
         if self._scratch is None or self._scratch.shape != shape or self._scratch.dtype != self.encoder_dtype:
+            self._scratch = None  # the last one's memory first: the next may follow for want of it
             self._scratch = x_TD.new_empty(shape, dtype=self.encoder_dtype)
         return self._scratch
 

@@ -5,6 +5,7 @@ batch or the latents; alone, every exchange here is nothing at all.
 
 Each exchange begins with an agreement on the host. A process that cannot go on takes part in it one last time and
 says so: all others then stop too, where they would wait for ever. The same way all learn that memory ran out in one.
+What an exchange needs memory for is therefore there before the agreement: after it nothing may fail in one alone.
 
 Shape legend: R processes, T tokens, K candidates.
 """
@@ -79,7 +80,7 @@ class Workers:
             raise WorkerOutOfMemory
         return total
 
-    def say_out_of_memory(self, error: torch.OutOfMemoryError) -> None:
+    def say_out_of_memory(self, error: Exception) -> None:
         """Let all others know that memory ran out here, unless it was they who said so."""
         if self.size > 1 and not isinstance(error, WorkerOutOfMemory):
             self._exchange(out_of_memory=True)
@@ -133,8 +134,8 @@ class Workers:
         """The smallest over the processes."""
         if self.size == 1:
             return value
-        self.agree()
         value = value.clone()
+        self.agree()
         distributed.all_reduce(value, distributed.ReduceOp.MIN)
         return value
 
@@ -142,18 +143,19 @@ class Workers:
         """The tensors of all processes, which have the same shape, one after the other along a new dimension."""
         if self.size == 1:
             return tensor[None]
-        self.agree()
+        tensor = tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        distributed.all_gather(parts, tensor.contiguous())
+        self.agree()
+        distributed.all_gather(parts, tensor)
         return torch.stack(parts)
 
     def collect(self, block: Tensor) -> Tensor:
         """The opposite of :meth:`block`, in the first process and on the CPU: a device may not hold the whole."""
         if self.size == 1:
             return block
-        self.agree()
         own = block.detach().cpu().contiguous()
         whole = own.new_empty(self.size * len(own), *own.shape[1:]) if self.is_first else own
+        self.agree()
         distributed.gather(own, list(whole.chunk(self.size)) if self.is_first else None)
         return whole
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
+from mistudio.heap import release_freed_memory
+from mistudio.out_of_memory import is_out_of_memory, memory_needed, too_little_memory
 from mistudio.sae import ALONE, Losses, Parallel, SparseAutoencoder, Stage, Workers, new_autoencoder
 from mistudio.train.config import TrainConfig
 from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair
@@ -116,13 +118,8 @@ class Learner:
         if self.step % _COUNT_DEAD_EVERY == 0:
             self.dead_indices = self.dead_F.nonzero().squeeze(1)
         losses = self._gradients(x_TD, y_TE)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.learning_rate(self.step) * group["ratio"]
-        self.sae.before_step()
-        clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
-        self.optimiser.step()
-        self.sae.after_step(losses.parts, self.progress)
-        self._move_means()
+        with memory_needed("while Adam moves the weights", self.config.sae.width):
+            self._move_weights(losses)
         self.step += 1
         self.tokens += len(x_TD)
         self.silent_tokens_F += len(x_TD)
@@ -217,18 +214,25 @@ class Learner:
         while True:
             try:
                 return self._accumulated(x_TD, y_TE)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self.sae.workers.say_out_of_memory(error)
                 if self.micro_batches >= len(x_TD):
-                    message = (
-                        f"Out of memory with one token at a time at width {self.config.sae.width:,}. "
-                        "Lower width, or use a device with more memory: see mistudio check-memory."
-                    )
-                    raise ConfigError(message) from error
-                self.micro_batches = min(2 * self.micro_batches, len(x_TD))
-                logger.warning(
-                    "Out of memory at step %d: going on with %d parts a batch.", self.step, self.micro_batches
-                )
+                    how = "with one token at a time"
+                    raise too_little_memory(how, self.config.sae.width) from error
+            # Only here, with the error, are the attempt's frames gone, and the tensors that they held.
+            self._cut_batch(len(x_TD))
+
+    def _cut_batch(self, num_tokens: int) -> None:
+        """Make parts half as large from now on, and room for them."""
+        self.micro_batches = min(2 * self.micro_batches, num_tokens)
+        logger.warning("Out of memory at step %d: going on with %d parts a batch.", self.step, self.micro_batches)
+        self.optimiser.zero_grad(set_to_none=True)
+        release_freed_memory()
+        if self.device.type == "cuda":
+            # What was cached for the larger parts is in pieces that the smaller ones may not fit.
+            torch.cuda.empty_cache()
 
     def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         self.optimiser.zero_grad(set_to_none=True)
@@ -248,6 +252,16 @@ class Learner:
         """Whether a tensor of the state has a row for each latent."""
         of_weight = name.partition(".")[2].partition(".")[0] in self.sae.names_by_latent()
         return value.ndim > 0 and (of_weight or name == "silent_tokens_F")
+
+    def _move_weights(self, losses: Losses) -> None:
+        """What follows the gradients in a step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.learning_rate(self.step) * group["ratio"]
+        self.sae.before_step()
+        clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
+        self.optimiser.step()
+        self.sae.after_step(losses.parts, self.progress)
+        self._move_means()
 
     @torch.no_grad()
     def _move_means(self) -> None:
@@ -290,7 +304,8 @@ class Learner:
         """Revive silent latents, and end early where nothing is gained any more."""
         loss = self._take_means("check.", self.config.check_every_steps)["objective"]
         if self.step < self.schedule.decay_start:
-            self._revive(x_TD, y_TE)
+            with memory_needed("while dead latents start anew", self.config.sae.width):
+                self._revive(x_TD, y_TE)
         self.schedule.check(self.step, loss)
 
     @torch.no_grad()

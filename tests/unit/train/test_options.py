@@ -1,6 +1,5 @@
 """What training can be asked for beside the architecture: normalisation, transcoders, means of weights, parts."""
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -11,9 +10,8 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Store
-from mistudio.errors import ConfigError, InputError
-from mistudio.sae import Losses, Stage, TopKConfig, architectures, load_autoencoder, target_hook_of
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.errors import InputError
+from mistudio.sae import TopKConfig, architectures, load_autoencoder, target_hook_of
 from mistudio.train import TrainConfig, train
 from mistudio.train.scaling import geometric_median
 from tests.support.naive_sae import small_config
@@ -87,45 +85,6 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(trainer: Callable[...,
         assert done.step == 10
     torch.testing.assert_close(parts.sae.W_dec, whole.sae.W_dec, rtol=1e-3, atol=1e-4)
     assert parts.history[-1]["fvu"] == pytest.approx(whole.history[-1]["fvu"], rel=1e-3)
-
-
-class _SmallMemory(TopKAutoencoder):
-    """Runs out of memory as a GPU would, above so many tokens."""
-
-    most_tokens = 60
-
-    def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
-        if len(x_TD) > self.most_tokens:
-            raise torch.OutOfMemoryError
-        return super().losses(x_TD, y_TE, stage)
-
-
-def test_out_of_memory_cuts_the_batch_and_loses_nothing(
-    trainer: Callable[..., Alone], caplog: pytest.LogCaptureFixture
-) -> None:
-    short, plain = trainer(tokens=10 * BATCH), trainer(tokens=10 * BATCH, micro_batches=4)
-    short.sae.__class__ = _SmallMemory
-    with caplog.at_level(logging.WARNING):
-        run(short)
-    run(plain)
-    assert short.tokens == 10 * BATCH
-    assert torch.equal(short.sae.W_dec, plain.sae.W_dec)
-    assert [record.getMessage() for record in caplog.records] == [
-        "Out of memory at step 0: going on with 2 parts a batch.",
-        "Out of memory at step 0: going on with 4 parts a batch.",
-    ]
-    assert short.history[-1]["micro_batches"] == 4
-
-
-def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(trainer: Callable[..., Alone]) -> None:
-    done = trainer()
-    done.sae.__class__ = _SmallMemory
-    _SmallMemory.most_tokens, before = 0, _SmallMemory.most_tokens
-    try:
-        with pytest.raises(ConfigError, match="one token at a time at width 64. Lower width.*check-memory"):
-            done.train_step()
-    finally:
-        _SmallMemory.most_tokens = before
 
 
 def test_the_mean_of_weights_is_published_in_place_of_the_last(trainer: Callable[..., Alone]) -> None:

@@ -182,6 +182,41 @@ def test_where_memory_runs_out_in_one_all_do_the_batch_again_in_parts(
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
+def test_where_the_moments_do_not_fit_in_one_that_one_says_so_and_all_end(
+    parallel: Parallel, team: Team, activations: Artifact
+) -> None:
+    args = activations.store.url, activations.uri, settings("topk"), parallel
+    first, second = team.run(together.publish_without_room_for_moments, *args)
+    assert isinstance(first, WorkerFailed)
+    assert isinstance(second, ConfigError)
+    assert "Out of memory while Adam moves the weights at width 64" in str(second)
+
+
+class _Agreed(Exception):
+    """The others go on, and wait for this process."""
+
+
+class _Willing(Workers):
+    def agree(self, number: int = 0) -> int:
+        raise _Agreed
+
+
+@pytest.mark.parametrize("exchange", ["gather", "least", "collect"])
+def test_memory_runs_out_before_the_others_wait_or_not_at_all(exchange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    tensor = torch.ones(4, 3)
+    with pytest.raises(_Agreed):
+        getattr(_Willing(0, 2), exchange)(tensor)
+    monkeypatch.setattr(torch, "empty_like", refuse)
+    monkeypatch.setattr(Tensor, "clone", refuse)
+    monkeypatch.setattr(Tensor, "new_empty", refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        getattr(_Willing(0, 2), exchange)(tensor)
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
 def test_training_that_diverges_says_so_in_every_process(parallel: Parallel, team: Team, activations: Artifact) -> None:
     args = activations.store.url, activations.uri, settings("topk"), parallel
     answers = team.run(together.publish_diverging, *args)

@@ -87,17 +87,31 @@ def publish(
 
 
 def publish_with_little_memory(folder: str, uri: str, config: TrainConfig, parallel: Parallel, *, rank: int) -> Run:
-    """The same, where one process runs out of memory above so many tokens, as a GPU would."""
+    """The same, where one process runs out of memory above so many tokens."""
     short = int(os.environ["RANK"]) == rank
 
     def limited(sae: SparseAutoencoder, x_TD: Tensor) -> Tensor:
         if short and len(x_TD) > _MOST_TOKENS:
-            raise torch.OutOfMemoryError
+            torch.empty(1 << 50)
         return preactivations(sae, x_TD)
 
     preactivations = SparseAutoencoder._preactivations
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SparseAutoencoder, "_preactivations", limited)
+        return publish(folder, uri, config, parallel)
+
+
+def publish_without_room_for_moments(folder: str, uri: str, config: TrainConfig, parallel: Parallel) -> Run:
+    """The same, where the second process has no memory for what Adam keeps."""
+
+    def limited(adam: torch.optim.Adam) -> None:
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError
+        step(adam)
+
+    step = torch.optim.Adam.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", limited)
         return publish(folder, uri, config, parallel)
 
 
