@@ -9,8 +9,8 @@ gradient in θ: straight-through estimators take that of a window of width ε ar
 are drawn up to the threshold: Σ over dead f of ReLU(θ_f - pre_f); and they are resampled
 (:mod:`mistudio.sae.revival`).
 
-Shape legend: T tokens, D and E widths of input and output, F features (latents), A pairs that are active or
-in the window.
+Shape legend: T tokens, D and E widths of input and output, F features (latents), N dead ones, A pairs that
+are active or in the window.
 """
 
 import math
@@ -111,7 +111,8 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         }
         total = objective
         if self.config.pre_activation_coefficient and stage.dead_F is not None:
-            total = objective + self.config.pre_activation_coefficient * self._drawn_up(x_TD, stage.dead_F)
+            drawn_up = self._drawn_up(x_TD, pattern, step_A > 0, stage.dead_F)
+            total = objective + self.config.pre_activation_coefficient * drawn_up
         return Losses(total, objective.detach(), parts, fired_F)
 
     @torch.no_grad()
@@ -134,7 +135,23 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         """Thresholds count in the latents' units, and are compared with pre-activations that keep their shift."""
         self.log_threshold.add_(math.log(scale))
 
-    def _drawn_up(self, x_TD: Tensor, dead_F: Tensor) -> Tensor:
-        """How far dead latents stay below their thresholds."""
-        pre_TF = functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F])
-        return self.latents.total(torch.relu(self.threshold_F[dead_F] - pre_TF).sum()) / len(x_TD)
+    def _drawn_up(self, x_TD: Tensor, pattern: ActivePattern, above_A: Tensor, dead_F: Tensor) -> Tensor:
+        """How far dead latents stay below their thresholds, mean over tokens.
+
+        Which pairs are below is known, and over these θ - pre is linear: it needs their number and the sum of their
+        tokens, which are those of the whole batch without the few on which a latent counted as dead is active.
+
+        Args:
+            x_TD: inputs.
+            pattern: holds every pair above its threshold.
+            above_A: which pairs of it are.
+            dead_F: indices of the dead latents; this process may have none.
+        """
+        is_dead_F = torch.zeros_like(self.b_enc, dtype=torch.bool).index_fill_(0, dead_F, value=True)
+        active = pattern.subset(above_A & is_dead_F.index_select(0, pattern.feature_A))
+        ones_A = x_TD.new_ones(len(active.feature_A))
+        below_N = len(x_TD) - active.sum_by_feature(ones_A)[dead_F]
+        sums_ND = x_TD.sum(dim=0) - active.weighted_tokens(ones_A, x_TD).index_select(0, dead_F)
+        gaps_N = self.threshold_F[dead_F] - self.b_enc[dead_F]
+        total = (gaps_N * below_N).sum() - (self.W_enc.index_select(0, dead_F) * sums_ND).sum()
+        return self.latents.total(total) / len(x_TD)

@@ -181,6 +181,24 @@ def test_the_pre_activation_loss_draws_dead_jumprelu_latents_up() -> None:
     assert float(with_loss["b_enc"][dead]) == pytest.approx(-0.5)
 
 
+@pytest.mark.parametrize("dense_share", [0.0, 1.0], ids=["dense products", "bags of rows"])
+def test_the_pre_activation_loss_is_that_of_a_dense_product(
+    dense_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_DENSE_SHARE", dense_share)
+    sae, x_TD = make("jumprelu", pre_activation_coefficient=0.5), batch(D_IN, 1)
+    assert isinstance(sae, JumpReLUAutoencoder)
+    dead = torch.tensor([5, 9, 40])
+    with torch.no_grad():
+        sae.b_enc[5] = -50.0  # silent; the others are active on some tokens again
+    below_TN = torch.relu(sae.threshold_F[dead] - x_TD @ sae.W_enc[dead].T - sae.b_enc[dead])
+    assert 0 < int((below_TN[:, 1:] == 0).sum()) < below_TN[:, 1:].numel()
+    naive = naive_total(sae, x_TD, x_TD, 0.5) + 0.5 * below_TN.sum() / len(x_TD)
+    total = sae.losses(x_TD, x_TD, Stage(0.5, dead)).total
+    torch.testing.assert_close(total, naive)
+    torch.testing.assert_close(gradients(sae, total), gradients(sae, naive), rtol=1e-10, atol=1e-12)
+
+
 def test_ghost_gradients_reach_dead_latents_of_the_standard_autoencoder() -> None:
     sae, x_TD = make("standard", revival="ghost"), batch(D_IN, 1)
     dead = torch.tensor([5, 6])
