@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
@@ -182,22 +183,35 @@ def topk_rows(match: Match, ours: Ours) -> list[Row]:
     return rows + match.rows_of(narrow, match.saelens(autocast=True), "SAELens with autocast", None, label)
 
 
-def gpu_rows(shape: Shape, pairs: int) -> list[Row]:
+def gpu_rows(shape: Shape, pairs: int) -> Iterator[Row]:
+    """What could be measured of one shape; where it fails, a row says so, and other shapes keep theirs."""
+    try:
+        yield from topk_gpu_rows(shape, pairs)
+    except Exception as error:  # whichever library's it is
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"topk step, {shape}: {traceback.format_exc()}\n")
+        yield row(f"topk step, {shape}, not measured from here on", f"{type(error).__name__}: {text}"[:200], "")
+    torch.cuda.empty_cache()  # only here, without the error, is what the shape held free
+
+
+def topk_gpu_rows(shape: Shape, pairs: int) -> Iterator[Row]:
     """TopK on a GPU, with a bfloat16 encoder, and the share of the time that the encoder product alone takes."""
     rows_ND = superposition(2 * shape.batch + CHECKED_ROWS, shape.d_in).cuda()
     match = Match("topk", shape, rows_ND, pairs, time.perf_counter, "cuda")
     ours = match.ours("bfloat16")
-    rows = [row(f"{match.what}, ours before it was timed", match.settle(ours), "")]
+    yield row(f"{match.what}, ours before it was timed", match.settle(ours), "")
     contenders = (
         ("SAELens with autocast", lambda: match.saelens(autocast=True), 3.0),
         ("sparsify with Triton", match.sparsify, 1.5),
     )
     for name, make, to_reach in contenders:
         try:
-            rows += match.rows_of(ours, make(), name, to_reach)
+            yield from match.rows_of(ours, make(), name, to_reach)
         except torch.OutOfMemoryError:
-            rows.append(row(f"{match.what}, against {name}", "out of memory", "", "", to_reach))
+            yield row(f"{match.what}, against {name}", "out of memory", "", "", to_reach)
         torch.cuda.empty_cache()
+    # Beside a peer there may be less room; more than one part, and the rows above are slower for it.
+    yield row(f"{match.what}, parts of a batch that memory left ours", ours.learner.micro_batches, "")
     x_TD = rows_ND[: shape.batch].bfloat16()
     W_DF = ours.learner.sae.W_enc.detach().bfloat16().T
 
@@ -206,7 +220,7 @@ def gpu_rows(shape: Shape, pairs: int) -> list[Row]:
         torch.cuda.synchronize()
 
     times = paired(match._steps(ours, 0), product, pairs, warm_up=3)
-    return rows + speed_rows(f"{match.what}, share of the bound", times, "its encoder product alone", 0.5)
+    yield from speed_rows(f"{match.what}, share of the bound", times, "its encoder product alone", 0.5)
 
 
 def main() -> None:
