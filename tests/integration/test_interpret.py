@@ -206,7 +206,7 @@ def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finish
         ("layer=9", "There is no layer 9: the model has 3 layers, 0 to 2"),
         ("k=0", "k 0 leaves no latent active"),
         ("k=200", "k 200 is larger than width 128"),
-        ("hook=nowhere", "hook 'nowhere' is unknown"),
+        ("hook=nowhere", "'nowhere' is not a hook point"),
         ("colour=red", "'colour' is no parameter of this pipeline"),
         ("width=wide", "width takes a value of type int, not 'wide'"),
         ("model=./nowhere", "No such model folder"),

@@ -14,6 +14,7 @@ from mistudio.steps.defaults import (
     CHOOSE,
     choose_context_length,
     choose_layer,
+    name_hooks,
     optional,
 )
 from mistudio.steps.running import StepOutput, run_step
@@ -101,8 +102,9 @@ def capture(
     Args:
         corpus: Tokenised corpus (corpus/...).
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
-        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act; several with commas.
-        layer: Layer of the hook point, from 0; -1: the middle one.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act, at layer, or with a layer of
+            its own, such as resid_post.3; several with commas.
+        layer: Layer of hook points that name none, from 0; -1: the middle one.
         max_tokens: Keep at most about this many training tokens; -1: all.
         batch_size: Sequences of full length in one forward pass, 1 to 128.
         storage_dtype: Number format of the stored activations: float16 or bfloat16.
@@ -123,7 +125,7 @@ def capture(
         if layers is None:
             message = f"The configuration of {source.name} does not say how many transformer blocks there are."
             raise SubjectError(message)
-        hooks = [f"{kind}.{choose_layer(layer, layers)}" for kind in hook.replace(" ", "").split(",")]
+        hooks = [f"{kind}.{choose_layer(number, layers)}" for kind, number in name_hooks(hook, layer)]
         settings = {
             "hooks": hooks,
             "max_tokens": optional(max_tokens),

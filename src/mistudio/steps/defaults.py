@@ -4,7 +4,7 @@ KFP parameters cannot be None, so these two stand for "as fits the model".
 """
 
 from mistudio.artifacts import Artifact
-from mistudio.errors import InputError
+from mistudio.errors import ConfigError, InputError
 
 CHOOSE = -1
 _MAX_CONTEXT = 512
@@ -44,6 +44,22 @@ def choose_layer(layer: int, num_layers: int) -> int:
         message = f"There is no layer {layer}: the model has {num_layers} layers, 0 to {num_layers - 1}."
         raise InputError(message)
     return layer
+
+
+def name_hooks(hook: str, layer: int) -> list[tuple[str, int]]:
+    """Kind and layer of each hook point between the commas; a kind without a layer of its own takes ``layer``.
+
+    Raises:
+        ConfigError: a name is neither a kind nor KIND.LAYER, or ``layer`` is given and no hook point takes it.
+    """
+    from mistudio.subject.points import KINDS, HookPoint
+
+    names = hook.replace(" ", "").split(",")
+    if layer != CHOOSE and not any(name in KINDS for name in names):
+        points = ", ".join(str(HookPoint.parse(name)) for name in names)
+        message = f"layer {layer} is for hook points that name no layer, and {points} names its own: leave layer out."
+        raise ConfigError(message)
+    return [(name, layer) if name in KINDS else HookPoint.parse(name) for name in names]
 
 
 def choose_width(width: int, d_in: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mistudio.errors import ConfigError
-from mistudio.steps.defaults import CHOOSE
+from mistudio.steps.defaults import CHOOSE, name_hooks
 from mistudio.steps.sweep import grid
 from mistudio.steps.training import check_training
 
@@ -22,7 +22,7 @@ def check_settings(values: Mapping[str, object]) -> None:
     elif given.keys() & {"architecture", "width", "k", "target_l0", "l1_coefficient", "train_settings"}:
         _check_training(given)
     if "hook" in given:
-        _check_hooks(str(given["hook"]))
+        name_hooks(str(given["hook"]), _number(given, "layer", CHOOSE))
 
 
 def _check_training(given: Mapping[str, object]) -> None:
@@ -40,15 +40,6 @@ def _check_numbers(given: Mapping[str, object]) -> None:
         if name in given and _number(given, name, 1) < (0 if name == "layer" else 1):
             message = f"{name} {given[name]} is out of range: give a positive number, or -1 where the step may choose."
             raise ConfigError(message)
-
-
-def _check_hooks(hooks: str) -> None:
-    from mistudio.subject.points import KINDS
-
-    unknown = [kind for kind in hooks.replace(" ", "").split(",") if kind not in KINDS]
-    if unknown:
-        message = f"hook {unknown[0]!r} is unknown: use one of {', '.join(KINDS)}."
-        raise ConfigError(message)
 
 
 def _number(values: Mapping[str, object], name: str, default: int) -> int:

@@ -1,33 +1,75 @@
-"""Training as a step of plain values: what of it a real MLflow has."""
+"""The batch steps as functions of plain values: what they make of their parameters before they run."""
+
+from typing import NamedTuple
 
 import pytest
-import torch
 
 from mistudio import steps
 from mistudio.artifacts import open_store
-from mistudio.sae import Losses, Stage
-from mistudio.sae.topk import TopKAutoencoder
-from tests.unit.train.synthetic import plant, publish_activations
+from mistudio.errors import ConfigError, InputError
+from tests.support.tiny import LAYERS, tiny_corpus, tiny_llama
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_mlflow_has_the_step_at_which_memory_ran_out(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(autouse=True)
+def _untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+
+
+class Ingested(NamedTuple):
+    """What a capture is asked with."""
+
+    corpus: str
+    model: str
+    store: str
+
+    def capture(self, hook: str, layer: int = -1) -> steps.StepOutput:
+        return steps.capture(self.corpus, self.model, hook, layer, device="cpu", store=self.store)
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    folder = tmp_path_factory.mktemp("batch")
+    store = open_store(str(folder / "store"))
+    corpus = tiny_corpus(store, tiny_llama(folder / "model"), folder / "text")
+    return Ingested(corpus.uri, str(folder / "model"), store.url)
+
+
+@pytest.mark.parametrize(
+    ("hook", "layer", "captured"),
+    [
+        ("resid_post", -1, ["resid_post.1"]),
+        ("resid_post, mlp_out", 2, ["resid_post.2", "mlp_out.2"]),
+        ("resid_post.0,resid_post.1", -1, ["resid_post.0", "resid_post.1"]),
+        ("resid_mid.0,mlp_out", 2, ["resid_mid.0", "mlp_out.2"]),
+    ],
+)
+def test_a_hook_point_names_its_layer_or_takes_that_of_the_parameter(
+    ingested: Ingested, hook: str, layer: int, captured: list[str]
 ) -> None:
-    tracking = pytest.importorskip("mlflow.tracking")
-    store = open_store(str(tmp_path_factory.mktemp("memory")))
-    losses = TopKAutoencoder.losses
+    made = ingested.capture(hook, layer).artifact
+    assert made.manifest.config["hooks"] == captured
 
-    def in_small_memory(self: TopKAutoencoder, x_TD: torch.Tensor, y_TE: torch.Tensor, stage: Stage) -> Losses:
-        if stage.progress >= 0.5 and len(x_TD) > 60:
-            raise torch.OutOfMemoryError
-        return losses(self, x_TD, y_TE, stage)
 
-    monkeypatch.setattr(TopKAutoencoder, "losses", in_small_memory)
-    activations = publish_activations(store, plant(1_000, width=12).acts_ND).uri
-    steps.train(activations, width=64, k=3, tokens=2_000, batch_size=200, device="cpu", store=store.url)
-    client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
-    points = client.get_metric_history(run.info.run_id, "micro_batches")
-    assert [(point.step, point.value) for point in points] == [(step, 1 if step <= 5 else 4) for step in range(1, 11)]
-    assert run.data.params["micro_batches"] == "1"  # what was asked for
+def test_a_transcoder_from_one_layer_to_the_next_is_captured_and_trained(ingested: Ingested) -> None:
+    activations = ingested.capture("resid_post.0,resid_post.1").artifact.uri
+    hooks = {"hook": "resid_post.0", "target_hook": "resid_post.1"}
+    trained = steps.train(activations, **hooks, width=64, k=4, tokens=2000, device="cpu", store=ingested.store)
+    assert {name: trained.artifact.manifest.config[name] for name in hooks} == hooks
+
+
+@pytest.mark.parametrize(
+    ("hook", "layer", "error", "message"),
+    [
+        ("resid_past", -1, ConfigError, r"'resid_past' is not a hook point\. Write KIND\.LAYER"),
+        ("resid_post.one", -1, ConfigError, r"'resid_post\.one' is not a hook point"),
+        ("mlp_out,", -1, ConfigError, "'' is not a hook point"),
+        ("mlp_out.0,resid_post.7", -1, InputError, rf"no layer 7: the model has {LAYERS} layers"),
+        ("resid_post.0,mlp_out.1", 2, ConfigError, r"layer 2 .* resid_post\.0, mlp_out\.1 .* leave layer out"),
+        ("mlp_out.1,mlp_out", 1, ConfigError, r"names a hook point twice: mlp_out\.1, mlp_out\.1"),
+    ],
+)
+def test_a_hook_point_that_cannot_be_captured_is_refused_by_name(
+    ingested: Ingested, hook: str, layer: int, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ingested.capture(hook, layer)
