@@ -62,8 +62,8 @@ def interpret(
         text_column: Column that holds the text; empty: found by name.
         context_length: Tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
         max_tokens: Stop reading the corpus after about this many tokens; -1: read it all.
-        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act, at layer, or with a layer of
-            its own, such as resid_post.3.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or mlp_act, at layer, or with
+            a layer of its own, such as resid_post.3.
         layer: Layer of a hook point that names none, from 0; -1: the middle one.
         architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
         width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.

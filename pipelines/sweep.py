@@ -45,8 +45,8 @@ def sweep(
         text_column: Column that holds the text; empty: found by name.
         context_length: Tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
         max_tokens: Stop reading the corpus after about this many tokens; -1: read it all.
-        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act, at layer, or with a layer of
-            its own, such as resid_post.3.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or mlp_act, at layer, or with
+            a layer of its own, such as resid_post.3.
         layer: Layer of a hook point that names none, from 0; -1: the middle one.
         architectures: Kinds of autoencoder, with commas between them.
         widths: Numbers of features, with commas; empty: eight times the activations' width, at least 1,024.

@@ -26,8 +26,8 @@ def capture(
         corpus: Tokenised corpus (corpus/...).
         activations: Captured activations.
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
-        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_out or mlp_act, at layer, or with a layer of
-            its own, such as resid_post.3; several with commas.
+        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or mlp_act, at layer, or with
+            a layer of its own, such as resid_post.3; several with commas.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
         max_tokens: Keep at most about this many training tokens; -1: all.
         batch_size: Sequences of full length in one forward pass, 1 to 128.

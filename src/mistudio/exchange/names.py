@@ -13,6 +13,7 @@ HOOKS = {
     "resid_mid": ("res-mid", "hook_resid_mid"),
     "resid_post": ("res", "hook_resid_post"),
     "attn_out": ("att", "hook_attn_out"),
+    "mlp_in": ("mlp-in", "mlp.hook_in"),
     "mlp_out": ("mlp", "hook_mlp_out"),
     "mlp_act": ("neurons", "mlp.hook_post"),
 }

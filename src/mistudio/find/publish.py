@@ -39,7 +39,7 @@ from mistudio.parallel import beside
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
 
-_MLP_INSIDE = "mlp_act"
+_NOT_IN_STREAM = ("mlp_in", "mlp_act")
 
 
 class Searched(NamedTuple):
@@ -130,7 +130,7 @@ def _coherences(opened: Searched, sample: Sample, tokens: list[str]) -> np.ndarr
 
 def _lens(opened: Searched, subject: Subject, num_tokens: int) -> Lens | None:
     """The logit lens, where features are directions in the residual stream and the model has an output head."""
-    if HookPoint.parse(opened.writes).kind == _MLP_INSIDE:
+    if HookPoint.parse(opened.writes).kind in _NOT_IN_STREAM:
         return None
     try:
         return logit_lens(subject, opened.sae.W_dec, num_tokens)

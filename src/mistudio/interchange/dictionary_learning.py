@@ -33,6 +33,7 @@ from mistudio.interchange.weights import (
 )
 from mistudio.sae import SparseAutoencoder
 from mistudio.sae.config import MatryoshkaConfig
+from mistudio.subject.points import KINDS
 
 NAME = "dictionary_learning"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "ae.pt"
@@ -166,7 +167,5 @@ def _their_tensors(sae: SparseAutoencoder, form: _Form) -> Weights:
 
 
 def _hook(trainer: dict[str, Any]) -> str | None:
-    match = re.fullmatch(
-        r"(resid_post|resid_pre|resid_mid|attn_out|mlp_out|mlp_act)_layer_(\d+)", str(trainer.get("submodule_name"))
-    )
+    match = re.fullmatch(rf"({'|'.join(KINDS)})_layer_(\d+)", str(trainer.get("submodule_name")))
     return match and f"{match[1]}.{match[2]}"

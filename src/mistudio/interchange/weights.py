@@ -32,6 +32,7 @@ _LENS_NAMES = {
     "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",  # its hook_mlp_in is before the norm
     "mlp_out": "hook_mlp_out",
     "mlp_act": "mlp.hook_post",
 }

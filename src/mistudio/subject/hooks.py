@@ -3,10 +3,11 @@
 ::
 
     resid_pre ──┬──────────────(+)── resid_mid ──┬───────────────────(+)── resid_post
-                └─ attention ─ attn_out          └─ MLP ─ mlp_act ─ mlp_out
+                └─ attention ─ attn_out          └─ mlp_in ─ MLP ─ mlp_act ─ mlp_out
 
 They are found in any model by a probe (see ``structure``). ``attn_out`` and ``mlp_out`` are what the two
-sublayers add to the residual stream; ``mlp_act`` is the input of the MLP's last linear layer.
+sublayers add to the residual stream; ``mlp_in`` is what the MLP reads, after the block's norm if there is one, and
+``mlp_act`` the input of its last linear layer.
 
 Shape legend: B sequences, T tokens, D width of a hook point, W width as the module sees it.
 """

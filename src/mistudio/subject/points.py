@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mistudio.errors import ConfigError
 
-KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act")
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_act")
 
 
 class HookPoint(NamedTuple):

@@ -29,6 +29,7 @@ _MIXES = 1e-3  # relative change at other positions, above what rounding does
 _MIXES_MORE = 10.0
 _NO_PAIR = "no two modules of this block add up to what it adds to the residual stream"
 _PARALLEL = "the block computes attention and MLP in parallel, so there is no residual stream between them"
+_NO_INPUT = "no one module reads all that the MLP reads"
 _NO_PROJECTION = "the MLP does not end in one linear layer that sees every token (a mixture of experts, for example)"
 
 
@@ -104,7 +105,7 @@ def map_block(block: nn.Module, calls: list[Call]) -> BlockMap:
         or _sequential(start_BTD, end_BTD, inner, scaled=True)
     )
     if parts is None:
-        return BlockMap(places, dict.fromkeys(("attn_out", "resid_mid", "mlp_out", "mlp_act"), _NO_PAIR))
+        return BlockMap(places, dict.fromkeys(("attn_out", "resid_mid", "mlp_in", "mlp_out", "mlp_act"), _NO_PAIR))
     missing = {}
     for kind, part in (("attn_out", parts.attention), ("mlp_out", parts.mlp)):
         places[kind] = _place(Tap(part.call.module, "output", part.scale), width)
@@ -117,6 +118,11 @@ def map_block(block: nn.Module, calls: list[Call]) -> BlockMap:
         places["mlp_act"] = _place(Tap(projection.module, "input"), projection.input_BTW.shape[-1])
     else:
         missing["mlp_act"] = _NO_PROJECTION
+    entry = _entry(parts, inner, has_experts=projection is None)
+    if entry is not None and entry.input_BTW is not None:
+        places["mlp_in"] = _place(Tap(entry.module, "input"), entry.input_BTW.shape[-1])
+    else:
+        missing["mlp_in"] = _NO_INPUT
     return BlockMap(places, missing)
 
 
@@ -241,19 +247,55 @@ def _mixing(output_BTD: Tensor) -> float:
 
 def _last_projection(mlp: _Addition, calls: list[Call]) -> Call | None:
     """The linear layer whose output is the MLP's, directly or through one more module such as a norm."""
+    candidates = [call for call in _giving(mlp, calls) if is_linear(call.module)]
+    return max(candidates, key=lambda call: call.end, default=None)
+
+
+def _giving(mlp: _Addition, calls: list[Call]) -> list[Call]:
+    """The calls whose output is the MLP's, directly or through one more module, in order of their start."""
     results = [mlp.output_BTD]
     for call in calls:
-        is_leaf = next(call.module.children(), None) is None
-        if is_leaf and call.input_BTW is not None and _same(call.output_BTW, mlp.output_BTD):
+        if _is_leaf(call) and call.input_BTW is not None and _same(call.output_BTW, mlp.output_BTD):
             results.append(call.input_BTW)
-    candidates = [
-        call
-        for call in calls
-        if is_linear(call.module)
-        and call.end <= mlp.call.end
-        and any(_same(call.output_BTW, result) for result in results)
+    return [
+        call for call in calls if call.end <= mlp.call.end and any(_same(call.output_BTW, result) for result in results)
     ]
-    return max(candidates, key=lambda call: call.end, default=None)
+
+
+def _entry(parts: _Parts, calls: list[Call], *, has_experts: bool) -> Call | None:
+    """The call whose input is what the MLP reads, and that no part of the MLP goes round.
+
+    That is what its first linear layer reads, and of the modules that are given it the smallest that holds all
+    others: the norm before it may be shared with attention, or be the stream itself. Experts that see some tokens
+    each are not seen reading it; then it has to be the largest, with the experts inside.
+    """
+    within = _mlp_calls(parts, calls)
+    first = next((call for call in within if is_linear(call.module)), None)
+    if first is None:
+        return None
+    readers = [call for call in within if _same(call.input_BTW, first.input_BTW)]
+    last = [call for call in readers if not any(_holds(call, other) for other in readers)]
+    around = [call for call in readers if all(call is other or _holds(call, other) for other in last)]
+    if has_experts:
+        return next((call for call in around if not _is_leaf(call)), None)
+    return max(around, key=lambda call: call.start, default=None)
+
+
+def _mlp_calls(parts: _Parts, calls: list[Call]) -> list[Call]:
+    """The calls between attention and what the MLP adds; of a parallel block those in the module that is its MLP."""
+    mlp = parts.mlp
+    if parts.middle_read is not None:
+        return [call for call in calls if parts.attention.call.end < call.start and call.end <= mlp.call.end]
+    module = next((call for call in _giving(mlp, calls) if not _is_leaf(call)), None)
+    return [call for call in calls if module and (call is module or _holds(module, call))]
+
+
+def _holds(outer: Call, inner: Call) -> bool:
+    return outer.start < inner.start and inner.end < outer.end
+
+
+def _is_leaf(call: Call) -> bool:
+    return next(call.module.children(), None) is None
 
 
 def _same(one: Tensor | None, two: Tensor | None) -> bool:

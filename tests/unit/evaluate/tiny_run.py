@@ -90,7 +90,7 @@ def publish_sae(
 
 
 def _captured(store: Store, source: SubjectSource, corpus: Artifact) -> TinyRun:
-    config = CaptureConfig(hooks=(HOOK, "mlp_act.1", "resid_mid.1", "mlp_out.1"), shard_bytes=1 << 16)
+    config = CaptureConfig(hooks=(HOOK, "mlp_act.1", "mlp_in.1", "resid_mid.1", "mlp_out.1"), shard_bytes=1 << 16)
     activations = capture(store, corpus, source, CPU, config).artifact
     return TinyRun(store, source, corpus, activations, load_subject(source, CPU))
 

@@ -188,10 +188,9 @@ def test_the_logit_lens_is_the_output_head_applied_to_the_decoder(
             assert row[f"{name}_logits"] == pytest.approx(logits_V[ids].tolist(), rel=1e-4, abs=1e-6)
 
 
-def test_features_inside_an_mlp_have_no_logit_lens(llama: TinyRun) -> None:
-    inside = publish_sae(
-        llama.store, make_sae(StandardConfig(width=64), MLP_WIDTH), llama.activations, hook="mlp_act.1"
-    )
+@pytest.mark.parametrize(("hook", "width"), [("mlp_in.1", WIDTH), ("mlp_act.1", MLP_WIDTH)])
+def test_features_inside_an_mlp_have_no_logit_lens(llama: TinyRun, hook: str, width: int) -> None:
+    inside = publish_sae(llama.store, make_sae(StandardConfig(width=64), width), llama.activations, hook=hook)
     found = find_features(llama.store, inside, llama.source, CPU, CONFIG).artifact
     assert found.manifest.summary["logit_lens"] is False
     for row in rows_of(found, "features.parquet"):

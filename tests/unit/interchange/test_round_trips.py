@@ -50,7 +50,7 @@ def test_nested_widths_and_k_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "hook", ["resid_pre.0", "resid_mid.2", "resid_post.3", "attn_out.11", "mlp_out.4", "mlp_act.5"]
+    "hook", ["resid_pre.0", "resid_mid.2", "resid_post.3", "attn_out.11", "mlp_in.7", "mlp_out.4", "mlp_act.5"]
 )
 @pytest.mark.parametrize("form", ["saelens", "dictionary_learning"])
 def test_the_hook_point_comes_back_where_the_format_has_it(form: str, hook: str, tmp_path: Path) -> None:

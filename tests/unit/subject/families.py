@@ -71,6 +71,20 @@ ENCODERS: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         vocab_size=61, dim=32, n_layers=LAYERS, n_heads=4, hidden_dim=48, max_position_embeddings=64
     ),
 }
+# In a block, a module that is given what the MLP reads, and nothing else.
+MLP_READERS = {
+    **dict.fromkeys(CAUSAL, "mlp.gate_proj"),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), "mlp.c_fc"),
+    **dict.fromkeys(("opt_pre_norm", "opt_post_norm"), "fc1"),
+    **dict.fromkeys(("gpt_neox_parallel", "gpt_neox_sequential", "bloom"), "mlp.dense_h_to_4h"),
+    **dict.fromkeys(("falcon_7b", "falcon_40b", "falcon_rw"), "mlp.dense_h_to_4h"),
+    **dict.fromkeys(("bert", "roberta"), "intermediate.dense"),
+    "gptj": "mlp.fc_in",
+    "mixtral": "mlp.gate",
+    "phi": "mlp.fc1",
+    "phi3": "mlp.gate_up_proj",
+    "distilbert": "ffn.lin1",
+}
 PARALLEL = ("gptj", "gpt_neox_parallel", "falcon_7b", "falcon_40b", "phi", "cohere")
 NORMED_AFTER = ("opt_post_norm", *ENCODERS)
 FAMILIES = (*CAUSAL, *ENCODERS)

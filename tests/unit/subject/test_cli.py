@@ -34,7 +34,7 @@ def test_validate_model_says_what_a_model_is(run, model_folder: Path) -> None:
     assert result.exit_code == 0
     assert (report["architecture"], report["num_layers"], report["d_model"]) == ("LlamaForCausalLM", 3, 32)
     assert (report["dtype_on_disk"], report["dtype"]) == ("F32", "float32")
-    kinds = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_act")
+    kinds = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_act")
     assert report["hook_points"] == [f"{kind}.1" for kind in kinds]
     assert report["digest"] == resolve_source(str(model_folder)).digest
 

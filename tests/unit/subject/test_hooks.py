@@ -24,7 +24,7 @@ from mistudio.subject import (
     subject_from_model,
 )
 from mistudio.subject.hooks import KINDS, available_points
-from tests.unit.subject.families import CAUSAL, FAMILIES, LAYERS, NORMED_AFTER, PARALLEL, build_model
+from tests.unit.subject.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, build_model
 
 SubjectOf = Callable[[str], Subject]
 PRE_NORM = tuple(family for family in FAMILIES if family not in (*PARALLEL, *NORMED_AFTER))
@@ -145,6 +145,76 @@ def test_the_mlp_activation_of_bert_is_after_the_nonlinearity(subject_of: Subjec
     subject = subject_of("bert")
     mid, act = capture(subject, ids_BT, "resid_mid.0", "mlp_act.0")
     torch.testing.assert_close(act, subject.blocks[0].intermediate(mid))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_mlp_input_is_what_the_first_layer_of_the_mlp_is_given(
+    family: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    subject = subject_of(family)
+    given: list[Tensor] = []
+    reader = subject.blocks[1].get_submodule(MLP_READERS[family])
+    handle = reader.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        forward_logits(subject, ids_BT)
+    finally:
+        handle.remove()
+    [entry] = capture(subject, ids_BT, "mlp_in.1")
+    torch.testing.assert_close(entry, given[0].reshape(entry.shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "norm"),
+    [
+        ("llama", "post_attention_layernorm"),
+        ("gemma2", "pre_feedforward_layernorm"),
+        ("granite", "post_attention_layernorm"),
+        ("gpt2", "ln_2"),
+    ],
+)
+def test_the_mlp_input_is_the_normed_middle_of_the_stream(
+    family: str, norm: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    mid, entry = capture(subject_of(family), ids_BT, "resid_mid.1", "mlp_in.1")
+    torch.testing.assert_close(entry, subject_of(family).blocks[1].get_submodule(norm)(mid))
+
+
+@pytest.mark.parametrize("family", ["olmo2", *NORMED_AFTER])
+def test_where_no_norm_stands_before_the_mlp_its_input_is_the_middle_of_the_stream(
+    family: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    mid, entry = capture(subject_of(family), ids_BT, "resid_mid.1", "mlp_in.1")
+    torch.testing.assert_close(entry, mid, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splicing_in_what_the_mlp_reads_of_another_text_changes_what_it_adds_and_nothing_before(
+    family: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    subject = subject_of(family)
+    [entry] = resolve_hooks(subject, [HookPoint("mlp_in", 1)])
+    attn, own_out, post = capture(subject, ids_BT, "attn_out.1", "mlp_out.1", "resid_post.1")
+    other_entry, other_out = capture(subject, ids_BT.flip(1), "mlp_in.1", "mlp_out.1")
+    assert not torch.allclose(own_out, other_out, atol=1e-2)
+    with spliced(subject, entry, lambda _: other_entry):
+        kept, out, changed = capture(subject, ids_BT, "attn_out.1", "mlp_out.1", "resid_post.1")
+    torch.testing.assert_close(out, other_out, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kept, attn, rtol=0, atol=0)
+    if family not in NORMED_AFTER:
+        torch.testing.assert_close(changed - out, post - own_out, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", NORMED_AFTER)
+def test_splicing_at_the_mlp_input_of_a_post_norm_block_leaves_the_stream_that_it_is_read_from(
+    family: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    subject = subject_of(family)
+    [entry] = resolve_hooks(subject, [HookPoint("mlp_in", 1)])
+    own = capture(subject, ids_BT, "resid_mid.1", "mlp_out.1")
+    with spliced(subject, entry, torch.zeros_like):
+        mid, out = capture(subject, ids_BT, "resid_mid.1", "mlp_out.1")
+    torch.testing.assert_close(mid, own[0], rtol=0, atol=0)
+    assert not torch.allclose(out, own[1], atol=1e-2)
 
 
 def test_a_mixture_of_experts_has_no_mlp_activation(subject_of: SubjectOf) -> None:
@@ -350,7 +420,7 @@ def test_a_layer_that_does_not_exist_is_refused_with_the_valid_range(subject_of:
 
 @pytest.mark.parametrize("text", ["resid_past.3", "resid_post", "resid_post.-1", "resid_post.x", "", "3.resid_post"])
 def test_what_is_no_hook_point_is_refused_with_the_kinds(text: str) -> None:
-    with pytest.raises(ConfigError, match="resid_pre, resid_mid, resid_post, attn_out, mlp_out, mlp_act"):
+    with pytest.raises(ConfigError, match="resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out, mlp_act"):
         HookPoint.parse(text)
 
 
