@@ -10,7 +10,7 @@ def evaluate(
     sae: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    model: str = "demo",
+    model: str = "",
     ce_tokens: int = 100000,
     dtype: str = "auto",
     quantization: str = "none",
@@ -23,7 +23,8 @@ def evaluate(
         sae: Trained autoencoder (sae/...).
         evaluation: Figures on held-out documents.
         metrics: The same figures, for the dashboard to compare.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         ce_tokens: About how many held-out tokens to run through the model.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).

@@ -9,7 +9,7 @@ from components.images import BATCH_IMAGE
 def explain(
     features: dsl.Input[dsl.Dataset],
     explanations: dsl.Output[dsl.Dataset],
-    model: str = "demo",
+    model: str = "",
     explainer: str = "program",
     max_tokens: int = 400000,
     threshold: float = 0.2,
@@ -26,7 +26,8 @@ def explain(
     Args:
         features: Found features (features/...).
         explanations: A description of every feature.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
         max_tokens: Training tokens that programs are searched on, of whole documents.
         threshold: A feature fires above this fraction of its maximum.

@@ -12,7 +12,7 @@ def find(
     sae: dsl.Input[dsl.Model],
     features: dsl.Output[dsl.Dataset],
     parts: Optional[dsl.Input[list[dsl.Dataset]]] = None,  # noqa: UP045 - kfp reads no other spelling
-    model: str = "demo",
+    model: str = "",
     contexts: int = 20,
     context_before: int = 24,
     context_after: int = 8,
@@ -29,7 +29,8 @@ def find(
         sae: Trained autoencoder (sae/...).
         features: Statistics, contexts, neighbours and effects of every feature.
         parts: All parts of the pass, where find_part made them.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         contexts: Strongest contexts kept a feature, each from another document.
         context_before: Tokens shown before the strongest one.
         context_after: Tokens shown after it.

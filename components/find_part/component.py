@@ -9,7 +9,7 @@ from components.images import BATCH_IMAGE
 def find_part(
     sae: dsl.Input[dsl.Model],
     features_part: dsl.Output[dsl.Dataset],
-    model: str = "demo",
+    model: str = "",
     part: int = 0,
     num_parts: int = 1,
     contexts: int = 20,
@@ -25,7 +25,8 @@ def find_part(
     Args:
         sae: Trained autoencoder (sae/...).
         features_part: What the pass found in this part.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
         contexts: Strongest contexts kept a feature, each from another document.

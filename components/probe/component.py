@@ -11,7 +11,7 @@ def probe(
     corpus: dsl.Input[dsl.Dataset],
     probing: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    model: str = "demo",
+    model: str = "",
     labels: str = "auto",
     pool: str = "mean",
     max_documents: int = 4000,
@@ -27,7 +27,8 @@ def probe(
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
         metrics: The figures, for the dashboard to compare.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         labels: What a document is an example of: label, task, or auto: its label, or its task where none has one.
         pool: How the tokens of a document become one vector: mean or max.
         max_documents: Documents of each split to encode at most.

@@ -10,7 +10,7 @@ def score(
     explanations: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    model: str = "demo",
+    model: str = "",
     scorer: str = "program",
     max_tokens: int = 200000,
     resamples: int = 500,
@@ -27,7 +27,8 @@ def score(
         explanations: Explanations of features (explanations/...).
         scores: All figures of all explanations, and a summary.
         metrics: The summary, for the dashboard to compare.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
             several, with commas.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from mistudio.activations.capture import capture, check_tokenizer
 from mistudio.activations.config import CaptureConfig
+from mistudio.activations.origin import captured_source
 
 if TYPE_CHECKING:
     from mistudio.activations.live import LiveReader
-    from mistudio.activations.opening import captured_source, open_hook, open_rows
+    from mistudio.activations.opening import open_hook, open_rows
     from mistudio.activations.pairs import PairedReader
     from mistudio.activations.passes import batch_tensors
     from mistudio.activations.prefetch import Prefetched

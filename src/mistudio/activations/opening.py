@@ -8,14 +8,15 @@ from torch import Tensor
 
 from mistudio.activations.config import CaptureConfig
 from mistudio.activations.live import LiveReader
+from mistudio.activations.origin import captured_source
 from mistudio.activations.pairs import PairedReader
 from mistudio.activations.passes import CorpusPasses, corpus_plan
 from mistudio.activations.reader import ActivationReader
 from mistudio.activations.stream import OrderedRows, Pair, RowSource
-from mistudio.artifacts import Artifact, Store, open_artifact, open_input
+from mistudio.artifacts import Artifact, Store, open_input
 from mistudio.corpus.reader import Split, TokenCorpus
-from mistudio.errors import InputError, NotFound
-from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, load_subject, resolve_source
+from mistudio.errors import InputError
+from mistudio.subject import SubjectConfig, SubjectSource, load_subject
 
 
 @contextmanager
@@ -65,42 +66,6 @@ def open_hook(
     """Open the training rows of one hook point as :func:`open_rows` does, to be read in order."""
     opened = open_rows(store, activations, hook, source=source, subject_config=subject_config)
     return cast(AbstractContextManager[OrderedRows], opened)
-
-
-def captured_source(store: Store, activations: Artifact, source: SubjectSource | None = None) -> SubjectSource:
-    """The model that ``activations`` were captured from: ``source`` if it is that, else as the manifest names it.
-
-    Raises:
-        InputError: it cannot be found from there, or has other content by now.
-    """
-    captured = activations.manifest.inputs["subject"]
-    source = source or _named_source(store, activations)
-    if source.digest != captured.digest:
-        message = f"{activations.uri} was captured from {captured.uri}, but {source.uri} has other content."
-        raise InputError(message)
-    return source
-
-
-def _named_source(store: Store, activations: Artifact) -> SubjectSource:
-    uri = activations.manifest.inputs["subject"].uri
-    scheme, _, name = uri.rpartition(":")
-    if scheme == "folder":
-        message = (
-            f"{activations.uri} does not hold its training activations, and where the model folder {name} lies is not "
-            "known: name the folder of the model."
-        )
-        raise InputError(message)
-    if scheme == "hub":
-        model, _, commit = name.rpartition("@")
-        return resolve_source(model, commit)
-    try:
-        return artifact_source(open_artifact(store, uri, "subject"))
-    except NotFound as error:
-        message = (
-            f"{activations.uri} does not hold its training activations, and the model that they came from is gone "
-            f"from the store: {uri}. Make it again, or capture with stored all."
-        )
-        raise InputError(message) from error
 
 
 def _stored(

@@ -11,7 +11,7 @@ from mistudio.subject.source import SubjectSource, artifact_source, resolve_sour
 DEMO = "demo"
 _ARTIFACT = re.compile(r"^subject/[0-9a-f]{16}/?$")
 
-__all__ = ["DEMO", "DemoConfig", "resolve_model", "train_demo"]
+__all__ = ["DEMO", "DemoConfig", "demo_uri", "resolve_model", "train_demo"]
 
 
 def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path | None = None) -> Produced:
@@ -30,12 +30,6 @@ def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path 
         CorpusError: the standard library cannot be read, or is too small for the split.
         StorageError: the store cannot be written.
     """
-    recipe = Recipe(
-        kind="subject",
-        config=config.model_dump(),
-        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest(stdlib))},
-        seed=seed,
-    )
 
     def train(draft: Draft) -> Summary:
         # What trains is imported when there is something to train: finding the subject stays quick.
@@ -43,7 +37,25 @@ def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path 
 
         return build(draft, config, seed, stdlib)
 
-    return produce(store, recipe, "demo", train)
+    return produce(store, _recipe(config, seed, stdlib), "demo", train)
+
+
+def demo_uri() -> str:
+    """The prefix under which ``demo`` is published, trained or not.
+
+    Raises:
+        CorpusError: the standard library cannot be read.
+    """
+    return _recipe(DemoConfig(), 0, None).prefix
+
+
+def _recipe(config: DemoConfig, seed: int, stdlib: Path | None) -> Recipe:
+    return Recipe(
+        kind="subject",
+        config=config.model_dump(),
+        inputs={"corpus": InputRef(uri="builtin:python-docs", digest=python_docs.digest(stdlib))},
+        seed=seed,
+    )
 
 
 def resolve_model(model: str, revision: str | None, store: Store) -> SubjectSource:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, InputRef, Produced, Store, open_artifact
 from mistudio.errors import SubjectError
+from mistudio.steps.captured import captured_subject, check_demo
 from mistudio.steps.defaults import (
     CHOOSE,
     choose_context_length,
@@ -235,7 +236,7 @@ def train(
 
 def evaluate(
     sae: str,
-    model: str = "demo",
+    model: str = "",
     ce_tokens: int = 100_000,
     dtype: str = "auto",
     quantization: str = "none",
@@ -249,7 +250,8 @@ def evaluate(
 
     Args:
         sae: Trained autoencoder (sae/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         ce_tokens: About how many held-out tokens to run through the model.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
@@ -263,10 +265,11 @@ def evaluate(
     from mistudio.evaluate import evaluate as evaluate_autoencoder
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = subject_source(model, revision, opened)
         subject = subject_settings(dtype, quantization, device, trust_remote_code)
         config = validated(EvaluateConfig, {"ce_tokens": ce_tokens})
-        return evaluate_autoencoder(opened, open_artifact(opened, sae, "sae"), source, subject, config, seed)
+        autoencoder = open_artifact(opened, sae, "sae")
+        source = subject_source(model, revision, opened, autoencoder)
+        return evaluate_autoencoder(opened, autoencoder, source, subject, config, seed)
 
     return run_step("evaluate", store, work, _plot_evaluation, about=sae)
 
@@ -301,10 +304,14 @@ def report(
     return run_step("report", store, work, _keep_dashboard)
 
 
-def subject_source(model: str, revision: str, store: Store) -> "SubjectSource":
-    """Find the model that a step's parameters name."""
-    from mistudio.demo import resolve_model
+def subject_source(model: str, revision: str, store: Store, made_from: Artifact | None = None) -> "SubjectSource":
+    """Find the model that a step's parameters name; if they name none, the one behind the artifact ``made_from``."""
+    from mistudio.demo import DEMO, resolve_model
 
+    if made_from is not None and not model:
+        return captured_subject(store, made_from, revision)
+    if made_from is not None and model == DEMO:
+        check_demo(store, made_from)
     if "@" in model and not revision and not Path(model).exists():
         model, _, revision = model.rpartition("@")
     return resolve_model(model, revision or None, store)

@@ -26,7 +26,7 @@ _SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 
 def explain(
     features: str,
-    model: str = "demo",
+    model: str = "",
     explainer: str = "program",
     max_tokens: int = 400_000,
     threshold: float = 0.2,
@@ -46,7 +46,8 @@ def explain(
 
     Args:
         features: Found features (features/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
         max_tokens: Training tokens that programs are searched on, of whole documents.
         threshold: A feature fires above this fraction of its maximum.
@@ -68,10 +69,11 @@ def explain(
     def work(opened: Store, _run: Run) -> Produced:
         subject = subject_settings("auto", "none", device, trust_remote_code)
         settings = {"explainers": names_of(explainer), "max_tokens": max_tokens, "contexts": contexts}
+        found = open_artifact(opened, features, "features")
         return explain_features(
             opened,
-            open_artifact(opened, features, "features"),
-            subject_source(model, revision, opened),
+            found,
+            subject_source(model, revision, opened, found),
             subject,
             validated(ExplainConfig, settings | {"program": {"threshold": threshold}}),
             seed,
@@ -113,7 +115,7 @@ def judge_source(
 
 def score(
     explanations: str,
-    model: str = "demo",
+    model: str = "",
     scorer: str = "program",
     max_tokens: int = 200_000,
     resamples: int = 500,
@@ -131,7 +133,8 @@ def score(
 
     Args:
         explanations: Explanations of features (explanations/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
             several, with commas.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.
@@ -152,10 +155,11 @@ def score(
     def work(opened: Store, _run: Run) -> Produced:
         subject = subject_settings("auto", "none", device, trust_remote_code)
         settings = {"scorers": names_of(scorer), "max_tokens": max_tokens, "resamples": resamples}
+        explained = open_artifact(opened, explanations, "explanations")
         return score_explanations(
             opened,
-            open_artifact(opened, explanations, "explanations"),
-            subject_source(model, revision, opened),
+            explained,
+            subject_source(model, revision, opened, explained),
             subject,
             validated(ScoreConfig, settings),
             seed,

@@ -12,7 +12,7 @@ from mistudio.tracking import Run
 
 def find(
     sae: str,
-    model: str = "demo",
+    model: str = "",
     parts: str = "",
     contexts: int = 20,
     sampled_contexts: int = 20,
@@ -36,7 +36,8 @@ def find(
 
     Args:
         sae: Trained autoencoder (sae/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         parts: All parts of the pass that find_part made (features-part/...), with commas; empty: make it here.
         contexts: Strongest contexts kept a feature, each from another document.
         sampled_contexts: Activating contexts a feature, drawn over the quantiles of its activations.
@@ -59,7 +60,6 @@ def find(
     from mistudio.find import FindConfig, find_features
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = subject_source(model, revision, opened)
         subject = subject_settings(dtype, quantization, device, trust_remote_code)
         settings = {
             "contexts": contexts,
@@ -75,14 +75,16 @@ def find(
         }
         config = validated(FindConfig, settings)
         made = [open_artifact(opened, uri, "features-part") for uri in parts.replace(" ", "").split(",") if uri]
-        return find_features(opened, open_artifact(opened, sae, "sae"), source, subject, config, seed, made)
+        autoencoder = open_artifact(opened, sae, "sae")
+        source = subject_source(model, revision, opened, autoencoder)
+        return find_features(opened, autoencoder, source, subject, config, seed, made)
 
     return run_step("find", store, work)
 
 
 def find_part(
     sae: str,
-    model: str = "demo",
+    model: str = "",
     part: int = 0,
     num_parts: int = 1,
     contexts: int = 20,
@@ -102,7 +104,8 @@ def find_part(
 
     Args:
         sae: Trained autoencoder (sae/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
         contexts: Strongest contexts kept a feature, each from another document.
@@ -122,7 +125,6 @@ def find_part(
     from mistudio.find import find_part as find_part_of
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = subject_source(model, revision, opened)
         subject = subject_settings(dtype, quantization, device, trust_remote_code)
         settings = {
             "contexts": contexts,
@@ -132,6 +134,7 @@ def find_part(
             "include_statistics": include_statistics,
         }
         config, artifact = validated(PassConfig, settings), open_artifact(opened, sae, "sae")
+        source = subject_source(model, revision, opened, artifact)
         return find_part_of(opened, artifact, source, subject, config, seed, part=part, num_parts=num_parts)
 
     return run_step("find_part", store, work, about=f"part {part + 1} of {num_parts}")

@@ -45,7 +45,7 @@ def stability(
 def probe(
     sae: str,
     corpus: str,
-    model: str = "demo",
+    model: str = "",
     labels: str = "auto",
     pool: str = "mean",
     max_documents: int = 4000,
@@ -65,7 +65,8 @@ def probe(
     Args:
         sae: Trained autoencoder (sae/...).
         corpus: Labelled corpus, tokenised for the model (corpus/...).
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
+            in the store; empty: where the capture says.
         labels: What a document is an example of: label, task, or auto: its label, or its task where none has one.
         pool: How the tokens of a document become one vector: mean or max.
         max_documents: Documents of each split to encode at most.
@@ -84,7 +85,6 @@ def probe(
     from mistudio.evaluate.probing import probe as probe_autoencoder
 
     def work(opened: Store, _run: Run) -> Produced:
-        source = subject_source(model, revision, opened)
         subject = subject_settings(dtype, quantization, device, trust_remote_code)
         settings = {
             "labels": labels,
@@ -96,6 +96,7 @@ def probe(
         }
         config = validated(ProbeConfig, settings)
         autoencoder, labelled = open_artifact(opened, sae, "sae"), open_artifact(opened, corpus, "corpus")
+        source = subject_source(model, revision, opened, autoencoder)
         return probe_autoencoder(opened, autoencoder, labelled, source, subject, config, seed)
 
     return run_step("probe", store, work, _plot_probing)

@@ -1,0 +1,41 @@
+"""The model that activations were captured from, found where their manifest says."""
+
+from mistudio.artifacts import Artifact, Store, open_artifact
+from mistudio.errors import InputError, NotFound
+from mistudio.subject import SubjectSource, artifact_source, resolve_source
+
+
+def captured_source(store: Store, activations: Artifact, source: SubjectSource | None = None) -> SubjectSource:
+    """The model that ``activations`` were captured from: ``source`` if it is that, else as the manifest names it.
+
+    Raises:
+        InputError: it cannot be found from there, or has other content by now.
+    """
+    captured = activations.manifest.inputs["subject"]
+    source = source or _named_source(store, activations)
+    if source.digest != captured.digest:
+        message = f"{activations.uri} was captured from {captured.uri}, but {source.uri} has other content."
+        raise InputError(message)
+    return source
+
+
+def _named_source(store: Store, activations: Artifact) -> SubjectSource:
+    uri = activations.manifest.inputs["subject"].uri
+    scheme, _, name = uri.rpartition(":")
+    if scheme == "folder":
+        message = (
+            f"{activations.uri} was captured from {uri}, and where the model folder {name} lies is not known: name the "
+            "folder as model."
+        )
+        raise InputError(message)
+    if scheme == "hub":
+        model, _, commit = name.rpartition("@")
+        return resolve_source(model, commit)
+    try:
+        return artifact_source(open_artifact(store, uri, "subject"))
+    except NotFound as error:
+        message = (
+            f"The model that {activations.uri} was captured from is gone from the store: {uri}. Make it again, or name "
+            "a folder that holds it as model."
+        )
+        raise InputError(message) from error

@@ -1,0 +1,133 @@
+"""The model that a step takes where none is named: the one that the activations were captured from."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mistudio import steps
+from mistudio.artifacts import Store, open_artifact, open_store
+from mistudio.errors import ConfigError, InputError
+from mistudio.steps.captured import activations_behind
+from tests.support.tiny import tiny_corpus, tiny_llama
+from tests.unit.activations.test_live import published_subject
+
+NEED_A_MODEL = ("evaluate", "probe", "find", "find_part", "explain", "score")
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is logged, and asking for the demo subject is an error: it would be trained for minutes."""
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+
+    def train(*_: object) -> None:
+        pytest.fail("the demo subject was to be trained")
+
+    monkeypatch.setattr("mistudio.demo.train_demo", train)
+
+
+class Line:
+    """A tokenised corpus, a capture and an autoencoder of a model, named as its place in the store or as a folder."""
+
+    def __init__(self, folder: Path, store: Store, *, in_store: bool) -> None:
+        source = tiny_llama(folder / "model")
+        self.model = published_subject(store, source).uri if in_store else str(folder / "model")
+        self.folder, self.store = str(folder / "model"), store
+        self.corpus = tiny_corpus(store, source, folder / "text").uri
+        self.options = {"device": "cpu", "store": store.url}
+        activations = steps.capture(self.corpus, self.model, hook="resid_post.1", **self.options).artifact
+        train = {"width": 64, "k": 4, "tokens": 2000, "store": store.url, "device": "cpu"}
+        self.sae = steps.train(activations.uri, **train).artifact
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
+    """One of a model in the store, and one of the same model in a folder."""
+    folder = tmp_path_factory.mktemp("captured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MISTUDIO_TRACKING", "off")
+        return {
+            kind: Line(folder / kind, open_store(str(folder / kind / "store")), in_store=kind == "stored")
+            for kind in ("stored", "folder")
+        }
+
+
+@pytest.mark.parametrize("step", NEED_A_MODEL)
+def test_no_step_that_starts_from_an_artifact_assumes_the_demo(step: str) -> None:
+    assert inspect.signature(steps.BATCH_STEPS[step]).parameters["model"].default == ""
+
+
+def test_from_evaluation_to_scores_no_model_has_to_be_named(lines: dict[str, Line]) -> None:
+    line = lines["stored"]
+    sae = line.sae.uri
+    evaluated = steps.evaluate(sae, **line.options)
+    probed = steps.probe(sae, line.corpus, labels="task", min_documents=2, **line.options)
+    tried = {"ablation_contexts": 0, "attribution_contexts": 0}
+    part = steps.find_part(sae, contexts=3, **line.options)
+    found = steps.find(sae, parts=part.artifact.uri, contexts=3, **tried, **line.options)
+    explained = steps.explain(found.artifact.uri, max_tokens=1000, **line.options)
+    scored = steps.score(explained.artifact.uri, max_tokens=1000, resamples=20, **line.options)
+    again = steps.evaluate(sae, line.model, **line.options)
+    assert (evaluated.found, again.found) == (False, True)
+    assert again.artifact.uri == evaluated.artifact.uri
+    assert probed.artifact.manifest.inputs["subject"].uri == line.model
+    for done in (found, explained, scored):
+        assert activations_behind(line.store, done.artifact).manifest.inputs["subject"].uri == line.model
+
+
+def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines: dict[str, Line]) -> None:
+    line = lines["stored"]
+    published = steps.evaluate(line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
+    code = (
+        "import sys\nfrom mistudio import steps\n"
+        f"done = steps.evaluate({line.sae.uri!r}, ce_tokens=1000, device='cpu', store={line.store.url!r})\n"
+        "print(done.artifact.uri, done.found, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{published} True False"
+
+
+def asked(step: str, line: Line, model: str, revision: str = "") -> None:
+    more = {"corpus": line.corpus} if step == "probe" else {}
+    steps.BATCH_STEPS[step](line.sae.uri, model=model, revision=revision, **more, **line.options)
+
+
+@pytest.mark.parametrize("step", ["evaluate", "probe", "find", "find_part"])
+def test_the_demo_is_refused_before_it_is_trained_where_another_model_was_captured(
+    step: str, lines: dict[str, Line]
+) -> None:
+    with pytest.raises(InputError, match=r"was captured from folder:model, and model demo is subject/\w+: leave model"):
+        asked(step, lines["folder"], "demo")
+
+
+def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(lines: dict[str, Line]) -> None:
+    line = lines["folder"]
+    with pytest.raises(InputError, match=r"where the model folder model lies is not known: name the folder as model"):
+        asked("evaluate", line, "")
+    assert not steps.evaluate(line.sae.uri, line.folder, **line.options).found
+
+
+def test_another_model_than_the_one_captured_is_refused_before_it_is_loaded(
+    lines: dict[str, Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        pytest.fail("the model was to be loaded")
+
+    monkeypatch.setattr("mistudio.subject.load.load_subject", load)
+    tiny_llama(tmp_path / "other", seed=1)
+    for step in ("evaluate", "probe", "find", "find_part"):
+        with pytest.raises(InputError, match=r"was captured from subject/\w+, but folder:other has other content"):
+            asked(step, lines["stored"], str(tmp_path / "other"))
+
+
+def test_a_revision_of_no_model_is_refused(lines: dict[str, Line]) -> None:
+    with pytest.raises(ConfigError, match="revision main is of no model: name the model too"):
+        asked("evaluate", lines["stored"], "", revision="main")
+
+
+def test_an_autoencoder_that_names_no_activations_needs_a_model(lines: dict[str, Line]) -> None:
+    line = lines["stored"]
+    with pytest.raises(InputError, match=r"corpus/\w+ does not say which model .* name it as model"):
+        steps.batch.subject_source("", "", line.store, open_artifact(line.store, line.corpus, "corpus"))
