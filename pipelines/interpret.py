@@ -51,6 +51,7 @@ def interpret(
     min_interpretable: int = 0,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -86,6 +87,7 @@ def interpret(
         min_interpretable: Fewest features whose explanation scores 0.8 or more; 0: any.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
@@ -104,6 +106,7 @@ def interpret(
         layer=layer,
         dtype=dtype,
         quantization=quantization,
+        model_settings=model_settings,
         store=store,
     )
     trained = train(
@@ -115,10 +118,17 @@ def interpret(
         l1_coefficient=l1_coefficient,
         tokens=train_tokens,
         train_settings=train_settings,
+        model_settings=model_settings,
         seed=seed,
         store=store,
     )
-    subject = {"model": model, "dtype": dtype, "quantization": quantization, "store": store}
+    subject = {
+        "model": model,
+        "dtype": dtype,
+        "quantization": quantization,
+        "model_settings": model_settings,
+        "store": store,
+    }
     evaluated = evaluate(sae=trained.outputs["sae"], **subject)
     with dsl.ParallelFor(list(range(FIND_PARTS)), name="parts") as part:
         parts = find_part(

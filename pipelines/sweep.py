@@ -35,6 +35,7 @@ def sweep(
     keep: float = 0.99,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     store: str = "",
 ):
     """Many autoencoders on one capture, and how sparse each is against what it keeps.
@@ -57,6 +58,7 @@ def sweep(
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     # First, so that a grid that cannot be trained is refused before anything long runs.
@@ -71,7 +73,13 @@ def sweep(
         max_tokens=max_tokens,
         store=store,
     ).after(points)
-    subject = {"model": model, "dtype": dtype, "quantization": quantization, "store": store}
+    subject = {
+        "model": model,
+        "dtype": dtype,
+        "quantization": quantization,
+        "model_settings": model_settings,
+        "store": store,
+    }
     captured = capture(corpus=ingested.outputs["tokenised_corpus"], hook=hook, layer=layer, **subject)
     with dsl.ParallelFor(points.output, name="points", parallelism=POINTS_AT_ONCE) as point:
         trained = train(
@@ -83,6 +91,7 @@ def sweep(
             seed=point.seed,
             tokens=train_tokens,
             train_settings=train_settings,
+            model_settings=model_settings,
             store=store,
         )
         evaluated = evaluate(sae=trained.outputs["sae"], **subject)

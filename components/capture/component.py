@@ -18,6 +18,7 @@ def capture(
     stored: str = "all",
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     store: str = "",
 ):
     """Run the corpus through the model and keep the activations at a hook point.
@@ -35,6 +36,7 @@ def capture(
         stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
@@ -50,5 +52,6 @@ def capture(
         stored=stored,
         dtype=dtype,
         quantization=quantization,
+        model_settings=model_settings,
         store=store,
     ).write_to(activations)

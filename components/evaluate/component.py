@@ -14,6 +14,7 @@ def evaluate(
     ce_tokens: int = 100000,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -28,6 +29,7 @@ def evaluate(
         ce_tokens: About how many held-out tokens to run through the model.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
@@ -39,6 +41,7 @@ def evaluate(
         ce_tokens=ce_tokens,
         dtype=dtype,
         quantization=quantization,
+        model_settings=model_settings,
         seed=seed,
         store=store,
     )

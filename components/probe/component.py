@@ -17,6 +17,7 @@ def probe(
     max_documents: int = 4000,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -34,6 +35,7 @@ def probe(
         max_documents: Documents of each split to encode at most.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
@@ -44,6 +46,7 @@ def probe(
         sae=steps.artifact_uri(sae.path),
         corpus=steps.artifact_uri(corpus.path),
         quantization=quantization,
+        model_settings=model_settings,
         seed=seed,
         store=store,
         **values,

@@ -22,6 +22,7 @@ def train(
     tokens: int = 3000000,
     learning_rate: float = -1,
     train_settings: str = "",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -43,15 +44,16 @@ def train(
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         learning_rate: Peak learning rate; -1: 0.125 / sqrt(width).
         train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
+        model_settings: Settings of loading the live model as JSON, such as {"trust_remote_code": true}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
     what = {"model": model, "hook": hook, "target_hook": target_hook, "architecture": architecture, "skip": skip}
-    size = {"width": width, "allow_wide": allow_wide, "tokens": tokens}
+    size = {"width": width, "allow_wide": allow_wide, "tokens": tokens, "learning_rate": learning_rate}
     sparsity = {"k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
-    others = {"learning_rate": learning_rate, "train_settings": train_settings, "seed": seed, "store": store}
+    others = {"train_settings": train_settings, "model_settings": model_settings, "seed": seed, "store": store}
     steps.train(
         activations=steps.artifact_uri(activations.path),
         **what,

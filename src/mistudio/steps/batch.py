@@ -20,7 +20,7 @@ from mistudio.steps.defaults import (
 )
 from mistudio.steps.running import StepOutput, run_step
 from mistudio.steps.training import training_config
-from mistudio.steps.validation import validated
+from mistudio.steps.validation import json_object, validated
 from mistudio.tracking import Run
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def capture(
     stored: str = "all",
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -112,6 +113,7 @@ def capture(
         stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -135,7 +137,7 @@ def capture(
             "stored": stored,
         }
         config = validated(CaptureConfig, settings)
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code, model_settings)
         return capture_activations(opened, open_artifact(opened, corpus, "corpus"), source, subject, config)
 
     return run_step("capture", store, work)
@@ -163,6 +165,7 @@ def train(
     min_loss: float = 0.0,
     train_settings: str = "",
     checkpoint_every_steps: int = 500,
+    model_settings: str = "",
     device: str = "auto",
     parallel: str = "data",
     seed: int = 0,
@@ -192,6 +195,7 @@ def train(
         min_loss: Loss at which training winds down; 0: never.
         train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         checkpoint_every_steps: Steps between two checkpoints.
+        model_settings: Settings of loading the live model as JSON, such as {"trust_remote_code": true}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         parallel: What processes started by accelerate or torchrun share: data (the tokens of a batch) or latents.
         seed: Seed of everything random.
@@ -224,6 +228,9 @@ def train(
                 "device": device_name(device),
                 "checkpoint_every_steps": checkpoint_every_steps,
                 "parallel": parallel,
+                "subject": subject_settings(
+                    "auto", "none", device, trust_remote_code=False, model_settings=model_settings
+                ),
             },
         )
         source = subject_source(model, "", opened) if model else None
@@ -240,6 +247,7 @@ def evaluate(
     ce_tokens: int = 100_000,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -255,6 +263,7 @@ def evaluate(
         ce_tokens: About how many held-out tokens to run through the model.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -265,7 +274,7 @@ def evaluate(
     from mistudio.evaluate import evaluate as evaluate_autoencoder
 
     def work(opened: Store, _run: Run) -> Produced:
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code, model_settings)
         config = validated(EvaluateConfig, {"ce_tokens": ce_tokens})
         autoencoder = open_artifact(opened, sae, "sae")
         source = subject_source(model, revision, opened, autoencoder)
@@ -324,8 +333,10 @@ def model_facts(source: "SubjectSource", trust_remote_code: bool, store: Store) 
     return facts_of(source, trust_remote_code, Path(store.url) / ".mistudio" / "models")
 
 
-def subject_settings(dtype: str, quantization: str, device: str, trust_remote_code: bool) -> "SubjectConfig":
-    """How a step's parameters load the model."""
+def subject_settings(
+    dtype: str, quantization: str, device: str, trust_remote_code: bool, model_settings: str = ""
+) -> "SubjectConfig":
+    """How a step's parameters load the model; ``model_settings`` is JSON, and wins."""
     from mistudio.subject import SubjectConfig
 
     settings = {
@@ -333,6 +344,7 @@ def subject_settings(dtype: str, quantization: str, device: str, trust_remote_co
         "quantization": quantization,
         "device": device,
         "trust_remote_code": trust_remote_code,
+        **json_object("model_settings", model_settings, '{"device_map": "auto"}'),
     }
     return validated(SubjectConfig, settings)
 

@@ -26,6 +26,7 @@ def find(
     attribution_contexts: int = 1,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -51,6 +52,7 @@ def find(
         attribution_contexts: Contexts a feature traced to input tokens: five passes with gradients each; 0: none.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -60,7 +62,7 @@ def find(
     from mistudio.find import FindConfig, find_features
 
     def work(opened: Store, _run: Run) -> Produced:
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code, model_settings)
         settings = {
             "contexts": contexts,
             "sampled_contexts": sampled_contexts,
@@ -94,6 +96,7 @@ def find_part(
     include_statistics: bool = True,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -115,6 +118,7 @@ def find_part(
         include_statistics: Count the tokens, tasks and positions that features go with.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -125,7 +129,7 @@ def find_part(
     from mistudio.find import find_part as find_part_of
 
     def work(opened: Store, _run: Run) -> Produced:
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code, model_settings)
         settings = {
             "contexts": contexts,
             "sampled_contexts": sampled_contexts,

@@ -54,6 +54,7 @@ def probe(
     batch_size: int = 32,
     dtype: str = "auto",
     quantization: str = "none",
+    model_settings: str = "",
     device: str = "auto",
     revision: str = "",
     trust_remote_code: bool = False,
@@ -75,6 +76,7 @@ def probe(
         batch_size: Sequences of full length in one forward pass, 1 to 128.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
         quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
         trust_remote_code: Run Python code that comes with the model.
@@ -85,7 +87,7 @@ def probe(
     from mistudio.evaluate.probing import probe as probe_autoencoder
 
     def work(opened: Store, _run: Run) -> Produced:
-        subject = subject_settings(dtype, quantization, device, trust_remote_code)
+        subject = subject_settings(dtype, quantization, device, trust_remote_code, model_settings)
         settings = {
             "labels": labels,
             "pool": pool,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, open_artifact, open_store
 from mistudio.heap import keep_freed_memory, release_freed_memory
-from mistudio.steps.batch import plot_training, subject_source
+from mistudio.steps.batch import plot_training, subject_settings, subject_source
 from mistudio.steps.defaults import CHOOSE
 from mistudio.steps.running import StepOutput, log_output
 from mistudio.steps.sweep import PointSettings, grid
@@ -30,6 +30,7 @@ def train_together(
     tokens: int = 3_000_000,
     train_settings: str = "",
     checkpoint_every_steps: int = 500,
+    model_settings: str = "",
     device: str = "auto",
     seed: int = 0,
     store: str = "",
@@ -47,6 +48,7 @@ def train_together(
         tokens: Activations (tokens) to train on; repeats the captured ones if need be.
         train_settings: Other settings of every training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         checkpoint_every_steps: Steps between two checkpoints.
+        model_settings: Settings of loading the live model as JSON, such as {"trust_remote_code": true}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         seed: Seed of initialisation and order, the same for all.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
@@ -62,8 +64,14 @@ def train_together(
     from mistudio.train import train_together as train_all
 
     points = grid(architectures, widths, sparsities, str(seed), train_settings)
-    runtime_settings = {"device": device_name(device), "checkpoint_every_steps": checkpoint_every_steps}
-    runtime = validated(TrainRuntime, runtime_settings)
+    runtime = validated(
+        TrainRuntime,
+        {
+            "device": device_name(device),
+            "checkpoint_every_steps": checkpoint_every_steps,
+            "subject": subject_settings("auto", "none", device, trust_remote_code=False, model_settings=model_settings),
+        },
+    )
     started = time.monotonic()
     keep_freed_memory()
     with step_run("train-together", store) as run, ExitStack() as stack:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mistudio.errors import ConfigError
 from mistudio.sae import Parallel, SAEConfig
+from mistudio.subject import SubjectConfig
 
 _SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
@@ -116,6 +117,9 @@ class TrainRuntime(BaseModel):
     checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
     parallel: Parallel = Field(
         default="data", description="what several processes share: the tokens of each batch, or the latents"
+    )
+    subject: SubjectConfig = Field(
+        default=SubjectConfig(), description="how to load the model that activations come from live, but for its device"
     )
 
 

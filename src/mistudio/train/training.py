@@ -14,7 +14,7 @@ from mistudio.parallel import one_thread
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder, Workers, config_json, save_weights, start_workers
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
-from mistudio.subject import SubjectConfig, SubjectSource
+from mistudio.subject import SubjectSource
 from mistudio.train.config import TrainConfig, TrainRuntime
 from mistudio.train.learner import Learner, Metrics, MetricsLog
 from mistudio.train.scaling import Rows
@@ -62,7 +62,7 @@ class Training:
         wanted = [self.configs[number] for number in numbers]
         logs = [self.on_metrics[number] for number in numbers] if self.on_metrics and workers.is_first else []
         hook, target_hook = wanted[0].hook, wanted[0].target_hook
-        subject = SubjectConfig(device=str(self.device))
+        subject = self.runtime.subject.model_copy(update={"device": str(self.device)})
         with (
             open_rows(
                 self.store, self.activations, hook, target_hook, source=self.source, subject_config=subject

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import pytest
 
 from mistudio import steps
+from mistudio.activations import capturing, opening
 from mistudio.artifacts import open_store
 from mistudio.errors import ConfigError, InputError
+from mistudio.subject import Subject, SubjectConfig, SubjectSource, load_subject
 from tests.support.tiny import LAYERS, tiny_corpus, tiny_llama
 
 
@@ -73,3 +75,34 @@ def test_a_hook_point_that_cannot_be_captured_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         ingested.capture(hook, layer)
+
+
+def test_how_the_model_is_loaded_is_given_as_json(ingested: Ingested, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[SubjectConfig] = []
+
+    def recorded(source: SubjectSource, config: SubjectConfig) -> Subject:
+        loaded.append(config)
+        return load_subject(source, config)
+
+    monkeypatch.setattr(capturing, "load_subject", recorded)
+    settings = '{"device_map": "auto", "max_memory_gb": 1.0}'
+    made = steps.capture(ingested.corpus, ingested.model, "mlp_out.0", model_settings=settings, store=ingested.store)
+    assert not made.found
+    assert [(config.device_map, config.max_memory_gb) for config in loaded] == [("auto", 1.0)]
+    with pytest.raises(ConfigError, match="device_maps: extra inputs are not permitted"):
+        steps.capture(ingested.corpus, ingested.model, model_settings='{"device_maps": 1}', store=ingested.store)
+
+
+def test_a_live_training_loads_the_model_as_it_is_told(ingested: Ingested, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[SubjectConfig] = []
+
+    def recorded(source: SubjectSource, config: SubjectConfig) -> Subject:
+        loaded.append(config)
+        return load_subject(source, config)
+
+    monkeypatch.setattr(opening, "load_subject", recorded)
+    where = {"device": "cpu", "store": ingested.store}
+    captured = steps.capture(ingested.corpus, ingested.model, "resid_mid.0", stored="heldout", **where)
+    settings = {"width": 64, "k": 4, "tokens": 2000, "model_settings": '{"trust_remote_code": true}'}
+    steps.train(captured.artifact.uri, ingested.model, **settings, **where)
+    assert [config.trust_remote_code for config in loaded] == [True]
