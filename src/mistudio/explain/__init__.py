@@ -1,6 +1,6 @@
 """The explain step: a description of each feature, made from documents that no scorer uses."""
 
-from mistudio.explain.step import ExplainConfig, JudgeSource, explain
+from mistudio.explain.step import ExplainConfig, JudgeSource, check_explainers, explain
 from mistudio.explain.tables import (
     EXPLANATIONS_NAME,
     LABELS_NAME,
@@ -16,6 +16,7 @@ __all__ = [
     "TOKEN_SETS_NAME",
     "ExplainConfig",
     "JudgeSource",
+    "check_explainers",
     "explain",
     "read_explanations",
 ]

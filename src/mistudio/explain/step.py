@@ -106,8 +106,7 @@ def explain(
     """
     config = config or ExplainConfig()
     material = open_material(store, features, source, subject_config)
-    for name in set(config.explainers) - {PROGRAM}:
-        _check(name, judge)
+    check_explainers(config, has_judge=judge is not None)
     inputs = {
         "features": features.ref,
         "tokenizer": InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
@@ -124,6 +123,17 @@ def explain(
             return _Run(draft, material, config, seed, opened).run(people)
 
     return produce(store, recipe, "explain", build)
+
+
+def check_explainers(config: ExplainConfig, *, has_judge: bool) -> None:
+    """Refuse explainers that cannot explain, before anything is read.
+
+    Raises:
+        ConfigError: one is unknown, or asks a language model and none is given.
+    """
+    for name in config.explainers:
+        if name != PROGRAM and getattr(explainer_factory(name), "needs_judge", True) and not has_judge:
+            new_explainer(name, None, 0)
 
 
 class _Run:
@@ -219,12 +229,6 @@ class _Run:
 
 def _work_name(name: str, first: int = 0) -> str:
     return f"{name}-{first:07d}.parquet"
-
-
-def _check(name: str, judge: JudgeSource | None) -> None:
-    """Refuse an explainer that is unknown, or needs a language model where there is none, before anything is read."""
-    if judge is None and getattr(explainer_factory(name), "needs_judge", True):
-        new_explainer(name, None, 0)
 
 
 def _file_ref(path: Path) -> InputRef:

@@ -90,9 +90,7 @@ def score(
     config = config or ScoreConfig()
     features = open_input(store, explanations.manifest.inputs["features"], "features")
     material = open_material(store, features, source, subject_config)
-    for name in set(config.scorers) - {PROGRAM}:
-        if judge is None and getattr(scorer_factory(name), "needs_judge", True):
-            new_scorer(name, None, seed)
+    check_scorers(config, has_judge=judge is not None)
     inputs = {
         "explanations": explanations.ref,
         "tokenizer": InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
@@ -106,6 +104,17 @@ def score(
             return _Run(draft, material, explanations, config, seed, opened).run()
 
     return produce(store, recipe, "score", build)
+
+
+def check_scorers(config: ScoreConfig, *, has_judge: bool) -> None:
+    """Refuse scorers that cannot score, before anything is read.
+
+    Raises:
+        ConfigError: one is unknown, or asks a language model and none is given.
+    """
+    for name in config.scorers:
+        if name != PROGRAM and getattr(scorer_factory(name), "needs_judge", True) and not has_judge:
+            new_scorer(name, None, 0)
 
 
 class _Run:

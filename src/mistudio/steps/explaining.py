@@ -17,6 +17,7 @@ from mistudio.tracking import Run
 
 if TYPE_CHECKING:
     from mistudio.explain import JudgeSource
+    from mistudio.explain.llm_open import JudgeChoice
     from mistudio.subject import SubjectConfig
 
 # The first of them that a scorer gives is drawn.
@@ -99,18 +100,30 @@ def judge_source(
         SubjectError: a model is named without an address, and there is no such model here.
     """
     from mistudio.explain import JudgeSource
-    from mistudio.explain.llm_open import judge_config, open_judge
+    from mistudio.explain.llm_open import open_judge
 
-    try:
-        config = judge_config(
-            url, model, optional(max_tokens), subject, json_object("judge_settings", settings, '{"concurrency": 32}')
-        )
-    except ValidationError as error:
-        raise refused(error) from error
+    config = judge_choice(url, model, max_tokens, settings, subject)
     if config is None:
         return None
     answers = Path(store.url) / ".mistudio" / "answers"
     return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
+
+
+def judge_choice(
+    url: str, model: str, max_tokens: int, settings: str, subject: "SubjectConfig"
+) -> "JudgeChoice | None":
+    """How the language model is configured that a step's parameters name; None if they name none.
+
+    Raises:
+        ConfigError: an address or settings come without a model, or are refused.
+    """
+    from mistudio.explain.llm_open import judge_config
+
+    others = json_object("judge_settings", settings, '{"concurrency": 32}')
+    try:
+        return judge_config(url, model, optional(max_tokens), subject, others)
+    except ValidationError as error:
+        raise refused(error) from error
 
 
 def score(

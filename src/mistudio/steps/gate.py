@@ -10,6 +10,14 @@ from mistudio.artifacts import default_store_url, open_artifact, open_store
 from mistudio.errors import ConfigError, GateFailed
 from mistudio.progress import emit_event
 
+# The least and the most that each limit may be.
+LIMITS = {
+    "min_explained_variance": (0, 1),
+    "min_ce_recovered": (0, 1),
+    "max_dead": (0, 1),
+    "min_interpretable": (0, math.inf),
+}
+
 
 def gate(
     evaluation: str,
@@ -37,7 +45,12 @@ def gate(
     Raises:
         ConfigError: a limit is outside its range.
     """
-    _check(min_explained_variance, min_ce_recovered, max_dead, min_interpretable)
+    check_limits(
+        min_explained_variance=min_explained_variance,
+        min_ce_recovered=min_ce_recovered,
+        max_dead=max_dead,
+        min_interpretable=min_interpretable,
+    )
     opened = open_store(store or default_store_url())
     measured = open_artifact(opened, evaluation, "evaluation").manifest.summary
     scored = open_artifact(opened, scores, "scores").manifest.summary
@@ -70,16 +83,16 @@ def fail_gate(missed: str) -> None:
     raise GateFailed(message)
 
 
-def _check(min_explained_variance: float, min_ce_recovered: float, max_dead: float, min_interpretable: int) -> None:
-    ranges = (
-        ("min_explained_variance", min_explained_variance, 0, 1),
-        ("min_ce_recovered", min_ce_recovered, 0, 1),
-        ("max_dead", max_dead, 0, 1),
-        ("min_interpretable", min_interpretable, 0, math.inf),
-    )
-    for name, value, least, most in ranges:
+def check_limits(**limits: float) -> None:
+    """Refuse limits that no figure can meet, or that mean nothing; by the names of the gate's parameters.
+
+    Raises:
+        ConfigError: a limit is outside its range.
+    """
+    for name, value in limits.items():
+        least, most = LIMITS[name]
         if not least <= value <= most:
-            message = f"{name} is {value:g}: give a number from {least} to {most:g}."
+            message = f"{name} is {value:g}: give a number from {least:g} to {most:g}."
             raise ConfigError(message)
 
 

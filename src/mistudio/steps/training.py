@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # How sparse: the parameters that not every architecture has, and what stands for "not given".
 _SPARSITY = {"k": CHOOSE, "target_l0": CHOOSE, "l1_coefficient": 0.02}
 # What the checks assume where the step will choose: any valid value serves.
-_ANY_WIDTH, _ANY_K, _ANY_HOOK = 32_768, 1, "resid_post.0"
+_ANY_WIDTH, _ANY_K, ANY_HOOK = 32_768, 1, "resid_post.0"
 _ELSEWHERE = ("hook", "sae", "architecture")  # these decide what the other settings mean
 
 
@@ -110,7 +110,9 @@ def split_settings(train_settings: str, architecture: str) -> tuple[dict[str, An
     )
 
 
-def check_training(architecture: str, width: int, sparsity: Mapping[str, float], train_settings: str = "") -> None:
+def check_training(
+    architecture: str, width: int, sparsity: Mapping[str, float], train_settings: str = "", train_tokens: object = None
+) -> None:
     """Refuse what the train step would refuse, as far as that can be told without activations.
 
     Raises:
@@ -120,7 +122,9 @@ def check_training(architecture: str, width: int, sparsity: Mapping[str, float],
 
     of_training, of_architecture = split_settings(train_settings, architecture)
     sae = architecture_settings(architecture, _ANY_WIDTH if width == CHOOSE else width, sparsity, _ANY_K)
-    validated(TrainConfig, {"hook": _ANY_HOOK, "sae": {**sae, **of_architecture}, **of_training})
+    tokens = {} if train_tokens is None else {"tokens": train_tokens}
+    settings = {**tokens, "hook": ANY_HOOK, "sae": {**sae, **of_architecture}, **of_training}
+    validated(TrainConfig, settings, {"tokens": "train_tokens"})
 
 
 def _fields(architecture: str) -> Mapping[str, Any]:

@@ -6,12 +6,14 @@ there is no driver of a GPU the answer takes no torch, whose import would be mos
 
 import ctypes
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from mistudio.errors import SubjectError
+from mistudio.subject.config import SubjectConfig
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +98,20 @@ def resolve_dtype(dtype: str, device: "torch.device | str") -> str:
 
     major, _ = torch.cuda.get_device_capability(device)
     return "bfloat16" if major >= 8 else "float16"
+
+
+def check_quantization(config: SubjectConfig) -> None:
+    """Refuse a quantisation that this machine cannot do; takes no torch.
+
+    Raises:
+        SubjectError: the library for it is not installed.
+    """
+    if config.quantization != "none" and find_spec("bitsandbytes") is None:
+        message = (
+            f"quantization {config.quantization} needs bitsandbytes, which is not installed: "
+            "pip install 'mistudio[quantised]'"
+        )
+        raise SubjectError(message)
 
 
 def free_memory_bytes(device: "torch.device") -> int:

@@ -7,7 +7,6 @@ Shape legend: B sequences, T tokens, V vocabulary.
 
 import logging
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from mistudio.errors import SubjectError
 from mistudio.subject.config import SubjectConfig
-from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
+from mistudio.subject.devices import check_quantization, free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.facts import load_config, position_limit
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
@@ -77,7 +76,7 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
         SubjectError: the model cannot be loaded as asked; the message says why.
     """
     device = pick_device(config.device)
-    _check_quantization(config)
+    check_quantization(config)
     _check_weight_files(source)
     dtype_name = resolve_dtype(config.dtype, device)
     auto_class, is_causal = choose_auto_class(load_config(source, config.trust_remote_code))
@@ -233,19 +232,6 @@ def _placement(config: SubjectConfig, device: torch.device) -> dict[str, Any]:
     return {**placement, "max_memory": limits}
 
 
-def _check_quantization(config: SubjectConfig) -> None:
-    if config.quantization == "none":
-        return
-    if find_spec("bitsandbytes") is None:
-        message = (
-            f"quantization {config.quantization} needs bitsandbytes, which is not installed: "
-            "pip install 'mistudio[quantised]'"
-        )
-        raise SubjectError(message)
-    # It warns of its casts to float16 at every product.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
 def _keep_weights_as_they_are(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for processors with AVX512-bf16.
 
@@ -261,6 +247,8 @@ def _quantization_settings(config: SubjectConfig, dtype_name: str) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
+    # It warns of its casts to float16 at every product.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if config.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

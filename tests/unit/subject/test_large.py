@@ -132,7 +132,7 @@ def test_a_quantised_model_is_captured(folder: Path, tmp_path: Path) -> None:
 
 
 def test_without_bitsandbytes_it_is_said_how_to_install_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistudio.subject.load.find_spec", lambda _name: None)
+    monkeypatch.setattr("mistudio.subject.devices.find_spec", lambda _name: None)
     with pytest.raises(SubjectError, match=r"nf4 needs bitsandbytes.*pip install 'mistudio\[quantised\]'"):
         load(folder, quantization="nf4")
 
