@@ -57,7 +57,7 @@ def sweep(
         train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """

@@ -35,7 +35,7 @@ def capture(
         storage_dtype: Number format of the stored activations: float16 or bfloat16.
         stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
@@ -50,8 +50,6 @@ def capture(
         batch_size=batch_size,
         storage_dtype=storage_dtype,
         stored=stored,
-        dtype=dtype,
-        quantization=quantization,
-        model_settings=model_settings,
+        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
         store=store,
     ).write_to(activations)

@@ -38,7 +38,7 @@ def find(
         ablation_contexts: Contexts a feature in which zeroing it is tried: three forward passes each; 0: none.
         attribution_contexts: Contexts a feature traced to input tokens: five passes with gradients each; 0: none.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
@@ -53,12 +53,7 @@ def find(
         **{"context_before": context_before, "context_after": context_after},
         ablation_contexts=ablation_contexts,
         attribution_contexts=attribution_contexts,
-        **{
-            "dtype": dtype,
-            "quantization": quantization,
-            "model_settings": model_settings,
-            "seed": seed,
-            "store": store,
-        },
+        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
+        **{"seed": seed, "store": store},
     )
     done.write_to(features)

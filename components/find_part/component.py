@@ -34,7 +34,7 @@ def find_part(
         context_before: Tokens shown before the strongest one.
         context_after: Tokens shown after it.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
@@ -46,12 +46,7 @@ def find_part(
         model=model,
         **{"part": part, "num_parts": num_parts, "contexts": contexts},
         **{"context_before": context_before, "context_after": context_after},
-        **{
-            "dtype": dtype,
-            "quantization": quantization,
-            "model_settings": model_settings,
-            "seed": seed,
-            "store": store,
-        },
+        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
+        **{"seed": seed, "store": store},
     )
     done.write_to(features_part)

@@ -112,7 +112,7 @@ def capture(
         storage_dtype: Number format of the stored activations: float16 or bfloat16.
         stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
@@ -233,7 +233,7 @@ def train(
                 ),
             },
         )
-        source = subject_source(model, "", opened) if model else None
+        source = subject_source(model, "", opened, artifact) if model else None
         return train_autoencoder(opened, artifact, config, seed, runtime, run.log_metrics, source)
 
     chosen = {"width": width, "k": k, "target_l0": target_l0, "seed": seed}
@@ -262,7 +262,7 @@ def evaluate(
             in the store; empty: where the capture says.
         ce_tokens: About how many held-out tokens to run through the model.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.

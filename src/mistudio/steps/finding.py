@@ -51,7 +51,7 @@ def find(
         ablation_contexts: Contexts a feature in which zeroing it is tried: three forward passes each; 0: none.
         attribution_contexts: Contexts a feature traced to input tokens: five passes with gradients each; 0: none.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.
@@ -117,7 +117,7 @@ def find_part(
         context_after: Tokens shown after it.
         include_statistics: Count the tokens, tasks and positions that features go with.
         dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (needs a GPU).
+        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         device: Where to compute: auto, cpu, cuda or cuda:N.
         revision: Branch, tag or commit on the model hub.

@@ -81,7 +81,7 @@ def train_together(
         configs = [_config(artifact, hook, point, others, train_settings) for point in points]
         runs = [stack.enter_context(run.child(_name(point))) for point in points]
         logs = [each.log_metrics for each in runs]
-        source = subject_source(model, "", opened) if model else None
+        source = subject_source(model, "", opened, artifact) if model else None
         produced = train_all(opened, artifact, configs, seed, runtime, logs, source)
         release_freed_memory()
         seconds = round(time.monotonic() - started, 3)
