@@ -60,22 +60,21 @@ class ActivePattern:
             flat_A = torch.from_numpy(mask_TF.numpy().reshape(-1).nonzero()[0])
         else:
             flat_A = mask_TF.reshape(-1).nonzero().squeeze(1)
-        token_A = torch.div(flat_A, mask_TF.shape[1], rounding_mode="floor")
-        counts_T = torch.bincount(token_A, minlength=len(mask_TF))
-        pattern = cls(
-            (flat_A - token_A * mask_TF.shape[1]).to(torch.int32),
-            (counts_T.cumsum(0) - counts_T).to(torch.int32),
-            mask_TF.shape[1],
-        )
+        return cls.of_places(flat_A, len(mask_TF), mask_TF.shape[1])
+
+    @classmethod
+    def of_places(cls, flat_A: Tensor, num_tokens: int, num_features: int) -> "ActivePattern":
+        """The pattern of entries of a dense matrix, given as their rising numbers in it."""
+        token_A = torch.div(flat_A, num_features, rounding_mode="floor")
+        feature_A = (flat_A - token_A * num_features).to(torch.int32)
+        pattern = cls(feature_A, starts_of(token_A, num_tokens), num_features)
         pattern.token_A = token_A.to(torch.int32)
         return pattern
 
     def subset(self, kept_A: Tensor) -> "ActivePattern":
         """The pattern of some of the pairs, given as booleans or as rising numbers of pairs."""
         token_A = self.token_A[kept_A]
-        counts_T = torch.bincount(token_A, minlength=self.num_tokens)
-        starts_T = (counts_T.cumsum(0) - counts_T).to(torch.int32)
-        pattern = ActivePattern(self.feature_A[kept_A], starts_T, self.num_features)
+        pattern = ActivePattern(self.feature_A[kept_A], starts_of(token_A, self.num_tokens), self.num_features)
         pattern.token_A = token_A
         return pattern
 
@@ -158,10 +157,16 @@ class ActivePattern:
         key_A = self.feature_A.to(torch.int16) if self.num_features <= 1 << 15 else self.feature_A
         if key_A.device.type == "cpu" and key_A.dtype == torch.int16:
             order_A = torch.from_numpy(key_A.numpy().argsort(kind="stable"))
+            key_A = key_A.index_select(0, order_A)
         else:
-            order_A = torch.argsort(key_A, stable=True)
-        counts_F = torch.bincount(self.feature_A, minlength=self.num_features)
-        return order_A, self.token_A.index_select(0, order_A), (counts_F.cumsum(0) - counts_F).to(torch.int32)
+            key_A, order_A = key_A.sort(stable=True)
+        return order_A, self.token_A.index_select(0, order_A), starts_of(key_A, self.num_features)
+
+
+def starts_of(rising_A: Tensor, num_bags: int) -> Tensor:
+    """Where each bag begins, given the bag of each pair; unlike ``bincount`` without waiting for a GPU."""
+    bags_B = torch.arange(num_bags, dtype=rising_A.dtype, device=rising_A.device)
+    return torch.searchsorted(rising_A, bags_B, out_int32=True)
 
 
 def weighted_bags(row_A: Tensor, weights_A: Tensor, starts_B: Tensor, matrix_RD: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mistudio.sae.batchtopk import BatchTopKAutoencoder
 from mistudio.sae.config import MatryoshkaConfig
-from mistudio.sae.kernels import ActivePattern, sparse_decode
+from mistudio.sae.kernels import ActivePattern, sparse_decode, starts_of
 
 
 class MatryoshkaAutoencoder(BatchTopKAutoencoder):
@@ -35,8 +35,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         bounds = [self._here(width) for width in (0, *widths)]
         for first, stop in pairwise(bounds):
             members = ((pattern.feature_A >= first) & (pattern.feature_A < stop)).nonzero().squeeze(1)
-            counts_T = torch.bincount(pattern.token_A[members], minlength=pattern.num_tokens)
-            starts_T = (counts_T.cumsum(0) - counts_T).to(torch.int32)
+            starts_T = starts_of(pattern.token_A[members], pattern.num_tokens)
             group = ActivePattern(pattern.feature_A[members] - first, starts_T, stop - first)
             rebuilt_TE = sparse_decode(values_A[members], self.W_dec[first:stop], group)
             error_TE = error_TE - self.latents.total(rebuilt_TE)

@@ -2,7 +2,8 @@
 
 Both are exact, and both pass over most of the pre-activations without comparing them one by one.
 
-Shape legend: T tokens, F features (latents), K active latents a token, G groups of S latents.
+Shape legend: T tokens, F features (latents), K active latents a token, G groups of S latents, A active
+pairs, P all pairs.
 """
 
 import numpy as np
@@ -40,10 +41,16 @@ def top_indices(pre_TF: Tensor, k: int) -> Tensor:
         return pre_TF.topk(k, dim=1, sorted=False).indices
     if pre_TF.dtype in _HALVES and num_groups <= _MOST_PACKED:
         pre_TF = pre_TF.view(torch.int16)
+    return _top_of_groups(pre_TF, k)
+
+
+def _top_of_groups(pre_TF: Tensor, k: int) -> Tensor:
+    """Indices of the K largest entries of each row, which has a multiple of S and at least S K of them."""
+    num_groups = pre_TF.shape[1] // _GROUP_SIZE
     # A group is a column of this view, not a run of neighbours: maxima over columns are fast.
     maxima_TG = pre_TF.view(-1, _GROUP_SIZE, num_groups).amax(dim=1)
     group_TK = _largest(maxima_TG, k)
-    first_S = torch.arange(0, pre_TF.shape[1], num_groups)
+    first_S = torch.arange(0, pre_TF.shape[1], num_groups, device=pre_TF.device)
     candidates = (group_TK[:, None, :] + first_S[:, None]).flatten(1)
     return candidates.gather(1, _largest(pre_TF.gather(1, candidates), k))
 
@@ -85,9 +92,11 @@ def top_pattern(pre_TF: Tensor, k: int, workers: Workers = ALONE) -> ActivePatte
 def batch_top(pre_TF: Tensor, num_pairs: int, workers: Workers = ALONE) -> ActivePattern:
     """The pattern of the largest positive entries of the whole matrix, at most ``num_pairs`` of them.
 
-    Other processes may hold other rows or columns of it.
+    Other processes may hold other rows or columns of it. On a GPU there are always so many, and where fewer are
+    positive, the rest are others, none of which is active.
     """
-    pattern = _batch_top(pre_TF, num_pairs)
+    of_batch = _batch_top if pre_TF.device.type == "cpu" else _batch_top_unseen
+    pattern = of_batch(pre_TF, num_pairs)
     if workers.size == 1:
         return pattern
     return pattern.subset(workers.among_largest(pattern.gather(pre_TF)[None], num_pairs)[0])
@@ -108,6 +117,21 @@ def _batch_top(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
         return candidates
     kept = _largest(candidates.gather(pre_TF)[None], num_pairs)[0]
     return candidates.subset(ascending(kept))
+
+
+def _batch_top_unseen(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
+    """The pattern of the ``num_pairs`` largest entries of a matrix, without waiting for the device to count any.
+
+    As :func:`top_indices`, with the whole matrix as one row: maxima take one pass over it, and the rest is short.
+    """
+    num_tokens, num_features = pre_TF.shape
+    num_pairs = min(num_pairs, pre_TF.numel())
+    row_1P = pre_TF.reshape(1, -1)
+    if pre_TF.numel() % _GROUP_SIZE or pre_TF.numel() < 2 * num_pairs * _GROUP_SIZE:
+        flat_A = row_1P.topk(num_pairs, dim=1, sorted=False).indices[0]
+    else:
+        flat_A = _top_of_groups(row_1P, num_pairs)[0]
+    return ActivePattern.of_places(ascending(flat_A), num_tokens, num_features)
 
 
 def _guess(pre_TF: Tensor, num_pairs: int) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.sae import SparseAutoencoder, Stage, architectures, kernels, new_autoencoder
+from mistudio.sae import SparseAutoencoder, Stage, architectures, kernels, new_autoencoder, selection
 from mistudio.sae.jumprelu import JumpReLUAutoencoder
 from tests.support.naive_sae import naive_total, small_config
 
@@ -139,6 +139,39 @@ def test_a_bfloat16_encoder_selects_nearly_the_same_and_computes_what_it_selecte
     assert float(narrow.parts["fvu"]) == pytest.approx(float(full.parts["fvu"]), rel=0.02)
     assert narrow.total.dtype == torch.float32
     assert float((narrow.fired_F - full.fired_F).abs().sum()) <= 0.05 * float(full.fired_F.sum())
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk"])
+@pytest.mark.parametrize("num_dead", [0, 5])
+def test_a_step_needs_no_number_from_the_device(name: str, num_dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def products(pattern: kernels.ActivePattern, matrix_TD: Tensor, _: Tensor) -> Tensor:
+        return matrix_TD.new_empty(len(pattern.feature_A))
+
+    monkeypatch.setattr(kernels, "_DENSE_SHARE", 1.0)
+    monkeypatch.setattr(kernels.ActivePattern, "products", products)  # PyTorch has the real ones for CPU and CUDA alone
+    sae = make(name).float().to("meta")  # whatever asks for one is refused there
+    x_TD = torch.empty(TOKENS, D_IN, device="meta")
+    dead = torch.empty(num_dead, dtype=torch.int64, device="meta") if num_dead else None
+    losses = sae.losses(x_TD, x_TD, Stage(0.5, dead))
+    losses.total.backward()
+    sae.before_step()
+    sae.after_step(losses.parts, 0.5)
+    with pytest.raises(NotImplementedError):
+        x_TD.nonzero()
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0], ids=["enough positive pairs", "too few"])
+@pytest.mark.parametrize("name", ["batchtopk", "matryoshka"])
+def test_a_gpu_selects_the_same_of_a_batch(name: str, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, x_TD = make(name), batch(D_IN, 1)
+    with torch.no_grad():
+        sae.b_enc += shift
+    on_cpu = sae.losses(x_TD, x_TD, Stage(0.5))
+    assert (float(on_cpu.parts["l0"]) == 5) == (shift == 0)
+    monkeypatch.setattr(selection, "_batch_top", selection._batch_top_unseen)
+    on_gpu = sae.losses(x_TD, x_TD, Stage(0.5))
+    torch.testing.assert_close((on_gpu.parts, on_gpu.fired_F), (on_cpu.parts, on_cpu.fired_F))
+    torch.testing.assert_close(gradients(sae, on_gpu.total), gradients(sae, on_cpu.total), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka"])

@@ -20,7 +20,7 @@ from mistudio.sae.kernels import (
     sum_of_squares,
     weighted_bags,
 )
-from mistudio.sae.selection import batch_top, top_indices
+from mistudio.sae.selection import _batch_top_unseen, batch_top, top_indices
 
 
 def random_mask(num_tokens: int, num_features: int, share: float, generator: torch.Generator) -> Tensor:
@@ -165,14 +165,21 @@ def test_the_gradient_of_the_sum_of_squares() -> None:
 @pytest.mark.parametrize("shift", [0.0, -3.0, 3.0])
 @pytest.mark.parametrize("num_pairs", [1, 50, 400, 20_000])
 @pytest.mark.parametrize("first_rows", [1.0, 100.0], ids=["even", "a few rows hold most"])
-def test_the_largest_entries_of_a_batch_are_found(num_pairs: int, shift: float, first_rows: float) -> None:
+@pytest.mark.parametrize("tokens", [304, 299], ids=["whole groups", "no groups"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_the_largest_entries_of_a_batch_are_found(
+    device: str, tokens: int, num_pairs: int, shift: float, first_rows: float
+) -> None:
     generator = torch.Generator().manual_seed(num_pairs)
-    pre_TF = torch.randn(300, 64, generator=generator) + shift
+    pre_TF = torch.randn(tokens, 63, generator=generator) + shift
     pre_TF[1:4] *= first_rows  # not among the rows that the cut is guessed from
-    pattern = batch_top(pre_TF, num_pairs)
+    pattern = batch_top(pre_TF, num_pairs) if device == "cpu" else _batch_top_unseen(pre_TF, num_pairs)
+    values = pattern.gather(pre_TF).sort(descending=True).values
+    assert len(values) == min(num_pairs, pre_TF.numel()) or device == "cpu"
     expected = pre_TF[pre_TF > 0].sort(descending=True).values[:num_pairs]
-    assert torch.equal(pattern.gather(pre_TF).sort(descending=True).values, expected)
-    assert (pattern.token_A.diff() >= 0).all()
+    assert torch.equal(values[values > 0], expected)
+    assert (pattern.place_A.diff() > 0).all()
+    assert torch.equal(pattern.starts_T, (pattern.token_A < torch.arange(tokens)[:, None]).sum(dim=1).to(torch.int32))
 
 
 def test_latents_that_no_token_uses_get_zero_gradients() -> None:
