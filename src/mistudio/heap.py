@@ -9,16 +9,23 @@ import os
 from typing import Any
 
 # Of mallopt(3).
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _KEPT_BYTES = 1 << 30
 
 
-def keep_freed_memory() -> None:
-    """From now on keep up to 1 GiB of freed memory for the next tensors, unless MALLOC_ variables say otherwise."""
+def keep_freed_memory(*, one_heap: bool = False) -> None:
+    """From now on keep up to 1 GiB of freed memory for the next tensors, unless MALLOC_ variables say otherwise.
+
+    Args:
+        one_heap: All threads share one. Each has its own otherwise, of pieces of 64 MiB, which large tensors leave
+            half empty; but many threads with many small pieces would wait for one.
+    """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = _of_glibc("mallopt")
     if mallopt:
+        if one_heap:
+            mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 

@@ -83,7 +83,7 @@ def run_step(
     A step that was found published opens no run, so that repeating a pipeline stays quick.
     """
     started = time.monotonic()
-    keep_freed_memory()
+    keep_freed_memory(one_heap=step != "ingest")  # tokenizers work on all cores, in small pieces
     emit_event(event="step_started", step=step, about=about)
     try:
         with step_run(step, store_url) as run:

@@ -73,7 +73,7 @@ def train_together(
         },
     )
     started = time.monotonic()
-    keep_freed_memory()
+    keep_freed_memory(one_heap=True)
     with step_run("train-together", store) as run, ExitStack() as stack:
         opened = open_store(store)
         artifact = open_artifact(opened, activations, "activations")

@@ -39,7 +39,9 @@ _CPU_RUNTIME = {"capture": 600 * _MB, "train": 580 * _MB, "evaluate": 600 * _MB}
 _CUDA_CONTEXT = 600 * _MB  # the context, cuBLAS's workspace, and what the allocator cannot use
 # What malloc keeps beside what is in use, because tensors of two threads lie scattered: of a capture's activations, and
 # of an evaluation's logits; never more than it gives back (mistudio.heap).
-_KEPT_ACTIVATIONS, _KEPT_LOGITS, _MOST_KEPT = 0.7, 0.15, 1 << 30
+_KEPT_ACTIVATIONS, _KEPT_LOGITS, _MOST_KEPT = 1.0, 0.15, 1 << 30
+# Activation functions that transformers puts together of several operations.
+_COMPOSED = ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu", "gelu_10", "laplace")
 _TOKENIZER_BYTES = 900  # a token of the vocabulary: its strings, merges and tables
 # Bytes a weight: int8 has one float32 scale a row beside it, nf4 one for every 64 weights.
 _QUANTIZED_BYTES: dict[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
@@ -76,6 +78,7 @@ class ModelShape(_Frozen):
     head_parameters: int = Field(description="of the output embeddings, where they are not the input's")
     d_model: int
     d_mlp: int = Field(description="inner width of the MLP, times the experts that a token uses")
+    mlp_copies: int = Field(description="tensors of that width that live together")
     num_heads: int
     vocab_size: int
     max_positions: int | None
@@ -151,6 +154,7 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
         head_parameters=0 if tied else _count(head),
         d_model=text_config.hidden_size,
         d_mlp=_mlp_width(text_config),
+        mlp_copies=_mlp_copies(text_config, linear),
         num_heads=getattr(text_config, "num_attention_heads", None) or 1,
         vocab_size=text_config.vocab_size,
         max_positions=getattr(text_config, "max_position_embeddings", None),
@@ -239,17 +243,15 @@ def _sae_bytes(shape: ModelShape, width: int) -> int:
 
 
 def _activation_bytes(shape: ModelShape, work: Workload, num_tokens: int) -> int:
-    """The busiest moment of a block, and a copy at the hook.
+    """The busiest moment of a block, which is in its MLP, and a copy at the hook.
 
-    In a gated MLP the gate, its activation, the other branch and the product live together, beside the stream,
-    its normed copy, the norm's float32 copies and the output. A matrix of 4 bits is unpacked to be multiplied with.
+    A matrix of 4 bits is unpacked to be multiplied with.
     """
-    dtype_bytes = work.dtype_bytes
-    per_token = (4 * max(shape.d_mlp, shape.d_model) + 4 * shape.d_model) * dtype_bytes + 2 * shape.d_model * 4
+    per_token = (shape.mlp_copies * max(shape.d_mlp, shape.d_model) + 5 * shape.d_model) * work.dtype_bytes
     attention = 0
     if shape.materializes_attention:
-        attention = 3 * num_tokens * work.context_length * shape.num_heads * max(dtype_bytes, 4)
-    unpacked = shape.largest_linear * dtype_bytes if work.quantization == "nf4" else 0
+        attention = 3 * num_tokens * work.context_length * shape.num_heads * max(work.dtype_bytes, 4)
+    unpacked = shape.largest_linear * work.dtype_bytes if work.quantization == "nf4" else 0
     return num_tokens * per_token + attention + unpacked
 
 
@@ -268,6 +270,17 @@ def _mlp_width(text_config: Any) -> int:
     inner = next((getattr(text_config, name) for name in names if getattr(text_config, name, None)), None)
     experts = getattr(text_config, "num_experts_per_tok", None) or 1
     return int(inner or 4 * text_config.hidden_size) * int(experts)
+
+
+def _mlp_copies(text_config: Any, linear: list[Any]) -> int:
+    """The gate's activation, the other branch and the product; one more where both branches are one matrix.
+
+    Activation functions of several operations hold one more as well.
+    """
+    names = ("hidden_act", "activation_function", "hidden_activation", "activation")
+    activation = next((getattr(text_config, name) for name in names if getattr(text_config, name, None)), None)
+    is_fused = any(weight.shape[0] == 2 * _mlp_width(text_config) for weight in linear)
+    return 4 if is_fused or activation in _COMPOSED else 3
 
 
 def _count(module: Any) -> int:
