@@ -72,12 +72,14 @@ def _show(made: StepOutput | list[StepOutput], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
     for output in outputs:
         how = "found" if output.found else f"made in {output.seconds:.1f} s"
-        table = Table(title=f"{output.artifact.uri}  ({how})", title_justify="left", show_header=False)
+        console.print(f"{output.artifact.uri}  ({how})", highlight=False)
+        table = Table(show_header=False)
         for name, value in output.artifact.manifest.summary.items():
             table.add_row(
                 name,
                 f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
             )
-        Console().print(table)
+        console.print(table)

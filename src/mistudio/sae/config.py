@@ -42,7 +42,7 @@ class ArchitectureConfig(BaseModel):
         if self.width > MAX_WIDTH and not self.allow_wide:
             message = (
                 f"width {self.width:,} is above {MAX_WIDTH:,}, where memory becomes the limit: "
-                "check it with mistudio check-memory, then set allow_wide"
+                "check it with mistudio check-memory, then set allow_wide (pipelines: in train_settings)"
             )
             raise ValueError(message)
         return self

@@ -1,7 +1,7 @@
 """Several autoencoders that learn from one stream of activations, which is read once for all."""
 
+import json
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from mistudio.steps.defaults import CHOOSE
 from mistudio.steps.running import StepOutput, log_output
 from mistudio.steps.sweep import PointSettings, grid
 from mistudio.steps.training import training_config
-from mistudio.steps.validation import validated
+from mistudio.steps.validation import json_object, validated
 from mistudio.tracking import step_run
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def train_together(
     from mistudio.train import TrainRuntime
     from mistudio.train import train_together as train_all
 
+    settings = json_object("train_settings", train_settings, '{"ema_decay": 0.999}')
+    train_settings = json.dumps(settings | ({"target_hook": target_hook} if target_hook else {}))
     points = grid(architectures, widths, sparsities, str(seed), train_settings)
     runtime = validated(
         TrainRuntime,
@@ -77,8 +79,7 @@ def train_together(
     with step_run("train-together", store) as run, ExitStack() as stack:
         opened = open_store(store)
         artifact = open_artifact(opened, activations, "activations")
-        others = {"tokens": tokens, "target_hook": target_hook or None}
-        configs = [_config(artifact, hook, point, others, train_settings) for point in points]
+        configs = [_config(artifact, hook, point, tokens, train_settings) for point in points]
         runs = [stack.enter_context(run.child(_name(point))) for point in points]
         logs = [each.log_metrics for each in runs]
         source = subject_source(model, "", opened, artifact) if model else None
@@ -92,13 +93,10 @@ def train_together(
     return outputs
 
 
-def _config(
-    activations: Artifact, hook: str, point: PointSettings, others: Mapping[str, object], train_settings: str
-) -> "TrainConfig":
+def _config(activations: Artifact, hook: str, point: PointSettings, tokens: int, train_settings: str) -> "TrainConfig":
     sparsity = {name: float(point[name]) for name in ("k", "target_l0")}
-    return training_config(
-        activations, hook, str(point["architecture"]), int(point["width"]), sparsity, others, train_settings
-    )
+    architecture, width = str(point["architecture"]), int(point["width"])
+    return training_config(activations, hook, architecture, width, sparsity, {"tokens": tokens}, train_settings)
 
 
 def _name(point: PointSettings) -> str:

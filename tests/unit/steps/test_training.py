@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from mistudio import steps
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.cli import app
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, InputError
 from mistudio.sae import Losses, Stage, architecture_configs
 from mistudio.sae.topk import TopKAutoencoder
 from mistudio.steps.training import architecture_settings, check_training, split_settings
 from mistudio.train import TrainConfig
+from tests.support.tiny import tiny_corpus, tiny_llama
 from tests.unit.train.synthetic import plant, publish_activations
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "training.md"
@@ -129,6 +130,22 @@ def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(s
     found = steps.train_together(**given, **POINTS, store=store.url)
     assert [output.found for output in found] == [True, True]
     assert len(client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])) == 3
+
+
+def test_several_transcoders_with_a_linear_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+    store = open_store(str(tmp_path / "store"))
+    corpus = tiny_corpus(store, tiny_llama(tmp_path / "model"), tmp_path / "text")
+    where = {"store": store.url, "device": "cpu"}
+    captured = steps.capture(corpus.uri, str(tmp_path / "model"), "mlp_in.1,mlp_out.1", **where).artifact
+    asked = {"hook": "mlp_in.1", "target_hook": "mlp_out.1", "train_settings": '{"skip": "linear"}'}
+    (made,) = steps.train_together(
+        captured.uri, **asked, architectures="topk", widths="64", sparsities="4", tokens=2000, **where
+    )
+    config = made.artifact.manifest.config
+    assert (config["hook"], config["target_hook"], config["sae"]["skip"]) == ("mlp_in.1", "mlp_out.1", "linear")
+    with pytest.raises(InputError, match=r"has no activations of mlp_out\.0"):
+        steps.train_together(captured.uri, hook="mlp_in.1", target_hook="mlp_out.0", architectures="topk", **where)
 
 
 def test_several_are_a_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
