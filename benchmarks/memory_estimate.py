@@ -112,7 +112,7 @@ class Case:
         )
 
 
-# The formulas of mistudio.subject.footprint were fitted to all but the last two.
+# The constants of mistudio.subject.footprint were fitted to all but the last two.
 CASES = {
     "tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, buffer_rows=8192),
     "small": Case("llama", 512, 8, 32_000, "float32", 16, 128, 4096),

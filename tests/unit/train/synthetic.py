@@ -93,3 +93,10 @@ class Alone(Learner):
 
     def train_step(self) -> Metrics | None:
         return self.learn(self.stream.next_batch().float())
+
+
+def run(trainer: Alone) -> Alone:
+    """Train to the end."""
+    while not trainer.finished:
+        trainer.train_step()
+    return trainer

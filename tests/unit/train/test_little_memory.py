@@ -15,7 +15,7 @@ from mistudio.sae import Losses, Stage, TopKConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.topk import TopKAutoencoder
 from mistudio.train import TrainConfig, learner
-from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations
+from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, run
 
 ROWS, BATCH = 2_000, 200
 TOPK = TopKConfig(width=64, k=3)
@@ -29,12 +29,6 @@ def trainer(store: Store) -> Callable[..., Alone]:
         return Alone(TrainConfig.model_validate({**base, **settings}), reader)
 
     return make
-
-
-def run(trainer: Alone) -> Alone:
-    while not trainer.finished:
-        trainer.train_step()
-    return trainer
 
 
 def as_a_gpu() -> None:

@@ -15,7 +15,7 @@ from mistudio.sae import TopKConfig, architectures, load_autoencoder, target_hoo
 from mistudio.train import TrainConfig, train
 from mistudio.train.scaling import geometric_median
 from tests.support.naive_sae import small_config
-from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, publish_pair
+from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, publish_pair, run
 
 ROWS, BATCH = 2_000, 200
 TOPK = TopKConfig(width=64, k=3)
@@ -30,12 +30,6 @@ def trainer(store: Store) -> Callable[..., Alone]:
         return Alone(TrainConfig.model_validate({**base, **settings}), reader)
 
     return make
-
-
-def run(trainer: Alone) -> Alone:
-    while not trainer.finished:
-        trainer.train_step()
-    return trainer
 
 
 @pytest.mark.parametrize("name", architectures())
