@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mistudio
+from mistudio.artifacts.kinds import check_version, qualified_kind
 from mistudio.artifacts.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -26,7 +27,6 @@ from mistudio.artifacts.manifest import (
     Manifest,
     Producer,
     Recipe,
-    qualified_kind,
 )
 from mistudio.artifacts.store import Store, check_name
 from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, StorageError
@@ -262,7 +262,7 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
 
     Raises:
         NotFound: the prefix has no manifest.
-        InputError: it is of another kind.
+        InputError: it is of another kind, or of another version of it than this library reads.
         DamagedArtifact: its manifest cannot be read.
     """
     uri = checked_uri(store, uri)
@@ -271,6 +271,8 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
     if kind is not None and manifest.short_kind != kind:
         message = f"{uri} is of kind {manifest.kind}, but kind {kind} is needed here."
         raise InputError(message)
+    if kind is not None:
+        check_version(uri, manifest.kind)
     return Artifact(store, uri, manifest)
 
 

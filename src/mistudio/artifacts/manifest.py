@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mistudio.artifacts.kinds import schema_version, split_kind
 from mistudio.artifacts.store import NAME_PATTERN
 from mistudio.errors import DamagedArtifact
 
@@ -52,7 +53,9 @@ class Recipe(_Frozen):
     """Everything that determines an artifact's bytes."""
 
     kind: str = Field(pattern=r"^[a-z][a-z-]*$")
-    schema_version: int = Field(default=1, ge=1)
+    schema_version: int = Field(
+        default_factory=lambda data: schema_version(str(data.get("kind", ""))), ge=1, description="of the kind"
+    )
     config: dict[str, Any]
     inputs: dict[str, InputRef] = Field(default_factory=dict)
     seed: int = 0
@@ -96,7 +99,7 @@ class Manifest(_Frozen):
     @property
     def short_kind(self) -> str:
         """The kind without namespace and schema version, for example ``activations``."""
-        return self.kind.removeprefix("mistudio.").partition("/")[0]
+        return split_kind(self.kind)[0]
 
     @property
     def num_bytes(self) -> int:
@@ -124,11 +127,6 @@ class Manifest(_Frozen):
                 f"{origin.rpartition('/')[0]}, then run the step again."
             )
             raise DamagedArtifact(message) from error
-
-
-def qualified_kind(kind: str, schema_version: int) -> str:
-    """The kind as a manifest writes it, for example ``mistudio.activations/1``."""
-    return f"mistudio.{kind}/{schema_version}"
 
 
 def canonical_json(value: object) -> bytes:

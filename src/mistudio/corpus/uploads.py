@@ -23,7 +23,8 @@ from mistudio.artifacts import (
     open_artifact,
     remove_artifact,
 )
-from mistudio.artifacts.manifest import MANIFEST_NAME, qualified_kind
+from mistudio.artifacts.kinds import qualified_kind, schema_version
+from mistudio.artifacts.manifest import MANIFEST_NAME
 from mistudio.corpus.documents import BUILTIN_NAMES, Columns, Document
 from mistudio.corpus.files import FileSource, digest_files, path_source
 from mistudio.corpus.formats import read_documents
@@ -215,7 +216,7 @@ def _read_through(source: FileSource) -> Summary:
 
 def _publish(draft: Draft, columns: Columns, summary: Summary) -> Artifact:
     manifest = Manifest(
-        kind=qualified_kind(KIND, 1),
+        kind=qualified_kind(KIND, schema_version(KIND)),
         config={"columns": columns.model_dump()},
         seed=0,
         inputs={},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Produced, Recipe, Store, open_store
+from mistudio.artifacts.kinds import split_kind
 from mistudio.errors import MistudioError
 from mistudio.heap import keep_freed_memory, release_freed_memory
 from mistudio.progress import emit_event
@@ -62,9 +63,9 @@ def artifact_uri(path: str) -> str:
         DamagedArtifact: the file is not a manifest.
     """
     manifest = Manifest.from_json(Path(path).read_bytes(), path)
-    kind, _, version = manifest.kind.removeprefix("mistudio.").partition("/")
+    kind, version = split_kind(manifest.kind)
     recipe = Recipe(
-        kind=kind, schema_version=int(version), config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
+        kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     )
     return recipe.prefix
 

@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mistudio.artifacts import FileEntry, InputRef, Manifest, Producer, Recipe, canonical_json
-from mistudio.errors import DamagedArtifact
+from mistudio.artifacts import (
+    FileEntry,
+    InputRef,
+    Manifest,
+    Producer,
+    Recipe,
+    Store,
+    canonical_json,
+    open_artifact,
+    produce,
+)
+from mistudio.artifacts.kinds import KINDS
+from mistudio.errors import DamagedArtifact, InputError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -154,3 +165,23 @@ def test_a_value_has_one_canonical_json() -> None:
     assert canonical_json({"b": [1, None], "a": "ä"}) == b'{"a":"\\u00e4","b":[1,null]}'
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))
+
+
+def test_recipes_take_the_version_of_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Recipe(kind="features", config={})
+    monkeypatch.setitem(KINDS, "features", before.schema_version + 1)
+    after = Recipe(kind="features", config={})
+    assert after.schema_version == before.schema_version + 1
+    assert after.key != before.key
+
+
+@pytest.mark.parametrize(("change", "said"), [(-1, "made by a newer miStudio"), (1, "made by an older miStudio")])
+def test_an_artifact_of_another_version_is_refused_and_says_what_to_do(
+    store: Store, monkeypatch: pytest.MonkeyPatch, change: int, said: str
+) -> None:
+    monkeypatch.setitem(KINDS, "features", 5)
+    made = produce(store, Recipe(kind="features", config={}), "find", lambda _draft: {}).artifact
+    monkeypatch.setitem(KINDS, "features", 5 + change)
+    with pytest.raises(InputError, match=said):
+        open_artifact(store, made.uri, "features")
+    assert open_artifact(store, made.uri).digest == made.digest  # it can still be listed and removed

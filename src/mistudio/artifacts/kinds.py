@@ -1,0 +1,61 @@
+"""The kinds of artifact, and the version of each: what its files hold and mean.
+
+A version is raised when the bytes or the meaning of a kind change. It is part of every recipe, so that a step makes
+anew what an older library made, and readers refuse an older artifact instead of misreading it.
+"""
+
+from mistudio.errors import InputError
+
+# Kind -> version; the only place where either is declared.
+KINDS = {
+    "activations": 1,
+    "comparison": 1,
+    "corpus": 1,
+    "evaluation": 1,
+    "explanations": 1,
+    "features": 1,
+    "features-part": 1,
+    "probing": 1,
+    "report": 1,
+    "sae": 1,
+    "scores": 1,
+    "stability": 1,
+    "subject": 1,
+    "upload": 1,
+}
+_NAMESPACE = "mistudio."
+
+
+def schema_version(kind: str) -> int:
+    """The version of ``kind`` that this library writes; 1 for a kind of another package."""
+    return KINDS.get(kind, 1)
+
+
+def qualified_kind(kind: str, version: int) -> str:
+    """The kind as a manifest writes it, for example ``mistudio.activations/1``."""
+    return f"{_NAMESPACE}{kind}/{version}"
+
+
+def split_kind(qualified: str) -> tuple[str, int]:
+    """Kind and version of what a manifest writes."""
+    kind, _, version = qualified.removeprefix(_NAMESPACE).partition("/")
+    return kind, int(version or 1)
+
+
+def check_version(uri: str, qualified: str) -> None:
+    """Refuse an artifact that another version of the library wrote.
+
+    Raises:
+        InputError: it is older or newer than this library reads.
+    """
+    kind, version = split_kind(qualified)
+    ours = schema_version(kind)
+    if version < ours:
+        message = (
+            f"{uri} is of kind {qualified}, made by an older miStudio; this one reads version {ours}. Run the step "
+            "that made it again: what it needs is found, and only what has changed is made anew."
+        )
+        raise InputError(message)
+    if version > ours:
+        message = f"{uri} is of kind {qualified}, made by a newer miStudio; this one reads version {ours}. Upgrade it."
+        raise InputError(message)
