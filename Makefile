@@ -11,7 +11,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test test-peers lint format compile bench bench-sae bench-quality clean
+.PHONY: help install demo test test-peers lint format components compile bench bench-sae bench-quality clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: install ## Check style, types, imports and the compiled pipelines
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+components: install ## Write the components from the declarations of the steps
+	$(BIN)/python -m components.generate
 
 compile: install ## Compile the pipelines to pipelines/compiled
 	$(BIN)/mistudio compile

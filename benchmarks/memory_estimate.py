@@ -41,14 +41,14 @@ from mistudio.artifacts import (
     open_store,
     produce,
 )
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import EvaluateConfig, evaluate
+from mistudio.heap import keep_freed_memory
 from mistudio.sae import architecture_configs
-from mistudio.steps.running import run_step
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
 from mistudio.subject.memory import MemoryEstimate, estimate_memory
-from mistudio.tracking import Run
 from mistudio.train import TrainConfig, TrainRuntime, train
 
 TOLERANCE = 0.15
@@ -208,18 +208,19 @@ def _run_step(case: Case, step: str, folder: Path, device: str) -> None:
     subject_config = case.subject_config(device)
     before = _now(device)
 
-    def work(opened: Store, _run: Run) -> Produced:
+    def work() -> Produced:
         if step == "capture":
             settings = CaptureConfig(hooks=(case.hook,), batch_size=case.batch_size)
-            return capture(opened, inputs["corpus"], source, subject_config, settings)
+            return capture(store, inputs["corpus"], source, subject_config, settings)
         if step == "evaluate":
-            return evaluate(opened, inputs["sae"], source, subject_config, EvaluateConfig(ce_tokens=CE_TOKENS))
+            return evaluate(store, inputs["sae"], source, subject_config, EvaluateConfig(ce_tokens=CE_TOKENS))
         config = case.train_config(TRAIN_STEPS * case.sae_batch_size, 1 << 40 if "no dead" in step else 1)
         runtime = TrainRuntime(device=device, checkpoint_every_steps=TRAIN_STEPS - 1)
-        return train(opened, inputs["activations"], config, runtime=runtime)
+        return train(store, inputs["activations"], config, runtime=runtime)
 
     if step != "prepare":
-        run_step(step.partition(",")[0], store.url, work)
+        keep_freed_memory(one_heap=True)  # as the step does that is started by the command line
+        work()
     sys.stdout.write(json.dumps({"before": before, "peak": _peak(device)}) + "\n")
 
 

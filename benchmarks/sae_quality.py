@@ -40,7 +40,8 @@ from benchmarks.contenders import PENALISED, Ours, SAELens, Shape, our_config, s
 from benchmarks.reporting import Row, row
 from mistudio.activations import ActivationReader, CaptureConfig, ShuffledBatches, capture
 from mistudio.artifacts import Artifact, InputRef, Store, open_artifact, open_store
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.corpus.statistics import SPLITS
 from mistudio.demo import DemoConfig, train_demo

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from mistudio.artifacts import Artifact, InputRef, Store
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.subject import SubjectSource, load_tokenizer, resolve_source
 

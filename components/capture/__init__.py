@@ -1,1 +1,1 @@
-"""The capture component."""
+"""The capture step as a KFP component."""

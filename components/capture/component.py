@@ -1,4 +1,4 @@
-"""The capture step as a KFP component."""
+"""The capture step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -9,13 +9,13 @@ from components.images import BATCH_IMAGE
 def capture(
     corpus: dsl.Input[dsl.Dataset],
     activations: dsl.Output[dsl.Dataset],
+    layer: int = -1,
     model: str = "demo",
     hook: str = "resid_post",
-    layer: int = -1,
-    max_tokens: int = -1,
     batch_size: int = 32,
-    storage_dtype: str = "float16",
+    max_tokens: int = -1,
     stored: str = "all",
+    capture_settings: str = "",
     dtype: str = "auto",
     quantization: str = "none",
     model_settings: str = "",
@@ -25,31 +25,36 @@ def capture(
 
     Args:
         corpus: Tokenised corpus (corpus/...).
-        activations: Captured activations.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
-        hook: Hook point: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or mlp_act, at layer, or with
-            a layer of its own, such as resid_post.3; several with commas.
+        activations: Activations of the hook point, in shards in the store.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
-        max_tokens: Keep at most about this many training tokens; -1: all.
-        batch_size: Sequences of full length in one forward pass, 1 to 128.
-        storage_dtype: Number format of the stored activations: float16 or bfloat16.
-        stored: What to store: all, or heldout, where training computes its activations anew as it goes (live).
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        hook: Hook points, for example resid_post.3: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or
+            mlp_act, at layer, or with a layer of its own.
+        batch_size: Sequences of full length in one forward pass.
+        max_tokens: Stop after the training sequence that reaches this many kept tokens; -1: never.
+        stored: Heldout: training activations are not stored, but computed when they are asked for (all, heldout).
+        capture_settings: Other settings as JSON; mistudio capture --parameters lists them.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    steps.capture(
+    done = steps.run(
+        "capture",
         corpus=steps.artifact_uri(corpus.path),
+        layer=None if layer == -1 else layer,
         model=model,
         hook=hook,
-        layer=layer,
-        max_tokens=max_tokens,
         batch_size=batch_size,
-        storage_dtype=storage_dtype,
+        max_tokens=None if max_tokens == -1 else max_tokens,
         stored=stored,
-        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
-        store=store,
-    ).write_to(activations)
+        capture_settings=capture_settings or None,
+        dtype=dtype,
+        quantization=quantization,
+        model_settings=model_settings or None,
+        store=store or None,
+    )
+    done.write_to(activations)

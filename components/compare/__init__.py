@@ -1,1 +1,1 @@
-"""The compare component."""
+"""The compare step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The compare step as a KFP component."""
+"""The compare step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -18,21 +18,22 @@ def compare(
     """Compare evaluated autoencoders: L0 against what each keeps, the front, and the best by a rule.
 
     Args:
-        evaluations: Evaluations of autoencoders of the same activations (evaluation/...).
+        evaluations: Evaluations of autoencoders of the same activations (evaluation/...), with commas between them.
         comparison: The published comparison.
         page: L0 against CE recovered and explained variance, one HTML page.
-        metrics: The figures of the best.
+        metrics: The figures, for the dashboard to compare.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
-        title: Title of the page.
+        title: Heading of the page.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.compare(
-        evaluations=",".join(steps.artifact_uri(evaluation.path) for evaluation in evaluations),
+    done = steps.run(
+        "compare",
+        evaluations=[steps.artifact_uri(each.path) for each in evaluations],
         keep=keep,
         title=title,
-        store=store,
+        store=store or None,
     )
     done.write_to(comparison)
     done.write_file_to(page, "comparison.html")

@@ -1,1 +1,1 @@
-"""The evaluate component."""
+"""The evaluate step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The evaluate step as a KFP component."""
+"""The evaluate step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -12,8 +12,9 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     model: str = "",
     ce_tokens: int = 100000,
-    dtype: str = "auto",
-    quantization: str = "none",
+    evaluate_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
     model_settings: str = "",
     seed: int = 0,
     store: str = "",
@@ -22,28 +23,32 @@ def evaluate(
 
     Args:
         sae: Trained autoencoder (sae/...).
-        evaluation: Figures on held-out documents.
-        metrics: The same figures, for the dashboard to compare.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
-        ce_tokens: About how many held-out tokens to run through the model.
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
+        evaluation: All figures of the evaluation.
+        metrics: The figures, for the dashboard to compare.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        ce_tokens: About how many held-out tokens run through the model.
+        evaluate_settings: Other settings as JSON; mistudio evaluate --parameters lists them.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.evaluate(
+    done = steps.run(
+        "evaluate",
         sae=steps.artifact_uri(sae.path),
-        model=model,
+        model=model or None,
         ce_tokens=ce_tokens,
-        dtype=dtype,
-        quantization=quantization,
-        model_settings=model_settings,
+        evaluate_settings=evaluate_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
         seed=seed,
-        store=store,
+        store=store or None,
     )
     done.write_to(evaluation)
     for name, value in done.metrics().items():

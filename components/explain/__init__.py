@@ -1,1 +1,1 @@
-"""The explain component."""
+"""The explain step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The explain step as a KFP component."""
+"""The explain step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -9,15 +9,20 @@ from components.images import BATCH_IMAGE
 def explain(
     features: dsl.Input[dsl.Dataset],
     explanations: dsl.Output[dsl.Dataset],
+    labels: str = "",
     model: str = "",
     explainer: str = "program",
     max_tokens: int = 400000,
+    contexts: int = 40,
     threshold: float = 0.2,
-    labels: str = "",
+    explain_settings: str = "",
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = -1,
     judge_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -25,32 +30,46 @@ def explain(
 
     Args:
         features: Found features (features/...).
-        explanations: A description of every feature.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
-        explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas.
-        max_tokens: Training tokens that programs are searched on, of whole documents.
-        threshold: A feature fires above this fraction of its maximum.
+        explanations: What every explainer says of every feature, and a label for each.
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
-        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program explainer needs none.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        explainer: Names of explainers; the first that has a label gives it.
+        max_tokens: Training tokens that programs are searched on, of whole documents.
+        contexts: Contexts of each kind that a language model may be shown of a feature.
+        threshold: A feature fires above this fraction of its maximum on training documents.
+        explain_settings: Other settings as JSON; mistudio explain --parameters lists them.
+        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; programs need none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
         judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    judge = {"judge_url": judge_url, "judge_model": judge_model, "judge_tokens": judge_tokens}
-    others = {"judge_settings": judge_settings, "seed": seed, "store": store}
-    done = steps.explain(
+    done = steps.run(
+        "explain",
         features=steps.artifact_uri(features.path),
-        model=model,
+        labels=labels or None,
+        model=model or None,
         explainer=explainer,
         max_tokens=max_tokens,
+        contexts=contexts,
         threshold=threshold,
-        labels=labels,
-        **judge,
-        **others,
+        explain_settings=explain_settings or None,
+        judge_url=judge_url or None,
+        judge_model=judge_model or None,
+        judge_tokens=None if judge_tokens == -1 else judge_tokens,
+        judge_settings=judge_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
+        seed=seed,
+        store=store or None,
     )
     done.write_to(explanations)

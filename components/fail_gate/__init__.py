@@ -1,1 +1,1 @@
-"""The fail_gate component."""
+"""The fail_gate step as a KFP component."""

@@ -1,1 +1,1 @@
-"""The find component."""
+"""The find step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The find step as a KFP component."""
+"""The find step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from typing import Optional
 
@@ -18,8 +18,9 @@ def find(
     context_after: int = 8,
     ablation_contexts: int = 2,
     attribution_contexts: int = 1,
-    dtype: str = "auto",
-    quantization: str = "none",
+    find_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
     model_settings: str = "",
     seed: int = 0,
     store: str = "",
@@ -29,31 +30,39 @@ def find(
     Args:
         sae: Trained autoencoder (sae/...).
         features: Statistics, contexts, neighbours and effects of every feature.
-        parts: All parts of the pass, where find_part made them.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
-        contexts: Strongest contexts kept a feature, each from another document.
-        context_before: Tokens shown before the strongest one.
-        context_after: Tokens shown after it.
-        ablation_contexts: Contexts a feature in which zeroing it is tried: three forward passes each; 0: none.
-        attribution_contexts: Contexts a feature traced to input tokens: five passes with gradients each; 0: none.
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
+        parts: All parts of the pass that find_part made (features-part/...), with commas; empty: make it here.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        contexts: Strongest contexts a feature, each from another document.
+        context_before: Tokens shown before the peak.
+        context_after: Tokens shown after the peak.
+        ablation_contexts: Contexts a feature in which zeroing it is tried, two passes each.
+        attribution_contexts: Contexts a feature in which it is traced to input tokens.
+        find_settings: Other settings as JSON; mistudio find --parameters lists them.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.find(
+    done = steps.run(
+        "find",
         sae=steps.artifact_uri(sae.path),
-        parts=",".join(steps.artifact_uri(part.path) for part in parts or []),
-        model=model,
+        parts=[steps.artifact_uri(each.path) for each in parts or []],
+        model=model or None,
         contexts=contexts,
-        **{"context_before": context_before, "context_after": context_after},
+        context_before=context_before,
+        context_after=context_after,
         ablation_contexts=ablation_contexts,
         attribution_contexts=attribution_contexts,
-        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
-        **{"seed": seed, "store": store},
+        find_settings=find_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
+        seed=seed,
+        store=store or None,
     )
     done.write_to(features)

@@ -1,1 +1,1 @@
-"""The find_part component."""
+"""The find_part step as a KFP component."""

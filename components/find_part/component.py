@@ -1,4 +1,4 @@
-"""The find_part step as a KFP component."""
+"""The find_part step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -9,14 +9,17 @@ from components.images import BATCH_IMAGE
 def find_part(
     sae: dsl.Input[dsl.Model],
     features_part: dsl.Output[dsl.Dataset],
-    model: str = "",
     part: int = 0,
     num_parts: int = 1,
+    model: str = "",
     contexts: int = 20,
     context_before: int = 24,
     context_after: int = 8,
-    dtype: str = "auto",
-    quantization: str = "none",
+    ablation_contexts: int = 2,
+    attribution_contexts: int = 1,
+    find_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
     model_settings: str = "",
     seed: int = 0,
     store: str = "",
@@ -25,28 +28,42 @@ def find_part(
 
     Args:
         sae: Trained autoencoder (sae/...).
-        features_part: What the pass found in this part.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
+        features_part: What the pass kept of its part of the activations.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
-        contexts: Strongest contexts kept a feature, each from another document.
-        context_before: Tokens shown before the strongest one.
-        context_after: Tokens shown after it.
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        contexts: Strongest contexts a feature, each from another document.
+        context_before: Tokens shown before the peak.
+        context_after: Tokens shown after the peak.
+        ablation_contexts: Contexts a feature in which zeroing it is tried, two passes each.
+        attribution_contexts: Contexts a feature in which it is traced to input tokens.
+        find_settings: Other settings as JSON; mistudio find_part --parameters lists them.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.find_part(
+    done = steps.run(
+        "find_part",
         sae=steps.artifact_uri(sae.path),
-        model=model,
-        **{"part": part, "num_parts": num_parts, "contexts": contexts},
-        **{"context_before": context_before, "context_after": context_after},
-        **{"dtype": dtype, "quantization": quantization, "model_settings": model_settings},
-        **{"seed": seed, "store": store},
+        part=part,
+        num_parts=num_parts,
+        model=model or None,
+        contexts=contexts,
+        context_before=context_before,
+        context_after=context_after,
+        ablation_contexts=ablation_contexts,
+        attribution_contexts=attribution_contexts,
+        find_settings=find_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
+        seed=seed,
+        store=store or None,
     )
     done.write_to(features_part)

@@ -1,1 +1,1 @@
-"""The gate component."""
+"""The gate step as a KFP component."""

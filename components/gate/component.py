@@ -1,4 +1,4 @@
-"""The gate step as a KFP component."""
+"""The gate step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -31,12 +31,13 @@ def gate(
     """
     from mistudio import steps
 
-    return steps.gate(
+    return steps.call(
+        "gate",
         evaluation=steps.artifact_uri(evaluation.path),
         scores=steps.artifact_uri(scores.path),
         min_explained_variance=min_explained_variance,
         min_ce_recovered=min_ce_recovered,
         max_dead=max_dead,
         min_interpretable=min_interpretable,
-        store=store,
+        store=store or None,
     )

@@ -1,1 +1,1 @@
-"""The grid component."""
+"""The grid step as a KFP component."""

@@ -1,1 +1,1 @@
-"""The ingest component."""
+"""The ingest step as a KFP component."""

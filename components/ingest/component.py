@@ -1,4 +1,4 @@
-"""The ingest step as a KFP component."""
+"""The ingest step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -8,41 +8,45 @@ from components.images import BATCH_IMAGE
 @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
 def ingest(
     tokenised_corpus: dsl.Output[dsl.Dataset],
-    model: str = "demo",
     corpus: str = "python-docs",
+    model: str = "demo",
     context_length: int = -1,
     max_tokens: int = 1500000,
     held_out_fraction: float = 0.1,
     text_column: str = "",
     label_column: str = "",
     task_column: str = "",
+    ingest_settings: str = "",
     store: str = "",
 ):
     """Read a corpus, tokenise it for a model and split it by document.
 
     Args:
-        tokenised_corpus: Tokenised corpus, split by document.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        tokenised_corpus: Sequences of token ids with their documents, split by document.
         corpus: Corpus: python-docs, a file, a folder, hf:NAME, or the name of an added corpus.
-        context_length: Tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
-        max_tokens: Stop after about this many tokens; -1: read the whole corpus.
-        held_out_fraction: Share of documents held out for evaluation.
-        text_column: Column that holds the text; empty: found by name.
-        label_column: Column that holds a label; empty: found by name, or none.
-        task_column: Column that names the task; empty: found by name, or the file's name.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store.
+        context_length: Most tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
+        max_tokens: Stop after the document that reaches this many tokens, special tokens not counted; -1: never.
+        held_out_fraction: Fraction of the documents that only evaluation reads.
+        text_column: Column with the text; empty: found by its name.
+        label_column: Column with the label; empty: found by its name.
+        task_column: Column with the task; empty: found by its name.
+        ingest_settings: Other settings as JSON; mistudio ingest --parameters lists them.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.ingest(
-        model=model,
+    done = steps.run(
+        "ingest",
         corpus=corpus,
-        context_length=context_length,
-        max_tokens=max_tokens,
+        model=model,
+        context_length=None if context_length == -1 else context_length,
+        max_tokens=None if max_tokens == -1 else max_tokens,
         held_out_fraction=held_out_fraction,
-        text_column=text_column,
-        label_column=label_column,
-        task_column=task_column,
-        store=store,
+        text_column=text_column or None,
+        label_column=label_column or None,
+        task_column=task_column or None,
+        ingest_settings=ingest_settings or None,
+        store=store or None,
     )
     done.write_to(tokenised_corpus)

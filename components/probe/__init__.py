@@ -1,1 +1,1 @@
-"""The probe component."""
+"""The probe step as a KFP component."""

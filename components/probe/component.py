@@ -1,4 +1,4 @@
-"""The probe step as a KFP component."""
+"""The probe step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -15,8 +15,9 @@ def probe(
     labels: str = "auto",
     pool: str = "mean",
     max_documents: int = 4000,
-    dtype: str = "auto",
-    quantization: str = "none",
+    probe_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
     model_settings: str = "",
     seed: int = 0,
     store: str = "",
@@ -28,28 +29,36 @@ def probe(
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
         metrics: The figures, for the dashboard to compare.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
-        labels: What a document is an example of: label, task, or auto: its label, or its task where none has one.
-        pool: How the tokens of a document become one vector: mean or max.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        labels: What a document is an example of: its label, its task, or its label if it has one (auto, label,
+            task).
+        pool: How the tokens of a document become one vector (mean, max).
         max_documents: Documents of each split to encode at most.
-        dtype: Number format of the model: auto, float32, bfloat16 or float16.
-        quantization: Quantise the model: none, int8 or nf4 (by bitsandbytes).
+        probe_settings: Other settings as JSON; mistudio probe --parameters lists them.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    values = {"model": model, "labels": labels, "pool": pool, "max_documents": max_documents, "dtype": dtype}
-    done = steps.probe(
+    done = steps.run(
+        "probe",
         sae=steps.artifact_uri(sae.path),
         corpus=steps.artifact_uri(corpus.path),
-        quantization=quantization,
-        model_settings=model_settings,
+        model=model or None,
+        labels=labels,
+        pool=pool,
+        max_documents=max_documents,
+        probe_settings=probe_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
         seed=seed,
-        store=store,
-        **values,
+        store=store or None,
     )
     done.write_to(probing)
     for name, value in done.metrics().items():

@@ -1,1 +1,1 @@
-"""The report component."""
+"""The report step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The report step as a KFP component."""
+"""The report step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from typing import Optional
 
@@ -17,6 +17,7 @@ def report(
     scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     title: str = "Feature dashboard",
     contexts_per_feature: int = 10,
+    report_settings: str = "",
     store: str = "",
 ):
     """Write the feature dashboard: one HTML file.
@@ -28,19 +29,22 @@ def report(
         dashboard: The feature dashboard, one HTML page.
         summary: Figures and lineage in Markdown.
         scores: Scores of its features' explanations (scores/...); without them the page shows no explanations.
-        title: Title of the page.
-        contexts_per_feature: Strongest contexts shown a feature.
+        title: Heading of the page.
+        contexts_per_feature: Strongest contexts shown of a feature.
+        report_settings: Other settings as JSON; mistudio report --parameters lists them.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.report(
+    done = steps.run(
+        "report",
         features=steps.artifact_uri(features.path),
         evaluation=steps.artifact_uri(evaluation.path),
-        scores=steps.artifact_uri(scores.path) if scores else "",
+        scores=steps.artifact_uri(scores.path) if scores else None,
         title=title,
         contexts_per_feature=contexts_per_feature,
-        store=store,
+        report_settings=report_settings or None,
+        store=store or None,
     )
     done.write_to(report)
     done.write_file_to(dashboard, "dashboard.html")

@@ -1,1 +1,1 @@
-"""The score component."""
+"""The score step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The score step as a KFP component."""
+"""The score step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -14,10 +14,14 @@ def score(
     scorer: str = "program",
     max_tokens: int = 200000,
     resamples: int = 500,
+    score_settings: str = "",
     judge_url: str = "",
     judge_model: str = "",
     judge_tokens: int = -1,
     judge_settings: str = "",
+    dtype: str = "",
+    quantization: str = "",
+    model_settings: str = "",
     seed: int = 0,
     store: str = "",
 ):
@@ -25,32 +29,44 @@ def score(
 
     Args:
         explanations: Explanations of features (explanations/...).
-        scores: All figures of all explanations, and a summary.
-        metrics: The summary, for the dashboard to compare.
-        model: Language model that was captured: demo, a folder, an id on the model hub (NAME@REVISION), or subject/...
-            in the store; empty: where the capture says.
-        scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or
-            several, with commas.
+        scores: Every figure of every explanation, with its interval.
+        metrics: The figures, for the dashboard to compare.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        scorer: Names of scorers.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.
-        resamples: Bootstrap draws of the documents, for the intervals.
-        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; the program scorer needs none.
+        resamples: Bootstrap draws of the documents.
+        score_settings: Other settings as JSON; mistudio score --parameters lists them.
+        judge_url: Address of an OpenAI-compatible endpoint, up to and with /v1; programs need none.
         judge_model: Name of the language model there; without judge_url a folder or hub id of one to load here.
         judge_tokens: Most tokens, read and written, to pay for; -1: no limit.
         judge_settings: Other settings of it as JSON, such as {"temperature": null, "concurrency": 32}.
+        dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
+            float16; empty: as captured.
+        quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    judge = {"judge_url": judge_url, "judge_model": judge_model, "judge_tokens": judge_tokens}
-    others = {"resamples": resamples, "judge_settings": judge_settings, "seed": seed, "store": store}
-    done = steps.score(
+    done = steps.run(
+        "score",
         explanations=steps.artifact_uri(explanations.path),
-        model=model,
+        model=model or None,
         scorer=scorer,
         max_tokens=max_tokens,
-        **judge,
-        **others,
+        resamples=resamples,
+        score_settings=score_settings or None,
+        judge_url=judge_url or None,
+        judge_model=judge_model or None,
+        judge_tokens=None if judge_tokens == -1 else judge_tokens,
+        judge_settings=judge_settings or None,
+        dtype=dtype or None,
+        quantization=quantization or None,
+        model_settings=model_settings or None,
+        seed=seed,
+        store=store or None,
     )
     done.write_to(scores)
     for name, value in done.metrics().items():

@@ -1,1 +1,1 @@
-"""The stability component."""
+"""The stability step as a KFP component."""

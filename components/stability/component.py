@@ -1,4 +1,4 @@
-"""The stability step as a KFP component."""
+"""The stability step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -18,22 +18,24 @@ def stability(
     """Compare the features of autoencoders trained from different seeds.
 
     Args:
-        saes: Two or more trained autoencoders of one width (sae/...).
-        stability: How far each pair agrees, and which features match.
+        saes: Two or more trained autoencoders of one width (sae/...), with commas.
+        stability: The match of every feature in every pair, and figures.
         metrics: The figures, for the dashboard to compare.
-        found_above: A feature is found again where the cosine with its match is above this.
-        exact_width: Most features for which the best matching is found, with 8 bytes of memory a pair of features.
+        found_above: A latent is found again where the cosine with its match is above this.
+        exact_width: Most latents for which the best matching is found, with 8 bytes of memory a pair of latents;
+            above, only each latent's 32 nearest are considered.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    done = steps.stability(
-        saes=",".join(steps.artifact_uri(sae.path) for sae in saes),
+    done = steps.run(
+        "stability",
+        saes=[steps.artifact_uri(each.path) for each in saes],
         found_above=found_above,
         exact_width=exact_width,
         seed=seed,
-        store=store,
+        store=store or None,
     )
     done.write_to(stability)
     for name, value in done.metrics().items():

@@ -1,1 +1,1 @@
-"""The train component."""
+"""The train step as a KFP component."""

@@ -1,4 +1,4 @@
-"""The train step as a KFP component."""
+"""The train step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -11,16 +11,16 @@ def train(
     sae: dsl.Output[dsl.Model],
     model: str = "",
     hook: str = "",
+    target_hook: str = "",
     architecture: str = "topk",
     width: int = -1,
-    k: int = -1,
-    target_l0: float = -1,
-    l1_coefficient: float = 0.02,
-    skip: str = "none",
-    target_hook: str = "",
     allow_wide: bool = False,
+    skip: str = "none",
+    k: int = -1,
+    target_l0: float = -1.0,
+    l1_coefficient: float = -1.0,
     tokens: int = 3000000,
-    learning_rate: float = -1,
+    learning_rate: float = -1.0,
     train_settings: str = "",
     model_settings: str = "",
     seed: int = 0,
@@ -31,33 +31,47 @@ def train(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
-        model: Model that activations come from live (captured with stored heldout); empty: where capture says.
-        hook: Hook point with its layer, such as resid_post.3; empty: the only one captured.
-        architecture: Kind of autoencoder: topk, batchtopk, matryoshka, standard, gated or jumprelu.
-        width: Number of features, 64 to 32,768; -1: eight times the activations' width, at least 1,024.
-        k: Active features a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
-        target_l0: Active features a token the penalty is steered to (standard, gated, jumprelu); -1: fixed penalty.
-        l1_coefficient: Weight of the L1 norm (standard, gated), above 0 and at most 1; at first, with target_l0.
-        skip: What passes beside the features: none, scale, learned_scale, or linear (transcoders).
-        target_hook: Hook point that a transcoder predicts, captured in the same run; empty: autoencoder.
-        allow_wide: Accept more than 32,768 features.
-        tokens: Activations (tokens) to train on; repeats the captured ones if need be.
-        learning_rate: Peak learning rate; -1: 0.125 / sqrt(width).
-        train_settings: Other settings of training as JSON, such as {"ema_decay": 0.999, "skip": "scale"}.
-        model_settings: Settings of loading the live model as JSON, such as {"trust_remote_code": true}.
+        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
+            empty: where the capture says.
+        hook: Hook point to train on, for example resid_post.3; empty: the only one captured.
+        target_hook: Hook point that a transcoder predicts, captured with the other; empty: autoencoder.
+        architecture: Kind of autoencoder (topk, batchtopk, matryoshka, standard, gated, jumprelu).
+        width: Number of latents (features) of the dictionary; -1: eight times the activations' width, at least
+            1,024.
+        allow_wide: Accept a width above 32,768.
+        skip: What passes beside the latents: nothing, a share of the input (fixed or learned), or a linear map of
+            the input (transcoders only) (none, scale, learned_scale, linear).
+        k: Active latents a token (topk, batchtopk, matryoshka); -1: a quarter of the activations' width, 8 to 64.
+        target_l0: Active latents a token that the penalty's weight is steered to (standard, gated, jumprelu); -1:
+            fixed.
+        l1_coefficient: Weight of the L1 norm, at first if target_l0 is set (standard, gated); -1: 0.02.
+        tokens: Activations (tokens) to train on; repeats the data if need be.
+        learning_rate: Peak learning rate of Adam; -1: 0.125 / sqrt(width).
+        train_settings: Other settings as JSON; mistudio train --parameters lists them.
+        model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    what = {"model": model, "hook": hook, "target_hook": target_hook, "architecture": architecture, "skip": skip}
-    size = {"width": width, "allow_wide": allow_wide, "tokens": tokens, "learning_rate": learning_rate}
-    sparsity = {"k": k, "target_l0": target_l0, "l1_coefficient": l1_coefficient}
-    others = {"train_settings": train_settings, "model_settings": model_settings, "seed": seed, "store": store}
-    steps.train(
+    done = steps.run(
+        "train",
         activations=steps.artifact_uri(activations.path),
-        **what,
-        **size,
-        **sparsity,
-        **others,
-    ).write_to(sae)
+        model=model or None,
+        hook=hook or None,
+        target_hook=target_hook or None,
+        architecture=architecture,
+        width=None if width == -1 else width,
+        allow_wide=allow_wide,
+        skip=skip,
+        k=None if k == -1 else k,
+        target_l0=None if target_l0 == -1 else target_l0,
+        l1_coefficient=None if l1_coefficient == -1 else l1_coefficient,
+        tokens=tokens,
+        learning_rate=None if learning_rate == -1 else learning_rate,
+        train_settings=train_settings or None,
+        model_settings=model_settings or None,
+        seed=seed,
+        store=store or None,
+    )
+    done.write_to(sae)

@@ -13,7 +13,8 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mistudio.artifacts import Artifact, InputRef, Store
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.subject import SubjectSource, load_tokenizer, resolve_source
 

@@ -2,28 +2,38 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from mistudio.settings import DASHBOARD, Settings, called
 from mistudio.subject import HookPoint
 
 
-class CaptureConfig(BaseModel):
+class CaptureConfig(Settings):
     """What to capture, and how it is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hooks: tuple[str, ...] = Field(min_length=1, description="hook points, for example resid_post.3")
-    batch_size: int = Field(default=32, ge=1, le=128, description="sequences of full length in one forward pass")
+    hooks: tuple[str, ...] = Field(
+        min_length=1, description="hook points, for example resid_post.3", json_schema_extra=called("hook")
+    )
+    batch_size: int = Field(
+        default=32,
+        ge=1,
+        le=128,
+        description="sequences of full length in one forward pass",
+        json_schema_extra=DASHBOARD,
+    )
     storage_dtype: Literal["float16", "bfloat16"] = "float16"
     shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
     max_tokens: int | None = Field(
         default=None,
         ge=1,
         description="stop after the training sequence that reaches this many kept tokens; None: never",
+        json_schema_extra=DASHBOARD,
     )
     include_special: bool = Field(default=False, description="also keep BOS and other added special tokens")
     stored: Literal["all", "heldout"] = Field(
-        default="all", description="heldout: training activations are not stored, but computed when they are asked for"
+        default="all",
+        description="heldout: training activations are not stored, but computed when they are asked for",
+        json_schema_extra=DASHBOARD,
     )
 
     @field_validator("hooks")

@@ -69,6 +69,18 @@ def signature(pipeline: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(kfp_functions().function_of(pipeline)).parameters)
 
 
+def check_settings(pipeline: Any, values: dict[str, object]) -> None:
+    """Refuse what a later step would refuse, so that a typo costs no hour.
+
+    Raises:
+        ConfigError: a value is out of range, unknown, or in conflict with another.
+        SubjectError: the model cannot be loaded so on this machine.
+    """
+    from mistudio.steps import check_together
+
+    check_together(kfp_functions().function_of(pipeline).takes, values)
+
+
 def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:
     """Read ``name=value`` pairs as the pipeline's parameters.
 

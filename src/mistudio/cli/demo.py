@@ -51,7 +51,7 @@ def demo(
 
     from mistudio.artifacts import open_store
     from mistudio.demo import DemoConfig, train_demo
-    from mistudio.steps.validation import validated
+    from mistudio.settings import validated
 
     config = DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens})
     artifact, found = train_demo(open_store(store), config, seed)

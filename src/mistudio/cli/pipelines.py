@@ -56,11 +56,10 @@ def run(
     parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
 ) -> None:
     """Run a pipeline locally."""
-    from mistudio.cli.checkout import load_pipeline, parse_settings
+    from mistudio.cli.checkout import check_settings, load_pipeline, parse_settings
     from mistudio.cli.running import PipelineFailed, run_locally
     from mistudio.cli.summary import print_parameters, print_summary, summarise
     from mistudio.errors import GateFailed
-    from mistudio.steps.preflight import check_settings
 
     loaded = load_pipeline(pipeline)
     if parameters:
@@ -69,7 +68,7 @@ def run(
     values = parse_settings(loaded, settings or [])
     if store:
         values["store"] = store
-    check_settings(values)
+    check_settings(loaded, values)
     try:
         closing = summarise(run_locally(loaded, pipeline, values))
     except PipelineFailed as failure:

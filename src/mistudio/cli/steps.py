@@ -1,73 +1,118 @@
-"""``mistudio <step>``: one batch step without KFP, its options made from the step's own parameters."""
+"""``mistudio <step>``: one batch step without KFP, its options made from the step's declaration."""
 
-import functools
 import inspect
 import json
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
-import docstring_parser
 import typer
 
-from mistudio.steps import BATCH_STEPS, StepOutput, train_together
+from mistudio.settings import Leaf, find_leaf
+from mistudio.steps import STEPS, Step, StepOutput, run_all
 
 _PANEL = "Batch steps"
-Step = Callable[..., StepOutput] | Callable[..., list[StepOutput]]
+_EXAMPLES = {
+    "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
+    "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
+}
 
 
 def register(app: typer.Typer) -> None:
-    """Add one command for each batch step."""
-    for name, step in BATCH_STEPS.items():
-        app.command(name, rich_help_panel=_PANEL, help=_help(name, step))(_command(step))
-    app.command("train-together", rich_help_panel=_PANEL, help=_help("train-together", train_together))(
-        _command(train_together)
-    )
+    """Add one command for each step that publishes something."""
+    for step in STEPS.values():
+        if step.output is not None:
+            app.command(step.command, rich_help_panel=_PANEL, help=_help(step.command, step))(_command(step))
 
 
 def _help(name: str, step: Step) -> str:
-    required = [p.name for p in inspect.signature(step).parameters.values() if p.default is inspect.Parameter.empty]
-    examples = {
-        "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
-        "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
-    }
-    options = "".join(f" --{p} {examples.get(p, p + '/0123456789abcdef')}" for p in required)
-    summary = docstring_parser.parse(step.__doc__ or "").short_description
-    return f"{summary}\n\nExample:\n\n    mistudio {name}{options}\n"
+    required = [each.name for each in step.inputs if not each.optional]
+    options = "".join(f" --{each} {_EXAMPLES.get(each, each + '/0123456789abcdef')}" for each in required)
+    return f"{step.summary}\n\nExample:\n\n    mistudio {name}{options}\n"
 
 
 def _command(step: Step) -> Callable[..., None]:
-    """A typer command with the parameters of ``step`` as options, and ``--json``."""
+    """A typer command with the inputs and options of ``step``, ``--set``, ``--parameters`` and ``--json``."""
+    options = {leaf.name: leaf for leaf in step.options}
 
-    @functools.wraps(step)
-    def command(*, json_output: bool = False, **values: Any) -> None:
-        _show(step(**values), json_output)
+    def command(*, others: list[str], parameters: bool = False, json_output: bool = False, **values: Any) -> None:
+        if parameters:
+            _print_parameters(step)
+            return
+        given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
+        outputs = run_all(step.name, **given, **_read(step, others or []))
+        _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
-    hints = get_type_hints(step)
-    texts = {p.arg_name: p.description for p in docstring_parser.parse(step.__doc__ or "").params}
-    parameters = [
-        parameter.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY,
-            annotation=Annotated[hints[name], typer.Option(f"--{name.replace('_', '-')}", help=texts[name])],
-        )
-        for name, parameter in inspect.signature(step).parameters.items()
+    made = [
+        *(_option(each.name, str, each.text.replace("None:", "not given:"), None) for each in step.inputs),
+        *(
+            _option(leaf.name, str if leaf.kind is dict else leaf.kind, leaf.shown(), leaf.default)
+            for leaf in step.options
+        ),
+        _parameter("others", list[str], typer.Option("--set", metavar="NAME=VALUE", help=_SET), None),
+        _parameter("parameters", bool, typer.Option("--parameters", help="List all settings and exit."), False),
+        _parameter("json_output", bool, typer.Option("--json", help="Print JSON instead of a table."), False),
     ]
-    json_flag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-    parameters.append(
-        inspect.Parameter("json_output", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=json_flag)
-    )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
     return command
 
 
-def _show(made: StepOutput | list[StepOutput], as_json: bool) -> None:
+_SET = "Set any other setting, such as those that --parameters lists; may be repeated."
+
+
+def _option(name: str, kind: type, text: str, default: Any) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"
+    names = f"{flag}/--no-{flag[2:]}" if default is True else flag
+    return _parameter(name, kind, typer.Option(names, help=text), default)
+
+
+def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    hint: Any = kind | None if default is None else kind
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
+
+
+def _read(step: Step, settings: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs as settings of a step.
+
+    Raises:
+        ConfigError: a setting is unknown, or its value is not of its kind.
+    """
+    from mistudio.errors import ConfigError
+
+    known = step.settings + step.runtime_settings + step.loading
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            message = f"--set takes name=value, not {setting!r}."
+            raise ConfigError(message)
+        leaf = find_leaf(known, name, "--set")
+        values[leaf.path if leaf.place == "settings" else leaf.name] = leaf.plain(leaf.parse(text))
+    return values
+
+
+def _print_parameters(step: Step) -> None:
+    """List everything that can be set of a step, with its path, its default and its meaning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("setting", "type", "default", "meaning")
+    for leaf in (*step.settings, *step.runtime_settings, *step.loading):
+        table.add_row(_name(leaf), leaf.kind.__name__, "" if leaf.default is None else str(leaf.default), leaf.shown())
+    Console().print(table)
+
+
+def _name(leaf: Leaf) -> str:
+    return leaf.name if leaf.path == leaf.name or leaf.place != "settings" else leaf.path
+
+
+def _show(outputs: list[StepOutput], *, as_json: bool, is_list: bool) -> None:
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first tells
         return
-    outputs = made if isinstance(made, list) else [made]
     if as_json:
         content = [{"step": each.step, "seconds": each.seconds, **each.metadata()} for each in outputs]
-        typer.echo(json.dumps(content if isinstance(made, list) else content[0], indent=1))
+        typer.echo(json.dumps(content if is_list else content[0], indent=1))
         return
     from rich.console import Console
     from rich.table import Table

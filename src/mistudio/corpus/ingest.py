@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, produce
+from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import CorpusSource, Document
 from mistudio.corpus.shards import Tokenised, shard_writers
 from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Counts, ShardCounts, Split
@@ -31,32 +30,6 @@ _BATCH_DOCUMENTS = 512
 _BATCH_CHARS = 1 << 20
 _NO_TOKENS = "no tokens"
 _SHOWN_TASKS = 8
-
-
-class IngestConfig(BaseModel):
-    """How a corpus becomes sequences of tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    context_length: int = Field(
-        default=128, ge=8, le=32_768, description="most tokens in a sequence, special tokens included"
-    )
-    max_documents: int | None = Field(default=None, ge=1, description="documents to read at most; None: all")
-    max_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        description="stop after the document that reaches this many tokens, special tokens not counted; None: never",
-    )
-    held_out_fraction: float = Field(
-        default=0.1, gt=0, le=0.5, description="fraction of the documents that only evaluation reads"
-    )
-    add_special_tokens: bool = Field(
-        default=True, description="begin (and end) every sequence with the tokenizer's special tokens"
-    )
-    text_column: str | None = Field(default=None, description="column with the text; None: found by its name")
-    label_column: str | None = Field(default=None, description="column with the label; None: found by its name")
-    task_column: str | None = Field(default=None, description="column with the task; None: found by its name")
-    split_seed: int = Field(default=0, description="another seed holds out other documents")
 
 
 def ingest(

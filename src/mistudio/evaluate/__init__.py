@@ -1,10 +1,10 @@
 """The evaluate step. Stability and probing are imported from their own modules: they bring in scikit-learn."""
 
+from mistudio.evaluate.config import EvaluateConfig
 from mistudio.evaluate.step import (
     DENSITY_NAME,
     HISTOGRAMS_NAME,
     METRICS_NAME,
-    EvaluateConfig,
     check_subject,
     evaluate,
     numerics,

@@ -9,7 +9,7 @@ of a block, A active (document, latent) pairs, S sequences of a split.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from torch import Tensor
 from mistudio.activations import batch_tensors
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import Split, TokenCorpus
+from mistudio.evaluate.config import Pool
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, run_captured
 
-Pool = Literal["mean", "max"]
 _BLOCK_DOCUMENTS = 256
 
 

@@ -8,14 +8,13 @@ after the training labels were shuffled. Where the corpus has no labels, its tas
 
 import json
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from mistudio.activations.capture import check_tokenizer
 from mistudio.artifacts import (
@@ -32,8 +31,9 @@ from mistudio.artifacts import (
 )
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
+from mistudio.evaluate.config import ProbeConfig
 from mistudio.evaluate.control import random_latents
-from mistudio.evaluate.pooling import Passage, Pool, Pooled, Pooler
+from mistudio.evaluate.pooling import Passage, Pooled, Pooler
 from mistudio.evaluate.probes import (
     METRICS,
     Problem,
@@ -53,31 +53,6 @@ PROBES_NAME = "probes.parquet"
 PROBING_NAME = "probing.json"
 _SAMPLE_TOKENS = 1024
 _PREFIXES = {"sae": "", "random": "control.random_", "shuffled": "control.shuffled_"}
-
-Labels = Literal["auto", "label", "task"]
-
-
-class ProbeConfig(BaseModel):
-    """What is probed for, and on how many documents."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    labels: Labels = Field(
-        default="auto", description="what a document is an example of: its label, its task, or its label if it has one"
-    )
-    pool: Pool = Field(default="mean", description="how the tokens of a document become one vector")
-    ks: tuple[PositiveInt, ...] = Field(
-        default=(1, 2, 5, 16), min_length=1, description="numbers of latents to probe on"
-    )
-    max_documents: int = Field(default=4000, ge=2, description="documents of each split to encode at most")
-    max_sequences: int = Field(default=4, ge=1, description="sequences of a document to read, from its start")
-    min_documents: int = Field(
-        default=20, ge=2, description="documents that a label needs in each split, or else it is left out"
-    )
-    max_classes: int = Field(default=20, ge=2, description="labels of a task to tell apart at most, the most frequent")
-    batch_size: int = Field(default=32, ge=1, le=128, description="sequences of full length in one forward pass")
-    shuffles: int = Field(default=20, ge=2, description="times the training labels are shuffled for the control")
-    resamples: int = Field(default=1000, ge=20, description="bootstrap resamples of the held-out documents")
 
 
 class Row(NamedTuple):

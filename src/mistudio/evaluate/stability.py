@@ -21,33 +21,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mistudio.artifacts import Artifact, Draft, JsonScalar, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
+from mistudio.evaluate.config import StabilityConfig
 from mistudio.evaluate.control import control_generator
 from mistudio.evaluate.cosines import largest_cosines, match_rows
 from mistudio.progress import progress
 from mistudio.sae import hook_of, load_autoencoder, target_hook_of
 
 STABILITY_NAME = "stability.json"
-
-
-class StabilityConfig(BaseModel):
-    """How dictionaries are compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    found_above: float = Field(
-        default=0.7, gt=0, lt=1, description="a latent is found again where the cosine with its match is above this"
-    )
-    exact_width: int = Field(
-        default=8192,
-        ge=1,
-        description="most latents for which the best matching is found, with 8 bytes of memory a pair of latents; "
-        "above, only each latent's 32 nearest are considered",
-    )
 
 
 def stability(

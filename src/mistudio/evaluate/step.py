@@ -1,27 +1,13 @@
 """The evaluate step: how good an autoencoder is, on documents that it was not trained on."""
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.errors import InputError
+from mistudio.evaluate.config import EvaluateConfig
 from mistudio.subject import SubjectConfig, SubjectSource, device_name, resolve_dtype
 
 METRICS_NAME = "metrics.json"
 DENSITY_NAME = "density.parquet"
 HISTOGRAMS_NAME = "histograms.json"
-
-
-class EvaluateConfig(BaseModel):
-    """How much to evaluate on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_tokens: int | None = Field(default=None, ge=1, description="most held-out activations (tokens); default: all")
-    ce_tokens: int = Field(default=100_000, ge=1, description="about how many held-out tokens run through the model")
-    dense_above: float = Field(
-        default=0.1, gt=0, lt=1, description="a latent that fires on more than this share of the tokens is dense"
-    )
-    control: bool = Field(default=True, description="measure a random autoencoder of the same shape too")
 
 
 def evaluate(

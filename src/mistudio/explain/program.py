@@ -19,6 +19,7 @@ from mistudio.explain.programs.search import Found, SearchConfig, Searcher
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import Tokens
 from mistudio.parallel import in_parallel
+from mistudio.settings import DASHBOARD
 
 PROGRAM = "program"
 TOKEN_SET = "token-set"  # noqa: S105 -- a name
@@ -30,7 +31,11 @@ class ProgramConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float = Field(
-        default=0.2, ge=0, lt=1, description="a feature fires above this fraction of its maximum on training documents"
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="a feature fires above this fraction of its maximum on training documents",
+        json_schema_extra=DASHBOARD,
     )
     choosing_fraction: float = Field(
         default=0.25, gt=0, lt=1, description="share of the documents kept for choosing between programs"

@@ -35,6 +35,7 @@ from mistudio.explain.tables import (
     write_labels,
 )
 from mistudio.progress import progress
+from mistudio.settings import DASHBOARD, called
 from mistudio.subject import SubjectConfig, SubjectSource
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,22 @@ class ExplainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     explainers: tuple[str, ...] = Field(
-        default=(PROGRAM,), min_length=1, description="names of explainers; the first that has a label gives it"
+        default=(PROGRAM,),
+        min_length=1,
+        description="names of explainers; the first that has a label gives it",
+        json_schema_extra=called("explainer"),
     )
     max_tokens: int = Field(
-        default=400_000, ge=1000, description="training tokens that programs are searched on, of whole documents"
+        default=400_000,
+        ge=1000,
+        description="training tokens that programs are searched on, of whole documents",
+        json_schema_extra=DASHBOARD,
     )
     contexts: int = Field(
-        default=40, ge=1, description="contexts of each kind that a language model may be shown of a feature"
+        default=40,
+        ge=1,
+        description="contexts of each kind that a language model may be shown of a feature",
+        json_schema_extra=DASHBOARD,
     )
     block_features: int = Field(default=128, ge=1, description="features explained between two checkpoints")
     program: ProgramConfig = ProgramConfig()

@@ -1,23 +1,37 @@
 """What to keep of each feature, and how much may be spent on it."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mistudio.settings import COMMAND, DASHBOARD, Settings
 
 
-class PassConfig(BaseModel):
+class PassConfig(Settings):
     """What the pass over the activations keeps of each feature."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     contexts: int = Field(
-        default=20, ge=1, le=1000, description="strongest contexts a feature, each from another document"
+        default=20,
+        ge=1,
+        le=1000,
+        description="strongest contexts a feature, each from another document",
+        json_schema_extra=DASHBOARD,
     )
     sampled_contexts: int = Field(
-        default=20, ge=0, le=1000, description="activating contexts a feature, drawn over the quantiles of its values"
+        default=20,
+        ge=0,
+        le=1000,
+        description="activating contexts a feature, drawn over the quantiles of its values",
+        json_schema_extra=COMMAND,
     )
-    context_before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")
-    context_after: int = Field(default=8, ge=0, le=512, description="tokens shown after the peak")
+    context_before: int = Field(
+        default=24, ge=0, le=512, description="tokens shown before the peak", json_schema_extra=DASHBOARD
+    )
+    context_after: int = Field(
+        default=8, ge=0, le=512, description="tokens shown after the peak", json_schema_extra=DASHBOARD
+    )
     include_statistics: bool = Field(
-        default=True, description="count the tasks, positions and tokens that features go with"
+        default=True,
+        description="count the tasks, positions and tokens that features go with",
+        json_schema_extra=COMMAND,
     )
     sample_tokens: int = Field(
         default=131_072, ge=1024, description="about how many tokens co-activation and tokens are counted on"
@@ -30,13 +44,25 @@ class FindConfig(PassConfig):
 
     strata: int = Field(default=5, ge=1, le=100, description="quantiles that sampled contexts are drawn from")
     random_contexts: int = Field(
-        default=10, ge=0, le=1000, description="contexts a feature, drawn at random, in which it is not active"
+        default=10,
+        ge=0,
+        le=1000,
+        description="contexts a feature, drawn at random, in which it is not active",
+        json_schema_extra=COMMAND,
     )
     hard_contexts: int = Field(
-        default=10, ge=0, le=1000, description="contexts a feature in which neighbours fire and it does not"
+        default=10,
+        ge=0,
+        le=1000,
+        description="contexts a feature in which neighbours fire and it does not",
+        json_schema_extra=COMMAND,
     )
     coherence_threshold: float = Field(
-        default=0.5, ge=0, le=1, description="coherence from which a feature counts as coherent"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="coherence from which a feature counts as coherent",
+        json_schema_extra=COMMAND,
     )
     neighbours: int = Field(default=10, ge=1, le=100, description="neighbours a feature, by each measure")
     duplicate_cosine: float = Field(
@@ -44,10 +70,18 @@ class FindConfig(PassConfig):
     )
     map: bool = Field(default=True, description="lay the decoder's directions out in two dimensions (UMAP)")
     ablation_contexts: int = Field(
-        default=2, ge=0, le=100, description="contexts a feature in which zeroing it is tried, two passes each"
+        default=2,
+        ge=0,
+        le=100,
+        description="contexts a feature in which zeroing it is tried, two passes each",
+        json_schema_extra=DASHBOARD,
     )
     attribution_contexts: int = Field(
-        default=1, ge=0, le=100, description="contexts a feature in which it is traced to input tokens"
+        default=1,
+        ge=0,
+        le=100,
+        description="contexts a feature in which it is traced to input tokens",
+        json_schema_extra=DASHBOARD,
     )
     attribution_steps: int = Field(
         default=5, ge=2, le=256, description="passes with gradients for each such context (integrated gradients)"

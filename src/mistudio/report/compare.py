@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.artifacts import Artifact, Draft, JsonScalar, Produced, Recipe, Store, Summary, open_input, produce
+from mistudio.report.config import CompareConfig
 from mistudio.report.metrics import METRICS
 from mistudio.report.pareto import COMPARISON, render_comparison
 from mistudio.report.points import QUALITIES, Configuration, choose_best, configurations, front, read_points
@@ -16,20 +16,6 @@ from mistudio.report.points import QUALITIES, Configuration, choose_best, config
 PAGE_NAME = "comparison.html"
 POINTS_NAME = "points.parquet"
 COMPARISON_NAME = "comparison.json"
-
-
-class CompareConfig(BaseModel):
-    """How autoencoders are compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep: float = Field(
-        default=0.99,
-        gt=0,
-        le=1,
-        description="the best is chosen of the sparsest that keep this share of the greatest CE recovered of all",
-    )
-    title: str = Field(default="Comparison", min_length=1, max_length=200, description="heading of the page")
 
 
 def compare(store: Store, evaluations: Sequence[Artifact], config: CompareConfig | None = None) -> Produced:

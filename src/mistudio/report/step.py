@@ -1,49 +1,14 @@
 """The report step: from found features, an evaluation and scores to one HTML page and a short Markdown summary."""
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.errors import InputError
+from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import trace
 from mistudio.report.markdown import render_markdown
 from mistudio.report.metrics import read_metrics
 from mistudio.report.records import count_features
-
-
-class ReportConfig(BaseModel):
-    """What the dashboard shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: str = Field(default="Feature dashboard", min_length=1, max_length=200, description="heading of the page")
-    max_features: int | None = Field(
-        default=10_000,
-        ge=1,
-        description="features in the list, the first by number; each adds about 4 kB to the page; null shows all",
-    )
-    contexts_per_feature: int = Field(default=10, ge=0, le=1000, description="strongest contexts shown of a feature")
-    sampled_contexts: int = Field(
-        default=5, ge=0, le=1000, description="contexts shown of a feature, drawn over the range of its activations"
-    )
-    silent_contexts: int = Field(
-        default=3,
-        ge=0,
-        le=1000,
-        description="contexts shown without the feature: near misses, and as many others",
-    )
-
-    @property
-    def contexts_of_kind(self) -> dict[str, int]:
-        """How many contexts are shown, by their kind."""
-        silent = self.silent_contexts
-        return {
-            "top": self.contexts_per_feature,
-            "sampled": self.sampled_contexts,
-            "random": silent,
-            "hard": silent,
-        }
 
 
 def report(

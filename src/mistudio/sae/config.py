@@ -7,7 +7,9 @@ thresholds count in the units of the normalised activations, so that one setting
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mistudio.settings import DASHBOARD, Settings
 
 MIN_WIDTH = 64
 MAX_WIDTH = 32_768
@@ -17,18 +19,19 @@ _LONGEST_WARMUP = 0.5  # of a penalty, with a target L0
 Skip = Literal["none", "scale", "learned_scale", "linear"]
 
 
-class ArchitectureConfig(BaseModel):
+class ArchitectureConfig(Settings):
     """What all architectures share; an architecture adds its own fields and a fixed ``architecture``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     architecture: str
-    width: int = Field(description="number of latents (features) of the dictionary")
-    allow_wide: bool = Field(default=False, description=f"accept a width above {MAX_WIDTH:,}")
+    width: int = Field(description="number of latents (features) of the dictionary", json_schema_extra=DASHBOARD)
+    allow_wide: bool = Field(
+        default=False, description=f"accept a width above {MAX_WIDTH:,}", json_schema_extra=DASHBOARD
+    )
     skip: Skip = Field(
         default="none",
         description="what passes beside the latents: nothing, a share of the input (fixed or learned), or a "
         "linear map of the input (transcoders only)",
+        json_schema_extra=DASHBOARD,
     )
     skip_scale: float = Field(
         default=0.1, ge=0, le=MAX_SKIP_SCALE, description="share of the input that passes beside, at first if learned"
@@ -51,7 +54,7 @@ class ArchitectureConfig(BaseModel):
 class _FixedSparsity(ArchitectureConfig):
     """Architectures that keep a given number of latents."""
 
-    k: int = Field(description="active latents a token")
+    k: int = Field(description="active latents a token", json_schema_extra=DASHBOARD)
     aux_k: int | None = Field(default=None, ge=1, description="dead latents in the auxiliary loss; default: half of D")
     aux_coefficient: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss")
 
@@ -73,7 +76,10 @@ class _PenalisedSparsity(ArchitectureConfig):
         default=0.1, ge=0, le=1, description="share of training to ramp the penalty's weight up in"
     )
     target_l0: float | None = Field(
-        default=None, gt=0, description="active latents a token that the penalty's weight is steered to; None: fixed"
+        default=None,
+        gt=0,
+        description="active latents a token that the penalty's weight is steered to; None: fixed",
+        json_schema_extra=DASHBOARD,
     )
 
     @model_validator(mode="after")
@@ -146,7 +152,9 @@ class StandardConfig(_PenalisedSparsity):
     """ReLU autoencoder with an L1 penalty (Bricken et al. 2023, Towards Monosemanticity)."""
 
     architecture: Literal["standard"] = "standard"
-    l1_coefficient: float = Field(default=0.02, description="weight of the L1 norm, at first if target_l0 is set")
+    l1_coefficient: float = Field(
+        default=0.02, description="weight of the L1 norm, at first if target_l0 is set", json_schema_extra=DASHBOARD
+    )
     penalty: Literal["decoder_norm", "sum", "mean"] = Field(
         default="decoder_norm",
         description="L1 weighted by decoder norms; plain, beside the squared error summed over dimensions; or the "
@@ -177,7 +185,11 @@ class GatedConfig(_Resampled):
 
     architecture: Literal["gated"] = "gated"
     l1_coefficient: float = Field(
-        default=0.02, gt=0, le=1, description="weight of the L1 norm of the gates, at first if target_l0 is set"
+        default=0.02,
+        gt=0,
+        le=1,
+        description="weight of the L1 norm of the gates, at first if target_l0 is set",
+        json_schema_extra=DASHBOARD,
     )
     encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every gate, in units of the spread")
 

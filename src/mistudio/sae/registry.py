@@ -22,6 +22,7 @@ from mistudio.sae.config import (
     StandardConfig,
     TopKConfig,
 )
+from mistudio.settings import Variants
 
 if TYPE_CHECKING:
     from mistudio.sae.base import SparseAutoencoder
@@ -89,10 +90,11 @@ def _parse(value: Any) -> Any:
     """The configuration of the class that ``architecture`` names."""
     if not isinstance(value, dict):
         return value
-    config = architecture_configs().get(value.get("architecture", ""))
+    value = {_VARIANTS.field: _VARIANTS.default, **value}
+    config = architecture_configs().get(value["architecture"])
     if config is None:
         known = ", ".join(architecture_configs())
-        message = f"architecture {value.get('architecture')!r} is unknown: use one of {known}"
+        message = f"architecture {value['architecture']!r} is unknown: use one of {known}"
         raise ValueError(message)
     try:
         return config.model_validate(value)
@@ -108,5 +110,6 @@ def _reason(problem: ErrorDetails) -> str:
     return f"{'.'.join(map(str, problem['loc']))}: {text[:1].lower()}{text[1:]}, not {problem['input']!r}"
 
 
+_VARIANTS = Variants("architecture", "topk", "kind of autoencoder", architecture_configs)
 # A field of this type holds the configuration of any architecture.
-SAEConfig = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(_parse)]
+SAEConfig = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(_parse), _VARIANTS]

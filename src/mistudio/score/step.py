@@ -34,6 +34,7 @@ from mistudio.score.records import Score, Scorer
 from mistudio.score.registry import INTERVENTION, PROGRAM, new_scorer, scorer_factory
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, join_scores, read_score_table, write_scores
+from mistudio.settings import DASHBOARD, called
 from mistudio.subject import SubjectConfig, SubjectSource
 
 SHUFFLED = "program-shuffled"
@@ -45,11 +46,18 @@ class ScoreConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scorers: tuple[str, ...] = Field(default=(PROGRAM,), min_length=1, description="names of scorers")
-    max_tokens: int = Field(
-        default=200_000, ge=1000, description="held-out tokens that explanations are tried on, of whole documents"
+    scorers: tuple[str, ...] = Field(
+        default=(PROGRAM,), min_length=1, description="names of scorers", json_schema_extra=called("scorer")
     )
-    resamples: int = Field(default=500, ge=20, le=100_000, description="bootstrap draws of the documents")
+    max_tokens: int = Field(
+        default=200_000,
+        ge=1000,
+        description="held-out tokens that explanations are tried on, of whole documents",
+        json_schema_extra=DASHBOARD,
+    )
+    resamples: int = Field(
+        default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
+    )
     block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
     exam: ExamConfig = ExamConfig()
 

@@ -1,49 +1,53 @@
-"""The batch steps as functions of plain values, for the command line and for KFP components."""
+"""The batch steps, each declared once: what the command line and the KFP components call.
 
-from collections.abc import Callable
+``run("train", activations="activations/0123456789abcdef", k=16)`` runs one. What is not given, or None, is the default
+or chosen by the step; ``STEPS`` has what each takes.
+"""
 
-from mistudio.steps.batch import capture, evaluate, ingest, report, train
-from mistudio.steps.explaining import explain, score
-from mistudio.steps.finding import find, find_part
-from mistudio.steps.gate import fail_gate, gate
-from mistudio.steps.quality import probe, stability
-from mistudio.steps.running import StepOutput, artifact_uri
-from mistudio.steps.sweep import compare, grid
-from mistudio.steps.together import train_together
+from typing import Any
 
-BATCH_STEPS: dict[str, Callable[..., StepOutput]] = {
-    "ingest": ingest,
-    "capture": capture,
-    "train": train,
-    "evaluate": evaluate,
-    "find": find,
-    "find_part": find_part,
-    "explain": explain,
-    "score": score,
-    "report": report,
-    "stability": stability,
-    "probe": probe,
-    "compare": compare,
-}
+from mistudio.errors import ConfigError
+from mistudio.steps import running
+from mistudio.steps.output import StepOutput, artifact_uri
+from mistudio.steps.registry import STEPS
+from mistudio.steps.running import check_together
+from mistudio.steps.spec import Step
 
-__all__ = [
-    "BATCH_STEPS",
-    "StepOutput",
-    "artifact_uri",
-    "capture",
-    "compare",
-    "evaluate",
-    "explain",
-    "fail_gate",
-    "find",
-    "find_part",
-    "gate",
-    "grid",
-    "ingest",
-    "probe",
-    "report",
-    "score",
-    "stability",
-    "train",
-    "train_together",
-]
+__all__ = ["STEPS", "Step", "StepOutput", "artifact_uri", "call", "check_together", "named", "run", "run_all"]
+
+
+def run(step: str, /, **values: Any) -> StepOutput:
+    """Run a step that publishes one artifact.
+
+    Args:
+        step: its name.
+        values: its inputs and options by name; None: not given.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is refused.
+        MistudioError: the step cannot be done as asked.
+    """
+    return running.run(named(step), values)
+
+
+def run_all(step: str, /, **values: Any) -> list[StepOutput]:
+    """Run a step that publishes several artifacts; see :func:`run`."""
+    return running.run_all(named(step), values)
+
+
+def call(step: str, /, **values: Any) -> Any:
+    """Run a step of pipelines that publishes nothing, and return its value; see :func:`run`."""
+    return running.call(named(step), values)
+
+
+def named(step: str) -> Step:
+    """The declaration of a step.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    found = STEPS.get(step)
+    if found is None:
+        message = f"There is no step {step!r}; there are {', '.join(STEPS)}."
+        raise ConfigError(message)
+    return found

@@ -1,64 +1,57 @@
-"""The quality gate of a pipeline: figures held against what was asked for. It publishes nothing.
-
-As in ``batch``: functions of plain values, for KFP components.
-"""
+"""The quality gate of a pipeline: figures held against what was asked for. Its steps publish nothing."""
 
 import json
 import math
 
-from mistudio.artifacts import default_store_url, open_artifact, open_store
-from mistudio.errors import ConfigError, GateFailed
+from pydantic import Field
+
+from mistudio.errors import GateFailed
 from mistudio.progress import emit_event
-
-# The least and the most that each limit may be.
-LIMITS = {
-    "min_explained_variance": (0, 1),
-    "min_ce_recovered": (0, 1),
-    "max_dead": (0, 1),
-    "min_interpretable": (0, math.inf),
-}
+from mistudio.settings import DASHBOARD, Settings
+from mistudio.steps.context import Context
+from mistudio.steps.spec import Argument, Input, Inputs, Step
 
 
-def gate(
-    evaluation: str,
-    scores: str,
-    min_explained_variance: float = 0.0,
-    min_ce_recovered: float = 0.0,
-    max_dead: float = 1.0,
-    min_interpretable: int = 0,
-    store: str = "",
-) -> str:
-    """Hold the figures of an autoencoder against what was asked for.
+class GateConfig(Settings):
+    """What the figures of an autoencoder have to reach."""
 
-    Args:
-        evaluation: Evaluation of an autoencoder (evaluation/...).
-        scores: Scores of its explanations (scores/...).
-        min_explained_variance: Least explained variance on held-out documents; 0: any.
-        min_ce_recovered: Least share of the cross-entropy recovered; 0: any.
-        max_dead: Largest share of features that never fire; 1: any.
-        min_interpretable: Fewest features whose explanation scores 0.8 or more; 0: any.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
-
-    Returns:
-        What falls short, with the figures; empty where nothing does.
-
-    Raises:
-        ConfigError: a limit is outside its range.
-    """
-    check_limits(
-        min_explained_variance=min_explained_variance,
-        min_ce_recovered=min_ce_recovered,
-        max_dead=max_dead,
-        min_interpretable=min_interpretable,
+    min_explained_variance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="least explained variance on held-out documents; 0: any",
+        json_schema_extra=DASHBOARD,
     )
-    opened = open_store(store or default_store_url())
-    measured = open_artifact(opened, evaluation, "evaluation").manifest.summary
-    scored = open_artifact(opened, scores, "scores").manifest.summary
+    min_ce_recovered: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="least share of the cross-entropy recovered; 0: any",
+        json_schema_extra=DASHBOARD,
+    )
+    max_dead: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="largest share of features that never fire; 1: any",
+        json_schema_extra=DASHBOARD,
+    )
+    min_interpretable: int = Field(
+        default=0,
+        ge=0,
+        description="fewest features whose explanation scores 0.8 or more; 0: any",
+        json_schema_extra=DASHBOARD,
+    )
+
+
+def _gate(_context: Context, inputs: Inputs, config: GateConfig) -> str:
+    """What falls short, with the figures; empty where nothing does."""
+    measured, scored = inputs.one("evaluation").manifest.summary, inputs.one("scores").manifest.summary
     limits = (
-        ("explained variance", measured["explained_variance"], min_explained_variance, "at least", 0.0),
-        ("CE recovered", measured.get("ce_recovered"), min_ce_recovered, "at least", 0.0),
-        ("dead features", measured["dead_fraction"], max_dead, "at most", 1.0),
-        ("interpretable features", scored["interpretable"], min_interpretable, "at least", 0),
+        ("explained variance", measured["explained_variance"], config.min_explained_variance, "at least", 0.0),
+        ("CE recovered", measured.get("ce_recovered"), config.min_ce_recovered, "at least", 0.0),
+        ("dead features", measured["dead_fraction"], config.max_dead, "at most", 1.0),
+        ("interpretable features", scored["interpretable"], config.min_interpretable, "at least", 0),
     )
     missed = "; ".join(
         f"{name} {_shown(value)}, asked for {bound} {limit:g}"
@@ -69,31 +62,16 @@ def gate(
     return missed
 
 
-def fail_gate(missed: str) -> None:
+def _fail_gate(context: Context, _inputs: Inputs, _config: None) -> None:
     """End a run whose figures fall short.
-
-    Args:
-        missed: What falls short, with the figures.
 
     Raises:
         GateFailed: always.
     """
+    missed = context.argument("missed")
     message = f"gate failed: {missed}. Everything that was made is in the store; the report shows it."
     emit_event(event="step_failed", step="gate", about="", message=message, exit_code=GateFailed.exit_code)
     raise GateFailed(message)
-
-
-def check_limits(**limits: float) -> None:
-    """Refuse limits that no figure can meet, or that mean nothing; by the names of the gate's parameters.
-
-    Raises:
-        ConfigError: a limit is outside its range.
-    """
-    for name, value in limits.items():
-        least, most = LIMITS[name]
-        if not least <= value <= most:
-            message = f"{name} is {value:g}: give a number from {least:g} to {most:g}."
-            raise ConfigError(message)
 
 
 def _holds(value: object, limit: float, bound: str) -> bool:
@@ -105,3 +83,23 @@ def _holds(value: object, limit: float, bound: str) -> bool:
 
 def _shown(value: object) -> str:
     return json.dumps(round(value, 4)) if isinstance(value, int | float) else "not measured"
+
+
+GATE = Step(
+    name="gate",
+    summary="Hold the figures of an autoencoder against what was asked for.",
+    config="mistudio.steps.gate:GateConfig",
+    inputs=(
+        Input("evaluation", "evaluation", "Evaluation of an autoencoder (evaluation/...)."),
+        Input("scores", "scores", "Scores of its explanations (scores/...)."),
+    ),
+    returns="str",
+    returned="What falls short, with the figures; empty where nothing does.",
+    run=_gate,
+)
+FAIL_GATE = Step(
+    name="fail_gate",
+    summary="End a run whose figures fall short.",
+    arguments=(Argument("missed", str, "What falls short, with the figures.", required=True),),
+    run=_fail_gate,
+)

@@ -1,138 +1,130 @@
-"""What every step shares, however it was started: opening the store, timing, tracking, and telling a parent.
+"""Running a step, however it was started: opening its inputs, timing, tracking, and telling a parent."""
 
-``StepOutput`` is what a step returns to the command line and to KFP components alike.
-"""
-
-import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from mistudio.artifacts import Artifact, JsonScalar, Manifest, Produced, Recipe, Store, open_store
-from mistudio.artifacts.kinds import split_kind
-from mistudio.errors import MistudioError
+from mistudio.artifacts import Artifact, Produced, open_artifact
+from mistudio.errors import ConfigError, MistudioError
 from mistudio.heap import keep_freed_memory, release_freed_memory
 from mistudio.progress import emit_event
-from mistudio.tracking import Run, step_run
+from mistudio.steps.context import Context
+from mistudio.steps.given import check, configure, sort_given
+from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.registry import STEPS
+from mistudio.steps.spec import Asked, Input, Inputs, Step
+from mistudio.tracking import step_run
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """A finished step: what it published, whether that was there already, and how long it took."""
+def run(step: Step, values: Mapping[str, Any]) -> StepOutput:
+    """Run a step that publishes one artifact.
 
-    step: str
-    artifact: Artifact
-    found: bool
-    seconds: float
-
-    def write_to(self, artifact: Any) -> None:
-        """Fill a KFP artifact: the manifest as its content, the summary as its metadata."""
-        Path(artifact.path).write_bytes(self.artifact.manifest.to_json())
-        artifact.metadata.update(self.metadata())
-
-    def write_file_to(self, artifact: Any, name: str) -> None:
-        """Fill a KFP artifact with one of the published files, for the dashboard to show."""
-        Path(artifact.path).write_bytes(self.artifact.file(name).read_bytes())
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers of the summary."""
-        summary = self.artifact.manifest.summary
-        return {
-            name: float(value)
-            for name, value in summary.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-
-    def metadata(self) -> dict[str, JsonScalar]:
-        """Place, digest and summary."""
-        return {
-            "artifact_uri": self.artifact.uri,
-            "digest": self.artifact.digest,
-            "found": self.found,
-            **self.artifact.manifest.summary,
-        }
-
-
-def artifact_uri(path: str) -> str:
-    """The store prefix of the artifact whose manifest a KFP artifact carries at ``path``.
+    Args:
+        step: its declaration.
+        values: inputs (URIs, several with commas between them or as a list) and options by name; None: not given.
 
     Raises:
-        DamagedArtifact: the file is not a manifest.
+        ConfigError: a name is unknown, or a value is refused.
+        MistudioError: the step cannot be done as asked.
     """
-    manifest = Manifest.from_json(Path(path).read_bytes(), path)
-    kind, version = split_kind(manifest.kind)
-    recipe = Recipe(
-        kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
-    )
-    return recipe.prefix
+    (output,) = run_all(step, values)
+    return output
 
 
-def run_step(
-    step: str,
-    store_url: str,
-    work: Callable[[Store, Run], Produced],
-    plot: Callable[[Artifact, Run], None] | None = None,
-    about: str = "",
-) -> StepOutput:
-    """Do the work of a step and report it: to MLflow, and to the parent process if there is one.
+def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
+    """Run a step that publishes one artifact or several; see :func:`run`.
 
-    ``about`` tells a step that fails from others of its name in one pipeline.
-
-    A step that was found published opens no run, so that repeating a pipeline stays quick.
+    A step that was found published opens no MLflow run, so that repeating a pipeline stays quick.
     """
+    given = sort_given(step, values)
+    about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
-    keep_freed_memory(one_heap=step != "ingest")  # tokenizers work on all cores, in small pieces
+    keep_freed_memory(one_heap=step.name != "ingest")  # tokenizers work on all cores, in small pieces
+    with _reported(step.name, about), step_run(step.command, store_url) as run:
+        context = Context(step, store_url, run, given.own, given.loading, given.runtime)
+        inputs = _open_inputs(context, given.inputs)
+        made = step.run(context, inputs, configure(step, context, inputs, given.content))
+        release_freed_memory()  # importing MLflow takes more than a small step does
+        produced, name = (made, "train") if isinstance(made, list) else ([made], step.name)
+        seconds = round(time.monotonic() - started, 3)
+        outputs = [StepOutput(name, each.artifact, each.found, seconds) for each in produced]
+        if isinstance(made, Produced) and not made.found:
+            log_output(run, outputs[0], step.plot)
+    if isinstance(made, Produced):
+        _emit_finished(outputs[0])
+    return outputs
+
+
+def call(step: Step, values: Mapping[str, Any]) -> Any:
+    """Run a step that publishes nothing, and return its value; see :func:`run`."""
+    given = sort_given(step, values)
+    store_url = str(given.own.get("store") or "")
+    with step_run(step.command, store_url) as run:
+        context = Context(step, store_url, run, given.own, given.loading, given.runtime)
+        inputs = _open_inputs(context, given.inputs)
+        return step.run(context, inputs, configure(step, context, inputs, given.content))
+
+
+def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, object]) -> None:
+    """Refuse what one of a pipeline's steps would refuse.
+
+    Args:
+        takes: by step, what it calls an option -> what the pipeline calls it.
+        values: the pipeline's parameters, where -1 and the empty text stand for None.
+
+    Raises:
+        ConfigError: a value is refused, alone or beside another.
+        SubjectError: the model cannot be loaded so on this machine.
+    """
+    asked: dict[str, Asked] = {}
+    for name, of in takes.items():
+        step = STEPS[name]
+        options = {leaf.name: leaf for leaf in step.options}
+        given = {own: options[own].plain(values[called]) for own, called in of.items() if called in values}
+        asked[name] = check(step, given, of)
+    for name, each in asked.items():
+        if (refuse := STEPS[name].check) is not None:
+            refuse(each, asked)
+
+
+def _open_inputs(context: Context, given: Mapping[str, Any]) -> Inputs:
+    return Inputs({each.name: tuple(_open_input(context, each, given.get(each.name))) for each in context.step.inputs})
+
+
+def _open_input(context: Context, declared: Input, given: Any) -> Iterator[Artifact]:
+    """The artifacts that an input names: URIs with commas between them, or a list."""
+    uris = given.replace(" ", "").split(",") if isinstance(given, str) else given or []
+    if len(uris) > 1 and not declared.many:
+        message = f"{declared.name} takes one artifact, not {len(uris)}: {', '.join(uris)}."
+        raise ConfigError(message)
+    return (open_artifact(context.store, uri, declared.kind) for uri in uris if uri)
+
+
+@contextmanager
+def _reported(step: str, about: str) -> Iterator[None]:
+    """Tell the parent process that a step began, and how it failed."""
     emit_event(event="step_started", step=step, about=about)
     try:
-        with step_run(step, store_url) as run:
-            produced = work(open_store(store_url), run)
-            release_freed_memory()  # importing MLflow takes more than a small step does
-            output = StepOutput(step, produced.artifact, produced.found, round(time.monotonic() - started, 3))
-            if not produced.found:
-                log_output(run, output, plot)
+        yield
     except Exception as error:
-        _report_failure(step, about, error)
+        if isinstance(error, MistudioError):
+            message, exit_code = str(error), error.exit_code
+        else:
+            raised = "".join(traceback.format_exception_only(error)).strip()
+            message, exit_code = f"internal error: {raised}", 1
+        emit_event(event="step_failed", step=step, about=about, message=message, exit_code=exit_code)
         raise
+
+
+def _emit_finished(output: StepOutput) -> None:
     emit_event(
         event="step_finished",
-        step=step,
+        step=output.step,
         uri=output.artifact.uri,
         digest=output.artifact.digest,
         found=output.found,
         seconds=output.seconds,
         summary=dict(output.artifact.manifest.summary),
     )
-    return output
-
-
-def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
-    """Log settings and figures of what a step published, and what ``plot`` draws."""
-    artifact, step = output.artifact, output.step
-    run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
-    run.log_metrics(output.metrics())
-    run.log_artifact_of(step, artifact)
-    if plot:
-        plot(artifact, run)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names, without those that are not set."""
-    settings: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            settings |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            settings[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return settings
-
-
-def _report_failure(step: str, about: str, error: Exception) -> None:
-    if isinstance(error, MistudioError):
-        message, exit_code = str(error), error.exit_code
-    else:
-        raised = "".join(traceback.format_exception_only(error)).strip()
-        message, exit_code = f"internal error: {raised}", 1
-    emit_event(event="step_failed", step=step, about=about, message=message, exit_code=exit_code)

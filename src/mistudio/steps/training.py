@@ -1,137 +1,236 @@
-"""The settings of a training from plain values: what the train step, sweeps and the checks before them share."""
+"""Autoencoders from activations: the steps train and train_together, and the grid of a sweep."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import ConfigError
-from mistudio.steps.defaults import CHOOSE, captured_width, choose_hook, choose_k, choose_width
-from mistudio.steps.validation import json_object, validated
+from mistudio.settings import get, validated
+from mistudio.steps.choose import TRAINING
+from mistudio.steps.context import Context, as_object
+from mistudio.steps.given import check, configure, sort_given
+from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.spec import Argument, Asked, Input, Inputs, Output, Step
+from mistudio.tracking import Run
 
 if TYPE_CHECKING:
-    from mistudio.train import TrainConfig
+    from mistudio.train import TrainConfig, TrainRuntime
+    from mistudio.train.config import GridConfig, TogetherConfig
 
-# How sparse: the parameters that not every architecture has, and what stands for "not given".
-_SPARSITY = {"k": CHOOSE, "target_l0": CHOOSE, "l1_coefficient": 0.02}
-# What the checks assume where the step will choose: any valid value serves.
-_ANY_WIDTH, _ANY_K, ANY_HOOK = 32_768, 1, "resid_post.0"
-_ELSEWHERE = ("hook", "sae", "architecture")  # these decide what the other settings mean
+T = TypeVar("T")
+PointSettings = dict[str, str | int | float | None]
 
-
-def training_config(
-    activations: Artifact,
-    hook: str,
-    architecture: str,
-    width: int,
-    sparsity: Mapping[str, float],
-    others: Mapping[str, Any],
-    train_settings: str,
-) -> "TrainConfig":
-    """What to train on captured activations.
-
-    Args:
-        activations: what to learn from; its width decides what is not given.
-        hook: hook point, empty for the only one.
-        architecture: name of the architecture.
-        width: number of latents, or -1.
-        sparsity: k, target_l0 and l1_coefficient, as far as they are given.
-        others: further settings of the training and of the architecture.
-        train_settings: the same as JSON; these win.
-
-    Raises:
-        ConfigError: a setting is out of range, unknown, or not one of this architecture.
-        InputError: the activations have no such hook point.
-    """
-    from mistudio.train import TrainConfig
-
-    point = choose_hook(hook, activations)
-    d_in = captured_width(activations, point)
-    sae = architecture_settings(architecture, choose_width(width, d_in), sparsity, choose_k(CHOOSE, d_in))
-    of_training, of_architecture = split_settings(train_settings, architecture)
-    training = {name: value for name, value in others.items() if name in TrainConfig.model_fields} | of_training
-    if training.get("target_hook"):
-        choose_hook(str(training["target_hook"]), activations)
-    beside = {name: value for name, value in others.items() if name not in training}
-    return validated(TrainConfig, {**training, "hook": point, "sae": {**sae, **beside, **of_architecture}})
+_ACTIVATIONS = Input("activations", "activations", "Captured activations (activations/...).")
+_EXAMPLE = '{"ema_decay": 0.999}'
 
 
-def architecture_settings(
-    architecture: str, width: int, sparsity: Mapping[str, float], default_k: int
-) -> dict[str, object]:
-    """The settings of an architecture.
+def _train(context: Context, inputs: Inputs, config: "TrainConfig") -> Produced:
+    from mistudio.train import train
 
-    Args:
-        architecture: its name.
-        width: number of latents.
-        sparsity: k, target_l0 and l1_coefficient as they were given.
-        default_k: the k where none is given.
-
-    Raises:
-        ConfigError: there is no such architecture, or it has not what was given.
-    """
-    fields = _fields(architecture)
-    settings: dict[str, object] = {"architecture": architecture, "width": width}
-    for name, not_given in _SPARSITY.items():
-        value = sparsity.get(name, not_given)
-        is_given = value != not_given
-        if name not in fields:
-            if is_given:
-                others = ", ".join(known for known in _SPARSITY if known in fields) or "settings of its own"
-                message = f"{architecture} has no {name} (given: {value:g}): leave it out. It has {others}."
-                raise ConfigError(message)
-        elif name == "k":
-            settings[name] = value if is_given else default_k
-        else:
-            settings[name] = None if value == CHOOSE else value
-    return settings
-
-
-def split_settings(train_settings: str, architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings given as JSON: those of the training, and those of the architecture.
-
-    Raises:
-        ConfigError: that is no JSON object, or it names what neither has.
-    """
-    from mistudio.train import TrainConfig
-
-    given = json_object("train_settings", train_settings, '{"ema_decay": 0.999}')
-    of_training = {name for name in TrainConfig.model_fields if name not in _ELSEWHERE}
-    of_architecture = {name for name in _fields(architecture) if name not in _ELSEWHERE}
-    unknown = [name for name in given if name not in of_training | of_architecture]
-    if unknown:
-        message = (
-            f"train_settings names {unknown[0]!r}, which neither training nor {architecture} has. Training has "
-            f"{', '.join(sorted(of_training))}; {architecture} has {', '.join(sorted(of_architecture))}."
-        )
-        raise ConfigError(message)
-    return (
-        {name: value for name, value in given.items() if name in of_training},
-        {name: value for name, value in given.items() if name in of_architecture},
+    activations = inputs.one("activations")
+    source = context.source(activations) if context.given.get("model") else None
+    return train(
+        context.store,
+        activations,
+        config,
+        context.seed,
+        _runtime(context, activations),
+        context.run.log_metrics,
+        source,
     )
 
 
-def check_training(
-    architecture: str, width: int, sparsity: Mapping[str, float], train_settings: str = "", train_tokens: object = None
-) -> None:
-    """Refuse what the train step would refuse, as far as that can be told without activations.
+def _train_together(context: Context, inputs: Inputs, config: "TogetherConfig") -> list[Produced]:
+    """Train all points of a grid in one pass; each has an MLflow run of its own under one parent."""
+    from mistudio.train import train_together
+
+    activations = inputs.one("activations")
+    settings = as_object("train_settings", context.given.get("train_settings"), _EXAMPLE)
+    by_name = {name: context.given.get(name) for name in ("hook", "target_hook")}
+    settings |= {name: value for name, value in by_name.items() if value}
+    settings.setdefault("tokens", config.tokens)
+    points = grid_of(config, str(context.seed), settings)
+    given = [
+        sort_given(TRAIN, {"activations": activations.uri, **point, "train_settings": settings}) for point in points
+    ]
+    configs = [configure(TRAIN, context, inputs, each.content) for each in given]
+    with ExitStack() as stack:
+        runs = [stack.enter_context(context.run.child(_name(point))) for point in points]
+        source = context.source(activations) if context.given.get("model") else None
+        produced = train_together(
+            context.store,
+            activations,
+            configs,
+            context.seed,
+            _runtime(context, activations),
+            [each.log_metrics for each in runs],
+            source,
+        )
+        for own, made in zip(runs, produced, strict=True):
+            if not made.found:
+                log_output(own, StepOutput("train", made.artifact, made.found, 0.0), plot_training)
+    return produced
+
+
+def _grid(context: Context, _inputs: Inputs, config: "GridConfig") -> list[PointSettings]:
+    """List the autoencoders of a sweep; each is checked as the train step would check it."""
+    from mistudio.progress import emit_event
+
+    settings = as_object("train_settings", context.given.get("train_settings"), _EXAMPLE)
+    points = grid_of(config, config.seeds, settings)
+    emit_event(event="message", text=f"{len(points)} autoencoders to train and evaluate")
+    return [{name: _OF_A_POINT.get(name) if value is None else value for name, value in p.items()} for p in points]
+
+
+def grid_of(
+    config: "GridConfig | TogetherConfig", seeds: str, train_settings: Mapping[str, Any]
+) -> list[PointSettings]:
+    """Every architecture with every width, sparsity and seed, as what the train step is given.
 
     Raises:
-        ConfigError: a value is out of range, unknown, or in conflict with another.
+        ConfigError: a value is refused, or named twice.
     """
-    from mistudio.train import TrainConfig
+    widths: list[int] | list[None] = _values("widths", config.widths, int) or [None]
+    chosen = (
+        _values("architectures", config.architectures, str),
+        widths,
+        _values("sparsities", config.sparsities, float),
+        _values("seeds", seeds, int),
+    )
+    if not all(chosen):
+        message = "The sweep is empty: give architectures, sparsities and seeds, one of each or more."
+        raise ConfigError(message)
+    return [_point(*values, train_settings) for values in product(*chosen)]
 
-    of_training, of_architecture = split_settings(train_settings, architecture)
-    sae = architecture_settings(architecture, _ANY_WIDTH if width == CHOOSE else width, sparsity, _ANY_K)
-    tokens = {} if train_tokens is None else {"tokens": train_tokens}
-    settings = {**tokens, "hook": ANY_HOOK, "sae": {**sae, **of_architecture}, **of_training}
-    validated(TrainConfig, settings, {"tokens": "train_tokens"})
 
-
-def _fields(architecture: str) -> Mapping[str, Any]:
+def _point(
+    architecture: str, width: int | None, sparsity: float, seed: int, train_settings: Mapping[str, Any]
+) -> PointSettings:
+    """The train step's options for one autoencoder, checked as far as they can be before the activations are."""
     from mistudio.sae import architecture_configs
 
-    configs = architecture_configs()
-    if architecture not in configs:
-        message = f"architecture {architecture!r} is unknown: use one of {', '.join(configs)}."
+    if sparsity <= 0:
+        message = f"sparsities names {sparsity:g}: give numbers of active features above 0."
         raise ConfigError(message)
-    return configs[architecture].model_fields
+    known = architecture_configs().get(architecture)
+    if known and not known.model_fields.keys() & {"k", "target_l0"}:
+        message = f"{architecture} has neither k nor target_l0, so that no sweep can set its sparsity."
+        raise ConfigError(message)
+    has_k = known is not None and "k" in known.model_fields
+    if has_k and not sparsity.is_integer():
+        message = f"{architecture} keeps a whole number of features active, not {sparsity:g}."
+        raise ConfigError(message)
+    own: PointSettings = {"k": int(sparsity), "target_l0": None} if has_k else {"k": None, "target_l0": sparsity}
+    point: PointSettings = {"architecture": architecture, "width": width, **own}
+    check(TRAIN, {**point, "train_settings": train_settings})
+    return {**point, "seed": seed}
+
+
+def _values(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    """The values between the commas."""
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        numbers = "whole numbers" if kind is int else "numbers"
+        message = f"{name} takes {numbers} with commas between them, not {text!r}."
+        raise ConfigError(message) from error
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        message = f"{name} names {twice[0]} twice: name each once."
+        raise ConfigError(message)
+    return values
+
+
+def _name(point: PointSettings) -> str:
+    """The name of its run: what it is given, as in ``topk width 1024 k 32``."""
+    given = (f"{name} {point[name]:g}" for name in ("width", "k", "target_l0") if point[name] is not None)
+    return " ".join([str(point["architecture"]), *given])
+
+
+def _runtime(context: Context, activations: Artifact) -> "TrainRuntime":
+    from mistudio.train import TrainRuntime
+
+    subject = context.subject(activations)
+    return validated(TrainRuntime, {**context.runtime, "device": context.device, "subject": subject})
+
+
+def _about(values: Mapping[str, Any]) -> str:
+    named = {name: values.get(name) for name in ("width", "k", "target_l0", "seed")}
+    about = [f"{name} {value:g}" for name, value in named.items() if value is not None]
+    return ", ".join([str(values.get("architecture") or "topk"), *about])
+
+
+def _check_grid(asked: Asked, _beside: Mapping[str, Asked]) -> None:
+    settings = as_object("train_settings", asked.given.get("train_settings"), _EXAMPLE)
+    grid_of(asked.config, asked.config.seeds, settings)
+
+
+def _check_train(_asked: Asked, beside: Mapping[str, Asked]) -> None:
+    """A pipeline that captures trains on what it captured without naming it, so that there has to be one hook point."""
+    hooks = get(beside["capture"].content, "hooks") if "capture" in beside else None
+    if hooks and len(hooks) > 1:
+        message = (
+            f"hook {','.join(hooks)} is more than one hook point, and a pipeline trains on one: name one, or run the "
+            "steps capture and train by themselves."
+        )
+        raise ConfigError(message)
+
+
+def plot_training(sae: Artifact, run: Run) -> None:
+    """Keep the curves of a training with its run."""
+    from mistudio.report.plots import training_figure
+    from mistudio.train import TRAINING_NAME
+
+    history = json.loads(sae.file(TRAINING_NAME).read_bytes())
+    names = [name for name in ("fvu", "l0", "dead_fraction") if name in history[0]]
+    steps = [int(point["step"]) for point in history]
+    figure = training_figure(steps, {name: [point[name] for point in history] for name in names})
+    run.log_figure(figure, "training.png")
+
+
+# A pipeline's parameters cannot be None: these stand for "not given" in what a loop hands to the train step.
+_OF_A_POINT: Mapping[str, int | float] = {"width": -1, "k": -1, "target_l0": -1.0}
+_SETTINGS = Argument("train_settings", dict, f"Other settings of every training as JSON, such as {_EXAMPLE}.")
+
+TRAIN = Step(
+    name="train",
+    summary="Train a sparse autoencoder on captured activations.",
+    config="mistudio.train.config:TrainConfig",
+    runtime="mistudio.train.config:TrainRuntime",
+    inputs=(_ACTIVATIONS,),
+    output=Output("sae", "sae", "Trained autoencoder."),
+    uses=frozenset({"live", "seed"}),
+    choices=TRAINING,
+    check=_check_train,
+    plot=plot_training,
+    about=_about,
+    run=_train,
+)
+TRAIN_TOGETHER = Step(
+    name="train_together",
+    summary="Train several autoencoders in one pass over the activations.",
+    config="mistudio.train.config:TogetherConfig",
+    runtime="mistudio.train.config:TrainRuntime",
+    inputs=(_ACTIVATIONS,),
+    output=Output("saes", "sae", "Trained autoencoders.", many=True),
+    arguments=(
+        Argument("hook", str, "Hook point with its layer, such as resid_post.3; None: the only one captured."),
+        Argument("target_hook", str, "Hook point that transcoders predict, captured too; None: autoencoders."),
+        _SETTINGS,
+    ),
+    uses=frozenset({"live", "seed"}),
+    run=_train_together,
+)
+GRID = Step(
+    name="grid",
+    summary="List the autoencoders of a sweep: every architecture with every width, sparsity and seed.",
+    config="mistudio.train.config:GridConfig",
+    arguments=(_SETTINGS,),
+    returns="list",
+    check=_check_grid,
+    returned="The options in which the train step differs: architecture, width, k, target_l0 and seed.",
+    run=_grid,
+)

@@ -3,7 +3,9 @@
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from mistudio.settings import COMMAND, DASHBOARD, Settings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "nf4"]
@@ -11,15 +13,20 @@ Quantization = Literal["none", "int8", "nf4"]
 _DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?)$")
 
 
-class SubjectConfig(BaseModel):
+class SubjectConfig(Settings):
     """How to load a subject; what depends on the machine is checked when it is loaded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     dtype: Dtype = Field(
-        default="auto", description="number format of the weights; auto is float32 on CPU, bfloat16 or float16 on a GPU"
+        default="auto",
+        description="number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, "
+        "bfloat16 or float16",
+        json_schema_extra=DASHBOARD,
     )
-    device: str = Field(default="auto", description="auto (the GPU with the most free memory, else CPU), cpu or cuda:N")
+    device: str = Field(
+        default="auto",
+        description="where to compute: auto (the GPU with the most free memory, else CPU), cpu, cuda or cuda:N",
+        json_schema_extra=COMMAND,
+    )
     device_map: Literal["none", "auto"] = Field(
         default="none",
         description="auto spreads the layers over all GPUs; those that are left stay in the CPU's memory, and then on "
@@ -32,8 +39,14 @@ class SubjectConfig(BaseModel):
         default=None,
         description="where device_map auto keeps layers on disk that cannot be read from the model's files",
     )
-    quantization: Quantization = Field(default="none", description="bits of the weights: 8 (int8) or 4 (nf4)")
-    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    quantization: Quantization = Field(
+        default="none",
+        description="quantise the weights: none, int8 or nf4 (by bitsandbytes)",
+        json_schema_extra=DASHBOARD,
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="run Python code that comes with the model", json_schema_extra=COMMAND
+    )
 
     @field_validator("device")
     @classmethod

@@ -3,32 +3,45 @@
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mistudio.errors import ConfigError
 from mistudio.sae import Parallel, SAEConfig
+from mistudio.settings import COMMAND, CONTEXT, DASHBOARD, Settings
 from mistudio.subject import SubjectConfig
 
+ARCHITECTURES = "topk,batchtopk,matryoshka,standard,gated,jumprelu"
 _SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """One training run: the autoencoder, how many tokens it sees, and the optimiser."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    hook: str = Field(description="hook point to train on, for example resid_post.3")
+    hook: str = Field(description="hook point to train on, for example resid_post.3", json_schema_extra=DASHBOARD)
     target_hook: str | None = Field(
-        default=None, description="hook point that a transcoder predicts, captured with the other; None: autoencoder"
+        default=None,
+        description="hook point that a transcoder predicts, captured with the other; None: autoencoder",
+        json_schema_extra=DASHBOARD,
     )
     sae: SAEConfig
     tokens: int = Field(
-        default=3_000_000, ge=1, description="activations (tokens) to train on; repeats the data if need be"
+        default=3_000_000,
+        ge=1,
+        description="activations (tokens) to train on; repeats the data if need be",
+        json_schema_extra=DASHBOARD,
     )
-    max_epochs: int = Field(default=50, ge=1, description="most passes over the captured activations")
-    batch_size: int = Field(default=512, ge=16, le=1 << 17, description="activations (tokens) in one step")
+    max_epochs: int = Field(
+        default=50, ge=1, description="most passes over the captured activations", json_schema_extra=COMMAND
+    )
+    batch_size: int = Field(
+        default=512, ge=16, le=1 << 17, description="activations (tokens) in one step", json_schema_extra=COMMAND
+    )
     learning_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="peak learning rate of Adam; default: 0.125 / sqrt(width)"
+        default=None,
+        gt=0,
+        lt=1,
+        description="peak learning rate of Adam; None: 0.125 / sqrt(width)",
+        json_schema_extra=DASHBOARD,
     )
     decoder_rate_ratio: float = Field(
         default=3.0, gt=0, le=100, description="learning rate of the decoder's directions, as a multiple of the others'"
@@ -39,6 +52,7 @@ class TrainConfig(BaseModel):
     normalisation: Literal["none", "unit_mean_square", "centred"] = Field(
         default="centred",
         description="as they are, divided by their root mean square, or centred and divided by their spread",
+        json_schema_extra=COMMAND,
     )
     decoder_bias: Literal["mean", "geometric_median"] = Field(
         default="mean", description="where the decoder's bias starts: at this centre of a sample of the targets"
@@ -49,7 +63,9 @@ class TrainConfig(BaseModel):
         description="leave out tokens farther from the mean than so many times the median; None: none",
     )
     encoder_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the encoder product; weights and their updates are float32 throughout"
+        default="float32",
+        description="of the encoder product; weights and their updates are float32 throughout",
+        json_schema_extra=COMMAND,
     )
     micro_batches: int = Field(default=1, ge=1, description="parts of a batch whose gradients are accumulated")
     ema_decay: float = Field(
@@ -69,10 +85,16 @@ class TrainConfig(BaseModel):
     buffer_rows: int = Field(default=262_144, ge=1, description="activations (rows) in the shuffling buffer")
     check_every_steps: int = Field(default=50, ge=1, description="steps between two checks for early stopping")
     patience: int = Field(
-        default=10, ge=0, description="checks without improvement until the final decay starts; 0: never"
+        default=10,
+        ge=0,
+        description="checks without improvement until the final decay starts; 0: never",
+        json_schema_extra=COMMAND,
     )
     min_loss: float = Field(
-        default=0.0, ge=0, description="mean loss (without auxiliary losses) at which the final decay starts; 0: never"
+        default=0.0,
+        ge=0,
+        description="mean loss (without auxiliary losses) at which the final decay starts; 0: never",
+        json_schema_extra=COMMAND,
     )
 
     @model_validator(mode="after")
@@ -108,18 +130,67 @@ class TrainConfig(BaseModel):
         return self.learning_rate or 0.125 / self.sae.width**0.5
 
 
-class TrainRuntime(BaseModel):
+class TrainRuntime(Settings):
     """What changes how training runs, but not what it ends with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str = "cpu"
-    checkpoint_every_steps: int = Field(default=500, ge=1, description="steps between two checkpoints")
+    device: str = Field(default="cpu", json_schema_extra=CONTEXT)
+    checkpoint_every_steps: int = Field(
+        default=500, ge=1, description="steps between two checkpoints", json_schema_extra=COMMAND
+    )
     parallel: Parallel = Field(
-        default="data", description="what several processes share: the tokens of each batch, or the latents"
+        default="data",
+        description="what several processes share: the tokens of each batch, or the latents",
+        json_schema_extra=COMMAND,
     )
     subject: SubjectConfig = Field(
-        default=SubjectConfig(), description="how to load the model that activations come from live, but for its device"
+        default=SubjectConfig(),
+        description="how to load the model that activations come from live, but for its device",
+        json_schema_extra=CONTEXT,
+    )
+
+
+class GridConfig(Settings):
+    """The autoencoders of a sweep: every architecture with every width, sparsity and seed."""
+
+    architectures: str = Field(
+        default=ARCHITECTURES, description="kinds of autoencoder, with commas between them", json_schema_extra=DASHBOARD
+    )
+    widths: str = Field(
+        default="",
+        description="numbers of features, with commas; empty: eight times the activations' width, at least 1,024",
+        json_schema_extra=DASHBOARD,
+    )
+    sparsities: str = Field(
+        default="8,16,32,64",
+        description="active features a token, with commas: k, or the target L0 of architectures that have no k",
+        json_schema_extra=DASHBOARD,
+    )
+    seeds: str = Field(
+        default="0", description="seeds to train each one with, with commas", json_schema_extra=DASHBOARD
+    )
+
+
+class TogetherConfig(Settings):
+    """The autoencoders that learn from one stream: every architecture with every width and sparsity."""
+
+    architectures: str = Field(
+        default=ARCHITECTURES, description="kinds of autoencoder, with commas between them", json_schema_extra=DASHBOARD
+    )
+    widths: str = Field(
+        default="",
+        description="numbers of features, with commas; empty: eight times the activations' width, at least 1,024",
+        json_schema_extra=DASHBOARD,
+    )
+    sparsities: str = Field(
+        default="32",
+        description="active features a token, with commas: k, or the target L0 of architectures that have no k",
+        json_schema_extra=DASHBOARD,
+    )
+    tokens: int = Field(
+        default=3_000_000,
+        ge=1,
+        description="activations (tokens) to train on; repeats the captured ones if need be",
+        json_schema_extra=DASHBOARD,
     )
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mistudio.activations import CaptureConfig, capture
 from mistudio.artifacts import Artifact, InputRef, Store
-from mistudio.corpus.ingest import IngestConfig, ingest, is_held_out
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest, is_held_out
 from mistudio.corpus.sources import open_source
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.evaluate.control import random_autoencoder

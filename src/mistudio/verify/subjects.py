@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from mistudio.activations import CaptureConfig, capture
 from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, produce
+from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import CorpusSource
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.ingest import ingest
 from mistudio.demo import DemoConfig
 from mistudio.demo.text import BOS, BOS_ID, EOS, split
 from mistudio.sae import TopKConfig

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mistudio.artifacts import InputRef, Produced, Recipe, Store, open_store
 from mistudio.corpus import ingest as ingest_module
+from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import Document
-from mistudio.corpus.ingest import IngestConfig, ingest, is_held_out
+from mistudio.corpus.ingest import ingest, is_held_out
 from mistudio.corpus.reader import SPLITS, Sequence, Split, TokenCorpus
 from mistudio.corpus.sources import open_source
 from mistudio.errors import ConfigError, CorpusError, StorageFull

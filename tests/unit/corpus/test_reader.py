@@ -4,8 +4,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mistudio.artifacts import InputRef, Store
 from mistudio.corpus import ingest as ingest_module
+from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import Document
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import DamagedArtifact, InputError
 

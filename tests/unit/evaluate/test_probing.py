@@ -11,14 +11,16 @@ import torch
 from scipy import sparse
 
 from mistudio.artifacts import Artifact, InputRef
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.sources import open_source
 from mistudio.errors import InputError
 from mistudio.evaluate import pooling, probing
+from mistudio.evaluate.config import ProbeConfig
 from mistudio.evaluate.pooling import Passage, Pooled
 from mistudio.evaluate.probes import find_problems
-from mistudio.evaluate.probing import PROBES_NAME, PROBING_NAME, ProbeConfig, probe
+from mistudio.evaluate.probing import PROBES_NAME, PROBING_NAME, probe
 from mistudio.sae import SparseAutoencoder, StandardConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama

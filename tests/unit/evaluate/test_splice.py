@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import InputRef
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice

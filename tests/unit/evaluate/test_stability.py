@@ -13,7 +13,8 @@ from torch.nn import functional
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.artifacts.local import LocalStore
 from mistudio.errors import InputError
-from mistudio.evaluate.stability import STABILITY_NAME, StabilityConfig, match_name, stability
+from mistudio.evaluate.config import StabilityConfig
+from mistudio.evaluate.stability import STABILITY_NAME, match_name, stability
 from mistudio.sae import StandardConfig, new_autoencoder
 from tests.unit.evaluate.tiny_run import publish_sae
 from tests.unit.train.synthetic import plant, publish_activations

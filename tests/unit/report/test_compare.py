@@ -8,7 +8,8 @@ import pytest
 
 from mistudio.artifacts import open_artifact, remove_artifact
 from mistudio.errors import InputError, NotFound
-from mistudio.report.compare import CompareConfig, compare
+from mistudio.report.compare import compare
+from mistudio.report.config import CompareConfig
 from mistudio.report.pareto import draw
 from mistudio.report.points import choose_best, configurations, front, read_points
 from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk

@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, Store
 from mistudio.errors import ConfigError
-from mistudio.explain import ExplainConfig, explain, read_explanations
+from mistudio.explain import ExplainConfig, JudgeSource, explain, read_explanations
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.steps.explaining import judge_source
+from mistudio.steps import STEPS
+from mistudio.steps.context import Context
+from mistudio.tracking import Run
 from tests.support.scripted_server import Answer, ScriptedServer
 from tests.unit.evaluate.tiny_run import CPU, TinyRun
+
+
+def judge_source(
+    store: Store, wanted_by: str, url: str = "", model: str = "", settings: str = ""
+) -> JudgeSource | None:
+    """The judge that these options name."""
+    given = {"judge_url": url, "judge_model": model, "judge_settings": settings}
+    context = Context(STEPS["explain"], store.url, Run("explain", store.url), given, {}, {})
+    return context.judge(CPU, wanted_by)
 
 
 class Clerk:
@@ -33,7 +44,7 @@ class Clerk:
 def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: TinyRun, features: Artifact) -> None:
     line = (llama.store, features, llama.source, CPU)
     with ScriptedServer(Clerk()) as server:
-        judge = judge_source(llama.store, server.url, "clerk", -1, "", CPU, "max-activating")
+        judge = judge_source(llama.store, "max-activating", server.url, "clerk")
         config = ExplainConfig(explainers=("program", "max-activating"))
         explained = explain(*line, config, judge=judge).artifact
         num_asked = len(server.answered)
@@ -61,13 +72,13 @@ def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: 
 def test_half_a_judge_is_refused(llama: TinyRun) -> None:
     for url, model in (("http://localhost:1/v1", ""), ("nowhere", "x")):
         with pytest.raises(ConfigError):
-            judge_source(llama.store, url, model, -1, "", CPU, "contrastive")
-    assert judge_source(llama.store, "", "", -1, "", CPU, "program") is None
+            judge_source(llama.store, "contrastive", url, model)
+    assert judge_source(llama.store, "program") is None
 
 
 def test_other_settings_of_the_judge_are_a_json_object(llama: TinyRun) -> None:
     def judge(settings: str) -> dict[str, Any]:
-        source = judge_source(llama.store, "http://localhost:1/v1", "clerk", -1, settings, CPU, "contrastive")
+        source = judge_source(llama.store, "contrastive", "http://localhost:1/v1", "clerk", settings)
         assert source is not None
         return dict(source.settings)
 

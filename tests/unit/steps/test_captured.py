@@ -1,6 +1,5 @@
 """The model that a step takes where none is named: the one that the activations were captured from."""
 
-import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mistudio import steps
-from mistudio.artifacts import Store, open_artifact, open_store
+from mistudio.artifacts import Artifact, Recipe, Store, open_artifact, open_store, produce
 from mistudio.errors import ConfigError, InputError
-from mistudio.steps.captured import activations_behind
+from mistudio.steps.context import Context, activations_behind, named_source
+from mistudio.tracking import Run
 from tests.support.tiny import tiny_corpus, tiny_llama
 from tests.unit.activations.test_live import published_subject
 
@@ -37,9 +37,11 @@ class Line:
         self.folder, self.store = str(folder / "model"), store
         self.corpus = tiny_corpus(store, source, folder / "text").uri
         self.options = {"device": "cpu", "store": store.url}
-        activations = steps.capture(self.corpus, self.model, hook="resid_post.1", **self.options).artifact
+        activations = steps.run(
+            "capture", corpus=self.corpus, model=self.model, hook="resid_post.1", **self.options
+        ).artifact
         train = {"width": 64, "k": 4, "tokens": 2000, "store": store.url, "device": "cpu"}
-        self.sae = steps.train(activations.uri, **train).artifact
+        self.sae = steps.run("train", activations=activations.uri, **train).artifact
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +58,21 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
 
 @pytest.mark.parametrize("step", NEED_A_MODEL)
 def test_no_step_that_starts_from_an_artifact_assumes_the_demo(step: str) -> None:
-    assert inspect.signature(steps.BATCH_STEPS[step]).parameters["model"].default == ""
+    (model,) = (option for option in steps.STEPS[step].options if option.name == "model")
+    assert model.default is None
 
 
 def test_from_evaluation_to_scores_no_model_has_to_be_named(lines: dict[str, Line]) -> None:
     line = lines["stored"]
     sae = line.sae.uri
-    evaluated = steps.evaluate(sae, **line.options)
-    probed = steps.probe(sae, line.corpus, labels="task", min_documents=2, **line.options)
+    evaluated = steps.run("evaluate", sae=sae, **line.options)
+    probed = steps.run("probe", sae=sae, corpus=line.corpus, labels="task", min_documents=2, **line.options)
     tried = {"ablation_contexts": 0, "attribution_contexts": 0}
-    part = steps.find_part(sae, contexts=3, **line.options)
-    found = steps.find(sae, parts=part.artifact.uri, contexts=3, **tried, **line.options)
-    explained = steps.explain(found.artifact.uri, max_tokens=1000, **line.options)
-    scored = steps.score(explained.artifact.uri, max_tokens=1000, resamples=20, **line.options)
-    again = steps.evaluate(sae, line.model, **line.options)
+    part = steps.run("find_part", sae=sae, contexts=3, **line.options)
+    found = steps.run("find", sae=sae, parts=part.artifact.uri, contexts=3, **tried, **line.options)
+    explained = steps.run("explain", features=found.artifact.uri, max_tokens=1000, **line.options)
+    scored = steps.run("score", explanations=explained.artifact.uri, max_tokens=1000, resamples=20, **line.options)
+    again = steps.run("evaluate", sae=sae, model=line.model, **line.options)
     assert (evaluated.found, again.found) == (False, True)
     assert again.artifact.uri == evaluated.artifact.uri
     assert probed.artifact.manifest.inputs["subject"].uri == line.model
@@ -79,10 +82,10 @@ def test_from_evaluation_to_scores_no_model_has_to_be_named(lines: dict[str, Lin
 
 def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines: dict[str, Line]) -> None:
     line = lines["stored"]
-    published = steps.evaluate(line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
+    published = steps.run("evaluate", sae=line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
     code = (
         "import sys\nfrom mistudio import steps\n"
-        f"done = steps.evaluate({line.sae.uri!r}, ce_tokens=1000, device='cpu', store={line.store.url!r})\n"
+        f"done = steps.run('evaluate', sae={line.sae.uri!r}, ce_tokens=1000, device='cpu', store={line.store.url!r})\n"
         "print(done.artifact.uri, done.found, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -91,7 +94,7 @@ def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines
 
 def asked(step: str, line: Line, model: str, revision: str = "") -> None:
     more = {"corpus": line.corpus} if step == "probe" else {}
-    steps.BATCH_STEPS[step](line.sae.uri, model=model, revision=revision, **more, **line.options)
+    steps.run(step, sae=line.sae.uri, model=model, revision=revision, **more, **line.options)
 
 
 @pytest.mark.parametrize("step", ["evaluate", "probe", "find", "find_part"])
@@ -106,7 +109,7 @@ def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(line
     line = lines["folder"]
     with pytest.raises(InputError, match=r"where the model folder model lies is not known: name the folder as model"):
         asked("evaluate", line, "")
-    assert not steps.evaluate(line.sae.uri, line.folder, **line.options).found
+    assert not steps.run("evaluate", sae=line.sae.uri, model=line.folder, **line.options).found
 
 
 def test_another_model_than_the_one_captured_is_refused_before_it_is_loaded(
@@ -130,4 +133,39 @@ def test_a_revision_of_no_model_is_refused(lines: dict[str, Line]) -> None:
 def test_an_autoencoder_that_names_no_activations_needs_a_model(lines: dict[str, Line]) -> None:
     line = lines["stored"]
     with pytest.raises(InputError, match=r"corpus/\w+ does not say which model .* name it as model"):
-        steps.batch.subject_source("", "", line.store, open_artifact(line.store, line.corpus, "corpus"))
+        named_source(line.store, "", "", open_artifact(line.store, line.corpus, "corpus"))
+
+
+def behind(store: Store, **captured: str) -> Artifact:
+    """Explanations at the end of a line that begins with a capture which was made so."""
+    made: Artifact | None = None
+    for kind in ("activations", "sae", "features", "explanations"):
+        inputs = {made.manifest.short_kind: made.ref} if made is not None else {}
+        config = captured if made is None else {}
+        made = produce(store, Recipe(kind=kind, config=config, inputs=inputs), "test", lambda _draft: {}).artifact
+    return made
+
+
+def context_of(step: str, store: Store, **loading: object) -> Context:
+    return Context(steps.STEPS[step], store.url, Run(step, store.url), {}, loading, {})
+
+
+@pytest.mark.parametrize("step", ["explain", "score", "find", "evaluate"])
+def test_a_model_is_loaded_as_it_was_captured_wherever_it_is_read_again(step: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    explanations = behind(store, subject_dtype="bfloat16", quantization="nf4")
+    subject = context_of(step, store, device="cpu").subject(explanations)
+    assert (subject.dtype, subject.quantization, subject.device) == ("bfloat16", "nf4", "cpu")
+
+
+def test_what_is_given_of_how_a_model_is_loaded_wins_over_the_capture(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    explanations = behind(store, subject_dtype="bfloat16", quantization="nf4")
+    subject = context_of("score", store, quantization="int8").subject(explanations)
+    assert (subject.dtype, subject.quantization) == ("bfloat16", "int8")
+
+
+def test_the_steps_that_load_a_model_all_offer_how() -> None:
+    for step in NEED_A_MODEL:
+        offered = {option.name for option in steps.STEPS[step].options}
+        assert {"dtype", "quantization", "model_settings", "trust_remote_code", "device"} <= offered, step

@@ -24,15 +24,15 @@ def measured(tmp_path: Path) -> dict[str, str]:
 
 
 def test_nothing_is_asked_for_by_default(measured: dict[str, str]) -> None:
-    assert steps.gate(**measured) == ""
+    assert steps.call("gate", **measured) == ""
 
 
 def test_limits_that_hold_pass(measured: dict[str, str]) -> None:
-    assert steps.gate(**measured, min_explained_variance=0.9, max_dead=0.25, min_interpretable=40) == ""
+    assert steps.call("gate", **measured, min_explained_variance=0.9, max_dead=0.25, min_interpretable=40) == ""
 
 
 def test_all_that_falls_short_is_named_with_its_figure(measured: dict[str, str]) -> None:
-    missed = steps.gate(**measured, min_explained_variance=0.95, max_dead=0.2, min_interpretable=50)
+    missed = steps.call("gate", **measured, min_explained_variance=0.95, max_dead=0.2, min_interpretable=50)
     assert missed == (
         "explained variance 0.9, asked for at least 0.95; dead features 0.25, asked for at most 0.2; "
         "interpretable features 40, asked for at least 50"
@@ -40,15 +40,15 @@ def test_all_that_falls_short_is_named_with_its_figure(measured: dict[str, str])
 
 
 def test_a_figure_that_was_not_measured_does_not_pass(measured: dict[str, str]) -> None:
-    assert steps.gate(**measured, min_ce_recovered=0.5) == "CE recovered not measured, asked for at least 0.5"
+    assert steps.call("gate", **measured, min_ce_recovered=0.5) == "CE recovered not measured, asked for at least 0.5"
 
 
 @pytest.mark.parametrize("limit", [{"min_explained_variance": 1.5}, {"max_dead": -0.1}, {"min_interpretable": -1}])
 def test_a_limit_out_of_range_is_refused_by_name(measured: dict[str, str], limit: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(limit))):
-        steps.gate(**measured, **limit)
+        steps.call("gate", **measured, **limit)
 
 
 def test_a_run_that_falls_short_ends_with_what_is_missed() -> None:
     with pytest.raises(GateFailed, match="gate failed: dead features 0.25, asked for at most 0.2"):
-        steps.fail_gate("dead features 0.25, asked for at most 0.2")
+        steps.call("fail_gate", missed="dead features 0.25, asked for at most 0.2")

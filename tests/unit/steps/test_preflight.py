@@ -7,22 +7,33 @@ from typer.testing import CliRunner
 
 from mistudio import steps
 from mistudio.cli import app
-from mistudio.cli.checkout import load_pipeline, pipeline_names, signature
+from mistudio.cli.checkout import check_settings, load_pipeline, pipeline_names, signature
 from mistudio.errors import ConfigError, SubjectError
-from mistudio.steps.preflight import check_settings
+from mistudio.steps import check_together, given
+from pipelines import interpret, sweep
 
 ENDPOINT = {"judge_url": "http://localhost:1/v1", "judge_model": "clerk"}
 
 
+def check(settings: dict[str, object]) -> None:
+    """Check settings as the pipeline does that has such a parameter."""
+    for pipeline in (interpret, sweep):
+        if settings.keys() <= {name for of in pipeline.TAKES.values() for name in of.values()}:
+            check_together(pipeline.TAKES, settings)
+            return
+    pytest.fail(f"no pipeline has the parameters {', '.join(settings)}")
+
+
 def refusal(settings: dict[str, object]) -> str:
     with pytest.raises(ConfigError) as raised:
-        check_settings(settings)
+        check(settings)
     return str(raised.value)
 
 
 @pytest.mark.parametrize("pipeline", pipeline_names())
 def test_the_defaults_of_every_pipeline_pass(pipeline: str) -> None:
-    check_settings({name: each.default for name, each in signature(load_pipeline(pipeline)).items()})
+    loaded = load_pipeline(pipeline)
+    check_settings(loaded, {name: each.default for name, each in signature(loaded).items()})
 
 
 @pytest.mark.parametrize(
@@ -48,16 +59,16 @@ def test_a_value_that_the_configuration_of_its_step_refuses_is_refused_by_name(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_dead": 5.0}, "max_dead is 5: give a number from 0 to 1."),
-        ({"min_explained_variance": 2.0}, "min_explained_variance is 2: give a number from 0 to 1."),
-        ({"min_ce_recovered": -1.0}, "min_ce_recovered is -1: give a number from 0 to 1."),
-        ({"min_interpretable": -1}, "min_interpretable is -1: give a number from 0"),
+        ({"max_dead": 5.0}, "max_dead: input should be less than or equal to 1, not 5.0."),
+        ({"min_explained_variance": 2.0}, "min_explained_variance: input should be less than or equal to 1, not 2.0."),
+        ({"min_ce_recovered": -1.0}, "min_ce_recovered: input should be greater than or equal to 0, not -1.0."),
+        ({"min_interpretable": -1}, "min_interpretable: input should be greater than or equal to 0, not -1."),
     ],
 )
 def test_a_limit_that_the_gate_refuses_is_refused_with_its_words(settings: dict[str, float], message: str) -> None:
     assert refusal(settings).startswith(message)
     with pytest.raises(ConfigError, match=refusal(settings)):
-        steps.gate("evaluation/0", "scores/0", **settings)
+        given.check(steps.STEPS["gate"], settings)
 
 
 @pytest.mark.parametrize(
@@ -108,12 +119,13 @@ def test_a_pipeline_captures_one_hook_point_that_train_finds_without_its_name(
         {"hook": "mlp_in.2"},
         {"hook": "mlp_in", "layer": 0},
         {"explainer": "program, contrastive", "scorer": "program,detection", **ENDPOINT, "judge_tokens": 1000},
-        {"keep": 1.0, "max_dead": 0.0, "min_explained_variance": 1.0, "dtype": "bfloat16"},
+        {"keep": 1.0, "dtype": "bfloat16"},
+        {"max_dead": 0.0, "min_explained_variance": 1.0, "dtype": "bfloat16"},
         dict.fromkeys(("layer", "width", "k", "target_l0", "max_tokens", "context_length", "judge_tokens"), -1),
     ],
 )
 def test_values_at_the_ends_of_their_ranges_and_choices_left_to_the_steps_pass(settings: dict[str, object]) -> None:
-    check_settings(settings)
+    check(settings)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
@@ -121,10 +133,10 @@ def test_a_quantisation_is_refused_where_loading_the_model_would_refuse_it(
     quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mistudio.subject.devices.find_spec", lambda _name: object())
-    check_settings({"quantization": quantization})
+    check({"quantization": quantization})
     monkeypatch.setattr("mistudio.subject.devices.find_spec", lambda _name: None)
     with pytest.raises(SubjectError, match=rf"{quantization} needs bitsandbytes, which is not installed"):
-        check_settings({"quantization": quantization})
+        check({"quantization": quantization})
 
 
 @pytest.mark.parametrize(("pipeline", "setting"), [("sweep", "keep=3.0"), ("interpret", "max_dead=5")])

@@ -11,7 +11,7 @@ from mistudio import steps
 from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
-from mistudio.steps import quality
+from mistudio.steps import measuring
 from tests.support.tiny import tiny_documents, tiny_llama
 from tests.unit.evaluate.test_stability import dictionary, published
 
@@ -56,14 +56,14 @@ def png_files(store: Store, step: str, folder: Path) -> set[str]:
 
 
 def test_stability_is_measured_once_and_found_after(store: Store, two: str) -> None:
-    first = steps.stability(two, store=store.url)
-    again = steps.stability(two, store=store.url)
+    first = steps.run("stability", saes=two, store=store.url)
+    again = steps.run("stability", saes=two, store=store.url)
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri == again.artifact.uri
     assert first.artifact.uri.startswith("stability/")
     assert first.metrics()["control.random_max_cosine"] > 0
     figures = Figures()
-    quality._plot_stability(first.artifact, figures)
+    measuring._plot_stability(first.artifact, figures)
     assert list(figures.logged) == ["stability.png"]
 
 
@@ -72,19 +72,19 @@ def test_the_plot_of_stability_is_with_its_run_in_mlflow(
     store: Store, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
-    steps.stability(two, found_above=0.6, store=store.url)
+    steps.run("stability", saes=two, found_above=0.6, store=store.url)
     assert png_files(store, "stability", tmp_path) == {"stability.png"}
 
 
 def test_stability_refuses_one_autoencoder_and_other_kinds(store: Store, two: str) -> None:
     one = two.split(",")[0]
     with pytest.raises(InputError, match="two or more autoencoders, not 1"):
-        steps.stability(one, store=store.url)
-    found = steps.stability(two, store=store.url).artifact.uri
+        steps.run("stability", saes=one, store=store.url)
+    found = steps.run("stability", saes=two, store=store.url).artifact.uri
     with pytest.raises(InputError, match="kind sae is needed"):
-        steps.stability(f"{one},{found}", store=store.url)
+        steps.run("stability", saes=f"{one},{found}", store=store.url)
     with pytest.raises(ConfigError, match="found_above"):
-        steps.stability(two, found_above=1.5, store=store.url)
+        steps.run("stability", saes=two, found_above=1.5, store=store.url)
 
 
 def test_stability_is_a_command(store: Store, two: str) -> None:
@@ -114,8 +114,13 @@ def prepared(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents(150)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MISTUDIO_TRACKING", "off")
-        corpus = steps.ingest(
-            str(folder / "model"), str(text), context_length=24, held_out_fraction=0.4, store=store.url
+        corpus = steps.run(
+            "ingest",
+            model=str(folder / "model"),
+            corpus=str(text),
+            context_length=24,
+            held_out_fraction=0.4,
+            store=store.url,
         )
     sae = published(store, dictionary()[:, :32])
     return Prepared(store, str(folder / "model"), corpus.artifact.uri, sae.uri)
@@ -124,14 +129,14 @@ def prepared(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 def test_probing_is_done_once_found_after_and_plotted(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mistudio.evaluate.probing.check_subject", lambda *_: None)  # rows that no model made
     values = {"model": prepared.model, "min_documents": 5, "max_documents": 60, "store": prepared.store.url}
-    first = steps.probe(prepared.sae, prepared.corpus, **values)
-    again = steps.probe(prepared.sae, prepared.corpus, **values)
+    first = steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
+    again = steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri.startswith("probing/")
     assert first.metrics()["problems"] == 3  # story, code and list
     assert {"k1_auroc", "k16_auroc", "dense_auroc", "control.random_k2_auroc"} <= first.metrics().keys()
     figures = Figures()
-    quality._plot_probing(first.artifact, figures)
+    measuring._plot_probing(first.artifact, figures)
     assert list(figures.logged) == ["probing_accuracy.png", "probing_balanced_accuracy.png", "probing_auroc.png"]
 
 
@@ -142,13 +147,27 @@ def test_the_plots_of_probing_are_with_its_run_in_mlflow(
     monkeypatch.setattr("mistudio.evaluate.probing.check_subject", lambda *_: None)  # rows that no model made
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
     values = {"model": prepared.model, "min_documents": 5, "max_documents": 50, "store": prepared.store.url}
-    steps.probe(prepared.sae, prepared.corpus, **values)
+    steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
     names = {"probing_accuracy.png", "probing_balanced_accuracy.png", "probing_auroc.png"}
     assert png_files(prepared.store, "probe", tmp_path) == names
 
 
 def test_probing_refuses_what_no_configuration_takes(prepared: Prepared) -> None:
     with pytest.raises(ConfigError, match=r"pool: .*'mean' or 'max'.*'median'"):
-        steps.probe(prepared.sae, prepared.corpus, prepared.model, pool="median", store=prepared.store.url)
+        steps.run(
+            "probe",
+            sae=prepared.sae,
+            corpus=prepared.corpus,
+            model=prepared.model,
+            pool="median",
+            store=prepared.store.url,
+        )
     with pytest.raises(ConfigError, match="labels"):
-        steps.probe(prepared.sae, prepared.corpus, prepared.model, labels="colour", store=prepared.store.url)
+        steps.run(
+            "probe",
+            sae=prepared.sae,
+            corpus=prepared.corpus,
+            model=prepared.model,
+            labels="colour",
+            store=prepared.store.url,
+        )

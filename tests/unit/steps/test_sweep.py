@@ -10,7 +10,8 @@ from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
 from mistudio.progress import EVENTS_ENV
-from mistudio.steps.preflight import check_settings
+from mistudio.steps import check_together
+from pipelines import sweep
 from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk
 
 
@@ -26,14 +27,14 @@ def two(store: Store) -> str:
 
 
 def test_a_grid_has_every_combination_with_the_setting_that_each_architecture_has() -> None:
-    points = steps.grid("topk, jumprelu", "64,128", "4,8", "0,1")
+    points = steps.call("grid", architectures="topk, jumprelu", widths="64,128", sparsities="4,8", seeds="0,1")
     assert len(points) == 16
     assert points[0] == {"architecture": "topk", "width": 64, "k": 4, "target_l0": -1.0, "seed": 0}
     assert points[-1] == {"architecture": "jumprelu", "width": 128, "k": -1, "target_l0": 8.0, "seed": 1}
 
 
 def test_the_default_grid_is_every_built_in_architecture_at_a_width_that_training_chooses() -> None:
-    points = steps.grid()
+    points = steps.call("grid")
     assert len(points) == 24
     assert {point["width"] for point in points} == {-1}
     with_k = {point["architecture"] for point in points if point["k"] != -1}
@@ -42,7 +43,7 @@ def test_the_default_grid_is_every_built_in_architecture_at_a_width_that_trainin
 
 def test_a_grid_says_how_many_autoencoders_it_asks_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EVENTS_ENV, str(tmp_path / "events.jsonl"))
-    steps.grid("topk", "64", "4,8", "0,1")
+    steps.call("grid", architectures="topk", widths="64", sparsities="4,8", seeds="0,1")
     event = json.loads((tmp_path / "events.jsonl").read_text())
     assert (event["event"], event["text"]) == ("message", "4 autoencoders to train and evaluate")
 
@@ -63,7 +64,7 @@ def test_a_grid_says_how_many_autoencoders_it_asks_for(tmp_path, monkeypatch: py
     ],
 )
 def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(axes: dict[str, str], message: str) -> None:
-    for refused in (lambda: steps.grid(**axes), lambda: check_settings(axes)):
+    for refused in (lambda: steps.call("grid", **axes), lambda: check_together(sweep.TAKES, axes)):
         with pytest.raises(ConfigError) as raised:
             refused()
         assert message in str(raised.value)
@@ -71,13 +72,13 @@ def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(axes: dic
 
 def test_a_comparison_is_made_once_and_found_after(store: Store, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
-    first, again = (steps.compare(two, store=store.url) for _ in range(2))
+    first, again = (steps.run("compare", evaluations=two, store=store.url) for _ in range(2))
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri.startswith("comparison/")
-    with pytest.raises(InputError, match="nothing to compare"):
-        steps.compare("", store=store.url)
+    with pytest.raises(InputError, match="compare needs evaluations"):
+        steps.run("compare", evaluations="", store=store.url)
     with pytest.raises(ConfigError, match="keep"):
-        steps.compare(two, keep=2.0, store=store.url)
+        steps.run("compare", evaluations=two, keep=2.0, store=store.url)
 
 
 def test_compare_is_a_command(store: Store, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +93,7 @@ def test_compare_is_a_command(store: Store, two: str, monkeypatch: pytest.Monkey
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_mlflow_has_a_run_for_each_point_with_its_settings_and_final_figures(store: Store, two: str) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
-    done = steps.compare(two, store=store.url)
+    done = steps.run("compare", evaluations=two, store=store.url)
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
     (parent,) = (run for run in runs if run.info.run_name == "compare")

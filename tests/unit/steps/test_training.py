@@ -15,7 +15,8 @@ from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
 from mistudio.sae import Losses, Stage, architecture_configs
 from mistudio.sae.topk import TopKAutoencoder
-from mistudio.steps.training import architecture_settings, check_training, split_settings
+from mistudio.steps.given import check
+from mistudio.steps.training import TRAIN
 from mistudio.train import TrainConfig
 from tests.support.tiny import tiny_corpus, tiny_llama
 from tests.unit.train.synthetic import plant, publish_activations
@@ -24,51 +25,67 @@ PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "training.md"
 OWN_OPTIONS = {"hook", "sae", "architecture", "width", "k"}  # of these the page says nothing
 
 
+def refusal(**given: object) -> str:
+    with pytest.raises(ConfigError) as raised:
+        check(TRAIN, given)
+    return str(raised.value)
+
+
 def test_settings_go_to_the_training_and_to_the_architecture() -> None:
-    of_training, of_architecture = split_settings('{"ema_decay": 0.9, "aux_k": 4, "skip": "scale"}', "topk")
-    assert of_training == {"ema_decay": 0.9}
-    assert of_architecture == {"aux_k": 4, "skip": "scale"}
-    assert split_settings("", "topk") == ({}, {})
+    config = check(TRAIN, {"train_settings": '{"ema_decay": 0.9, "aux_k": 4, "skip": "scale"}'}).config
+    assert (config.ema_decay, config.sae.aux_k, config.sae.skip) == (0.9, 4, "scale")
+    by_path = check(TRAIN, {"train_settings": {"sae": {"aux_k": 4}, "ema_decay": 0.9}}).config
+    assert (by_path.ema_decay, by_path.sae.aux_k) == (0.9, 4)
+    assert check(TRAIN, {"sae.aux_k": 4}).config.sae.aux_k == 4
+
+
+def test_settings_as_json_win_over_those_by_name() -> None:
+    given = {"tokens": 1000, "k": 8, "train_settings": '{"tokens": 2000, "sae.k": 9}'}
+    config = check(TRAIN, given).config
+    assert (config.tokens, config.sae.k) == (2000, 9)
 
 
 @pytest.mark.parametrize(
     ("architecture", "settings", "message"),
     [
-        ("topk", '{"tanh_scale": 2}', "'tanh_scale', which neither training nor topk has"),
-        ("topk", '{"hook": "resid_post.1"}', "names 'hook'"),
+        ("topk", '{"tanh_scale": 2}', "topk has no tanh_scale (given: 2): leave it out. It has k."),
+        ("topk", '{"bogus": 1}', "train_settings names 'bogus', which is no setting; there are adam_beta2,"),
         ("topk", "ema_decay=0.9", "train_settings is not JSON: 'ema_decay=0.9'"),
         ("topk", "[1]", "is not a JSON object"),
         ("topk", '{"ema_decay": 2}', "ema_decay: input should be less than 1, not 2"),
         ("jumprelu", '{"penalty": "l2"}', "penalty: input should be 'l0' or 'tanh', not 'l2'"),
         ("topk", '{"skip": "linear"}', "skip linear would let an autoencoder copy its input"),
         ("other", "", "architecture 'other' is unknown: use one of"),
+        ("other", '{"aux_k": 4}', "architecture 'other' is unknown: use one of"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_runs(architecture: str, settings: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_training(architecture, 1024, {}, settings)
+    assert message in refusal(architecture=architecture, width=1024, train_settings=settings)
 
 
 @pytest.mark.parametrize(
     ("architecture", "sparsity", "message"),
     [
-        ("topk", {"target_l0": 12.0}, r"topk has no target_l0 \(given: 12\): leave it out. It has k."),
+        ("topk", {"target_l0": 12.0}, "topk has no target_l0 (given: 12): leave it out. It has k."),
         ("topk", {"l1_coefficient": 7.0}, "topk has no l1_coefficient"),
-        ("standard", {"k": 8}, r"standard has no k \(given: 8\).* It has target_l0, l1_coefficient."),
+        ("topk", {"l1_coefficient": 0.02}, "topk has no l1_coefficient (given: 0.02)"),  # the default of others
+        ("standard", {"k": 8}, "standard has no k (given: 8): leave it out. It has target_l0, l1_coefficient."),
     ],
 )
 def test_what_an_architecture_does_not_have_is_not_dropped(
     architecture: str, sparsity: dict[str, float], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
-        architecture_settings(architecture, 1024, sparsity, 8)
+    assert message in refusal(architecture=architecture, **sparsity)
 
 
-def test_what_is_not_given_is_chosen() -> None:
-    sparsity = {"k": -1, "target_l0": -1, "l1_coefficient": 0.02}
-    assert architecture_settings("topk", 64, sparsity, 8) == {"architecture": "topk", "width": 64, "k": 8}
-    standard = architecture_settings("standard", 64, sparsity, 8)
-    assert standard == {"architecture": "standard", "width": 64, "target_l0": None, "l1_coefficient": 0.02}
+def test_what_is_not_given_is_the_default_of_the_architecture() -> None:
+    for given in ({}, {"k": None, "target_l0": None, "l1_coefficient": None}):
+        config = check(TRAIN, {"architecture": "standard", **given}).config.sae
+        assert (config.target_l0, config.l1_coefficient) == (None, 0.02)
+
+
+def test_a_name_that_the_step_does_not_have_is_refused() -> None:
+    assert "mistudio train names 'revisions', which is no setting" in refusal(revisions="main")
 
 
 @pytest.fixture
@@ -109,13 +126,13 @@ POINTS = {"architectures": "topk,standard", "widths": "64", "sparsities": "4", "
 def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(store: Store) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     given = {"activations": activations_of(store).uri, "train_settings": '{"batch_size": 64, "ema_decay": 0.9}'}
-    together = steps.train_together(**given, **POINTS, store=store.url)
+    together = steps.run_all("train_together", **given, **POINTS, store=store.url)
     assert [output.found for output in together] == [False, False]
     assert together[0].artifact.manifest.config["ema_decay"] == 0.9
     other = open_store(f"{store.url}-other")
     again = {**given, "activations": activations_of(other).uri}
     alone = [
-        steps.train(**again, architecture=name, width=64, tokens=2048, seed=3, store=other.url, **sparsity)
+        steps.run("train", **again, architecture=name, width=64, tokens=2048, seed=3, store=other.url, **sparsity)
         for name, sparsity in (("topk", {"k": 4}), ("standard", {"target_l0": 4.0}))
     ]
     assert [each.artifact.digest for each in together] == [each.artifact.digest for each in alone]
@@ -127,7 +144,7 @@ def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(s
     assert {run.data.tags["mlflow.parentRunId"] for run in names.values()} == {parent}
     assert all(len(client.get_metric_history(run.info.run_id, "fvu")) > 1 for run in names.values())
     assert names["topk width 64 k 4"].data.params["ema_decay"] == "0.9"
-    found = steps.train_together(**given, **POINTS, store=store.url)
+    found = steps.run_all("train_together", **given, **POINTS, store=store.url)
     assert [output.found for output in found] == [True, True]
     assert len(client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])) == 3
 
@@ -137,15 +154,31 @@ def test_several_transcoders_with_a_linear_skip(tmp_path: Path, monkeypatch: pyt
     store = open_store(str(tmp_path / "store"))
     corpus = tiny_corpus(store, tiny_llama(tmp_path / "model"), tmp_path / "text")
     where = {"store": store.url, "device": "cpu"}
-    captured = steps.capture(corpus.uri, str(tmp_path / "model"), "mlp_in.1,mlp_out.1", **where).artifact
+    captured = steps.run(
+        "capture", corpus=corpus.uri, model=str(tmp_path / "model"), hook="mlp_in.1,mlp_out.1", **where
+    ).artifact
     asked = {"hook": "mlp_in.1", "target_hook": "mlp_out.1", "train_settings": '{"skip": "linear"}'}
-    (made,) = steps.train_together(
-        captured.uri, **asked, architectures="topk", widths="64", sparsities="4", tokens=2000, **where
+    (made,) = steps.run_all(
+        "train_together",
+        activations=captured.uri,
+        **asked,
+        architectures="topk",
+        widths="64",
+        sparsities="4",
+        tokens=2000,
+        **where,
     )
     config = made.artifact.manifest.config
     assert (config["hook"], config["target_hook"], config["sae"]["skip"]) == ("mlp_in.1", "mlp_out.1", "linear")
     with pytest.raises(InputError, match=r"has no activations of mlp_out\.0"):
-        steps.train_together(captured.uri, hook="mlp_in.1", target_hook="mlp_out.0", architectures="topk", **where)
+        steps.run_all(
+            "train_together",
+            activations=captured.uri,
+            hook="mlp_in.1",
+            target_hook="mlp_out.0",
+            architectures="topk",
+            **where,
+        )
 
 
 def test_several_are_a_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +205,9 @@ def test_mlflow_has_the_step_at_which_memory_ran_out(
 
     monkeypatch.setattr(TopKAutoencoder, "losses", in_small_memory)
     activations = publish_activations(store, plant(1_000, width=12).acts_ND).uri
-    steps.train(activations, width=64, k=3, tokens=2_000, batch_size=200, device="cpu", store=store.url)
+    steps.run(
+        "train", activations=activations, width=64, k=3, tokens=2_000, batch_size=200, device="cpu", store=store.url
+    )
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
     points = client.get_metric_history(run.info.run_id, "micro_batches")

@@ -10,7 +10,8 @@ from accelerate.utils import OffloadedWeightsLoader
 
 from mistudio.activations import ActivationReader, CaptureConfig, capture
 from mistudio.artifacts import InputRef, open_store
-from mistudio.corpus.ingest import IngestConfig, ingest
+from mistudio.corpus.config import IngestConfig
+from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.errors import SubjectError
 from mistudio.subject import (

@@ -1,0 +1,143 @@
+"""Writes each component from the declaration of its step: ``python -m components.generate``.
+
+A component is a typed contract that calls the library. What people can set in the dashboard is what the step's
+declaration marks for it; everything else goes through one parameter with settings as JSON. KFP parameters cannot be
+None, so that here -1 and the empty text stand for it, and nowhere else.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from mistudio.settings import Leaf
+from mistudio.steps import STEPS, Step
+
+_FOLDER = Path(__file__).parent
+_WIDTH = 116
+_HEAD = '''"""The {name} step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
+
+{typing}from kfp import dsl
+
+from components.images import BATCH_IMAGE
+
+
+@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+'''
+_NO_OTHER = "  # noqa: UP045 - kfp reads no other spelling"
+_METRICS = """    for name, value in done.metrics().items():
+        metrics.log_metric(name, value)
+"""
+
+
+def component_names() -> list[str]:
+    """The steps that are components: all that publish one artifact, or return a plain value to a pipeline."""
+    return [step.name for step in STEPS.values() if step.output is None or not step.output.many]
+
+
+def component_text(step: Step) -> str:
+    """The Python file of a step's component."""
+    optional = any(each.optional for each in step.inputs)
+    head = _HEAD.format(name=step.name, typing="from typing import Optional\n\n" if optional else "")
+    returns = f" -> {step.returns}" if step.returns else ""
+    parameters = "".join(
+        f"    {line}\n" if line.endswith(_NO_OTHER) else f"    {line},\n" for line in _parameters(step)
+    )
+    return f"{head}def {step.name}(\n{parameters}){returns}:\n{_docstring(step)}{_body(step)}"
+
+
+def write_all() -> None:
+    """Write the components of all steps."""
+    for name in component_names():
+        folder = _FOLDER / name
+        folder.mkdir(exist_ok=True)
+        (folder / "__init__.py").write_text(f'"""The {name} step as a KFP component."""\n', encoding="utf-8")
+        (folder / "component.py").write_text(component_text(STEPS[name]), encoding="utf-8")
+
+
+def dashboard_options(step: Step) -> list[Leaf]:
+    """What people can set in the dashboard."""
+    return [leaf for leaf in step.options if leaf.place == "dashboard"]
+
+
+def plain_default(leaf: Leaf) -> str | int | float | bool:
+    """The default of a component's parameter: -1 and the empty text stand for None."""
+    if leaf.default is None:
+        return "" if leaf.kind in (str, dict) else leaf.kind(-1)
+    default: str | int | float | bool = leaf.default
+    return default
+
+
+def _parameters(step: Step) -> Iterator[str]:
+    for each in step.inputs:
+        if not each.optional:
+            yield f"{each.name}: dsl.Input[{_type(each.kind, many=each.many)}]"
+    if step.output is not None:
+        yield f"{step.output.name}: dsl.Output[{_type(step.output.kind)}]"
+        yield from (f"{page.name}: dsl.Output[dsl.{page.kind}]" for page in step.output.pages)
+        if step.output.metrics:
+            yield "metrics: dsl.Output[dsl.Metrics]"
+    for each in step.inputs:
+        if each.optional:
+            kind = _type(each.kind, many=each.many)
+            yield f"{each.name}: Optional[dsl.Input[{kind}]] = None,{_NO_OTHER}"
+    required = {each.name for each in step.arguments if each.required}
+    for leaf in dashboard_options(step):
+        kind = "str" if leaf.kind is dict else leaf.kind.__name__
+        yield f"{leaf.name}: {kind}" + (f" = {_literal(plain_default(leaf))}" if leaf.name not in required else "")
+
+
+def _type(kind: str, *, many: bool = False) -> str:
+    one = "dsl.Model" if kind == "sae" else "dsl.Dataset"
+    return f"list[{one}]" if many else one
+
+
+def _literal(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _docstring(step: Step) -> str:
+    texts = {each.name: each.text.replace("None:", "empty:") for each in step.inputs if not each.optional}
+    if step.output is not None:
+        texts[step.output.name] = step.output.text
+        texts |= {page.name: page.text for page in step.output.pages}
+        texts |= {"metrics": "The figures, for the dashboard to compare."} if step.output.metrics else {}
+    texts |= {each.name: each.text.replace("None:", "empty:") for each in step.inputs if each.optional}
+    texts |= {leaf.name: leaf.shown() for leaf in dashboard_options(step)}
+    lines = [f'    """{step.summary}', "", "    Args:"]
+    for name, text in texts.items():
+        lines += textwrap.wrap(f"{name}: {text}", _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    if step.returned:
+        lines += ["", "    Returns:", f"        {step.returned}"]
+    return "\n".join([*lines, '    """', ""])
+
+
+def _body(step: Step) -> str:
+    verb = "run" if step.output is not None else "call"
+    given = [f"{each.name}={_uri(each.name, many=each.many, optional=each.optional)}" for each in step.inputs]
+    given += [f"{leaf.name}={_given(leaf)}" for leaf in dashboard_options(step)]
+    arguments = "".join(f"        {line},\n" for line in given)
+    result = "done = " if step.output is not None else "return " if step.returns else ""
+    lines = f'    from mistudio import steps\n\n    {result}steps.{verb}(\n        "{step.name}",\n{arguments}    )\n'
+    if step.output is None:
+        return lines
+    lines += f"    done.write_to({step.output.name})\n"
+    lines += "".join(f'    done.write_file_to({page.name}, "{page.file}")\n' for page in step.output.pages)
+    return lines + (_METRICS if step.output.metrics else "")
+
+
+def _uri(name: str, *, many: bool, optional: bool) -> str:
+    if many:
+        return f"[steps.artifact_uri(each.path) for each in {f'{name} or []' if optional else name}]"
+    uri = f"steps.artifact_uri({name}.path)"
+    return f"{uri} if {name} else None" if optional else uri
+
+
+def _given(leaf: Leaf) -> str:
+    """The value that a parameter stands for."""
+    if leaf.default is not None and not leaf.nullable:
+        return leaf.name
+    return f"{leaf.name} or None" if leaf.kind in (str, dict) else f"None if {leaf.name} == -1 else {leaf.name}"
+
+
+if __name__ == "__main__":
+    write_all()

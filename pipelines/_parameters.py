@@ -1,0 +1,78 @@
+"""A pipeline's parameters, taken from the steps that they are of: type, default and meaning are declared there."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kfp import dsl
+
+from components.generate import dashboard_options, plain_default
+from mistudio.settings import Leaf
+from mistudio.steps import STEPS
+
+# By step: what it calls an option -> what the pipeline calls it.
+Takes = Mapping[str, Mapping[str, str]]
+
+
+def pipeline(description: str, takes: Takes) -> Callable[[Callable[[Any], None]], Any]:
+    """Make a KFP pipeline of a function whose one argument has, by step, the parameters that the step takes.
+
+    Args:
+        description: what the dashboard says of it.
+        takes: by step the options that the pipeline hands on, and what it calls them; the first step that takes a
+            parameter gives its type, default and meaning.
+    """
+
+    def decorate(body: Callable[[Any], None]) -> Any:
+        leaves = dict(_leaves(takes))
+        parameters = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=plain_default(leaf),
+                annotation=str if leaf.kind is dict else leaf.kind,
+            )
+            for name, leaf in leaves.items()
+        ]
+
+        def function(*given: Any) -> None:
+            values = dict(zip(leaves, given, strict=True))
+            body({step: {own: values[name] for own, name in of.items()} for step, of in takes.items()})
+
+        texts = "".join(f"    {name}: {_shown(leaf)}\n" for name, leaf in leaves.items())
+        function.__name__ = function.__qualname__ = body.__name__
+        function.__doc__ = f"{(body.__doc__ or '').strip()}\n\nArgs:\n{texts}"
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {each.name: each.annotation for each in parameters}
+        function.takes = takes  # type: ignore[attr-defined]
+        return dsl.pipeline(name=body.__name__, description=description)(function)
+
+    return decorate
+
+
+def only(*names: str, **renamed: str) -> dict[str, str]:
+    """These options, and those that the pipeline calls by another name (``tokens="train_tokens"``)."""
+    return {name: name for name in names} | renamed
+
+
+def every(step: str, without: Sequence[str] = (), **renamed: str) -> dict[str, str]:
+    """All options of a step that the dashboard shows, but those ``without``."""
+    names = [leaf.name for leaf in dashboard_options(STEPS[step]) if leaf.name not in without]
+    return {name: renamed.get(name, name) for name in names}
+
+
+def _leaves(takes: Takes) -> Iterator[tuple[str, Leaf]]:
+    """Each parameter with the option that declares it, seed and store last."""
+    found: dict[str, Leaf] = {}
+    for step, of in takes.items():
+        options = {leaf.name: leaf for leaf in STEPS[step].options}
+        for own, name in of.items():
+            found.setdefault(name, options[own])
+    last = ("seed", "store")
+    yield from ((name, leaf) for name, leaf in found.items() if name not in last)
+    yield from ((name, found[name]) for name in last if name in found)
+
+
+def _shown(leaf: Leaf) -> str:
+    return re.sub(r"\s+", " ", leaf.shown())

@@ -1,0 +1,5 @@
+"""Temporary."""
+
+from mistudio.explain.step import ExplainConfig
+
+__all__ = ["ExplainConfig"]

@@ -1,0 +1,5 @@
+"""Temporary."""
+
+from mistudio.score.step import ScoreConfig
+
+__all__ = ["ScoreConfig"]

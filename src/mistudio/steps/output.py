@@ -1,0 +1,83 @@
+"""What a step returns, to the command line and to KFP components alike, and how it is logged."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
+from mistudio.artifacts.kinds import split_kind
+from mistudio.tracking import Run
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """A finished step: what it published, whether that was there already, and how long it took."""
+
+    step: str
+    artifact: Artifact
+    found: bool
+    seconds: float
+
+    def write_to(self, artifact: Any) -> None:
+        """Fill a KFP artifact: the manifest as its content, the summary as its metadata."""
+        Path(artifact.path).write_bytes(self.artifact.manifest.to_json())
+        artifact.metadata.update(self.metadata())
+
+    def write_file_to(self, artifact: Any, name: str) -> None:
+        """Fill a KFP artifact with one of the published files, for the dashboard to show."""
+        Path(artifact.path).write_bytes(self.artifact.file(name).read_bytes())
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers of the summary."""
+        summary = self.artifact.manifest.summary
+        return {
+            name: float(value)
+            for name, value in summary.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+
+    def metadata(self) -> dict[str, JsonScalar]:
+        """Place, digest and summary."""
+        return {
+            "artifact_uri": self.artifact.uri,
+            "digest": self.artifact.digest,
+            "found": self.found,
+            **self.artifact.manifest.summary,
+        }
+
+
+def artifact_uri(path: str) -> str:
+    """The store prefix of the artifact whose manifest a KFP artifact carries at ``path``.
+
+    Raises:
+        DamagedArtifact: the file is not a manifest.
+    """
+    manifest = Manifest.from_json(Path(path).read_bytes(), path)
+    kind, version = split_kind(manifest.kind)
+    recipe = Recipe(
+        kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
+    )
+    return recipe.prefix
+
+
+def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
+    """Log settings and figures of what a step published, and what ``plot`` draws."""
+    artifact, step = output.artifact, output.step
+    run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
+    run.log_metrics(output.metrics())
+    run.log_artifact_of(step, artifact)
+    if plot:
+        plot(artifact, run)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names, without those that are not set."""
+    settings: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            settings |= flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            settings[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return settings

@@ -1,0 +1,30 @@
+"""All steps: what the command line, the components and the checks before a run are made from."""
+
+from mistudio.steps.explaining import EXPLAIN, SCORE
+from mistudio.steps.finding import FIND, FIND_PART
+from mistudio.steps.gate import FAIL_GATE, GATE
+from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
+from mistudio.steps.preparing import CAPTURE, INGEST
+from mistudio.steps.reporting import COMPARE, REPORT
+from mistudio.steps.spec import Step
+from mistudio.steps.training import GRID, TRAIN, TRAIN_TOGETHER
+
+_ALL = (
+    INGEST,
+    CAPTURE,
+    TRAIN,
+    TRAIN_TOGETHER,
+    EVALUATE,
+    FIND,
+    FIND_PART,
+    EXPLAIN,
+    SCORE,
+    REPORT,
+    STABILITY,
+    PROBE,
+    COMPARE,
+    GRID,
+    GATE,
+    FAIL_GATE,
+)
+STEPS: dict[str, Step] = {step.name: step for step in _ALL}
