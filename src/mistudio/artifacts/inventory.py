@@ -10,11 +10,8 @@ from mistudio.errors import DamagedArtifact, NotFound
 
 def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
     """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
-    for uri in store.folders(folder):
-        if store.size(f"{uri}/{MANIFEST_NAME}") is not None:
-            yield uri
-        else:
-            yield from artifact_uris(store, uri)
+    for file in store.outermost(MANIFEST_NAME, folder):
+        yield file.name.removesuffix(f"/{MANIFEST_NAME}")
 
 
 def list_artifacts(store: Store) -> Iterator[Artifact]:
@@ -54,7 +51,7 @@ def remove_artifact(store: Store, uri: str) -> None:
         NotFound: the prefix has no manifest.
     """
     uri = checked_uri(store, uri)
-    with store.lock(uri):
+    with store.lease(uri):
         manifest_name = f"{uri}/{MANIFEST_NAME}"
         for name in [name for name in store.list(uri) if name != manifest_name]:
             store.remove(name)

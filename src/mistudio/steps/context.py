@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from mistudio.artifacts import Artifact, Store, open_input, open_store
+from mistudio.artifacts import Artifact, Store, open_input, open_store, scratch_folder
 from mistudio.errors import ConfigError, InputError
 from mistudio.settings import json_object, nested, refused, validated
 from mistudio.steps.spec import Step
@@ -99,7 +99,7 @@ class Context:
         from mistudio.subject.facts import model_facts
 
         trust = bool(self.loading.get("trust_remote_code", False))
-        return model_facts(self.source(), trust, Path(self.store.url) / ".mistudio" / "models")
+        return model_facts(self.source(), trust, scratch_folder(self.store) / "models")
 
     def judge(self, subject: "SubjectConfig", wanted_by: str) -> "JudgeSource | None":
         """The language model that is named to be asked, if one is; its answers are remembered beside the store.
@@ -114,7 +114,7 @@ class Context:
         config = judge_choice(self.given, subject)
         if config is None:
             return None
-        answers = Path(self.store.url) / ".mistudio" / "answers"
+        answers = scratch_folder(self.store) / "answers"
         return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
 
 

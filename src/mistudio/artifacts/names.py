@@ -1,0 +1,23 @@
+"""What names in a store look like."""
+
+import re
+
+from mistudio.errors import InputError
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+NAME_PATTERN = rf"{_PART}(/{_PART})*"
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it stays inside the store.
+
+    Raises:
+        InputError: the name is absolute, has empty or dotted parts, or odd characters.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        message = (
+            f"{name!r} is not a name in the store: use letters, digits, '.', '_' and '-' "
+            "(not first '.' or '-'), with '/' between folders."
+        )
+        raise InputError(message)
+    return name
