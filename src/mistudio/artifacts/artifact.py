@@ -108,10 +108,19 @@ def open_input(store: Store, ref: InputRef, kind: str) -> Artifact:
         DamagedArtifact: the store holds something else under that prefix by now.
     """
     artifact = open_artifact(store, ref.uri, kind)
+    check_digest(artifact, ref)
+    return artifact
+
+
+def check_digest(artifact: Artifact, ref: InputRef) -> None:
+    """Refuse an artifact that is not the one that another names as its input.
+
+    Raises:
+        DamagedArtifact: the store holds something else under that prefix by now.
+    """
     if artifact.digest != ref.digest:
         message = _damage(ref.uri, f"its manifest has digest {artifact.digest[:12]} instead of {ref.digest[:12]}")
         raise DamagedArtifact(message)
-    return artifact
 
 
 def checked_uri(store: Store, uri: str) -> str:

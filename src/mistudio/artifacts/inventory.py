@@ -1,16 +1,17 @@
-"""What a store holds: listing artifacts, finding what was made from one, and removing one."""
+"""What a store holds: listing artifacts, and removing one; see ``catalog`` for finding them."""
 
 from collections.abc import Iterator
 
 from mistudio.artifacts.artifact import Artifact, checked_uri, open_artifact
 from mistudio.artifacts.manifest import MANIFEST_NAME
+from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.store import Store
-from mistudio.errors import DamagedArtifact, NotFound
+from mistudio.errors import NotFound
 
 
 def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
     """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
-    for file in store.outermost(MANIFEST_NAME, folder):
+    for file in store.outermost(MANIFEST_NAME, folder, skip=(REFS,)):
         yield file.name.removesuffix(f"/{MANIFEST_NAME}")
 
 
@@ -26,19 +27,6 @@ def list_artifacts(store: Store) -> Iterator[Artifact]:
         except NotFound:  # removed since it was listed
             continue
         yield artifact
-
-
-def dependents(store: Store, uri: str) -> list[str]:
-    """Prefixes of the artifacts that name ``uri`` as an input; those with a damaged manifest cannot tell."""
-    found = []
-    for other in artifact_uris(store):
-        try:
-            inputs = open_artifact(store, other).manifest.inputs.values()
-        except (NotFound, DamagedArtifact):
-            continue
-        if any(ref.uri == uri for ref in inputs):
-            found.append(other)
-    return found
 
 
 def remove_artifact(store: Store, uri: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mistudio.artifacts import (
-    Artifact,
     Draft,
     InputRef,
     Manifest,
@@ -18,7 +17,6 @@ from mistudio.artifacts import (
     Store,
     Summary,
     artifact_uris,
-    dependents,
     list_artifacts,
     open_artifact,
     open_input,
@@ -426,16 +424,6 @@ def test_foreign_files_in_the_folder_are_passed_over(store: Store, publish: Publ
     (root / "sae" / "loop").symlink_to(root)
     assert [found.uri for found in list_artifacts(store)] == [artifact.uri]
     assert list(artifact.problems()) == []
-
-
-def test_an_artifact_knows_what_was_made_from_it(store: Store, publish: Publish) -> None:
-    corpus: Artifact = publish("corpus")
-    sae = publish("sae", inputs={"corpus": corpus.ref})
-    features = publish("features", inputs={"sae": sae.ref, "corpus": corpus.ref})
-    assert dependents(store, corpus.uri) == [features.uri, sae.uri]
-    assert dependents(store, features.uri) == []
-    store.fetch(f"{sae.uri}/manifest.json").write_bytes(b"damaged")
-    assert dependents(store, corpus.uri) == [features.uri]
 
 
 @pytest.mark.parametrize("damage", [None, "manifest.json", "weights"])
