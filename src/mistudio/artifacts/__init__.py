@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
-from mistudio.artifacts.hashing import hash_file
+from mistudio.artifacts.hashing import HashingWriter, hash_file
 from mistudio.artifacts.inventory import artifact_uris, list_artifacts, remove_artifact
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
@@ -32,6 +32,7 @@ __all__ = [
     "Entry",
     "FileEntry",
     "Graph",
+    "HashingWriter",
     "InputRef",
     "JsonScalar",
     "Line",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
@@ -113,7 +113,9 @@ class Catalog:
 
     def _newest_starts(self) -> list[Entry]:
         """Where the newest line can start; of what was made in the same second, what was made from the other."""
-        newest = [entry for kind in LINE_STARTS for entry in self.newest(kind, limit=1)]
+        newest = self._ask(
+            lambda index: chain.from_iterable(islice(index.newest([_readable(kind)]), 1) for kind in LINE_STARTS)
+        )
         return sorted(newest, key=lambda entry: entry.created_at, reverse=True)
 
     def _first(self, ask: Callable[[], list[Entry]], what: str) -> Artifact:

@@ -6,6 +6,12 @@ from mistudio.errors import InputError
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 NAME_PATTERN = rf"{_PART}(/{_PART})*"
+_NAME = re.compile(NAME_PATTERN)
+
+
+def is_name(name: str) -> bool:
+    """Whether this can be a name, or a part of one."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
@@ -14,7 +20,7 @@ def check_name(name: str) -> str:
     Raises:
         InputError: the name is absolute, has empty or dotted parts, or odd characters.
     """
-    if not re.fullmatch(NAME_PATTERN, name):
+    if not is_name(name):
         message = (
             f"{name!r} is not a name in the store: use letters, digits, '.', '_' and '-' "
             "(not first '.' or '-'), with '/' between folders."
