@@ -40,7 +40,7 @@ class Catalog:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is asked for may ask again
         self._index = self._open_index()
 
     def entries(self, kind: str | None = None) -> list[Entry]:
@@ -57,6 +57,7 @@ class Catalog:
 
         Raises:
             NotFound: there is none.
+            DamagedArtifact: it was damaged since its manifest was last read.
         """
         return self._first(lambda: self.newest(kind, where=where, limit=1), f"of kind {kind}")
 
@@ -70,13 +71,15 @@ class Catalog:
         if len(digits) < _FEWEST_DIGITS or not set(digits) <= set("0123456789abcdef"):
             message = f"{digits!r} is no digest: give {_FEWEST_DIGITS} of its hexadecimal digits or more."
             raise InputError(message)
+        return self._first(lambda: self._with_digest(digits), f"with digest {digits}")
+
+    def _with_digest(self, digits: str) -> list[Entry]:
         found = self._ask(lambda index: index.with_digest(digits))
         if len({entry.digest for entry in found}) > 1:
-            message = (
-                f"Several digests begin with {digits}: {', '.join(entry.uri for entry in found)}. Give more digits."
-            )
+            uris = ", ".join(entry.uri for entry in found)
+            message = f"Several digests begin with {digits}: {uris}. Give more digits."
             raise InputError(message)
-        return self._first(lambda: self._ask(lambda index: index.with_digest(digits)), f"with digest {digits}")
+        return found
 
     def parents(self, artifact: Artifact) -> dict[str, Artifact]:
         """What an artifact was made from, by role; what lies outside the store, is gone or damaged is left out."""
@@ -119,9 +122,9 @@ class Catalog:
         return sorted(newest, key=lambda entry: entry.created_at, reverse=True)
 
     def _first(self, ask: Callable[[], list[Entry]], what: str) -> Artifact:
-        """The first artifact of an answer; asked again where it is removed or damaged since."""
+        """The first artifact of an answer; asked again where it was removed since."""
         while found := ask():
-            with suppress(NotFound, DamagedArtifact):
+            with suppress(NotFound):
                 return open_artifact(self.store, found[0].uri)
         message = f"There is no artifact {what} in the store {self.store.url}. See mistudio artifacts list."
         raise NotFound(message)

@@ -21,6 +21,7 @@ from mistudio.artifacts import (
     remove_artifact,
     scratch_folder,
 )
+from mistudio.artifacts import catalog as catalog_module
 from mistudio.artifacts.index import INDEX_NAME
 from mistudio.artifacts.kinds import KINDS, qualified_kind, schema_version
 from mistudio.errors import DamagedArtifact, InputError, NotFound
@@ -142,6 +143,33 @@ def test_what_other_processes_publish_remove_or_damage_is_seen(store: Store, rea
     assert damaged.uri == "sae/2"
     assert "not a valid manifest" in str(damaged.damage)
     assert catalog.dependents("sae/1") == []
+
+
+def test_a_manifest_that_changed_without_a_trace_is_refused(store: Store) -> None:
+    path = store.fetch(f"{made(store, 'sae/1').uri}/manifest.json")
+    catalog = Catalog(store)
+    assert catalog.latest("sae").uri == "sae/1"
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DamagedArtifact, match="sae/1"):
+        catalog.latest("sae")
+
+
+def test_one_that_is_removed_before_it_is_opened_is_passed_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(store, "sae/1", 1)
+    made(store, "sae/2", 2)
+    catalog = Catalog(store)
+    opened = catalog_module.open_artifact
+
+    def remove_first(store: Store, uri: str) -> Artifact:
+        if uri == "sae/2":
+            remove_artifact(store, uri)
+        return opened(store, uri)
+
+    monkeypatch.setattr(catalog_module, "open_artifact", remove_first)
+    assert catalog.latest("sae").uri == "sae/1"
 
 
 def test_each_manifest_is_read_once_on_a_machine(store: Store, reads: list[str]) -> None:
