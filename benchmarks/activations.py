@@ -29,6 +29,7 @@ from mistudio.activations.shards import META_COLUMNS, ShardFile, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.subject import Subject, SubjectConfig, SubjectSource, load_subject
+from tests.support.indexed import index_shards
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 WIDTH = 512
@@ -194,6 +195,7 @@ def _published(store: Store, num_shards: int) -> Artifact:
             ):
                 for _ in range(SHARD_ROWS // FORWARD_ROWS):
                     writer.append(block_ND, meta)
+        index_shards(draft)
         return {}
 
     return produce(store, Recipe(kind="activations", config={"shards": num_shards}), "bench", build).artifact

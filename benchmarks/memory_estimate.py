@@ -50,6 +50,7 @@ from mistudio.sae import architecture_configs
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
 from mistudio.subject.memory import MemoryEstimate, estimate_memory
 from mistudio.train import TrainConfig, TrainRuntime, train
+from tests.support.indexed import index_shards
 
 TOLERANCE = 0.15
 STEPS = ("capture", "train", "evaluate")
@@ -294,6 +295,7 @@ def _activations(store: Store, case: Case, corpus: Artifact, source: SubjectSour
             ):
                 for _ in range(-(-count // BLOCK_ROWS)):
                     writer.append(block_ND, meta)
+        index_shards(draft)
         return {}
 
     return produce(store, Recipe(kind="activations", config={"rows": rows}, inputs=inputs), "bench", build).artifact

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistudio.artifacts import Artifact, JsonScalar, default_store_url
+from mistudio.artifacts import Artifact, JsonScalar, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def is_tracking() -> bool:
 
 
 def tracking_uri(store_url: str) -> str:
-    """``MLFLOW_TRACKING_URI``, else a SQLite file in the store's private folder."""
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in this machine's private folder for the store."""
     return os.environ.get(_URI_ENV) or f"sqlite:///{_private_folder(store_url) / 'mlflow.db'}"
 
 
@@ -203,7 +203,7 @@ def _experiment_id(client: Any, store_url: str) -> str:
 
 
 def _private_folder(store_url: str) -> Path:
-    folder = Path((store_url or default_store_url()).removeprefix("file:")).expanduser().absolute() / ".mistudio"
+    folder = scratch_folder(store_url)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

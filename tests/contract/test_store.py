@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.artifacts import Store, open_store
-from mistudio.errors import InputError, NotFound
+from mistudio.artifacts import Store, hash_file, open_store
+from mistudio.artifacts import store as store_module
+from mistudio.errors import InputError, NotFound, StorageError
 
 FACTORIES: dict[str, Callable[[Path], str]] = {"local": lambda folder: str(folder / "store")}
 
@@ -57,13 +58,13 @@ def store(url: str) -> Store:
 
 
 def put(store: Store, name: str, data: bytes = b"x") -> None:
-    with store.stage(name) as path:
-        path.write_bytes(data)
+    with store.put(name) as staged:
+        staged.path.write_bytes(data)
 
 
 def fail_halfway(store: Store, name: str) -> None:
-    with store.stage(name) as path:
-        path.write_bytes(b"half")
+    with store.put(name) as staged:
+        staged.path.write_bytes(b"half")
         raise ZeroDivisionError
 
 
@@ -86,14 +87,14 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 
 def test_a_file_appears_when_its_block_ends_and_not_before(store: Store, url: str) -> None:
-    with store.stage("sae/1/weights") as path:
-        path.write_bytes(b"half")
+    with store.put("sae/1/weights") as staged:
+        staged.path.write_bytes(b"half")
         for seen in (store, open_store(url)):
             assert seen.size("sae/1/weights") is None
             assert list(seen.list()) == []
             with pytest.raises(NotFound):
                 seen.fetch("sae/1/weights")
-        path.write_bytes(b"whole")
+        staged.path.write_bytes(b"whole")
     for seen in (store, open_store(url)):
         assert seen.size("sae/1/weights") == 5
         assert seen.fetch("sae/1/weights").read_bytes() == b"whole"
@@ -115,15 +116,16 @@ def test_an_exception_in_the_block_leaves_the_former_file(store: Store) -> None:
 
 
 def test_a_writer_that_is_killed_leaves_nothing_and_the_next_starts_anew(store: Store, url: str) -> None:
-    write = "with store.stage('a') as path:\n path.write_bytes(b'half'); print('written', flush=True); sys.stdin.read()"
+    write = "with store.put('a') as staged:\n staged.path.write_bytes(b'half')\n"
+    write += " print('written', flush=True); sys.stdin.read()"
     writer = child(write, url)
     wait_for_line(writer, "written")
     kill(writer)
     assert list(store.list()) == []
     assert store.size("a") is None
-    with store.stage("a") as path:
-        assert not path.exists()
-        path.write_bytes(b"whole")
+    with store.put("a") as staged:
+        assert not staged.path.exists()
+        staged.path.write_bytes(b"whole")
     assert store.fetch("a").read_bytes() == b"whole"
 
 
@@ -151,9 +153,9 @@ def test_a_reader_sees_one_version_or_the_next_and_never_a_mixture(store: Store)
 
 
 def test_two_files_can_be_staged_at_once(store: Store) -> None:
-    with store.stage("x/a") as first, store.stage("x/b") as second:
-        first.write_bytes(b"1")
-        second.write_bytes(b"2")
+    with store.put("x/a") as first, store.put("x/b") as second:
+        first.path.write_bytes(b"1")
+        second.path.write_bytes(b"2")
     assert [store.fetch(name).read_bytes() for name in ("x/a", "x/b")] == [b"1", b"2"]
 
 
@@ -182,15 +184,24 @@ def test_a_file_is_found_under_its_name(store: Store, name: str) -> None:
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_name_that_could_leave_the_store_is_refused_everywhere(store: Store, name: str) -> None:
     uses: list[Callable[[], object]] = [
-        lambda: store.stage(name).__enter__(),
+        lambda: store.put(name).__enter__(),
         lambda: store.create(name, b""),
         lambda: store.fetch(name),
+        lambda: store.open(name),
+        lambda: store.read(name),
+        lambda: store.sha256(name),
+        lambda: store.find(name),
         lambda: store.size(name),
         lambda: store.remove(name),
-        lambda: store.lock(name).__enter__(),
+        lambda: store.lease(name).__enter__(),
     ]
     if name:  # the empty prefix is the whole store
-        uses += [lambda: list(store.list(name)), lambda: list(store.folders(name))]
+        uses += [
+            lambda: list(store.stat(name)),
+            lambda: list(store.list(name)),
+            lambda: list(store.folders(name)),
+            lambda: list(store.outermost("file", name)),
+        ]
     for use in uses:
         with pytest.raises(InputError, match="is not a name in the store"):
             use()
@@ -260,7 +271,7 @@ def test_a_fetched_file_can_be_memory_mapped(store: Store) -> None:
 
 def test_a_large_file_comes_back_as_it_was_written(store: Store) -> None:
     written, read = hashlib.sha256(), hashlib.sha256()
-    with store.stage("x/large") as path, path.open("wb") as handle:
+    with store.put("x/large") as staged, staged.open() as handle:
         for block in range(48):
             data = hashlib.sha256(bytes([block])).digest() * (1 << 15)
             written.update(data)
@@ -272,14 +283,14 @@ def test_a_large_file_comes_back_as_it_was_written(store: Store) -> None:
     assert read.digest() == written.digest()
 
 
-def test_a_lock_keeps_other_processes_out(store: Store, url: str) -> None:
+def test_a_lease_keeps_other_processes_out(store: Store, url: str) -> None:
     put(store, "counter", b"0")
     count = """
 for _ in range(20):
-    with store.lock("x/y"):
+    with store.lease("x/y"):
         value = int(store.fetch("counter").read_bytes())
-        with store.stage("counter") as path:
-            path.write_bytes(str(value + 1).encode())
+        with store.put("counter") as staged:
+            staged.path.write_bytes(str(value + 1).encode())
 """
     processes = [child(count, url) for _ in range(3)]
     for process in processes:
@@ -289,30 +300,132 @@ for _ in range(20):
 
 
 @pytest.mark.timeout(60)
-def test_a_lock_ends_with_its_process_even_when_that_is_killed(store: Store, url: str) -> None:
-    holder = child("with store.lock('x/y'):\n print('locked', flush=True); sys.stdin.read()", url)
-    wait_for_line(holder, "locked")
+def test_a_lease_ends_with_its_process_even_when_that_is_killed(store: Store, url: str) -> None:
+    holder = child("with store.lease('x/y'):\n print('held', flush=True); sys.stdin.read()", url)
+    wait_for_line(holder, "held")
     kill(holder)
-    with store.lock("x/y"):
+    with store.lease("x/y"):
         pass
 
 
 @pytest.mark.timeout(60)
-def test_a_lock_is_free_again_after_an_exception(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.lock("x/y"):
+def test_a_lease_is_free_again_after_an_exception(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.lease("x/y"):
         raise ZeroDivisionError
-    with store.lock("x/y"):
+    with store.lease("x/y"):
         pass
 
 
 @pytest.mark.timeout(60)
-def test_prefixes_that_read_alike_have_locks_of_their_own(store: Store) -> None:
-    with store.lock("a/b.c"), store.lock("a.b/c"), store.lock("a.b.c"), store.lock("a_b/c"):
+def test_prefixes_that_read_alike_have_leases_of_their_own(store: Store) -> None:
+    with store.lease("a/b.c"), store.lease("a.b/c"), store.lease("a.b.c"), store.lease("a_b/c"):
         pass
 
 
-def test_locks_and_unfinished_writes_are_not_listed(store: Store) -> None:
-    with store.lock("x/y"), store.stage("x/y/a") as path:
-        path.write_bytes(b"half")
+def test_leases_and_unfinished_writes_are_not_listed(store: Store) -> None:
+    with store.lease("x/y"), store.put("x/y/a") as staged:
+        staged.path.write_bytes(b"half")
         assert list(store.list()) == []
         assert list(store.folders()) == []
+
+
+def test_a_listing_tells_sizes_too(store: Store) -> None:
+    for name, data in (("x/a", b"1"), ("x/deep/b", b"22"), ("y", b"333")):
+        put(store, name, data)
+    assert [(file.name, file.num_bytes) for file in store.stat()] == [("x/a", 1), ("x/deep/b", 2), ("y", 3)]
+    assert list(store.stat("x")) == [store.find("x/a"), store.find("x/deep/b")]
+    assert store.find("x") is None
+
+
+def test_a_file_that_was_written_anew_has_another_version(store: Store, url: str) -> None:
+    put(store, "x/a", b"1")
+    first = store.find("x/a")
+    assert first is not None
+    assert open_store(url).find("x/a") == first
+    put(store, "x/a", b"2")
+    second = store.find("x/a")
+    assert second is not None
+    assert (second.name, second.num_bytes) == (first.name, first.num_bytes)
+    assert second.version != first.version
+
+
+def test_an_open_file_is_read_from_anywhere(store: Store) -> None:
+    put(store, "x/a", bytes(range(256)) * 4096)
+    with store.open("x/a") as file:
+        assert file.seek(-3, 2) == (1 << 20) - 3
+        assert file.read() == b"\xfd\xfe\xff"
+        file.seek(70_000)
+        assert file.read(2) == bytes([70_000 % 256, 70_001 % 256])
+        assert file.tell() == 70_002
+    assert store.read("x/a") == bytes(range(256)) * 4096
+    for read in (store.open, store.read, store.sha256):
+        with pytest.raises(NotFound, match=r"^x/b is not in the store"):
+            read("x/b")
+
+
+def test_a_file_is_hashed_as_it_is_written_and_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "hash_file", None)
+    data = b"0123456789" * 1000
+    with store.put("x/a") as staged:
+        with staged.open() as file:
+            for start in range(0, len(data), 999):
+                file.write(data[start : start + 999])
+        assert staged.measure() == (len(data), hashlib.sha256(data).hexdigest())
+    assert store.sha256("x/a") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_that_a_library_wrote_is_measured_as_it_is(store: Store) -> None:
+    with store.put("x/a") as staged:
+        staged.path.write_bytes(b"by name")
+        assert staged.measure() == (7, hashlib.sha256(b"by name").hexdigest())
+    with store.put("x/b") as staged:
+        with staged.open() as file:
+            file.write(b"begun")
+        with staged.path.open("ab") as more:
+            more.write(b", and gone on by name")
+        assert staged.measure() == (26, hashlib.sha256(b"begun, and gone on by name").hexdigest())
+    assert store.sha256("x/b") == hash_file(store.fetch("x/b"))
+
+
+def test_a_staged_file_can_be_given_up(store: Store) -> None:
+    put(store, "x/a", b"former")
+    for name in ("x/a", "x/b"):
+        with store.put(name) as staged:
+            staged.path.write_bytes(b"never")
+            staged.discard()
+    assert [(file.name, store.read(file.name)) for file in store.stat()] == [("x/a", b"former")]
+
+
+def test_the_outermost_files_of_a_name_are_found_and_what_is_below_them_is_not(store: Store) -> None:
+    for name in ("sae/1/m.json", "sae/1/sub/m.json", "sae/2/other", "a/b/c/m.json", "refs/x/m.json", "m.json"):
+        put(store, name)
+    assert [file.name for file in store.outermost("m.json")] == ["a/b/c/m.json", "refs/x/m.json", "sae/1/m.json"]
+    assert [file.name for file in store.outermost("m.json", skip=("refs",))] == ["a/b/c/m.json", "sae/1/m.json"]
+    assert list(store.outermost("m.json", "sae")) == [store.find("sae/1/m.json")]
+
+
+def test_a_store_that_is_opened_to_read_shows_everything_and_refuses_every_change(store: Store, url: str) -> None:
+    put(store, "x/a", b"content")
+    reader = open_store(url, "r")
+    assert (store.read_only, reader.read_only) == (False, True)
+    assert reader.url == store.url
+    assert reader.fetch("x/a").read_bytes() == reader.read("x/a") == b"content"
+    assert list(reader.stat()) == list(store.stat())
+    assert list(reader.folders()) == ["x"]
+    changes: list[Callable[[], object]] = [
+        lambda: reader.put("x/a").__enter__(),
+        lambda: reader.create("x/b", b""),
+        lambda: reader.remove("x/a"),
+        lambda: reader.lease("x").__enter__(),
+    ]
+    for change in changes:
+        with pytest.raises(StorageError, match="opened to be read only"):
+            change()
+    assert store.read("x/a") == b"content"
+
+
+def test_opening_to_read_makes_nothing_and_refuses_what_is_not_there(url: str) -> None:
+    with pytest.raises(StorageError, match="Cannot open the store"):
+        open_store(url, "r")
+    with pytest.raises(StorageError, match="Cannot open the store"):
+        open_store(url, "r")

@@ -10,9 +10,12 @@ from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from mistudio.activations.config import CaptureConfig
+from mistudio.activations.index import ShardSequences, index_path, shard_path, write_index
 from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
-from mistudio.activations.plan import CapturePlan
+from mistudio.activations.plan import CapturePlan, ShardPlan
 from mistudio.activations.prefetch import Prefetched
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Draft, Summary
@@ -48,6 +51,8 @@ class CaptureRun:
         stored = {split: plan for split, plan in plans.items() if self.config.stored in ("all", split)}
         for split, plan in stored.items():
             self._capture(draft, split, plan)
+        for split, plan in stored.items():
+            self._write_indexes(draft, split, plan)
         return {
             "hooks": ", ".join(str(hook.point) for hook in self.hooks),
             **{f"width.{hook.point}": hook.width for hook in self.hooks},
@@ -76,7 +81,7 @@ class CaptureRun:
     def _capture(self, draft: Draft, split: Split, plan: CapturePlan) -> None:
         """Run the batches of all missing shards on other threads, and write what they give on this one."""
         names = [
-            {hook.point: f"{hook.point}/{split}/shard-{number:05d}.arrow" for hook in self.hooks}
+            {hook.point: shard_path(str(hook.point), split, number) for hook in self.hooks}
             for number in range(len(plan.shards))
         ]
         missing = [number for number, files in enumerate(names) if not all(map(draft.has, files.values()))]
@@ -91,14 +96,28 @@ class CaptureRun:
             for number in missing:
                 self._write(draft, names[number], islice(passes, plan.num_batches(plan.shards[number])), bar)
 
+    def _write_indexes(self, draft: Draft, split: Split, plan: CapturePlan) -> None:
+        """Write which rows lie in which shard, for each hook point."""
+        shards = [_sequences(plan, shard) for shard in plan.shards]
+        for hook in self.hooks:
+            with draft.open(index_path(str(hook.point), split)) as file:
+                write_index(file, hook.width, self.config.storage_dtype, shards)
+
     def _write(self, draft: Draft, names: dict[HookPoint, str], passes: Iterable[PassRows], bar: Bar) -> None:
         """Write one shard, a file for each hook point, from the rows of its forward passes."""
         with ExitStack() as stack:
             writers = {}
             for hook in self.hooks:
-                path = stack.enter_context(draft.stage(names[hook.point]))
-                writers[hook.point] = stack.enter_context(ShardWriter(path, hook.width, self.config.storage_dtype))
+                file = stack.enter_context(draft.open(names[hook.point]))
+                writers[hook.point] = stack.enter_context(ShardWriter(file, hook.width, self.config.storage_dtype))
             for rows in passes:
                 for point, acts_ND in rows.acts.items():
                     writers[point].append_narrow(acts_ND, rows.meta)
                 bar.advance(len(rows.meta["position"]))
+
+
+def _sequences(plan: CapturePlan, shard: ShardPlan) -> ShardSequences:
+    """The sequences that leave rows in a shard, in the order in which these are stored."""
+    sequences_S = np.concatenate(list(plan.batches(shard)))
+    rows_S = plan.rows(sequences_S)
+    return ShardSequences(sequences_S[rows_S > 0].astype(np.int32), rows_S[rows_S > 0].astype(np.int32))

@@ -55,7 +55,7 @@ class LiveReader:
         self.dtype: str = passes.config.storage_dtype
         self._passes, self._plan = passes, plan
         sequences_S = plan.sequences()
-        rows_S = plan.lengths_S[sequences_S].astype(np.int64) - plan.num_special
+        rows_S = plan.rows(sequences_S)
         self._sequences_S, rows_S = sequences_S[rows_S > 0], rows_S[rows_S > 0]
         self._ends_S = np.cumsum(rows_S)
         self._starts_S = self._ends_S - rows_S

@@ -21,9 +21,11 @@ _CHECK_ROWS = 1 << 18
 class PairedReader:
     """The rows of two hook points and one split of an ``activations`` artifact, captured in one pass.
 
+    Whether their sequences correspond is seen in the indexes; whether every row does, when a shard is first read.
+
     Raises:
         InputError: the artifact lacks one of the hook points, or their rows do not correspond.
-        DamagedArtifact: a shard differs from what was published.
+        DamagedArtifact: a file differs from what was published.
     """
 
     def __init__(self, artifact: Artifact, hook: str, target_hook: str, split: str) -> None:
@@ -31,7 +33,8 @@ class PairedReader:
         self.input = ActivationReader(artifact, hook, split)
         self.target = ActivationReader(artifact, target_hook, split)
         self.width, self.target_width, self.dtype = self.input.width, self.target.width, self.input.dtype
-        self._check_rows()
+        self._checked: set[int] = set()  # shards
+        self._check_indexes()
 
     def __len__(self) -> int:
         return len(self.input)
@@ -50,6 +53,7 @@ class PairedReader:
 
     def read(self, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
         """Copy the rows of ``ranges``, one after the other, to ``slots_N`` of ``into``; not those of slot -1."""
+        self._check_rows(ranges)
         self.input.read(ranges, into[:1], slots_N)
         self.target.read(ranges, into[1:], slots_N)
 
@@ -60,6 +64,7 @@ class PairedReader:
 
     def acts(self, start: int, stop: int) -> Pair:
         """Rows ``start`` to ``stop`` of both hook points [N, D] and [N, E]; not to be written to."""
+        self._check_rows([(start, stop)])
         return self.input.acts(start, stop), self.target.acts(start, stop)
 
     def meta(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
@@ -70,11 +75,25 @@ class PairedReader:
         """Ranges of about ``rows`` rows that together cover one shard and never cut a sequence."""
         return self.input.chunks(shard, rows)
 
-    def _check_rows(self) -> None:
+    def _check_indexes(self) -> None:
         if len(self.input) != len(self.target):
             self._refuse(f"{self.hook} has {len(self.input):,} rows and {self.target_hook} {len(self.target):,}")
-        for start in range(0, len(self), _CHECK_ROWS):
-            stop = min(start + _CHECK_ROWS, len(self))
+        for number, (one, two) in enumerate(zip(self.input.index.shards, self.target.index.shards, strict=False)):
+            if not all(map(np.array_equal, one, two)):
+                self._check_shard(number)
+                self._refuse(f"shard {number} holds other sequences of one than of the other")
+
+    def _check_rows(self, ranges: Ranges) -> None:
+        if len(self._checked) == len(self.input.shards):
+            return
+        for shard in self.input.shards_of(ranges) - self._checked:
+            self._check_shard(shard)
+            self._checked.add(shard)
+
+    def _check_shard(self, shard: int) -> None:
+        rows = self.input.rows_of(shard)
+        for start in range(rows.start, rows.stop, _CHECK_ROWS):
+            stop = min(start + _CHECK_ROWS, rows.stop)
             meta_N, target_meta_N = self.input.meta(start, stop), self.target.meta(start, stop)
             for name in _PLACE_COLUMNS:
                 differs_N = meta_N[name] != target_meta_N[name]

@@ -50,6 +50,10 @@ class CapturePlan:
         """All sequence indices, in the order in which their rows are stored."""
         return np.concatenate([batch for shard in self.shards for batch in self.batches(shard)])
 
+    def rows(self, sequences_S: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many rows of each sequence are kept; of one that is no longer than its special tokens, none."""
+        return np.maximum(self.lengths_S[sequences_S].astype(np.int64) - self.num_special, 0)
+
     def num_batches(self, shard: ShardPlan) -> int:
         """Forward passes that a shard takes."""
         return sum(1 for _ in self.batches(shard))

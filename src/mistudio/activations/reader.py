@@ -4,17 +4,18 @@ Shape legend: N rows, D width of the hook point.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mistudio.activations.index import ShardIndex, read_index, shard_path
 from mistudio.activations.shards import META_COLUMNS, ShardFile, joined
 from mistudio.activations.stream import Ranges
 from mistudio.artifacts import Artifact
-from mistudio.errors import InputError
-from mistudio.progress import byte_progress
+from mistudio.errors import DamagedArtifact, InputError
 
 # Pages that were read stay mapped, and count as memory of the process, until they are about so many bytes. Around
 # each place that is read the kernel maps what else it holds in one piece, which can be as much as 2 MiB.
@@ -22,23 +23,52 @@ _MAPPED_BYTES = 16 << 20
 _MAPPED_AROUND_BYTES = 2 << 20
 
 
+class StoredShard:
+    """A shard of an artifact, which is opened and checked when it is first read."""
+
+    def __init__(self, artifact: Artifact, path: str, index: ShardIndex, number: int) -> None:
+        self._artifact, self._path, self._index = artifact, path, index
+        self.num_rows = index.shards[number].num_rows
+
+    @cached_property
+    def file(self) -> ShardFile:
+        """The shard, memory-mapped.
+
+        Raises:
+            DamagedArtifact: it is not what was published, or not what the index says.
+        """
+        file = ShardFile(self._artifact.file(self._path))
+        found, expected = (file.num_rows, file.width, file.dtype), (self.num_rows, *self._index[:2])
+        if found != expected:
+            message = (
+                f"{self._artifact.uri}/{self._path} has (rows, width, number format) {found}, and its index says "
+                f"{expected}. Run mistudio artifacts remove {self._artifact.uri}, then run capture again."
+            )
+            raise DamagedArtifact(message)
+        return file
+
+
 class ActivationReader:
     """The rows of one hook point and one split of an ``activations`` artifact, memory-mapped.
 
+    Opening reads their index alone; a shard that differs from what was published is refused when it is first read.
+
     Raises:
         InputError: the artifact has no such hook point, or the split has no rows.
-        DamagedArtifact: a shard differs from what was published.
+        DamagedArtifact: the index differs from what was published.
     """
 
     def __init__(self, artifact: Artifact, hook: str, split: str) -> None:
-        prefix = f"{hook}/{split}/"
-        paths = artifact.paths(prefix)
-        if not paths:
+        if not artifact.paths(f"{hook}/{split}/"):
             raise InputError(_nothing_stored(artifact, hook, split))
         self.artifact, self.hook, self.split = artifact, hook, split
-        self.shards = _open_shards(artifact, paths)
-        self.width = self.target_width = self.shards[0].width
-        self.dtype: str = self.shards[0].dtype
+        self.index = read_index(artifact, hook, split)
+        self.shards = [
+            StoredShard(artifact, shard_path(hook, split, number), self.index, number)
+            for number in range(len(self.index.shards))
+        ]
+        self.width = self.target_width = self.index.width
+        self.dtype: str = self.index.dtype
         self._ends = np.cumsum([shard.num_rows for shard in self.shards])
         self._mapped_bytes, self._touched = 0, set[int]()  # since pages were last released
 
@@ -56,7 +86,7 @@ class ActivationReader:
 
     def acts(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` [N, D] in the stored number format; not to be written to."""
-        parts = [self.shards[shard].acts(a, b) for shard, a, b in self._read(start, stop, 2 * self.width)]
+        parts = [self.shards[shard].file.acts(a, b) for shard, a, b in self._read(start, stop, 2 * self.width)]
         return joined(parts, self.width, self.dtype)
 
     def meta(self, start: int, stop: int) -> dict[str, NDArray[np.int32]]:
@@ -64,7 +94,7 @@ class ActivationReader:
         pieces = self._read(start, stop, 4 * len(META_COLUMNS))
         none = np.empty(0, dtype=np.int32)
         return {
-            name: np.concatenate([none, *(self.shards[shard].meta(name, a, b) for shard, a, b in pieces)])
+            name: np.concatenate([none, *(self.shards[shard].file.meta(name, a, b) for shard, a, b in pieces)])
             for name in META_COLUMNS
         }
 
@@ -89,21 +119,28 @@ class ActivationReader:
 
     def chunks(self, shard: int, rows: int) -> Iterator[tuple[int, int]]:
         """Ranges of about ``rows`` rows that together cover one shard and never cut a sequence."""
-        return chunked(int(self._ends[shard]) - self.shards[shard].num_rows, self._sequence_ends(shard), rows)
+        return chunked(self.rows_of(shard).start, self._sequence_ends(shard), rows)
+
+    def rows_of(self, shard: int) -> range:
+        """The rows of one shard."""
+        stop = int(self._ends[shard])
+        return range(stop - self.shards[shard].num_rows, stop)
+
+    def shards_of(self, ranges: Ranges) -> set[int]:
+        """The shards that hold the rows of ``ranges``."""
+        return {shard for start, stop in ranges for shard, _, _ in self._pieces(start, stop)}
 
     def _sequence_ends(self, shard: int) -> NDArray[np.int64]:
-        stop = int(self._ends[shard])
-        start = stop - self.shards[shard].num_rows
-        self._read(start, stop, 4)
-        sequences = self.shards[shard].meta("sequence", 0, stop - start)
-        return np.append(start + 1 + np.flatnonzero(np.diff(sequences)), stop)
+        rows_S = self.index.shards[shard].rows_S
+        ends_S: NDArray[np.int64] = self.rows_of(shard).start + np.cumsum(rows_S, dtype=np.int64)
+        return ends_S
 
     def _read(self, start: int, stop: int, row_bytes: int) -> list[tuple[int, int, int]]:
         """The pieces of a range that is about to be read; lets go of what was read long before."""
         pieces = list(self._pieces(start, stop))
         if self._mapped_bytes > _MAPPED_BYTES:
             for shard in self._touched:
-                self.shards[shard].release()
+                self.shards[shard].file.release()
             self._mapped_bytes, self._touched = 0, set()
         self._mapped_bytes += row_bytes * (stop - start) + _MAPPED_AROUND_BYTES
         self._touched.update(shard for shard, _, _ in pieces)
@@ -113,7 +150,7 @@ class ActivationReader:
         """The (shard, first row, last row) that make up a global range."""
         while start < stop:
             shard = int(np.searchsorted(self._ends, start, side="right"))
-            first = int(self._ends[shard]) - self.shards[shard].num_rows
+            first = self.rows_of(shard).start
             end = min(stop, int(self._ends[shard]))
             yield shard, start - first, end - first
             start = end
@@ -135,14 +172,3 @@ def _nothing_stored(artifact: Artifact, hook: str, split: str) -> str:
         )
     hooks = sorted({path.split("/")[0] for path in artifact.paths()})
     return f"{artifact.uri} has no activations of {hook} ({split}); it has {', '.join(hooks)}."
-
-
-def _open_shards(artifact: Artifact, paths: list[str]) -> list[ShardFile]:
-    """Map the shards; each is hashed once per process, which takes a while where there are many."""
-    sizes = {entry.path: entry.bytes for entry in artifact.manifest.files}
-    shards = []
-    with byte_progress(f"Check {artifact.uri}", sum(sizes[path] for path in paths)) as bar:
-        for path in paths:
-            shards.append(ShardFile(artifact.file(path)))
-            bar.advance(sizes[path])
-    return shards

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mistudio.artifacts import HashingWriter
 from mistudio.errors import InputError
 
 BLOCK_ROWS = 8192  # most rows of a block; of wide rows about a MiB, so that most of them need not be gathered
@@ -47,14 +48,14 @@ def block_rows(width: int) -> int:
 class ShardWriter:
     """Writes one shard; holds one block of rows in memory."""
 
-    def __init__(self, path: Path, width: int, dtype: str) -> None:
+    def __init__(self, sink: Path | HashingWriter, width: int, dtype: str) -> None:
         self._schema = shard_schema(width, dtype)
         self._dtype = dtype
         self._block_rows = block_rows(width)
         self._bits_ND = np.empty((self._block_rows, width), dtype=np.uint16)
         self._meta_N = {name: np.empty(self._block_rows, dtype=np.int32) for name in META_COLUMNS}
         self._filled = 0
-        self._writer = pa.ipc.new_file(str(path), self._schema)
+        self._writer = pa.ipc.new_file(str(sink) if isinstance(sink, Path) else sink, self._schema)
 
     def __enter__(self) -> Self:
         return self

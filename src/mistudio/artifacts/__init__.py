@@ -1,39 +1,58 @@
 """Artifacts: what steps publish, where, and how it is checked when read."""
 
-from mistudio.artifacts.artifact import (
-    Artifact,
-    Draft,
-    Produced,
-    Summary,
-    find,
-    hash_file,
-    open_artifact,
-    open_input,
-    produce,
-    produce_together,
-)
-from mistudio.artifacts.inventory import artifact_uris, dependents, list_artifacts, remove_artifact
+from typing import TYPE_CHECKING
+
+from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
+from mistudio.artifacts.draft import Draft
+from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
+from mistudio.artifacts.hashing import HashingWriter, hash_file
+from mistudio.artifacts.inventory import artifact_uris, list_artifacts, remove_artifact
+from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
-from mistudio.artifacts.store import Store, check_name, default_store_url, open_store
+from mistudio.artifacts.names import check_name
+from mistudio.artifacts.opening import default_store_url, open_store
+from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
+from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
+from mistudio.artifacts.scratch import scratch_folder
+from mistudio.artifacts.store import Store, StoredFile
+
+if TYPE_CHECKING:
+    from mistudio.artifacts.catalog import Catalog
+    from mistudio.artifacts.index import Entry
+else:  # they import SQLite, which no step needs
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(__name__, "catalog", "index")
 
 __all__ = [
     "Artifact",
+    "Catalog",
     "Draft",
+    "Edge",
+    "Entry",
     "FileEntry",
+    "Graph",
+    "HashingWriter",
     "InputRef",
     "JsonScalar",
+    "Line",
     "Manifest",
+    "Node",
     "Produced",
     "Producer",
     "Recipe",
+    "Reference",
     "Store",
+    "StoredFile",
     "Summary",
+    "add_reference",
+    "ancestry",
     "artifact_uris",
     "canonical_json",
     "check_name",
     "default_store_url",
-    "dependents",
     "find",
+    "find_reference",
     "hash_file",
     "list_artifacts",
     "open_artifact",
@@ -41,5 +60,8 @@ __all__ = [
     "open_store",
     "produce",
     "produce_together",
+    "reference_history",
+    "references",
     "remove_artifact",
+    "scratch_folder",
 ]

@@ -1,20 +1,18 @@
-"""What a store holds: listing artifacts, finding what was made from one, and removing one."""
+"""What a store holds: listing artifacts, and removing one; see ``catalog`` for finding them."""
 
 from collections.abc import Iterator
 
 from mistudio.artifacts.artifact import Artifact, checked_uri, open_artifact
 from mistudio.artifacts.manifest import MANIFEST_NAME
+from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.store import Store
-from mistudio.errors import DamagedArtifact, NotFound
+from mistudio.errors import NotFound
 
 
 def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
     """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
-    for uri in store.folders(folder):
-        if store.size(f"{uri}/{MANIFEST_NAME}") is not None:
-            yield uri
-        else:
-            yield from artifact_uris(store, uri)
+    for file in store.outermost(MANIFEST_NAME, folder, skip=(REFS,)):
+        yield file.name.removesuffix(f"/{MANIFEST_NAME}")
 
 
 def list_artifacts(store: Store) -> Iterator[Artifact]:
@@ -31,19 +29,6 @@ def list_artifacts(store: Store) -> Iterator[Artifact]:
         yield artifact
 
 
-def dependents(store: Store, uri: str) -> list[str]:
-    """Prefixes of the artifacts that name ``uri`` as an input; those with a damaged manifest cannot tell."""
-    found = []
-    for other in artifact_uris(store):
-        try:
-            inputs = open_artifact(store, other).manifest.inputs.values()
-        except (NotFound, DamagedArtifact):
-            continue
-        if any(ref.uri == uri for ref in inputs):
-            found.append(other)
-    return found
-
-
 def remove_artifact(store: Store, uri: str) -> None:
     """Remove an artifact, damaged or not.
 
@@ -54,7 +39,7 @@ def remove_artifact(store: Store, uri: str) -> None:
         NotFound: the prefix has no manifest.
     """
     uri = checked_uri(store, uri)
-    with store.lock(uri):
+    with store.lease(uri):
         manifest_name = f"{uri}/{MANIFEST_NAME}"
         for name in [name for name in store.list(uri) if name != manifest_name]:
             store.remove(name)

@@ -8,7 +8,7 @@ from mistudio.errors import InputError
 
 # Kind -> version; the only place where either is declared.
 KINDS = {
-    "activations": 1,
+    "activations": 2,
     "comparison": 1,
     "corpus": 1,
     "evaluation": 1,

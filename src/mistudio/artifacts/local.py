@@ -4,33 +4,43 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from mistudio.artifacts.store import NAME_PATTERN, check_name
+from mistudio.artifacts.hashing import hash_file
+from mistudio.artifacts.names import check_name, is_name
+from mistudio.artifacts.store import Mode, Staged, Store, StoredFile
 from mistudio.errors import NotFound, StorageError, StorageFull
 
 logger = logging.getLogger(__name__)
 
 # Staged files and locks live beside the content: same file system, so that a rename is atomic.
-_PRIVATE = ".mistudio"
+PRIVATE = ".mistudio"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
-class LocalStore:
-    """A store in a folder; see :class:`mistudio.artifacts.store.Store`."""
+class LocalStore(Store):
+    """A store in a folder; see :class:`mistudio.artifacts.store.Store`.
 
-    def __init__(self, root: Path) -> None:
+    Raises:
+        StorageError: the folder cannot be made or written; to read, that there is none.
+    """
+
+    def __init__(self, root: Path, mode: Mode = "rw") -> None:
         self.root = _expanded(root).absolute()
         self.url = str(self.root)
-        self._staging = self.root / _PRIVATE / "staging"
-        self._locks = self.root / _PRIVATE / "locks"
+        self.read_only = mode == "r"
+        self._staging = self.root / PRIVATE / "staging"
+        self._locks = self.root / PRIVATE / "locks"
         with self._translated("open"):
+            if self.read_only:
+                os.scandir(self.root).close()
+                return
             self._staging.mkdir(parents=True, exist_ok=True)
             self._locks.mkdir(parents=True, exist_ok=True)
             if not os.access(self._staging, os.W_OK):
@@ -40,25 +50,29 @@ class LocalStore:
         return f"LocalStore({self.url!r})"
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Path]:
-        """Give a path to write to; on a clean exit the file appears under ``name`` at once."""
+    def put(self, name: str) -> Iterator[Staged]:
+        """Stage a file; on a clean exit it appears under ``name`` at once."""
         target = self._path(name)
+        self._refuse_if_read_only(f"write {name} in")
         # The same name every time: a writer that was killed leaves one file at most, for the next to overwrite.
-        staged = self._staging / _flat(name)
+        staged = Staged(self._staging / _flat(name))
         try:
             with self._translated(f"write {name} in"):
-                staged.unlink(missing_ok=True)
+                staged.path.unlink(missing_ok=True)
                 yield staged
-                _sync(staged)
+                if staged.is_discarded:
+                    return
+                _sync(staged.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                staged.replace(target)
+                staged.path.replace(target)
                 _sync(target.parent)
         finally:
-            staged.unlink(missing_ok=True)
+            staged.path.unlink(missing_ok=True)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a small file unless one exists under ``name``; say whether it was written."""
         target = self._path(name)
+        self._refuse_if_read_only(f"write {name} in")
         staged = self._staging / uuid.uuid4().hex
         try:
             with self._translated(f"write {name} in"):
@@ -74,38 +88,50 @@ class LocalStore:
         finally:
             staged.unlink(missing_ok=True)
 
+    def open(self, name: str) -> BinaryIO:
+        """Open the file itself."""
+        return self.fetch(name).open("rb")
+
     def fetch(self, name: str) -> Path:
         """The file itself."""
-        if self.size(name) is None:
+        if self.find(name) is None:
             message = f"{name} is not in the store {self.url}."
             raise NotFound(message)
         return self._path(name)
 
-    def size(self, name: str) -> int | None:
-        """Size in bytes, or None where there is no such file."""
-        path = self._path(name)
+    def sha256(self, name: str) -> str:
+        """The hash of a file, which is read for it."""
+        return hash_file(self.fetch(name))
+
+    def find(self, name: str) -> StoredFile | None:
+        """The file of that name, or None where there is none."""
+        path = f"{self.url}/{check_name(name)}"  # a catalogue asks for thousands: no Path for each
         with self._translated(f"read {name} in"):
             try:
-                status = path.stat()
+                status = os.stat(path)
             except _ABSENT:
                 return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return _stored(name, status) if stat.S_ISREG(status.st_mode) else None
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Names of all files below the folder ``prefix``, sorted."""
-        for name in self._children(prefix):
+    def stat(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All files below the folder ``prefix``, by name."""
+        for name, entry in self._children(prefix):
             if name.endswith("/"):
-                yield from self.list(name.removesuffix("/"))
-            else:
-                yield name
+                yield from self.stat(name.removesuffix("/"))
+                continue
+            try:
+                yield _stored(name, entry.stat())
+            except _ABSENT:  # removed since its folder was listed
+                continue
 
     def folders(self, prefix: str = "") -> Iterator[str]:
         """Names of the folders directly below the folder ``prefix``, sorted."""
-        return (name.removesuffix("/") for name in self._children(prefix) if name.endswith("/"))
+        return (name.removesuffix("/") for name, _ in self._children(prefix) if name.endswith("/"))
 
     def remove(self, name: str) -> None:
         """Remove one file, and the folders that it leaves empty."""
         path = self._path(name)
+        self._refuse_if_read_only(f"remove {name} from")
         with self._translated(f"remove {name} from"):
             try:
                 path.unlink()
@@ -117,12 +143,13 @@ class LocalStore:
                 return
 
     @contextmanager
-    def lock(self, prefix: str) -> Iterator[None]:
+    def lease(self, prefix: str) -> Iterator[None]:
         """Hold ``prefix`` for one writer, by a lock that the kernel drops with the process.
 
         The file of the lock stays: a process may be waiting for it.
         """
         lock_path = self._locks / _flat(check_name(prefix))
+        self._refuse_if_read_only(f"work on {prefix} in")
         with self._translated(f"lock {prefix} in"):
             handle = lock_path.open("w")
         with handle:
@@ -136,8 +163,8 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         return self.root / check_name(name)
 
-    def _children(self, prefix: str) -> tuple[str, ...]:
-        """Names directly below a folder, a folder's with "/" at its end; sorted as whole names are.
+    def _children(self, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
+        """What is directly below a folder, a folder's name with "/" at its end; sorted as whole names are.
 
         What no store wrote, such as hidden files and links to folders, is passed over.
         """
@@ -146,12 +173,20 @@ class LocalStore:
         with self._translated(f"list {prefix or 'the files'} in"):
             try:
                 with os.scandir(folder) as entries:
-                    found = [entry for entry in entries if re.fullmatch(NAME_PATTERN, entry.name)]
+                    found = [entry for entry in entries if is_name(entry.name)]
             except _ABSENT:
-                return ()
-        folders = (f"{start}{entry.name}/" for entry in found if entry.is_dir(follow_symlinks=False))
-        files = (f"{start}{entry.name}" for entry in found if entry.is_file())
-        return tuple(sorted((*folders, *files)))
+                return []
+        folders = [(f"{start}{entry.name}/", entry) for entry in found if entry.is_dir(follow_symlinks=False)]
+        files = [(f"{start}{entry.name}", entry) for entry in found if entry.is_file()]
+        return sorted(folders + files, key=lambda child: child[0])
+
+    def _refuse_if_read_only(self, doing: str) -> None:
+        if self.read_only:
+            message = (
+                f"Cannot {doing} the store {self.root}: it was opened to be read only. "
+                "Choose another folder with --store or MISTUDIO_STORE."
+            )
+            raise StorageError(message)
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -184,6 +219,10 @@ def _expanded(root: Path) -> Path:
     except RuntimeError as error:
         message = f"Cannot open the store {root}: {error} Choose another folder with --store or MISTUDIO_STORE."
         raise StorageError(message) from error
+
+
+def _stored(name: str, status: os.stat_result) -> StoredFile:
+    return StoredFile(name, status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
 def _flat(name: str) -> str:

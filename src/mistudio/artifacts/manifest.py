@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistudio.artifacts.kinds import schema_version, split_kind
-from mistudio.artifacts.store import NAME_PATTERN
+from mistudio.artifacts.names import NAME_PATTERN
 from mistudio.errors import DamagedArtifact
 
 MANIFEST_NAME = "manifest.json"

@@ -4,108 +4,173 @@ Names are POSIX paths relative to the store's root (``sae/0123abcd/sae.safetenso
 pass the contract tests in ``tests/contract/test_store.py``.
 """
 
-import os
-import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Literal, NamedTuple
 
-import platformdirs
+from mistudio.artifacts.hashing import HashingWriter, hash_file
 
-from mistudio.errors import ConfigError, InputError
-
-_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-NAME_PATTERN = rf"{_PART}(/{_PART})*"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
+Mode = Literal["r", "rw"]
 
 
-class Store(Protocol):
-    """Files under relative names. A reader sees a whole file or none."""
+class StoredFile(NamedTuple):
+    """A file as a listing shows it."""
+
+    name: str
+    num_bytes: int
+    version: str  # another one whenever the file was written anew
+
+
+class Staged:
+    """A file on its way into a store: written through :meth:`open`, or to ``path`` by a library that wants a name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_discarded = False
+        self._writer: HashingWriter | None = None
+
+    def open(self) -> HashingWriter:
+        """Write the file from its start, to be closed at its end; the hash is taken on the way."""
+        self._writer = HashingWriter(self.path)
+        return self._writer
+
+    def discard(self) -> None:
+        """Let the file not appear after all."""
+        self.is_discarded = True
+
+    def measure(self) -> tuple[int, str]:
+        """Size in bytes and sha256, while it is staged; the file is read if not all of it came through :meth:`open`."""
+        size = self.path.stat().st_size
+        if self._writer is not None and self._writer.num_bytes == size:
+            return size, self._writer.sha256
+        return size, hash_file(self.path)
+
+
+class Store(ABC):
+    """Files under relative names. A reader sees a whole file or none.
+
+    Attributes:
+        url: what :func:`mistudio.artifacts.open_store` opens it by.
+        read_only: whether all that would change it is refused.
+    """
 
     url: str
+    read_only: bool
 
-    def stage(self, name: str) -> AbstractContextManager[Path]:
-        """Give a local path to write to; on a clean exit the file appears under ``name`` at once.
+    @abstractmethod
+    def put(self, name: str) -> AbstractContextManager[Staged]:
+        """Stage a file; on a clean exit it appears under ``name`` at once, whatever was there before.
 
-        One writer at a time: hold the lock of the prefix.
+        One writer at a time: hold the lease of the prefix.
 
         Raises:
             StorageFull: the disk is full.
             StorageError: the store cannot be written.
         """
-        ...
 
+    @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write a small file unless one exists under ``name``; say whether it was written."""
-        ...
+        """Write a small file unless one exists under ``name``; say whether it was written.
 
-    def fetch(self, name: str) -> Path:
-        """A local, memory-mappable file with the content of ``name``.
+        Of any number of writers on any number of machines exactly one succeeds.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading: seekable, and only what is read is fetched.
 
         Raises:
             NotFound: there is no such file.
         """
-        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            NotFound: there is no such file.
+        """
+        with self.open(name) as file:
+            return file.read()
+
+    @abstractmethod
+    def fetch(self, name: str) -> Path:
+        """A local, memory-mappable file with the content of ``name``; not to be written to.
+
+        Raises:
+            NotFound: there is no such file.
+        """
+
+    @abstractmethod
+    def sha256(self, name: str) -> str:
+        """The hash of a file, in hex; a store that keeps hashes beside its files need not read it.
+
+        Raises:
+            NotFound: there is no such file.
+        """
+
+    @abstractmethod
+    def find(self, name: str) -> StoredFile | None:
+        """The file of that name, or None where there is none."""
 
     def size(self, name: str) -> int | None:
         """Size in bytes, or None where there is no such file."""
-        ...
+        found = self.find(name)
+        return None if found is None else found.num_bytes
 
-    def list(self, prefix: str = "") -> Iterator[str]:
-        """Names of all files below the folder ``prefix``, sorted; unfinished writes are not listed.
+    @abstractmethod
+    def stat(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All files below the folder ``prefix`` in one listing, by name; unfinished writes are not listed.
 
         A prefix is whole parts of a name: ``sae/ab`` does not list ``sae/abc/x``, nor the file ``sae/ab``.
         """
-        ...
 
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """The names of all files below the folder ``prefix``, sorted; see :meth:`stat`."""
+        return (file.name for file in self.stat(prefix))
+
+    @abstractmethod
     def folders(self, prefix: str = "") -> Iterator[str]:
         """Names of the folders directly below the folder ``prefix``, sorted; what is in them is not looked at."""
-        ...
 
+    def outermost(self, name: str, prefix: str = "", skip: Container[str] = ()) -> Iterator[StoredFile]:
+        """The files called ``name`` below the folder ``prefix``; folders in a folder that has one are not looked at.
+
+        Args:
+            name: last part of the names to look for.
+            prefix: where to look; "" is the whole store.
+            skip: folders to pass over.
+        """
+        for folder in self.folders(prefix):
+            if folder in skip:
+                continue
+            found = self.find(f"{folder}/{name}")
+            if found is not None:
+                yield found
+            else:
+                yield from self.outermost(name, folder, skip)
+
+    @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove one file; a file that is not there is no error."""
-        ...
+        """Remove one file; a file that is not there is no error.
 
-    def lock(self, prefix: str) -> AbstractContextManager[None]:
-        """Hold ``prefix`` for one writer; released when its process ends, however it ends."""
-        ...
+        Raises:
+            StorageError: the store cannot be written.
+        """
 
+    @abstractmethod
+    def lease(self, prefix: str) -> AbstractContextManager[None]:
+        """Hold ``prefix`` for one writer; wait where another has it.
 
-def check_name(name: str) -> str:
-    """Return ``name`` if it stays inside the store.
+        It ends with its process, however that ends: at once where the kernel sees to it, after a while where a store
+        has to notice that it is renewed no more. So a holder that stood still for long may find that another has gone
+        on meanwhile; that does no harm, because files appear whole, the same recipe gives the same bytes, and
+        :meth:`create` has one winner.
 
-    Raises:
-        InputError: the name is absolute, has empty or dotted parts, or odd characters.
-    """
-    if not re.fullmatch(NAME_PATTERN, name):
-        message = (
-            f"{name!r} is not a name in the store: use letters, digits, '.', '_' and '-' "
-            "(not first '.' or '-'), with '/' between folders."
-        )
-        raise InputError(message)
-    return name
-
-
-def default_store_url() -> str:
-    """``MISTUDIO_STORE``, else a folder in the user's data directory."""
-    return os.environ.get("MISTUDIO_STORE") or str(platformdirs.user_data_path("mistudio") / "store")
-
-
-def open_store(url: str = "") -> Store:
-    """Open the store at ``url``: a folder, as a path or as ``file:PATH``.
-
-    Raises:
-        ConfigError: the scheme is unknown.
-        StorageError: the folder cannot be made or written.
-    """
-    from mistudio.artifacts.local import LocalStore
-
-    url = url or default_store_url()
-    scheme, colon, rest = url.partition(":")
-    if not colon or not _SCHEME.fullmatch(scheme):
-        return LocalStore(Path(url))
-    if scheme == "file":
-        return LocalStore(Path(rest.removeprefix("//")))
-    message = f"store {url!r} has the unknown scheme {scheme!r}. Use a folder, as a path or as file:PATH."
-    raise ConfigError(message)
+        Raises:
+            StorageError: the store cannot be written.
+        """

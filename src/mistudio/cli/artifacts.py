@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
-    from mistudio.artifacts import Artifact, InputRef, Manifest, Store
+    from mistudio.artifacts import Artifact, Entry, Store
     from mistudio.errors import DamagedArtifact
 
 _VERIFY_HELP = """Hash every file again, and name each that is not what was published.
@@ -25,6 +25,13 @@ _FIGURES_SHOWN = 3
 _FILES_SHOWN = 30
 _DIGITS_SHOWN = 12
 _DATE_CHARS = 10
+_STATES = {
+    "stored": "in the store",
+    "outside": "outside the store",
+    "gone": "no longer in the store",
+    "damaged": "damaged",
+    "replaced": "replaced by another",
+}
 _KILO = 1000
 
 UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
@@ -36,11 +43,14 @@ StoreOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    artifacts = typer.Typer(help="List, show, verify and remove what the steps published.", no_args_is_help=True)
+    artifacts = typer.Typer(help="List, show, name, verify and remove what the steps published.", no_args_is_help=True)
     artifacts.command("list")(list_)
+    artifacts.command("latest")(latest)
     artifacts.command("show")(show)
     artifacts.command("verify", help=_VERIFY_HELP)(verify)
     artifacts.command("remove")(remove)
+    artifacts.command("name")(name_)
+    artifacts.command("refs")(refs)
     app.add_typer(artifacts, name="artifacts")
 
 
@@ -58,12 +68,10 @@ def list_(
     from rich.console import Console
     from rich.text import Text
 
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import Catalog
 
     console = Console()
-    opened = _open_all(open_store(store))
-    rows = [_row(uri, found) for uri, found in opened.items()]
-    rows = [row for row in rows if kind is None or row["kind"] == kind]
+    rows = [_row(entry) for entry in Catalog(_to_read(store)).entries(kind)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -75,6 +83,23 @@ def list_(
         console.print(Text(line), no_wrap=True, overflow="ellipsis")
 
 
+def latest(
+    kind: Annotated[str, typer.Argument(help="Kind of artifact, for example sae.")],
+    as_json: JsonOption = False,
+    store: StoreOption = "",
+) -> None:
+    """Print the prefix of the newest artifact of a kind.
+
+    Example: mistudio evaluate --sae $(mistudio artifacts latest sae)
+    """
+    import json
+
+    from mistudio.artifacts import Catalog, Entry
+
+    newest = Catalog(_to_read(store)).latest(kind)
+    typer.echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1) if as_json else newest.uri)
+
+
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
     """Show the manifest of an artifact, what it was made from, and its files.
 
@@ -82,11 +107,11 @@ def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "")
     """
     import json
 
-    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.artifacts import open_artifact
 
-    opened = open_store(store)
+    opened = _to_read(store)
     artifact = open_artifact(opened, uri)
-    lineage = _lineage(opened, artifact.manifest)
+    lineage = _lineage(opened, artifact)
     if as_json:
         content = artifact.manifest.model_dump(mode="json")
         typer.echo(
@@ -103,10 +128,9 @@ def verify(
     store: StoreOption = "",
 ) -> None:
     """Hash every file again, and name each that is not what was published."""
-    from mistudio.artifacts import open_store
     from mistudio.errors import DamagedArtifact
 
-    opened = open_store(store)
+    opened = _to_read(store)
     artifacts = {uri.strip("/"): _open(opened, uri) for uri in uris} if uris else _open_all(opened)
     problems: list[str] = []
     num_damaged = 0
@@ -135,13 +159,13 @@ def remove(
 
     Example: mistudio artifacts remove sae/0123456789abcdef
     """
-    from mistudio.artifacts import dependents, open_store, remove_artifact
+    from mistudio.artifacts import Catalog, open_store, remove_artifact
     from mistudio.errors import DamagedArtifact, InputError
 
     opened = open_store(store)
     artifact = _open(opened, uri)
     uri = uri.strip("/")
-    users = dependents(opened, uri)
+    users = Catalog(opened).dependents(uri)
     if users and not force:
         message = f"{uri} is an input of {', '.join(users)}. Remove those first, or add --force."
         raise InputError(message)
@@ -150,6 +174,72 @@ def remove(
         typer.confirm(f"Remove {uri} ({what})?", abort=True)
     remove_artifact(opened, uri)
     typer.echo(f"Removed {uri} ({what}).")
+
+
+def name_(
+    uri: UriArgument,
+    name: Annotated[str, typer.Argument(help="What to call it, for example champion.")],
+    author: Annotated[str, typer.Option(help="Who says so. [default: you]")] = "",
+    store: StoreOption = "",
+) -> None:
+    """Give an artifact a name, which stood for another of its kind before or for none; every change is kept.
+
+    Example: mistudio artifacts name sae/0123456789abcdef champion
+    """
+    from mistudio.artifacts import add_reference, open_artifact, open_store
+
+    opened = open_store(store)
+    artifact = open_artifact(opened, uri)
+    added = add_reference(opened, artifact.manifest.short_kind, name, artifact, author or _author())
+    typer.echo(f"{added.kind} {added.name} is {artifact.uri} ({added.number}).")
+
+
+def refs(
+    kind: Annotated[str | None, typer.Option(help="Only names of this kind, for example sae.")] = None,
+    as_json: JsonOption = False,
+    store: StoreOption = "",
+) -> None:
+    """List the names that were given, and what each stands for.
+
+    Example: mistudio artifacts refs --kind sae
+    """
+    import json
+
+    from mistudio.artifacts import references
+
+    rows = [
+        {"kind": each.kind, "name": each.name, "number": each.number, **each.target.model_dump()}
+        for each in references(_to_read(store), kind)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['kind']}  {row['name']}  {row['uri']}  {row['created_at'][:_DATE_CHARS]}  {row['author']}")
+
+
+def _to_read(url: str) -> "Store":
+    """The store, where it cannot be written to be read only."""
+    from mistudio.artifacts import open_store
+    from mistudio.errors import StorageError
+
+    try:
+        return open_store(url)
+    except StorageError:
+        return open_store(url, "r")
+
+
+def _author() -> str:
+    """The user's name; a container may have none."""
+    import getpass
+
+    from mistudio.errors import ConfigError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        message = "Who gives the name? This machine does not know its user: say it with --author."
+        raise ConfigError(message) from error
 
 
 def _open(store: "Store", uri: str) -> "Artifact | DamagedArtifact":
@@ -176,22 +266,16 @@ def _open_all(store: "Store") -> "dict[str, Artifact | DamagedArtifact]":
     return opened
 
 
-def _row(uri: str, found: "Artifact | DamagedArtifact") -> dict[str, Any]:
+def _row(entry: "Entry") -> dict[str, Any]:
     """One line of the list; of a damaged manifest nothing is known but where it is."""
-    from mistudio.errors import DamagedArtifact
-
-    if isinstance(found, DamagedArtifact):
-        kind = uri.partition("/")[0]
-        return {"uri": uri, "kind": kind, "created_at": "", "bytes": 0, "summary": {}, "damage": str(found)}
-    manifest = found.manifest
     return {
-        "uri": uri,
-        "kind": manifest.short_kind,
-        "digest": found.digest,
-        "created_at": manifest.created_at,
-        "bytes": manifest.num_bytes,
-        "summary": manifest.summary,
-        "damage": None,
+        "uri": entry.uri,
+        "kind": entry.short_kind,
+        **({"digest": entry.digest} if entry.damage is None else {}),
+        "created_at": entry.created_at,
+        "bytes": entry.num_bytes,
+        "summary": entry.summary,
+        "damage": entry.damage,
     }
 
 
@@ -220,26 +304,24 @@ def _facts(artifact: "Artifact") -> "Table":
     return table
 
 
-def _lineage(store: "Store", manifest: "Manifest") -> dict[str, Any]:
+def _lineage(store: "Store", artifact: "Artifact") -> dict[str, Any]:
     """Each input by its role: where it is, whether it is still there, and its own inputs."""
-    return {role: _ancestor(store, ref) for role, ref in manifest.inputs.items()}
+    from mistudio.artifacts import ancestry
 
+    graph = ancestry(store, {"": artifact})
 
-def _ancestor(store: "Store", ref: "InputRef") -> dict[str, Any]:
-    from mistudio.errors import DamagedArtifact, NotFound
+    def inputs(key: str) -> dict[str, Any]:
+        return {
+            role: {
+                "uri": node.ref.uri,
+                "digest": node.ref.digest,
+                "state": _STATES[node.state],
+                "inputs": inputs(node.key),
+            }
+            for role, node in graph.inputs(key)
+        }
 
-    node: dict[str, Any] = {"uri": ref.uri, "digest": ref.digest, "state": "outside the store", "inputs": {}}
-    if ":" in ref.uri:
-        return node
-    try:
-        found = _open(store, ref.uri)
-    except NotFound:
-        return {**node, "state": "no longer in the store"}
-    if isinstance(found, DamagedArtifact):
-        return {**node, "state": "damaged"}
-    if found.digest != ref.digest:
-        return {**node, "state": "replaced by another"}
-    return {**node, "state": "in the store", "inputs": _lineage(store, found.manifest)}
+    return inputs(next(reversed(graph.nodes)))
 
 
 def _tree(title: str, lineage: dict[str, Any]) -> "Tree":

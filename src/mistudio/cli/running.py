@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mistudio.artifacts import default_store_url, open_store
+from mistudio.artifacts import default_store_url, open_store, scratch_folder
 from mistudio.cli.checkout import kfp_functions, signature
 from mistudio.cli.display import Event, RunView, seconds_by_step
 from mistudio.errors import MistudioError
@@ -38,7 +38,7 @@ def run_locally(pipeline: Any, name: str, values: dict[str, object]) -> list[Eve
     # Refuses a folder that cannot be written, before anything starts.
     store = open_store(str(values.get("store") or default_store_url())).url
     values["store"] = store
-    folder = Path(store) / ".mistudio" / "runs" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    folder = scratch_folder(store) / "runs" / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     folder.mkdir(parents=True)
     log = folder / "steps.log"
     with pipeline_run(name, store) as run:

@@ -110,10 +110,9 @@ class _Ingestion:
         totals = ShardCounts()
         dropped: Counter[str] = Counter()
         documents = islice(self.source.documents(dropped), self.config.max_documents)
-        finished = set(self.draft.work_names())
         with progress("Tokenise", total=None, unit="documents") as bar:
             for number in count():
-                if _counts_name(number) in finished:
+                if self.draft.has_work(_counts_name(number)):
                     shard = self._step_over(number, documents)
                     dropped.clear()
                 else:

@@ -1,6 +1,5 @@
 """Uploaded corpora: files kept in the store under a name, so that every machine finds them by it."""
 
-import datetime
 import re
 import shutil
 from collections import Counter
@@ -9,22 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import mistudio
 from mistudio.artifacts import (
     Artifact,
     Draft,
-    Manifest,
     Produced,
-    Producer,
+    Recipe,
     Store,
     Summary,
+    artifact_uris,
     check_name,
     hash_file,
     open_artifact,
+    produce,
     remove_artifact,
 )
-from mistudio.artifacts.kinds import qualified_kind, schema_version
-from mistudio.artifacts.manifest import MANIFEST_NAME
 from mistudio.corpus.documents import BUILTIN_NAMES, Columns, Document
 from mistudio.corpus.files import FileSource, digest_files, path_source
 from mistudio.corpus.formats import read_documents
@@ -36,6 +33,7 @@ _FOLDER = "uploads"
 _FILES = "files/"  # a corpus may well hold a file called manifest.json
 _ODD_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 _REPORT_EVERY_DOCUMENTS = 1000
+_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,26 +85,26 @@ def add_corpus(store: Store, path: Path, name: str | None = None, columns: Colum
     prefix = _prefix(name if name is not None else _stored_name(path.absolute().stem))
     source = path_source(path, columns)
     files = _stored_files(source)
-    with store.lock(prefix):
-        found = _same(store, prefix, files, columns)
-        if found:
-            return Produced(found, found=True)
+
+    def build(draft: Draft) -> Summary:
         summary = _read_through(source)
-        draft = Draft(store, prefix)
-        for leftover in list(store.list(prefix)):  # of a run that was killed: it may be of other content
-            store.remove(leftover)
+        draft.clear()  # what a killed run left may be of other content
         for stored, local in files.items():
-            with draft.stage(_FILES + stored) as staged:
-                shutil.copyfile(local, staged)
-        return Produced(_publish(draft, columns, summary), found=False)
+            with draft.open(_FILES + stored) as copy, local.open("rb") as original:
+                shutil.copyfileobj(original, copy, _COPY_BYTES)
+        return summary
+
+    recipe = Recipe(kind=KIND, config={"columns": columns.model_dump()})
+    produced = produce(store, recipe, "corpus add", build, prefix)
+    if produced.found:
+        _check_same(open_artifact(store, prefix, KIND), files, columns)
+    return produced
 
 
 def list_corpora(store: Store) -> Iterator[Artifact]:
     """The uploaded corpora, by name."""
-    for name in store.list(_FOLDER):
-        prefix, _, file = name.rpartition("/")
-        if file == MANIFEST_NAME and prefix.count("/") == 1:
-            yield open_artifact(store, prefix, KIND)
+    for prefix in artifact_uris(store, _FOLDER):
+        yield open_artifact(store, prefix, KIND)
 
 
 def remove_corpus(store: Store, name: str) -> None:
@@ -116,11 +114,11 @@ def remove_corpus(store: Store, name: str) -> None:
         InputError: the name is no name in the store.
         NotFound: there is no such corpus.
     """
-    prefix = _prefix(name)
-    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
+    try:
+        remove_artifact(store, _prefix(name))
+    except NotFound as error:
         message = f"There is no uploaded corpus {name!r}; there are {known_names(store)}."
-        raise NotFound(message)
-    remove_artifact(store, prefix)
+        raise NotFound(message) from error
 
 
 def upload_source(store: Store, name: str, columns: Columns) -> UploadSource | None:
@@ -129,9 +127,10 @@ def upload_source(store: Store, name: str, columns: Columns) -> UploadSource | N
         prefix = _prefix(name)
     except InputError:
         return None
-    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
+    try:
+        artifact = open_artifact(store, prefix, KIND)
+    except NotFound:
         return None
-    artifact = open_artifact(store, prefix, KIND)
     chosen = {**artifact.manifest.config["columns"], **columns.model_dump(exclude_none=True)}
     return UploadSource(artifact, Columns(**chosen))
 
@@ -174,16 +173,17 @@ def _stored_files(source: FileSource) -> dict[str, Path]:
     return files
 
 
-def _same(store: Store, prefix: str, files: dict[str, Path], columns: Columns) -> Artifact | None:
-    """The corpus already published under ``prefix``, if it has this very content."""
-    if store.size(f"{prefix}/{MANIFEST_NAME}") is None:
-        return None
-    artifact = open_artifact(store, prefix, KIND)
-    published = {entry.path.removeprefix(_FILES): entry.sha256 for entry in artifact.manifest.files}
-    same_files = published == {name: hash_file(path) for name, path in files.items()}
-    if same_files and artifact.manifest.config["columns"] == columns.model_dump():
-        return artifact
-    name = upload_name(artifact)
+def _check_same(published: Artifact, files: dict[str, Path], columns: Columns) -> None:
+    """Refuse a name that stands for a corpus of other content.
+
+    Raises:
+        CorpusError: it does.
+    """
+    there = {entry.path.removeprefix(_FILES): entry.sha256 for entry in published.manifest.files}
+    same_files = there == {name: hash_file(path) for name, path in files.items()}
+    if same_files and published.manifest.config["columns"] == columns.model_dump():
+        return
+    name = upload_name(published)
     message = (
         f"There is already a corpus {name!r} with other content. Choose another --name, "
         f"or remove it first: mistudio corpus remove {name}."
@@ -212,18 +212,3 @@ def _read_through(source: FileSource) -> Summary:
         "tasks": len(tasks),
         "dropped": dropped.total(),
     }
-
-
-def _publish(draft: Draft, columns: Columns, summary: Summary) -> Artifact:
-    manifest = Manifest(
-        kind=qualified_kind(KIND, schema_version(KIND)),
-        config={"columns": columns.model_dump()},
-        seed=0,
-        inputs={},
-        files=draft.entries(),
-        summary=dict(summary),
-        producer=Producer(step="corpus add", version=mistudio.__version__),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    draft.store.create(f"{draft.prefix}/{MANIFEST_NAME}", manifest.to_json())
-    return Artifact(draft.store, draft.prefix, manifest)

@@ -119,7 +119,7 @@ class _Training:
         self.step, self.tokens = 0, 0
         self.curve: list[Point] = []
         self._losses: list[float] = []
-        if _CHECKPOINT in draft.work_names():
+        if draft.has_work(_CHECKPOINT):
             self._restore()
 
     def run(self) -> None:

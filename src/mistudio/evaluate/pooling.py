@@ -9,6 +9,8 @@ of a block, A active (document, latent) pairs, S sequences of a split.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,16 +68,19 @@ class Pooler:
             for start in range(0, len(passages), _BLOCK_DOCUMENTS):
                 block = passages[start : start + _BLOCK_DOCUMENTS]
                 name = f"{split}-{start // _BLOCK_DOCUMENTS:05d}.safetensors"
-                if name not in draft.work_names():
-                    with draft.stage_work(name) as path:
-                        save_file(self._pool(split, block, saes), path)
-                blocks.append(load_file(draft.work_file(name)))
+                done = draft.work_once(name, partial(self._save_block, split, block, saes))
+                blocks.append(load_file(done))
                 bar.advance(len(block))
         latents = [
             sparse.vstack([_matrix(block, number, sae.width) for block in blocks], format="csr")
             for number, sae in enumerate(saes)
         ]
         return Pooled(latents, np.concatenate([block["acts"].numpy() for block in blocks]))
+
+    def _save_block(
+        self, split: Split, passages: Sequence[Passage], saes: Sequence[SparseAutoencoder], path: Path
+    ) -> None:
+        save_file(self._pool(split, passages, saes), path)
 
     @torch.no_grad()
     def tokens_of(self, split: Split, passages: Sequence[Passage]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from mistudio.artifacts import Artifact, Store, open_input
+from mistudio.artifacts import Artifact, Line, Store
 from mistudio.errors import ConfigError, InputError
 from mistudio.exchange.names import Names
 from mistudio.exchange.neuronpedia import (
@@ -113,7 +113,7 @@ def _explanations(store: Store, explanations: Artifact | None, scores: Artifact 
             f"{scores.uri} holds scores of {scored.uri}, not of {explanations.uri}: give those that belong together."
         )
         raise InputError(message)
-    return explanations or open_input(store, scored, "explanations")
+    return explanations or Line(store, scores).explanations
 
 
 def _check_features(given: _Given) -> None:

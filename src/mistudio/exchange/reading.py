@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from mistudio.artifacts import Artifact, Store, open_artifact, open_input
+from mistudio.artifacts import Artifact, Line, Store, open_artifact
 from mistudio.find import CONTEXTS_NAME, FEATURES_NAME, FIND_NAME, MAP_NAME, NEIGHBOURS_NAME
 from mistudio.sae import hook_of, target_hook_of
 from mistudio.sae.files import WEIGHTS_NAME
@@ -83,9 +83,8 @@ def open_origin(store: Store, features: Artifact) -> Origin:
         NotFound: one of the artifacts behind them is no longer in the store.
         DamagedArtifact: one of them is another by now.
     """
-    sae = open_input(store, features.manifest.inputs["sae"], "sae")
-    activations = open_input(store, sae.manifest.inputs["activations"], "activations")
-    corpus = open_input(store, activations.manifest.inputs["corpus"], "corpus")
+    line = Line(store, features)
+    sae, corpus = line.sae, line.corpus
     found = json.loads(features.file(FIND_NAME).read_bytes())
     return Origin(
         features=features,

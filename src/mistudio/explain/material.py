@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mistudio.artifacts import Artifact, Store, open_input
+from mistudio.artifacts import Artifact, Line, Store
 from mistudio.corpus.reader import Split, TokenCorpus
 from mistudio.errors import InputError
 from mistudio.explain.firings import Firings, captured_sequences, read_firings
@@ -95,13 +95,12 @@ def open_material(
         InputError: the tokens of the corpus are not those of the model's tokenizer.
         DamagedArtifact: an artifact is not what it was.
     """
-    sae = open_input(store, features.manifest.inputs["sae"], "sae")
-    activations = open_input(store, sae.manifest.inputs["activations"], "activations")
-    corpus = open_input(store, activations.manifest.inputs["corpus"], "corpus")
+    line = Line(store, features)
+    sae, activations, corpus = line.sae, line.activations, line.corpus
     used = corpus.manifest.inputs["tokenizer"]
     if used.digest != source.tokenizer_digest:
         message = (
-            f"{sae.uri} was trained on activations of {activations.manifest.inputs['subject'].uri}, whose tokenizer "
+            f"{sae.uri} was trained on activations of {line.subject.uri}, whose tokenizer "
             f"({used.digest[:12]}) is not that of {source.uri} ({source.tokenizer_digest[:12]}): its features would be "
             "shown with the wrong tokens. Give the model that the activations come from."
         )

@@ -173,7 +173,7 @@ class _Run:
 
     def _block(self, name: str, first: int) -> None:
         """Explain some features, unless an earlier run has."""
-        if _work_name(name, first) in self.draft.work_names():
+        if self.draft.has_work(_work_name(name, first)):
             return
         stop = min(first + self.config.block_features, self.num_features)
         evidence = read_evidence(self.material.features, first, stop, examples=name != PROGRAM)
@@ -208,7 +208,7 @@ class _Run:
         for explanation in read_table(explained):
             status.setdefault(explanation.explainer, Counter())[explanation.status] += 1
             of_feature.setdefault(explanation.feature, set()).add(explanation.status)
-        done = _READ_NAME in self.draft.work_names()
+        done = self.draft.has_work(_READ_NAME)
         read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if done else {}
         content = {
             "explainers": {name: dict(sorted(counts.items())) for name, counts in status.items()},

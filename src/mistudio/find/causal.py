@@ -3,6 +3,9 @@
 Shape legend: F features, C contexts of each, W tokens of a window.
 """
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,14 +36,15 @@ def try_features(
         for first in range(0, top.num_features, _FEATURES_AT_ONCE):
             features = range(first, min(first + _FEATURES_AT_ONCE, top.num_features))
             name = f"causal-{first:07d}.safetensors"
-            if name not in draft.work_names():
-                with draft.stage_work(name) as path:
-                    save_file(_try_block(tried, top, features, config, seed), path)
-            blocks.append(load_file(draft.work_file(name)))
+            blocks.append(load_file(draft.work_once(name, partial(_save_block, tried, top, features, config, seed))))
             bar.advance(len(features))
     joined = {name: torch.cat([block[name] for block in blocks]).numpy() for name in blocks[0]}
     attributions = Attributions(joined.pop("gradient"), joined.pop("integrated"))
     return joined, attributions
+
+
+def _save_block(tried: Tried, top: TopContexts, features: range, config: FindConfig, seed: int, path: Path) -> None:
+    save_file(_try_block(tried, top, features, config, seed), path)
 
 
 def _try_block(tried: Tried, top: TopContexts, features: range, config: FindConfig, seed: int) -> dict[str, Tensor]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from mistudio.activations import ActivationReader, OrderedRows
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, produce
-from mistudio.artifacts.artifact import hash_file
+from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import ConfigError, NotFound
 from mistudio.interchange import dictionary_learning, gemma_scope, onnx, saelens, sparsify
 from mistudio.interchange.weights import Reading

@@ -4,15 +4,17 @@ Inputs inside the store are followed to their own inputs. What lies outside it (
 file), or was removed from it since, is shown by its name and digest alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio.artifacts import Artifact, InputRef, JsonScalar, Store, open_input
-from mistudio.errors import NotFound
+from mistudio.artifacts import Artifact, JsonScalar, Store, ancestry
+from mistudio.artifacts import graph as graph_module
+from mistudio.errors import DamagedArtifact
 from mistudio.report.metrics import write_value
 
 _TITLES = {"sae": "SAE"}
+_NOTES = {"outside": "outside the store", "gone": "no longer in the store"}
 # What to show first where there is room for little; the rest follows by name.
 _FIRST = (
     "interpretable",
@@ -65,45 +67,34 @@ def trace(store: Store, artifacts: Mapping[str, Artifact]) -> list[list[Node]]:
     Raises:
         DamagedArtifact: an ancestor in the store is not the one that was used.
     """
+    graph = ancestry(store, artifacts)
     nodes: dict[str, Node] = {}
-    for role, artifact in artifacts.items():
-        _visit(store, role, artifact.ref, nodes, artifact)
+    for key, found in graph.nodes.items():
+        if found.problem is not None:
+            raise DamagedArtifact(found.problem)
+        inputs = [(role, nodes[parent.key]) for role, parent in graph.inputs(key)]
+        nodes[key] = _shown(found, inputs)
     columns: list[list[Node]] = [[] for _ in range(1 + max(node.depth for node in nodes.values()))]
     for node in nodes.values():
         columns[node.depth].append(node)
     return columns
 
 
-def _visit(store: Store, role: str, ref: InputRef, nodes: dict[str, Node], artifact: Artifact | None = None) -> Node:
-    key = f"{ref.uri}@{ref.digest}"
-    if key in nodes:
-        return nodes[key]
-    outside = ":" in ref.uri
-    if artifact is None and not outside:
-        artifact = _open(store, ref)
+def _shown(found: graph_module.Node, inputs: Sequence[tuple[str, Node]]) -> Node:
+    ref, artifact = found.ref, found.artifact
     if artifact is None:
-        note = "outside the store" if outside else "no longer in the store"
-        nodes[key] = Node(key, _title(role), ref.uri, ref.digest, depth=0, note=note)
-        return nodes[key]
-    parents = [(name, _visit(store, name, parent, nodes)) for name, parent in sorted(artifact.manifest.inputs.items())]
-    nodes[key] = Node(
-        key=key,
-        title=_title(artifact.manifest.short_kind),
+        return Node(found.key, _title(found.role), ref.uri, ref.digest, depth=0, note=_NOTES[found.state])
+    manifest = artifact.manifest
+    return Node(
+        key=found.key,
+        title=_title(manifest.short_kind),
         name=ref.uri,
         digest=ref.digest,
-        depth=1 + max((node.depth for _, node in parents), default=-1),
-        inputs=tuple((name, node.name) for name, node in parents),
-        figures=_figures(artifact.manifest.summary),
-        config=(*_flatten(artifact.manifest.config), ("seed", str(artifact.manifest.seed))),
+        depth=1 + max((node.depth for _, node in inputs), default=-1),
+        inputs=tuple((role, node.name) for role, node in inputs),
+        figures=_figures(manifest.summary),
+        config=(*_flatten(manifest.config), ("seed", str(manifest.seed))),
     )
-    return nodes[key]
-
-
-def _open(store: Store, ref: InputRef) -> Artifact | None:
-    try:
-        return open_input(store, ref, ref.uri.partition("/")[0])
-    except NotFound:
-        return None
 
 
 def _title(kind: str) -> str:

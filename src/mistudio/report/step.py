@@ -1,6 +1,6 @@
 """The report step: from found features, an evaluation and scores to one HTML page and a short Markdown summary."""
 
-from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_input, produce
+from mistudio.artifacts import Artifact, Draft, Line, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
 from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
@@ -95,11 +95,12 @@ def _check_kind(artifact: Artifact, kind: str) -> None:
 def _explanations(store: Store, features: Artifact, scores: Artifact) -> Artifact:
     """What was scored; refused where it explains the features of another autoencoder."""
     _check_kind(scores, "scores")
-    explanations = open_input(store, scores.manifest.inputs["explanations"], "explanations")
+    line = Line(store, scores)
+    explanations = line.required("explanations")
     explained = explanations.manifest.inputs["features"]
     if explained.digest == features.digest:
         return explanations
-    of_scores = open_input(store, explained, "features").manifest.inputs.get("sae")
+    of_scores = line.required("features").manifest.inputs.get("sae")
     found = features.manifest.inputs.get("sae")
     if found is None or of_scores is None or found.digest != of_scores.digest:
         message = (

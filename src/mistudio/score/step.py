@@ -171,8 +171,8 @@ class _Run:
                 f"{PROGRAM}-{number}-{first:07d}.parquet": block
                 for first, block in _blocks(explanations, self.config.block_features)
             }
-            done = set(self.draft.work_names())
-            self._write_program_scores(name, {each: block for each, block in blocks.items() if each not in done})
+            missing = {each: block for each, block in blocks.items() if not self.draft.has_work(each)}
+            self._write_program_scores(name, missing)
             yield from blocks
 
     def _write_program_scores(self, name: str, blocks: dict[str, list[Explanation]]) -> None:
@@ -191,7 +191,7 @@ class _Run:
         asked = self.config.scorers.index(name)
         for first, block in _blocks(list(read_explanations(self.explanations)), self.config.block_features):
             work_name = f"judged-{asked}-{first:07d}.parquet"
-            if work_name not in self.draft.work_names():
+            if not self.draft.has_work(work_name):
                 examiner = examiner or self._examiner()
                 scorer = scorer or self._new_scorer(name)
                 with self.draft.stage_work(work_name) as path:

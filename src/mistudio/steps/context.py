@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from mistudio.artifacts import Artifact, Store, open_input, open_store
+from mistudio.artifacts import Artifact, Line, Store, open_store, scratch_folder
 from mistudio.errors import ConfigError, InputError
 from mistudio.settings import json_object, nested, refused, validated
 from mistudio.steps.spec import Step
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from mistudio.explain.llm_open import JudgeChoice
     from mistudio.subject import SubjectConfig, SubjectSource
     from mistudio.subject.facts import ModelFacts
-
-# From scores back to the activations, each artifact names the next among its inputs.
-_LINE = ("explanations", "features", "sae", "activations")
 
 # What the manifest of a capture says of how the model was loaded; that of imported activations says nothing.
 _CAPTURED = {"dtype": "subject_dtype", "quantization": "quantization"}
@@ -99,7 +96,7 @@ class Context:
         from mistudio.subject.facts import model_facts
 
         trust = bool(self.loading.get("trust_remote_code", False))
-        return model_facts(self.source(), trust, Path(self.store.url) / ".mistudio" / "models")
+        return model_facts(self.source(), trust, scratch_folder(self.store) / "models")
 
     def judge(self, subject: "SubjectConfig", wanted_by: str) -> "JudgeSource | None":
         """The language model that is named to be asked, if one is; its answers are remembered beside the store.
@@ -114,7 +111,7 @@ class Context:
         config = judge_choice(self.given, subject)
         if config is None:
             return None
-        answers = Path(self.store.url) / ".mistudio" / "answers"
+        answers = scratch_folder(self.store) / "answers"
         return JudgeSource(config.settings(), lambda: open_judge(config, wanted_by, answers))
 
 
@@ -211,7 +208,4 @@ def check_demo(store: Store, artifact: Artifact) -> None:
 
 def activations_behind(store: Store, artifact: Artifact) -> Artifact | None:
     """The activations that an artifact was made from, itself or by way of others; None where it names none."""
-    for kind in _LINE:
-        if kind in artifact.manifest.inputs:
-            artifact = open_input(store, artifact.manifest.inputs[kind], kind)
-    return artifact if artifact.manifest.short_kind == "activations" else None
+    return Line(store, artifact).find("activations")

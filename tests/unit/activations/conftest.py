@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mistudio.activations.shards import META_COLUMNS, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
+from tests.support.indexed import index_shards
 
 WIDTH = 3
 HOOK = "resid_post.1"
@@ -48,6 +49,7 @@ def publish_rows(store: Store, shards: Sequence[Sequence[int]], split: str = "tr
                     meta["position"] = np.arange(length, dtype=np.int32)
                     writer.append(numbered_rows(row, row + length), meta)
                     sequence, row = sequence + 1, row + length
+        index_shards(draft)
         return {}
 
     config = {"shards": [list(lengths) for lengths in shards], "split": split}

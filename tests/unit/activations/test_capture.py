@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, CaptureConfig, batch_tensors
 from mistudio.activations import passes as passes_module
+from mistudio.activations.index import sequences_of
 from mistudio.activations.plan import plan_capture
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Produced, Store, artifact_uris, open_store
@@ -248,6 +249,17 @@ def test_a_sequence_stays_together_in_its_shard(llama: Subject, store: Store) ->
         assert shard.num_rows * 2 * MLP_WIDTH <= 1 << 16
         seen |= set(runs)
         start += shard.num_rows
+
+
+def test_the_index_of_a_capture_is_what_its_shards_hold(llama: Subject, store: Store) -> None:
+    artifact = captured(store, llama, SMALL_SHARDS).artifact
+    for hook in SMALL_SHARDS.hooks:
+        for split in SPLITS:
+            reader = ActivationReader(artifact, hook, split)
+            for number, shard in enumerate(reader.shards):
+                found = sequences_of(shard.file.meta("sequence", 0, shard.num_rows))
+                assert all(map(np.array_equal, found, reader.index.shards[number]))
+            assert sum(shard.num_rows for shard in reader.shards) == artifact.manifest.summary[f"{split}_tokens"]
 
 
 def passes_by_shard(subject: Subject) -> list[int]:

@@ -11,6 +11,7 @@ from mistudio.activations.shards import META_COLUMNS, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.errors import InputError
 from mistudio.subject import SubjectConfig
+from tests.support.indexed import index_shards
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_corpus, tiny_llama
 
 INPUT, TARGET = "resid_mid.1", "mlp_out.1"
@@ -45,6 +46,7 @@ def publish_pairs(store: Store, target_meta: Meta, target_rows: int = ROWS, dtyp
                     ShardWriter(path, acts_ND.shape[1], dtype) as writer,
                 ):
                     writer.append(acts_ND[start:stop], {name: meta[name][start:stop] for name in META_COLUMNS})
+        index_shards(draft)
         return {}
 
     return produce(store, Recipe(kind="activations", config={"dtype": dtype}), "test", build).artifact
@@ -106,7 +108,7 @@ def test_rows_of_other_places_are_refused_with_the_first_that_differs(store: Sto
     artifact = publish_pairs(store, meta)
     was, now = int(meta_of(ROWS)[column][650]), int(meta[column][650])
     with pytest.raises(InputError, match=rf"do not correspond: row 650 belongs to {column} {was} and {now}\. Capture"):
-        PairedReader(artifact, INPUT, TARGET, "train")
+        PairedReader(artifact, INPUT, TARGET, "train").acts(640, 660)
 
 
 def test_another_number_of_rows_is_refused(store: Store) -> None:

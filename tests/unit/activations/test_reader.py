@@ -91,11 +91,45 @@ def mapped_bytes(folder: str) -> int:
     return resident
 
 
-def test_a_damaged_shard_is_refused(store: Store) -> None:
-    artifact = publish_rows(store, SHARDS)
-    path = store.fetch(f"{artifact.uri}/{HOOK}/train/shard-00001.arrow")
+def flip_a_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_a_damaged_shard_is_refused_when_it_is_read_and_others_are_not(store: Store) -> None:
+    artifact = publish_rows(store, SHARDS)
+    flip_a_byte(store.fetch(f"{artifact.uri}/{HOOK}/train/shard-00001.arrow"))
+    reader = ActivationReader(artifact, HOOK, "train")
+    assert row_numbers(reader.acts(0, 15)) == list(range(15))
     with pytest.raises(DamagedArtifact, match=r"train/shard-00001\.arrow"):
+        reader.acts(14, 16)
+    with pytest.raises(DamagedArtifact, match=r"train/shard-00001\.arrow"):
+        reader.meta(15, 16)
+
+
+def test_a_damaged_index_is_refused(store: Store) -> None:
+    artifact = publish_rows(store, SHARDS)
+    flip_a_byte(store.fetch(f"{artifact.uri}/{HOOK}/train/index.arrow"))
+    with pytest.raises(DamagedArtifact, match=r"train/index\.arrow"):
         ActivationReader(artifact, HOOK, "train")
+
+
+def test_a_shard_that_is_not_what_the_index_says_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = publish_rows(store, SHARDS)
+    index = reader_module.read_index(artifact, HOOK, "train")
+    monkeypatch.setattr(reader_module, "read_index", lambda *_: index._replace(shards=index.shards[::-1]))
+    with pytest.raises(DamagedArtifact, match=r"shard-00000\.arrow has .* \(15, 3, 'float16'\), and its index says"):
+        ActivationReader(artifact, HOOK, "train").acts(0, 1)
+
+
+def test_opening_and_planning_read_no_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = publish_rows(store, SHARDS)
+    for shard in range(len(SHARDS)):
+        store.remove(f"{artifact.uri}/{HOOK}/train/shard-{shard:05d}.arrow")
+    reader = ActivationReader(artifact, HOOK, "train")
+    assert (len(reader), reader.width, reader.dtype, len(reader.shards)) == (NUM_ROWS, 3, "float16", len(SHARDS))
+    assert reader.sequence_ends().tolist() == np.cumsum([n for lengths in SHARDS for n in lengths]).tolist()
+    assert [chunk for shard in range(len(SHARDS)) for chunk in reader.chunks(shard, 10)][:2] == [(0, 10), (10, 15)]
+    with pytest.raises(DamagedArtifact, match="is missing"):
+        reader.acts(0, 1)

@@ -9,21 +9,25 @@ from pathlib import Path
 import pytest
 
 from mistudio.artifacts import (
-    Artifact,
     Draft,
     InputRef,
+    Manifest,
+    Producer,
     Recipe,
     Store,
     Summary,
     artifact_uris,
-    dependents,
     list_artifacts,
     open_artifact,
     open_input,
+    open_store,
     produce,
+    produce_together,
     remove_artifact,
 )
-from mistudio.artifacts import artifact as artifact_module
+from mistudio.artifacts import publishing as publishing_module
+from mistudio.artifacts import store as store_module
+from mistudio.artifacts.local import LocalStore
 from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
 from tests.unit.artifacts.conftest import Publish
 
@@ -95,11 +99,11 @@ def test_a_manifest_says_who_made_it(store: Store, monkeypatch: pytest.MonkeyPat
 def test_an_artifact_is_published_where_there_is_no_git(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MISTUDIO_GIT_COMMIT", raising=False)
     monkeypatch.setenv("PATH", "")
-    artifact_module._git_commit.cache_clear()
+    publishing_module._git_commit.cache_clear()
     try:
         assert produce(store, RECIPE, "train", Builder()).artifact.manifest.producer.git_commit is None
     finally:
-        artifact_module._git_commit.cache_clear()
+        publishing_module._git_commit.cache_clear()
 
 
 def test_a_step_that_fails_publishes_nothing_and_keeps_what_is_finished(store: Store) -> None:
@@ -156,14 +160,150 @@ print("found" if produce(open_store(sys.argv[1]), Recipe(kind="sae", config={}),
     assert (first.returncode, second.returncode) == (0, 0)
 
 
-def test_nothing_published_is_overwritten(store: Store) -> None:
+def by_another(store: Store, weights: bytes) -> Callable[[Draft], Summary]:
+    """A step during which another, which holds no lease, publishes the same artifact with other weights."""
+
     def build(draft: Draft) -> Summary:
-        assert store.create(f"{draft.prefix}/manifest.json", b"of another")
+        other = Draft(store, draft.prefix)
+        other.write("weights", b"of the first")
+        with draft.stage_work("checkpoint") as path:
+            path.write_bytes(b"x")
+        content = {"kind": "mistudio.sae/1", "config": RECIPE.config, "seed": 0, "inputs": {}, "summary": {}}
+        who = {"producer": Producer(step="train", version="0"), "created_at": "2025-01-01T00:00:00+00:00"}
+        manifest = Manifest(**content, **who, files=other.entries())
+        assert store.create(f"{draft.prefix}/manifest.json", manifest.to_json())
+        draft.write("weights", weights)
         return {}
 
-    with pytest.raises(StorageError, match="does not hold its lock"):
-        produce(store, RECIPE, "train", build)
-    assert store.fetch(f"{RECIPE.prefix}/manifest.json").read_bytes() == b"of another"
+    return build
+
+
+def test_of_two_publishers_the_second_returns_what_the_first_published(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    produced = produce(store, RECIPE, "train", by_another(store, b"of the first"))
+    assert produced.found
+    assert produced.artifact.manifest.created_at == "2025-01-01T00:00:00+00:00"
+    assert caplog.messages == []
+    assert list(store.list()) == [f"{RECIPE.prefix}/manifest.json", f"{RECIPE.prefix}/weights"]
+
+
+def test_a_second_publisher_of_other_bytes_is_told_so_and_replaces_nothing(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    produced = produce(store, RECIPE, "train", by_another(store, b"of the second"))
+    assert produced.found
+    assert produced.artifact.file("weights").read_bytes() == b"of the first"
+    assert list(produced.artifact.problems()) == []
+    assert caplog.messages == []  # its files were not written, so that what it would publish is the same
+
+    remove_artifact(store, RECIPE.prefix)
+    caplog.clear()
+    build = by_another(store, b"of the first")
+    assert produce(store, RECIPE, "train", lambda draft: {**build(draft), "loss": 1.0}).found
+    assert len(caplog.messages) == 1
+    assert "was published by another process meanwhile" in caplog.messages[0]
+
+
+def test_of_artifacts_made_together_one_that_another_published_meanwhile_is_found(store: Store) -> None:
+    recipes = [RECIPE, Recipe(kind="sae", config={"k": 9})]
+    builds = []
+
+    def build(drafts: dict[int, Draft]) -> dict[int, Summary]:
+        builds.append(sorted(drafts))
+        drafts[1].write("weights", b"x")
+        return {0: by_another(store, b"of the first")(drafts[0]), 1: {}}
+
+    assert [made.found for made in produce_together(store, recipes, "train", build)] == [True, False]
+    assert builds == [[0, 1]]
+
+
+class CountedStore(LocalStore):
+    """Knows which files were read for their hash."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.hashed: list[str] = []
+
+    def sha256(self, name: str) -> str:
+        self.hashed.append(name)
+        return super().sha256(name)
+
+
+def test_publication_reads_no_file_that_this_run_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    hash_file = store_module.hash_file
+    monkeypatch.setattr(store_module, "hash_file", lambda path: (measured.append(path.name), hash_file(path))[1])
+    store = CountedStore(tmp_path)
+
+    def build(draft: Draft) -> Summary:
+        draft.write("small", b"1")
+        with draft.open("streamed") as file:
+            file.write(b"22")
+        with draft.stage("by-a-library") as path:
+            path.write_bytes(b"333")
+        with draft.stage_work("checkpoint") as path:
+            path.write_bytes(b"4444")
+        return {}
+
+    artifact = produce(store, RECIPE, "train", build).artifact
+    assert [(entry.path, entry.bytes) for entry in artifact.manifest.files] == [
+        ("by-a-library", 3),
+        ("small", 1),
+        ("streamed", 2),
+    ]
+    assert store.hashed == []
+    assert [name.rpartition("@")[2] for name in measured] == ["by-a-library"]
+    assert list(artifact.problems()) == []
+
+
+def test_a_resumed_run_reads_only_what_the_killed_one_left(tmp_path: Path) -> None:
+    store = CountedStore(tmp_path)
+    with pytest.raises(Interrupted):
+        produce(store, RECIPE, "train", Builder(stop_before=SHARDS[2]))
+    produced = produce(store, RECIPE, "train", Builder())
+    assert store.hashed == [f"{RECIPE.prefix}/{shard}" for shard in SHARDS[:2]]
+    assert list(produced.artifact.problems()) == []
+
+
+def test_a_file_that_was_written_twice_is_published_as_it_was_last(store: Store) -> None:
+    def build(draft: Draft) -> Summary:
+        draft.write("weights", b"first")
+        draft.write("weights", b"other")
+        return {}
+
+    artifact = produce(store, RECIPE, "train", build).artifact
+    assert artifact.file("weights").read_bytes() == b"other"
+
+
+def test_working_files_are_listed_once_however_many_blocks_ask_for_theirs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Draft(store, RECIPE.prefix)
+    for number in range(3):
+        first.work_once(f"block-{number}", lambda path: path.write_bytes(b"first"))
+    listed: list[str] = []
+    stat = store.stat
+    monkeypatch.setattr(store, "stat", lambda prefix="": (listed.append(prefix), stat(prefix))[1])
+    resumed = Draft(store, RECIPE.prefix)
+    for number in range(50):
+        resumed.work_once(f"block-{number}", lambda path: path.write_bytes(b"second"))
+    assert listed == [f"{RECIPE.prefix}/work"]
+    assert len(resumed.work_names()) == 50
+    resumed.remove_work("block-0")
+    assert not resumed.has_work("block-0")
+    assert [resumed.work_file(f"block-{n}").read_bytes() for n in (1, 2, 3, 49)] == [b"first"] * 2 + [b"second"] * 2
+
+
+def test_what_is_found_in_a_store_that_cannot_be_written_is_returned(store: Store) -> None:
+    made = produce(store, RECIPE, "train", Builder()).artifact
+    reader = open_store(store.url, "r")
+    found = produce(reader, RECIPE, "train", Builder(stop_before=SHARDS[0]))
+    assert found.found
+    assert found.artifact.digest == made.digest
+    assert found.artifact.file(SHARDS[0]).read_bytes() == made.file(SHARDS[0]).read_bytes()
+    with pytest.raises(StorageError, match="opened to be read only"):
+        produce(reader, Recipe(kind="sae", config={}), "train", Builder())
 
 
 @pytest.mark.parametrize("path", ["manifest.json", "work/x"])
@@ -284,16 +424,6 @@ def test_foreign_files_in_the_folder_are_passed_over(store: Store, publish: Publ
     (root / "sae" / "loop").symlink_to(root)
     assert [found.uri for found in list_artifacts(store)] == [artifact.uri]
     assert list(artifact.problems()) == []
-
-
-def test_an_artifact_knows_what_was_made_from_it(store: Store, publish: Publish) -> None:
-    corpus: Artifact = publish("corpus")
-    sae = publish("sae", inputs={"corpus": corpus.ref})
-    features = publish("features", inputs={"sae": sae.ref, "corpus": corpus.ref})
-    assert dependents(store, corpus.uri) == [features.uri, sae.uri]
-    assert dependents(store, features.uri) == []
-    store.fetch(f"{sae.uri}/manifest.json").write_bytes(b"damaged")
-    assert dependents(store, corpus.uri) == [features.uri]
 
 
 @pytest.mark.parametrize("damage", [None, "manifest.json", "weights"])

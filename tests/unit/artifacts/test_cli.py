@@ -1,4 +1,4 @@
-"""mistudio artifacts list, show, verify and remove."""
+"""mistudio artifacts list, latest, show, name, refs, verify and remove."""
 
 import json
 from collections.abc import Callable
@@ -184,3 +184,24 @@ def test_remove_takes_a_damaged_artifact(run: Run, store: Store, publish: Publis
     break_manifest(store, artifact.uri)
     assert run("remove", artifact.uri, "--yes").stdout == f"Removed {artifact.uri} (damaged).\n"
     assert list(store.list()) == []
+
+
+def test_latest_prints_the_prefix_to_go_on_with(run: Run, publish: Publish) -> None:
+    publish("sae")
+    artifact = publish("corpus")
+    assert run("latest", "corpus").stdout == f"{artifact.uri}\n"
+    assert json.loads(run("latest", "corpus", "--json").stdout)["digest"] == artifact.digest
+    assert isinstance(run("latest", "features").exception, NotFound)
+
+
+def test_a_name_is_given_and_listed(run: Run, publish: Publish) -> None:
+    first, second = publish("sae", k=1), publish("sae", k=2)
+    assert run("name", first.uri, "champion", "--author", "ada").stdout == f"sae champion is {first.uri} (1).\n"
+    assert run("name", second.uri, "champion", "--author", "grace").stdout == f"sae champion is {second.uri} (2).\n"
+    (line,) = run("refs").stdout.splitlines()
+    assert line.split()[:3] == ["sae", "champion", second.uri]
+    assert line.endswith("grace")
+    (row,) = json.loads(run("refs", "--kind", "sae", "--json").stdout)
+    assert (row["number"], row["digest"], row["author"]) == (2, second.digest, "grace")
+    assert run("refs", "--kind", "preset").stdout == ""
+    assert isinstance(run("name", "sae/nothing", "champion").exception, NotFound)

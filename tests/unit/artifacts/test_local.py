@@ -1,8 +1,11 @@
 """The store in a local folder: full disks, folders that cannot be written, and how a store is named."""
 
 import logging
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,16 +107,16 @@ def test_a_name_that_no_disk_takes_is_an_error_of_the_store(tmp_path: Path) -> N
 
 def test_an_error_of_the_block_itself_is_passed_on(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
-    with pytest.raises(FileNotFoundError), store.stage("a") as path:
-        path.write_bytes((tmp_path / "elsewhere" / "nothing").read_bytes())
-    with pytest.raises(StorageFull), store.stage("a/b"), store.stage("a/c"):
+    with pytest.raises(FileNotFoundError), store.put("a") as staged:
+        staged.path.write_bytes((tmp_path / "elsewhere" / "nothing").read_bytes())
+    with pytest.raises(StorageFull), store.put("a/b"), store.put("a/c"):
         raise StorageFull
 
 
-def test_one_who_waits_for_a_lock_is_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_who_waits_for_a_lease_is_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(str(tmp_path))
     hold = "import sys; from mistudio.artifacts import open_store\n"
-    hold += "with open_store(sys.argv[1]).lock('sae/1'): print('locked', flush=True); sys.stdin.readline()"
+    hold += "with open_store(sys.argv[1]).lease('sae/1'): print('held', flush=True); sys.stdin.readline()"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, store.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -129,7 +132,7 @@ def test_one_who_waits_for_a_lock_is_told_so(tmp_path: Path, caplog: pytest.LogC
     handler = EndHolder()
     logger.addHandler(handler)
     try:
-        with caplog.at_level(logging.INFO), store.lock("sae/1"):
+        with caplog.at_level(logging.INFO), store.lease("sae/1"):
             pass
     finally:
         logger.removeHandler(handler)
@@ -165,3 +168,42 @@ def test_the_default_store_is_in_the_environment_or_in_the_users_data_folder(
     assert open_store().url == default_store_url() == str(tmp_path / "mine")
     monkeypatch.delenv("MISTUDIO_STORE")
     assert default_store_url().endswith("mistudio/store")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(open_folder: Path) -> None:
+    """As KServe mounts models; another user, because nothing is read only for root."""
+    published = produce(
+        open_store(str(open_folder / "store")), RECIPE, "train", lambda draft: draft.write("a", b"1") or {}
+    )
+    before = sorted(open_folder.rglob("*"))
+    read = """
+import os, sys
+from mistudio.artifacts import open_artifact, open_store, scratch_folder
+from mistudio.errors import StorageError
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+store = open_store(sys.argv[1], "r")
+print(open_artifact(store, sys.argv[2]).file("a").read_bytes(), scratch_folder(store).is_relative_to(sys.argv[1]))
+for act in (lambda: open_store(sys.argv[1]), lambda: store.create("x", b"")):
+    try:
+        act()
+    except StorageError as error:
+        print("refused")
+"""
+    if os.geteuid() != 0:
+        for folder in (open_folder / "store", open_folder / "store" / ".mistudio" / "staging"):
+            folder.chmod(0o555)
+    command = [sys.executable, "-c", read, str(open_folder / "store"), published.artifact.uri]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HOME": "/nonexistent"}
+    )
+    assert done.stdout.splitlines() == ["b'1' False", "refused", "refused"]
+    assert sorted(open_folder.rglob("*")) == before

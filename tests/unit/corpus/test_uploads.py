@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.artifacts import Store, open_artifact
+from mistudio.artifacts import Store, open_artifact, open_store
 from mistudio.corpus.documents import Columns
 from mistudio.corpus.sources import open_source
 from mistudio.corpus.uploads import add_corpus, list_corpora, remove_corpus, upload_name
@@ -116,8 +116,8 @@ def test_the_columns_of_an_upload_are_remembered_and_can_be_overruled(tmp_path: 
 
 
 def test_what_a_killed_upload_left_does_not_end_up_in_the_next(tmp_path: Path, store: Store) -> None:
-    with store.stage("uploads/a/files/left-over.jsonl") as staged:
-        staged.write_text('{"text": "left over"}\n')
+    with store.put("uploads/a/files/left-over.jsonl") as staged:
+        staged.path.write_text('{"text": "left over"}\n')
     assert names(store) == []
     artifact, _ = add_corpus(store, corpus_file(tmp_path / "a.jsonl"))
     assert artifact.paths() == ["files/a.jsonl"]
@@ -136,3 +136,18 @@ def test_a_damaged_upload_is_refused(tmp_path: Path, store: Store) -> None:
     )
     with pytest.raises(DamagedArtifact, match=r"files/a\.jsonl has other content"):
         list(open_source("a", store).documents())
+
+
+def test_an_upload_says_who_made_it(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_GIT_COMMIT", "f" * 40)
+    monkeypatch.setenv("MISTUDIO_IMAGE", "registry/batch@sha256:1")
+    producer = add_corpus(store, corpus_file(tmp_path / "a.jsonl")).artifact.manifest.producer
+    assert (producer.step, producer.git_commit, producer.image) == ("corpus add", "f" * 40, "registry/batch@sha256:1")
+
+
+def test_an_uploaded_corpus_is_found_in_a_store_that_cannot_be_written(tmp_path: Path, store: Store) -> None:
+    path = corpus_file(tmp_path / "a.jsonl")
+    add_corpus(store, path)
+    reader = open_store(store.url, "r")
+    assert add_corpus(reader, path).found
+    assert names(reader) == ["a"]

@@ -104,18 +104,18 @@ def test_it_is_found_again_whatever_the_order(store: Store) -> None:
 
 def test_a_killed_comparison_goes_on_at_the_next_pair(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     saes = [published(store, dictionary(seed)) for seed in (0, 1, 2)]
-    stage, staged = LocalStore.stage, []
+    put, staged = LocalStore.put, []
 
     def stop_at_the_second(self: LocalStore, name: str) -> object:
         staged.append(name)
         if len(staged) == 2:
             raise KeyboardInterrupt
-        return stage(self, name)
+        return put(self, name)
 
-    monkeypatch.setattr(LocalStore, "stage", stop_at_the_second)
+    monkeypatch.setattr(LocalStore, "put", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         stability(store, saes)
-    monkeypatch.setattr(LocalStore, "stage", lambda self, name: (staged.append(name), stage(self, name))[1])
+    monkeypatch.setattr(LocalStore, "put", lambda self, name: (staged.append(name), put(self, name))[1])
     produced = stability(store, saes)
     matches = [name for name in staged if "matches/" in name]
     assert [name.rpartition("/")[2] for name in matches] == [

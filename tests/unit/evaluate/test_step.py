@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from mistudio.activations import ActivationReader
+from mistudio.activations.index import index_path, shard_path
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError, NotFound
 from mistudio.evaluate import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME, EvaluateConfig, evaluate
+from mistudio.evaluate import control as control_module
 from mistudio.evaluate.cosines import largest_cosines
 from mistudio.report.metrics import METRICS as REPORTED
 from mistudio.sae import TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, SubjectSource
 from mistudio.train import TrainConfig, train
+from tests.support.indexed import opened_files
 from tests.support.tiny import WIDTH, tiny_llama
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae, zero_sae
 from tests.unit.report.fake_run import METRICS
@@ -183,3 +186,21 @@ def test_an_encoder_is_evaluated(bert: TinyRun) -> None:
     metrics = metrics_of(evaluate(bert.store, sae, bert.source, CPU).artifact)
     assert metrics["fvu"] == pytest.approx(0, abs=1e-12)
     assert metrics["ce_spliced"] == pytest.approx(metrics["ce_clean"], rel=1e-6)
+
+
+def test_a_sample_opens_the_shards_that_hold_it_and_no_other(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand rows from all over, in runs, of activations in more shards than runs."""
+    monkeypatch.setattr(control_module, "_SAMPLE_ROWS", 12)
+    monkeypatch.setattr(control_module, "_SAMPLE_RUNS", 3)
+    opened = opened_files(monkeypatch)
+    reader = ActivationReader(llama.activations, HOOK, "train")
+    sae = publish_sae(llama.store, identity_sae(), llama.activations)
+    assert not evaluate(llama.store, sae, llama.source, CPU, EvaluateConfig(ce_tokens=500), seed=31).found
+    starts = torch.linspace(0, len(reader) - 4, 3).long().tolist()
+    holding = reader.shards_of([(start, start + 4) for start in starts])
+    assert len(holding) < len(reader.shards)
+    train = {path for path in opened if "/train/" in path and "activations" in path}
+    assert train == {
+        f"{llama.activations.uri}/{path}"
+        for path in (index_path(HOOK, "train"), *(shard_path(HOOK, "train", shard) for shard in holding))
+    }

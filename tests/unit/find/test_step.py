@@ -14,19 +14,21 @@ import torch
 
 from mistudio import steps
 from mistudio.activations import ActivationReader
+from mistudio.activations.index import index_path, shard_path
 from mistudio.artifacts import Artifact
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import evaluate
 from mistudio.find import causal, context_tables, neighbours, silent, tables
 from mistudio.find.config import FindConfig
-from mistudio.find.search import Search
+from mistudio.find.search import Search, chunks_of_part
 from mistudio.find.statistics import FeatureStatistics, histogram_edges
 from mistudio.find.step import find_features, find_part
 from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
+from tests.support.indexed import opened_files
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
 from tests.unit.report.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
@@ -387,6 +389,24 @@ def test_a_search_in_parts_publishes_the_same_bytes(
     assert not merged.found
     assert merged.artifact.manifest.files == features.manifest.files
     assert merged.artifact.manifest.summary == features.manifest.summary
+
+
+def test_a_part_opens_its_own_shards_and_no_other(
+    llama: TinyRun, sae: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = opened_files(monkeypatch)
+    reader = ActivationReader(llama.activations, HOOK, "train")
+    num_parts, shards = 3, []
+    for part in range(num_parts):
+        opened.clear()
+        find_part(llama.store, sae, llama.source, CPU, CONFIG, seed=17, part=part, num_parts=num_parts)
+        there = {path.removeprefix(f"{llama.activations.uri}/") for path in opened if "activations/" in path}
+        assert index_path(HOOK, "train") in there
+        rows = [(chunk.start, chunk.stop) for chunk in chunks_of_part(reader, CONFIG.chunk_rows, part, num_parts)]
+        shards.append(reader.shards_of(rows))
+        assert there == {index_path(HOOK, "train"), *(shard_path(HOOK, "train", shard) for shard in shards[-1])}
+    assert all(len(own) < len(reader.shards) for own in shards)
+    assert set.union(*shards) == set(range(len(reader.shards)))
 
 
 def test_parts_that_are_not_all_of_the_search_are_refused(llama: TinyRun, sae: Artifact) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from mistudio.artifacts import Recipe, open_store, produce
-from mistudio.artifacts.artifact import Draft
+from mistudio.artifacts import Draft, Recipe, open_store, produce
 from mistudio.errors import DamagedArtifact, HubUnreachable, InputError, SubjectError
 from mistudio.subject import SubjectConfig, artifact_source, load_subject, load_tokenizer, resolve_source
 

@@ -10,6 +10,7 @@ from mistudio.activations import ActivationReader, ShuffledBatches
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, produce
 from mistudio.train import Learner, Metrics, TrainConfig
+from tests.support.indexed import index_shards
 
 HOOK = "resid_post.1"
 
@@ -60,6 +61,7 @@ def publish_activations(
                 ):
                     columns = {name: column[start:stop].astype(np.int32) for name, column in meta.items()}
                     writer.append(acts_ND[start:stop], columns)
+        index_shards(draft)
         return {"hooks": hook, f"width.{hook}": train_ND.shape[1]}
 
     content = {"sum": float(train_ND.double().sum()), "shards": shards, "hook": hook}
@@ -78,6 +80,7 @@ def publish_pair(store: Store, input_ND: Tensor, target_NE: Tensor, *, shift: in
                 ShardWriter(path, acts_ND.shape[1], "float16") as writer,
             ):
                 writer.append(acts_ND, {name: column.astype(np.int32) for name, column in meta.items()})
+        index_shards(draft)
         return {}
 
     content = {"sum": float(input_ND.double().sum()), "shift": shift}

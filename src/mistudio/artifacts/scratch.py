@@ -1,0 +1,42 @@
+"""Where this machine keeps what it works out beside a store, and what no other machine needs to see.
+
+Logs of runs, a language model's answers, facts of models, the MLflow database, the index of the catalogue: all can be
+lost without loss to what is published.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import platformdirs
+
+from mistudio.artifacts.local import PRIVATE
+from mistudio.artifacts.opening import default_store_url, local_folder
+from mistudio.artifacts.store import Store
+
+_KEY_DIGITS = 16
+
+
+def scratch_folder(store: Store | str) -> Path:
+    """The private folder of this machine for a store, given open or by its URL; it need not exist yet.
+
+    For a local store that is written it lies in the store itself. For any other it lies in the user's cache directory,
+    under a key of the store's URL. ``MISTUDIO_SCRATCH`` names another folder for all of them.
+    """
+    url = (store if isinstance(store, str) else store.url) or default_store_url()
+    given = os.environ.get("MISTUDIO_SCRATCH")
+    folder = local_folder(url)
+    if folder is not None:
+        folder = folder.expanduser().absolute()
+        if not given and _is_written(store, folder):
+            return folder / PRIVATE
+    base = Path(given).expanduser().absolute() if given else platformdirs.user_cache_path("mistudio") / "stores"
+    key = hashlib.sha256(str(folder or url.rstrip("/")).encode()).hexdigest()[:_KEY_DIGITS]
+    return base / key
+
+
+def _is_written(store: Store | str, folder: Path) -> bool:
+    """Whether a local store is one to write to; a folder that is not there yet will be."""
+    if not isinstance(store, str):
+        return not store.read_only
+    return os.access(folder, os.W_OK) or not folder.exists()
