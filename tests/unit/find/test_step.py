@@ -17,7 +17,7 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, InputError
-from mistudio.evaluate import evaluate
+from mistudio.evaluate import cosines, evaluate
 from mistudio.find import causal, context_tables, neighbours, silent, tables
 from mistudio.find.config import FindConfig
 from mistudio.find.search import Search
@@ -236,7 +236,7 @@ def test_how_many_features_are_written_at_once_does_not_change_the_tables(
     monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_AT_ONCE", 30)
     monkeypatch.setattr(silent, "_FEATURES_AT_ONCE", 50)
     monkeypatch.setattr(neighbours, "_BLOCK_PAIRS", 96 * 10)
-    monkeypatch.setattr(neighbours, "_BLOCK_COSINES", 96 * 7)
+    monkeypatch.setattr(cosines, "_BLOCK_COSINES", 96 * 7)
     other = find_features(
         llama.store, sae, llama.source, CPU, CONFIG.model_copy(update={"duplicate_cosine": 0.91})
     ).artifact
