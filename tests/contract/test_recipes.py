@@ -28,7 +28,7 @@ from mistudio.score import ScoreConfig, score
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
 from tests.support.settings import changed
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, make_llama_run
+from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run
 
 OTHER_HOOK = "resid_mid.1"
 SHORT = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000, batch_size=256, buffer_rows=1024)

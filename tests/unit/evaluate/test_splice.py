@@ -23,7 +23,7 @@ from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, forward_logits, resolve_hooks, spliced
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
+from tests.support.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
 
 ALL = 1_000_000
 

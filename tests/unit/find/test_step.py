@@ -27,9 +27,9 @@ from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
+from tests.support.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
-from tests.unit.report.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
+from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
 CONFIG = FindConfig(
     contexts=6,

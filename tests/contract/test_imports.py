@@ -1,6 +1,8 @@
-"""No module imports itself by way of others, be it at the top or inside a function."""
+"""No module imports itself by way of others, inside functions too; tests share helpers in one place."""
 
+import re
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
@@ -38,3 +40,15 @@ def test_known_cycles_are_still_there() -> None:
     """Or they should be crossed off."""
     imports = imported_modules()
     assert {(module, other) for module, other in KNOWN if other not in imports.get(module, ())} == set()
+
+
+def test_unit_tests_of_one_folder_import_no_other_folders() -> None:
+    """What several need is in ``tests/support``."""
+    unit = Path(__file__).parents[1] / "unit"
+    strangers = [
+        f"{path.relative_to(unit)}: {folder}"
+        for path in sorted(unit.rglob("*.py"))
+        for folder in re.findall(r"(?:from|import) tests\.unit\.(\w+)", path.read_text())
+        if folder != path.relative_to(unit).parts[0]
+    ]
+    assert strangers == []
