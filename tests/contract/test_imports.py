@@ -1,6 +1,8 @@
 """No module imports itself by way of others, inside functions too; tests share helpers in one place."""
 
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 PACKAGES = ("mistudio", "components", "pipelines")
 LAZY = "mistudio.lazy"  # what imports it imports at run time what stands under TYPE_CHECKING too
+EXTRAS = {"faiss", "igraph", "kserve", "leidenalg", "minio", "nicegui"}
 # Importer and imported of cycles that are still to be broken.
 KNOWN = {
     ("mistudio.artifacts.store", "mistudio.artifacts.local"),
@@ -52,3 +55,16 @@ def test_unit_tests_of_one_folder_import_no_other_folders() -> None:
         if folder != path.relative_to(unit).parts[0]
     ]
     assert strangers == []
+
+
+def test_what_servers_s3_and_the_studio_need_is_not_imported_with_the_library() -> None:
+    """Each is an extra: the library works without."""
+    code = (
+        "import pkgutil, sys, mistudio\n"
+        "for module in pkgutil.walk_packages(mistudio.__path__, 'mistudio.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        __import__(module.name)\n"
+        f"print(*sorted({EXTRAS!r} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
