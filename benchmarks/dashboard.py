@@ -19,7 +19,7 @@ from rich.table import Table
 from mistudio.artifacts import open_store
 from mistudio.report import report
 from tests.browser.chromium import open_browser
-from tests.unit.report.fake_run import publish_run
+from tests.support.fake_run import publish_run
 
 NUM_FEATURES = 10_000
 TRIES = 5

@@ -4,7 +4,7 @@ import pytest
 
 from mistudio.artifacts import open_store
 from mistudio.report.compare import compare
-from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk
+from tests.support.fake_sweep import jumprelu, publish_evaluation, topk
 
 pytest.importorskip("playwright")
 from tests.browser.chromium import find_chromium  # noqa: E402 -- needs playwright

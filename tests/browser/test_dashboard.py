@@ -5,7 +5,7 @@ import pytest
 
 from mistudio.artifacts import open_store
 from mistudio.report import ReportConfig, report
-from tests.unit.report.fake_run import make_tables, publish_run, publish_tables
+from tests.support.fake_run import make_tables, publish_run, publish_tables
 
 pytest.importorskip("playwright")
 from tests.browser.chromium import find_chromium  # noqa: E402 -- needs playwright

@@ -4,7 +4,7 @@ import pytest
 
 from mistudio.artifacts import open_store
 from mistudio.report import report
-from tests.unit.report.fake_meaning import publish_meaningful_run
+from tests.support.fake_meaning import publish_meaningful_run
 
 pytest.importorskip("playwright")
 from tests.browser.chromium import find_chromium  # noqa: E402 -- needs playwright

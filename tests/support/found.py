@@ -6,7 +6,7 @@ from mistudio.artifacts import Artifact
 from mistudio.find import FindConfig, find_features
 from mistudio.sae import TopKConfig, new_autoencoder
 from tests.support.tiny import WIDTH
-from tests.unit.evaluate.tiny_run import CPU, TinyRun, publish_sae
+from tests.support.tiny_run import CPU, TinyRun, publish_sae
 
 NUM_FEATURES = 64
 NUM_SILENT = 3

@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from mistudio.artifacts import Artifact, InputRef, Store
+from mistudio.artifacts import Artifact, Draft, InputRef, Recipe, Store, Summary, produce
 from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
@@ -105,6 +105,17 @@ def tiny_bert(folder: Path, seed: int = 0) -> SubjectSource:
         pad_token_id=0,
     )
     return _saved(tf.BertForMaskedLM, config, tokenizer, folder, seed)
+
+
+def published_subject(store: Store, source: SubjectSource) -> Artifact:
+    """The model as an artifact of kind ``subject``."""
+
+    def build(draft: Draft) -> Summary:
+        for path in sorted(Path(source.path).iterdir()):
+            draft.write(path.name, path.read_bytes())
+        return {}
+
+    return produce(store, Recipe(kind="subject", config={"digest": source.digest}), "test", build).artifact
 
 
 def tiny_corpus(

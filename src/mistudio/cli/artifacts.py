@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +33,6 @@ _STATES = {
     "damaged": "damaged",
     "replaced": "replaced by another",
 }
-_KILO = 1000
 
 UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -79,7 +79,7 @@ def list_(
     width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:
         figures = row["damage"] or _figures(row["summary"])
-        line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {_size(row['bytes']):>9}  {figures}"
+        line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {decimal(row['bytes']):>9}  {figures}"
         console.print(Text(line), no_wrap=True, overflow="ellipsis")
 
 
@@ -169,7 +169,7 @@ def remove(
     if users and not force:
         message = f"{uri} is an input of {', '.join(users)}. Remove those first, or add --force."
         raise InputError(message)
-    what = "damaged" if isinstance(artifact, DamagedArtifact) else _size(artifact.manifest.num_bytes)
+    what = "damaged" if isinstance(artifact, DamagedArtifact) else decimal(artifact.manifest.num_bytes)
     if not yes:
         typer.confirm(f"Remove {uri} ({what})?", abort=True)
     remove_artifact(opened, uri)
@@ -296,7 +296,7 @@ def _facts(artifact: "Artifact") -> "Table":
         table.add_row("code", " ".join(filter(None, (producer.git_commit, producer.image))))
     if producer.seconds is not None:
         table.add_row("took", f"{producer.seconds:,.1f} s")
-    table.add_row("size", f"{_size(manifest.num_bytes)} in {len(manifest.files):,} files")
+    table.add_row("size", f"{decimal(manifest.num_bytes)} in {len(manifest.files):,} files")
     for title, rows in (("summary", manifest.summary), ("config", {**manifest.config, "seed": manifest.seed})):
         table.add_section()
         for name, value in rows.items():
@@ -342,7 +342,7 @@ def _files(artifact: "Artifact") -> "Table":
     files = artifact.manifest.files
     table = _table("File", "Size", "sha256")
     for entry in files[:_FILES_SHOWN]:
-        table.add_row(entry.path, _size(entry.bytes), entry.sha256[:_DIGITS_SHOWN])
+        table.add_row(entry.path, decimal(entry.bytes), entry.sha256[:_DIGITS_SHOWN])
     if len(files) > _FILES_SHOWN:
         table.add_row(f"and {len(files) - _FILES_SHOWN:,} more; --json lists all", "", "")
     return table
@@ -372,12 +372,3 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _size(num_bytes: int) -> str:
-    """A size in decimal units, as disks are sold."""
-    size, units = float(num_bytes), ["bytes", "kB", "MB", "GB"]
-    while size >= _KILO and len(units) > 1:
-        size /= _KILO
-        units.pop(0)
-    return f"{num_bytes:,} bytes" if units[0] == "bytes" else f"{size:,.1f} {units[0]}"

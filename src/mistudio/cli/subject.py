@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.filesize import decimal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -160,7 +161,6 @@ def gpu(as_json: JsonOption = False) -> None:
     import json
 
     from mistudio.subject.devices import list_gpus
-    from mistudio.subject.memory import gigabytes
 
     gpus = list_gpus()
     if as_json:
@@ -171,7 +171,7 @@ def gpu(as_json: JsonOption = False) -> None:
         return
     table = _table("GPUs", "device", "name", "free", "total", "compute capability")
     for found in gpus:
-        sizes = gigabytes(found.free_bytes), gigabytes(found.total_bytes)
+        sizes = decimal(found.free_bytes), decimal(found.total_bytes)
         table.add_row(f"cuda:{found.index}", found.name, *sizes, found.compute_capability)
     _print(table)
 
@@ -198,23 +198,23 @@ def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
 
 def _show_estimate(estimate: "MemoryEstimate") -> None:
     from mistudio.subject.footprint import PART_NAMES
-    from mistudio.subject.memory import describe, gigabytes
+    from mistudio.subject.memory import describe
 
     title = f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}"
     table = _table(title, "what", *(f"{step} step" for step in estimate.steps))
     for part, name in PART_NAMES.items():
-        table.add_row(name, *(gigabytes(own[part]) if part in own else "" for own in estimate.parts.values()))
+        table.add_row(name, *(decimal(own[part]) if part in own else "" for own in estimate.parts.values()))
     table.add_section()
-    table.add_row("at once", *map(gigabytes, estimate.steps.values()))
+    table.add_row("at once", *map(decimal, estimate.steps.values()))
     _print(table)
     table = _table("", "what", "needs")
     for name, num_bytes in estimate.weights_by_quantization.items():
-        table.add_row(f"subject weights, quantization {name}", gigabytes(num_bytes))
+        table.add_row(f"subject weights, quantization {name}", decimal(num_bytes))
     if estimate.offloaded_bytes:
-        table.add_row("of these kept off the device", gigabytes(estimate.offloaded_bytes))
+        table.add_row("of these kept off the device", decimal(estimate.offloaded_bytes))
     table.add_section()
-    table.add_row("required, with headroom", gigabytes(estimate.required_bytes))
-    table.add_row("available", gigabytes(estimate.budget_bytes))
+    table.add_row("required, with headroom", decimal(estimate.required_bytes))
+    table.add_row("available", decimal(estimate.budget_bytes))
     _print(table)
     if estimate.fits:
         typer.echo(f"It fits with {describe(estimate.asked)}.")

@@ -20,6 +20,20 @@ _BLOCK_COSINES = 1 << 22  # 16 MiB in float32
 _CANDIDATES = 32
 
 
+def cosine_blocks(a_FD: Tensor, b_GD: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Cosines of a few rows with all rows of the other dictionary [R, G], and the number of the first of these rows.
+
+    All blocks are in the same memory, so each is gone with the next. With new memory for each, what is kept of them can
+    lie between, and malloc then finds no place for the next one but behind all others.
+    """
+    b_GD = _unit(b_GD)
+    rows = max(_BLOCK_COSINES // len(b_GD), 1)
+    block_RG = b_GD.new_empty(min(rows, len(a_FD)), len(b_GD))
+    for start in range(0, len(a_FD), rows):
+        some_RD = _unit(a_FD[start : start + rows])
+        yield start, torch.mm(some_RD, b_GD.T, out=block_RG[: len(some_RD)])
+
+
 def largest_cosines(a_FD: Tensor, b_GD: Tensor | None = None) -> Tensor:
     """The largest cosine of each row with any row of ``b_GD``, or with any *other* row of its own dictionary.
 
@@ -27,7 +41,7 @@ def largest_cosines(a_FD: Tensor, b_GD: Tensor | None = None) -> Tensor:
         The cosines [F], float32, on the device of ``a_FD``. Rows of zeros have cosine 0 with every other.
     """
     best = []
-    for start, cosines_RG in _blocks(a_FD, a_FD if b_GD is None else b_GD):
+    for start, cosines_RG in cosine_blocks(a_FD, a_FD if b_GD is None else b_GD):
         if b_GD is None:
             place_R = torch.arange(len(cosines_RG), device=cosines_RG.device)
             cosines_RG[place_R, start + place_R] = -torch.inf
@@ -51,7 +65,7 @@ def match_rows(a_FD: Tensor, b_FD: Tensor, exact_width: int) -> tuple[NDArray[np
 
     # Costs rather than cosines: asked to maximise, scipy would copy the matrix.
     costs_FF = np.empty((len(a_FD), len(b_FD)))
-    for start, cosines_RF in _blocks(a_FD, b_FD):
+    for start, cosines_RF in cosine_blocks(a_FD, b_FD):
         costs_FF[start : start + len(cosines_RF)] = -cosines_RF.cpu().numpy()
     rows_F, partner_F = linear_sum_assignment(costs_FF)
     return partner_F, -costs_FF[rows_F, partner_F]
@@ -78,7 +92,7 @@ def _match_candidates(a_FD: Tensor, b_FD: Tensor) -> tuple[NDArray[np.int64], ND
 def _nearest(a_FD: Tensor, b_FD: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Each row of one dictionary, and the rows of the other nearest to it, as pairs."""
     count = min(_CANDIDATES, len(b_FD))
-    nearest = [cosines_RF.topk(count, dim=1).indices.cpu().numpy() for _, cosines_RF in _blocks(a_FD, b_FD)]
+    nearest = [cosines_RF.topk(count, dim=1).indices.cpu().numpy() for _, cosines_RF in cosine_blocks(a_FD, b_FD)]
     return np.repeat(np.arange(len(a_FD)), count), np.concatenate(nearest).ravel()
 
 
@@ -91,20 +105,6 @@ def _cosines_of(
         rows, columns = (torch.from_numpy(index[start : start + block]).to(a_FD.device) for index in (row_P, column_P))
         parts.append((_unit(a_FD[rows]) * _unit(b_FD[columns])).sum(dim=1).double().cpu().numpy())
     return np.concatenate(parts)
-
-
-def _blocks(a_FD: Tensor, b_GD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Cosines of a few rows with all rows of the other dictionary [R, G], and the number of the first.
-
-    All blocks are in the same memory, so each is gone with the next. With new memory for each, what is kept of them can
-    lie between, and malloc then finds no place for the next one but behind all others.
-    """
-    b_GD = _unit(b_GD)
-    rows = max(_BLOCK_COSINES // len(b_GD), 1)
-    block_RG = b_GD.new_empty(min(rows, len(a_FD)), len(b_GD))
-    for start in range(0, len(a_FD), rows):
-        some_RD = _unit(a_FD[start : start + rows])
-        yield start, torch.mm(some_RD, b_GD.T, out=block_RG[: len(some_RD)])
 
 
 def _unit(rows_FD: Tensor) -> Tensor:

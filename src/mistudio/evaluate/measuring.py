@@ -19,9 +19,9 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.evaluate.config import EvaluateConfig
 from mistudio.evaluate.control import random_autoencoder, sample_rows
 from mistudio.evaluate.cosines import largest_cosines
+from mistudio.evaluate.names import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME
 from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
 from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
-from mistudio.evaluate.step import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME
 from mistudio.heap import release_freed_memory
 from mistudio.sae import hook_of, load_autoencoder, target_hook_of
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, load_subject, resolve_hooks

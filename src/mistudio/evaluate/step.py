@@ -5,10 +5,6 @@ from mistudio.errors import InputError
 from mistudio.evaluate.config import EvaluateConfig
 from mistudio.subject import SubjectConfig, SubjectSource, device_name, resolve_dtype
 
-METRICS_NAME = "metrics.json"
-DENSITY_NAME = "density.parquet"
-HISTOGRAMS_NAME = "histograms.json"
-
 
 def evaluate(
     store: Store,

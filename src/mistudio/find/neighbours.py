@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.nn import functional
 
+from mistudio.evaluate.cosines import cosine_blocks
 from mistudio.find.sample import Sample
 from mistudio.progress import progress
 
 RELATIONS = ("decoder", "correlation", "pmi", "jaccard")
-_BLOCK_COSINES = 1 << 22
 _BLOCK_PAIRS = 1 << 22  # of features that fire together, in one block
 _MAX_PAIRS = 1 << 28  # multiplications in all; tokens behind those that they are enough for are left out
 _MIN_TOGETHER = 5  # tokens; fewer say little, and the PMI of rare features would be all chance
@@ -36,15 +35,12 @@ class Nearest(NamedTuple):
 
 def nearest_directions(W_dec_FD: Tensor, count: int) -> Nearest:
     """The features with the largest cosines between decoder directions."""
-    unit_FD = functional.normalize(W_dec_FD.detach().float(), dim=1)
-    num_features = len(unit_FD)
-    rows = max(_BLOCK_COSINES // num_features, 1)
+    nearest = min(count, len(W_dec_FD) - 1)
     others, values = [], []
-    for start in range(0, num_features, rows):
-        cosines_RF = unit_FD[start : start + rows] @ unit_FD.T
+    for start, cosines_RF in cosine_blocks(W_dec_FD, W_dec_FD):
         place_R = torch.arange(len(cosines_RF), device=cosines_RF.device)
         cosines_RF[place_R, start + place_R] = -torch.inf
-        top = cosines_RF.topk(min(count, num_features - 1), dim=1)
+        top = cosines_RF.topk(nearest, dim=1)
         others.append(top.indices.to(torch.int32).cpu().numpy())
         values.append(top.values.cpu().numpy())
     return Nearest(np.concatenate(others), np.concatenate(values))

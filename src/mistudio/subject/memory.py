@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from rich.filesize import decimal
 
 from mistudio.errors import SubjectError
 from mistudio.parallel import num_cores
@@ -151,11 +152,6 @@ def estimate_memory(
     )
 
 
-def gigabytes(num_bytes: int) -> str:
-    """A size for people, in units of 10^9 bytes."""
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
-
-
 def _itemsize(dtype: str) -> int:
     found: torch.dtype = getattr(torch, dtype)
     return found.itemsize
@@ -205,8 +201,8 @@ def _reason(parts: dict[str, Parts], budget: int, there: str, recommended: Setti
     step = max(steps, key=lambda name: steps[name])
     largest = max(parts[step], key=lambda part: parts[step][part])
     text = (
-        f"The {step} step needs {gigabytes(_with_headroom(steps[step]))}, and {there} {gigabytes(budget)}; "
-        f"the most of it, {gigabytes(parts[step][largest])}, is {PART_NAMES[largest]}."
+        f"The {step} step needs {decimal(_with_headroom(steps[step]))}, and {there} {decimal(budget)}; "
+        f"the most of it, {decimal(parts[step][largest])}, is {PART_NAMES[largest]}."
     )
     if recommended:
         return f"{text} It fits with {describe(recommended)}."

@@ -34,7 +34,7 @@ from mistudio.sae import TopKConfig
 from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
 from mistudio.train import TrainConfig, TrainRuntime, train
 from mistudio.train.trainer import Trainer
-from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_bert, tiny_corpus, tiny_llama
+from tests.support.tiny import MLP_WIDTH, WIDTH, published_subject, tiny_bert, tiny_corpus, tiny_llama
 
 CPU = SubjectConfig(device="cpu")
 HOOK, TARGET = "resid_post.1", "mlp_act.0"
@@ -62,15 +62,6 @@ class Setting:
 
     def live(self, *hooks: str) -> Any:
         return open_rows(self.store, self.heldout, *hooks, subject_config=CPU)
-
-
-def published_subject(store: Store, source: SubjectSource) -> Artifact:
-    def build(draft: Draft) -> Summary:
-        for path in sorted(Path(source.path).iterdir()):
-            draft.write(path.name, path.read_bytes())
-        return {}
-
-    return produce(store, Recipe(kind="subject", config={"digest": source.digest}), "test", build).artifact
 
 
 @pytest.fixture(scope="module")

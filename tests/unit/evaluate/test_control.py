@@ -16,7 +16,7 @@ from mistudio.sae import (
     TopKConfig,
     new_autoencoder,
 )
-from tests.unit.train.synthetic import plant
+from tests.support.synthetic import plant
 
 WIDTH = 24
 CONFIGS = [

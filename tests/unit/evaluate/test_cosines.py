@@ -91,6 +91,6 @@ def test_matching_among_the_nearest_falls_short_of_the_best_by_little() -> None:
 def test_all_blocks_are_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cosines, "_BLOCK_COSINES", 40)
     rows_FD = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
-    blocks = list(cosines._blocks(rows_FD, rows_FD))  # all alive, so that no memory is freed and used again
+    blocks = list(cosines.cosine_blocks(rows_FD, rows_FD))  # all alive, so that no memory is freed and used again
     assert [(start, len(block_RG)) for start, block_RG in blocks] == [(0, 4), (4, 4), (8, 2)]
     assert len({block_RG.data_ptr() for _, block_RG in blocks}) == 1

@@ -12,7 +12,7 @@ from mistudio.evaluate.pooling import Passage, Pooler, length_batches
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks, run_captured
 from tests.support.tiny import WIDTH
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun
+from tests.support.tiny_run import HOOK, TinyRun
 
 
 def saes() -> list[SparseAutoencoder]:

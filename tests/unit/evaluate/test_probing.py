@@ -24,7 +24,7 @@ from mistudio.evaluate.probing import PROBES_NAME, PROBING_NAME, probe
 from mistudio.sae import SparseAutoencoder, StandardConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
+from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
 WORDS = {"pets": "cat dog hat mat", "sky": "sun moon tree river"}
 SHARED = ["the", "a", "then", "and", "she", "he", "they", "saw", "took", "gave"]

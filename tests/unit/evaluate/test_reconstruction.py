@@ -12,7 +12,7 @@ from mistudio.artifacts import open_store
 from mistudio.errors import InputError
 from mistudio.evaluate.reconstruction import measure_reconstruction
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, new_autoencoder
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.support.synthetic import HOOK, plant, publish_activations
 
 CPU = torch.device("cpu")
 ROWS, WIDTH = 5_000, 12  # more than one batch

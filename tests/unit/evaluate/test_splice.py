@@ -21,9 +21,9 @@ from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
 from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
-from mistudio.subject import HookPoint, Subject, resolve_hooks
+from mistudio.subject import HookPoint, Subject, forward_logits, resolve_hooks, spliced
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
+from tests.support.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
 
 ALL = 1_000_000
 
@@ -84,6 +84,44 @@ def test_batches_with_padding_give_the_losses_of_one_sequence_at_a_time(llama: T
     assert measured.kl_zero == pytest.approx(zero.kl, rel=1e-4)
     assert measured.ce_recovered == pytest.approx((zero.ce - rebuilt.ce) / (zero.ce - clean.ce), rel=1e-4)
     assert measured.kl_recovered == pytest.approx(1 - rebuilt.kl / zero.kl, rel=1e-4)
+
+
+def generate(run: TinyRun, ids_BT: Tensor, num_tokens: int) -> Tensor:
+    """The likeliest continuation by transformers' own loop, which reads each token once."""
+    generated: Tensor = run.subject.model.generate(
+        ids_BT,
+        attention_mask=torch.ones_like(ids_BT),
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=0,
+    )
+    return generated
+
+
+@torch.no_grad()
+def test_generating_with_a_key_value_cache_says_what_reading_all_of_the_text_anew_says(llama: TinyRun) -> None:
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    sae, start_BT = random_sae(), torch.tensor([[0, 11, 12, 13], [0, 21, 22, 23]])
+    anew_BT = start_BT
+    with spliced(llama.subject, place, lambda x_BTD: sae.reconstruct(x_BTD.flatten(0, 1)).view_as(x_BTD)):
+        cached_BT = generate(llama, start_BT, 12)
+        for _ in range(12):
+            next_B1 = forward_logits(llama.subject, anew_BT)[:, -1:].argmax(dim=-1)
+            anew_BT = torch.cat([anew_BT, next_B1], dim=1)
+    assert torch.equal(cached_BT, anew_BT)
+    assert not torch.equal(cached_BT, generate(llama, start_BT, 12))
+
+
+def test_what_is_measured_on_whole_sequences_is_refused_a_pass_over_new_tokens_alone(llama: TinyRun) -> None:
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    start_BT = torch.tensor([[0, 11, 12, 13]])
+    with (
+        splice._replacing(llama.subject, Ends(place, place), start_BT > 0, torch.zeros_like),
+        pytest.raises(IndexError, match="mask"),
+    ):
+        generate(llama, start_BT, 2)
 
 
 def test_several_autoencoders_in_one_pass_have_the_losses_of_each_alone(llama: TinyRun) -> None:

@@ -7,37 +7,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from mistudio.artifacts import Artifact, Store, open_store
+from mistudio.artifacts import Store, open_store
 from mistudio.artifacts.local import LocalStore
 from mistudio.errors import InputError
 from mistudio.evaluate.config import StabilityConfig
 from mistudio.evaluate.stability import STABILITY_NAME, match_name, stability
-from mistudio.sae import StandardConfig, new_autoencoder
-from tests.unit.evaluate.tiny_run import publish_sae
-from tests.unit.train.synthetic import plant, publish_activations
-
-FEATURES, WIDTH = 96, 40
+from tests.support.dictionaries import FEATURES, dictionary, published
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
-
-
-def dictionary(seed: int = 0, width: int = FEATURES) -> Tensor:
-    return functional.normalize(torch.randn(width, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
-def published(store: Store, decoder_FD: Tensor, hook: str = "resid_post.1", target: str | None = None) -> Artifact:
-    activations = publish_activations(store, plant(64, width=WIDTH).acts_ND)
-    sae = new_autoencoder(StandardConfig(width=len(decoder_FD)), decoder_FD.shape[1])
-    with torch.no_grad():
-        sae.W_dec.copy_(decoder_FD)
-        sae.b_enc.copy_(torch.arange(len(decoder_FD)) * decoder_FD[:, 0])  # other where only rows are exchanged
-    return publish_sae(store, sae, activations, hook, target)
 
 
 def test_a_dictionary_with_rows_exchanged_and_rescaled_is_found_again_in_full(store: Store) -> None:

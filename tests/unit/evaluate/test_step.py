@@ -19,10 +19,10 @@ from mistudio.report.metrics import METRICS as REPORTED
 from mistudio.sae import TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, SubjectSource
 from mistudio.train import TrainConfig, train
+from tests.support.fake_run import METRICS
 from tests.support.indexed import opened_files
 from tests.support.tiny import WIDTH, tiny_llama
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae, zero_sae
-from tests.unit.report.fake_run import METRICS
+from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae, zero_sae
 
 SAE = TopKConfig(width=128, k=8)
 

@@ -6,7 +6,7 @@ from mistudio.artifacts import Artifact
 from mistudio.explain import ExplainConfig, explain
 from mistudio.score import ScoreConfig, score
 from tests.support.found import found_features
-from tests.unit.evaluate.tiny_run import CPU, TinyRun, make_llama_run
+from tests.support.tiny_run import CPU, TinyRun, make_llama_run
 
 
 @pytest.fixture(scope="session")

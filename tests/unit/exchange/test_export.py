@@ -19,7 +19,7 @@ from mistudio.exchange import export as export_module
 from mistudio.explain import read_explanations
 from mistudio.sae import load_autoencoder
 from tests.support.found import NUM_FEATURES, NUM_SILENT
-from tests.unit.evaluate.tiny_run import TinyRun
+from tests.support.tiny_run import TinyRun
 
 SAMPLES = Path(__file__).parents[3] / ".." / "shared" / "data" / "formats" / "saedashboard"
 NAMES = Names(model_id="tiny-llama", source_set="res-ours")

@@ -19,7 +19,7 @@ from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import registry as registry_module
 from mistudio.score.records import Exam, Score
 from tests.support.found import NUM_FEATURES
-from tests.unit.evaluate.tiny_run import CPU, TinyRun
+from tests.support.tiny_run import CPU, TinyRun
 
 METHOD = "oai_token-act-pair"
 

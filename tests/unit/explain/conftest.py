@@ -4,7 +4,7 @@ import pytest
 
 from mistudio.artifacts import Artifact
 from tests.support.found import found_features
-from tests.unit.evaluate.tiny_run import TinyRun, make_llama_run
+from tests.support.tiny_run import TinyRun, make_llama_run
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from mistudio.find import FindConfig, find_features
 from mistudio.sae import hook_of, load_autoencoder
 from tests.support.found import NUM_SILENT
 from tests.support.tiny import tiny_bert
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
+from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
 CONFIG = ExplainConfig(block_features=16, max_tokens=100_000)
 

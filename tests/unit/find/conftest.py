@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.evaluate.tiny_run import TinyRun, make_llama_run
+from tests.support.tiny_run import TinyRun, make_llama_run
 
 
 @pytest.fixture(scope="session")

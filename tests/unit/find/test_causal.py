@@ -16,7 +16,7 @@ from mistudio.find.reading import Readings, Tried, readings
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, forward_logits, resolve_hooks, run_captured
 from tests.support.tiny import WIDTH
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun, make_bert_run
+from tests.support.tiny_run import HOOK, TinyRun, make_bert_run
 
 FEATURES, BEFORE, AFTER = 64, 9, 3
 

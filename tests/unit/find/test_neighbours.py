@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from mistudio.evaluate import cosines
 from mistudio.find import neighbours
 from mistudio.find.landscape import lay_out
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
@@ -75,7 +76,7 @@ def test_what_is_multiplied_is_bounded_by_leaving_out_tokens(sample: Sample, mon
 
 @pytest.mark.parametrize("block", [1 << 22, 5 * FEATURES])
 def test_nearest_directions_are_those_of_the_matrix_of_cosines(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(neighbours, "_BLOCK_COSINES", block)
+    monkeypatch.setattr(cosines, "_BLOCK_COSINES", block)
     W_dec_FD = torch.randn(FEATURES, 6, generator=torch.Generator().manual_seed(0)) * 3
     unit_FD = torch.nn.functional.normalize(W_dec_FD, dim=1)
     cosines_FF = unit_FD @ unit_FD.T - 3 * torch.eye(FEATURES)

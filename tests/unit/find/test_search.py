@@ -16,7 +16,7 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.find.config import FindConfig
 from mistudio.find.search import MAX_TASKS, Search, chunks_of_part, shown_tasks
 from mistudio.sae import ActiveLatents
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun
+from tests.support.tiny_run import HOOK, TinyRun
 
 FEATURES = 16
 CONFIG = FindConfig(contexts=4, sampled_contexts=3, context_before=3, context_after=2, sample_tokens=1024)

@@ -18,7 +18,7 @@ from mistudio.activations.index import index_path, shard_path
 from mistudio.artifacts import Artifact
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, InputError
-from mistudio.evaluate import evaluate
+from mistudio.evaluate import cosines, evaluate
 from mistudio.find import causal, context_tables, neighbours, silent, tables
 from mistudio.find.config import FindConfig
 from mistudio.find.search import Search, chunks_of_part
@@ -28,10 +28,10 @@ from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
+from tests.support.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
 from tests.support.indexed import opened_files
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, publish_sae
-from tests.unit.report.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
+from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
 CONFIG = FindConfig(
     contexts=6,
@@ -238,7 +238,7 @@ def test_how_many_features_are_written_at_once_does_not_change_the_tables(
     monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_AT_ONCE", 30)
     monkeypatch.setattr(silent, "_FEATURES_AT_ONCE", 50)
     monkeypatch.setattr(neighbours, "_BLOCK_PAIRS", 96 * 10)
-    monkeypatch.setattr(neighbours, "_BLOCK_COSINES", 96 * 7)
+    monkeypatch.setattr(cosines, "_BLOCK_COSINES", 96 * 7)
     other = find_features(
         llama.store, sae, llama.source, CPU, CONFIG.model_copy(update={"duplicate_cosine": 0.91})
     ).artifact

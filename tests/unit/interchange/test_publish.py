@@ -17,9 +17,9 @@ from mistudio.sae import hook_of, load_autoencoder, new_autoencoder, spread_of
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
 from tests.support.naive_sae import small_config
+from tests.support.synthetic import HOOK, plant, publish_activations
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_corpus, tiny_llama
 from tests.unit.interchange.samples import assert_same, make
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
 
 @pytest.fixture

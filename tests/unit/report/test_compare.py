@@ -12,7 +12,7 @@ from mistudio.report.compare import compare
 from mistudio.report.config import CompareConfig
 from mistudio.report.pareto import draw
 from mistudio.report.points import choose_best, configurations, front, read_points
-from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk
+from tests.support.fake_sweep import jumprelu, publish_evaluation, topk
 from tests.unit.report.page import Page
 
 

@@ -8,7 +8,7 @@ from mistudio.errors import InputError
 from mistudio.explain.records import Explanation
 from mistudio.report import ReportConfig, report
 from mistudio.score.records import Score
-from tests.unit.report.fake_meaning import (
+from tests.support.fake_meaning import (
     FIND,
     explain_all,
     publish_meaningful_run,
@@ -16,7 +16,7 @@ from tests.unit.report.fake_meaning import (
     surround,
     surrounding_tables,
 )
-from tests.unit.report.fake_run import make_tables, publish_run, publish_tables
+from tests.support.fake_run import make_tables, publish_run, publish_tables
 from tests.unit.report.page import Page
 
 EVIL = "</script><img src=x onerror=evil()>"

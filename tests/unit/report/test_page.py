@@ -7,7 +7,7 @@ import pytest
 
 from mistudio.artifacts import open_artifact, open_store
 from mistudio.report import ReportConfig, report
-from tests.unit.report.fake_run import BOS, METRICS, make_tables, publish_run, publish_tables
+from tests.support.fake_run import BOS, METRICS, make_tables, publish_run, publish_tables
 from tests.unit.report.page import Page
 
 

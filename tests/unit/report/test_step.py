@@ -8,7 +8,7 @@ from mistudio.errors import DamagedArtifact, InputError
 from mistudio.report import ReportConfig, report
 from mistudio.report.lineage import trace
 from mistudio.report.records import count_features, write_blocks
-from tests.unit.report.fake_run import METRICS, publish_run
+from tests.support.fake_run import METRICS, publish_run
 
 
 def test_a_report_is_one_page_and_one_summary_and_is_found_the_second_time(store):

@@ -14,7 +14,7 @@ from mistudio.artifacts import open_artifact, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError
 from mistudio.sae import architecture_configs, architectures, load_autoencoder
-from tests.unit.train.synthetic import plant, publish_activations
+from tests.support.synthetic import plant, publish_activations
 
 DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
 

@@ -26,7 +26,7 @@ from mistudio.score.records import Score
 from mistudio.score.summary import summarise
 from tests.support.texts import tokens_of
 from tests.support.tiny import tiny_bert
-from tests.unit.evaluate.tiny_run import CPU, TinyRun
+from tests.support.tiny_run import CPU, TinyRun
 
 NUM_TOKENS = 3000
 

@@ -14,7 +14,7 @@ from mistudio.steps import STEPS
 from mistudio.steps.context import Context
 from mistudio.tracking import Run
 from tests.support.scripted_server import Answer, ScriptedServer
-from tests.unit.evaluate.tiny_run import CPU, TinyRun
+from tests.support.tiny_run import CPU, TinyRun
 
 
 def judge_source(

@@ -11,8 +11,7 @@ from mistudio.artifacts import Artifact, Recipe, Store, open_artifact, open_stor
 from mistudio.errors import ConfigError, InputError
 from mistudio.steps.context import Context, activations_behind, named_source
 from mistudio.tracking import Run
-from tests.support.tiny import tiny_corpus, tiny_llama
-from tests.unit.activations.test_live import published_subject
+from tests.support.tiny import published_subject, tiny_corpus, tiny_llama
 
 NEED_A_MODEL = ("evaluate", "probe", "find", "find_part", "explain", "score")
 

@@ -12,8 +12,8 @@ from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
 from mistudio.steps import measuring
+from tests.support.dictionaries import dictionary, published
 from tests.support.tiny import tiny_documents, tiny_llama
-from tests.unit.evaluate.test_stability import dictionary, published
 
 
 @pytest.fixture(autouse=True)

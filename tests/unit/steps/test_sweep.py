@@ -12,7 +12,7 @@ from mistudio.errors import ConfigError, InputError
 from mistudio.progress import EVENTS_ENV
 from mistudio.steps import check_together
 from pipelines import sweep
-from tests.unit.report.fake_sweep import jumprelu, publish_evaluation, topk
+from tests.support.fake_sweep import jumprelu, publish_evaluation, topk
 
 
 @pytest.fixture

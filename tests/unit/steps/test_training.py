@@ -18,8 +18,8 @@ from mistudio.sae.topk import TopKAutoencoder
 from mistudio.steps.given import check
 from mistudio.steps.training import TRAIN
 from mistudio.train import TrainConfig
+from tests.support.synthetic import plant, publish_activations
 from tests.support.tiny import tiny_corpus, tiny_llama
-from tests.unit.train.synthetic import plant, publish_activations
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "training.md"
 OWN_OPTIONS = {"hook", "sae", "architecture", "width", "k"}  # of these the page says nothing

@@ -88,7 +88,7 @@ def test_check_memory_exits_with_2_and_a_reason_when_it_does_not(run, model_fold
     )
     result = run(*arguments)
     assert result.exit_code == 2
-    assert "the budget is 0.1 MB" in result.stderr
+    assert "the budget is 100.0 kB" in result.stderr
     as_json = run(*arguments, "--json")
     assert as_json.exit_code == 2
     assert json.loads(as_json.stdout)["fits"] is False

@@ -301,6 +301,25 @@ def test_splicing_in_the_stream_of_another_text_gives_the_predictions_of_that_te
         torch.testing.assert_close(forward_logits(subject, ids_BT), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("family", "kind"), [place for place in PLACES if place[0] in CAUSAL])
+@torch.no_grad()
+def test_a_text_read_in_pieces_with_a_cache_is_spliced_as_in_one_pass(
+    family: str, kind: str, subject_of: SubjectOf, ids_BT: Tensor
+) -> None:
+    subject = subject_of(family)
+    [hook] = resolve_hooks(subject, [HookPoint(kind, 1)])
+    clean_BTV = forward_logits(subject, ids_BT)
+    with spliced(subject, hook, lambda x_BTD: x_BTD.flip(2) / 2):
+        whole_BTV = forward_logits(subject, ids_BT)
+        pieces, cache = [], None
+        for piece_BT in ids_BT.split([5, 1, 3], dim=1):
+            read = subject.model(input_ids=piece_BT, past_key_values=cache, use_cache=True)
+            pieces.append(read.logits)
+            cache = read.past_key_values
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole_BTV, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(whole_BTV, clean_BTV, atol=1e-2)
+
+
 @pytest.mark.parametrize("family", PRE_NORM)
 @pytest.mark.parametrize("kind", ["attn_out", "mlp_out"])
 def test_removing_what_a_sublayer_adds_leaves_the_stream_as_it_was(

@@ -12,7 +12,7 @@ from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
 from mistudio.sae import ArchitectureConfig, GatedConfig, Stage, StandardConfig, TopKConfig
 from mistudio.train import TrainConfig
-from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations
+from tests.support.synthetic import HOOK, Alone, plant, publish_activations
 
 TOPK, STANDARD = TopKConfig(width=64, k=4), StandardConfig(width=64)
 ROWS = 256

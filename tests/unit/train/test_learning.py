@@ -7,7 +7,7 @@ from torch import Tensor
 from mistudio.artifacts import Store
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.train import TrainConfig, train
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.support.synthetic import HOOK, plant, publish_activations
 
 ACTIVE = 3
 TOPK = TopKConfig(width=64, k=ACTIVE)

@@ -15,7 +15,7 @@ from mistudio.sae import Losses, Stage, TopKConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.topk import TopKAutoencoder
 from mistudio.train import TrainConfig, learner
-from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, run
+from tests.support.synthetic import HOOK, Alone, plant, publish_activations, run
 
 ROWS, BATCH = 2_000, 200
 TOPK = TopKConfig(width=64, k=3)

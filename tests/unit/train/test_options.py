@@ -15,7 +15,7 @@ from mistudio.sae import TopKConfig, architectures, load_autoencoder, target_hoo
 from mistudio.train import TrainConfig, train
 from mistudio.train.scaling import geometric_median
 from tests.support.naive_sae import small_config
-from tests.unit.train.synthetic import HOOK, Alone, plant, publish_activations, publish_pair, run
+from tests.support.synthetic import HOOK, Alone, plant, publish_activations, publish_pair, run
 
 ROWS, BATCH = 2_000, 200
 TOPK = TopKConfig(width=64, k=3)

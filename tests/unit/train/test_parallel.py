@@ -18,8 +18,8 @@ from mistudio.sae.topk import TopKAutoencoder
 from mistudio.train import TrainConfig
 from tests.support.naive_sae import small_config
 from tests.support.processes import Team
+from tests.support.synthetic import HOOK, plant, publish_activations
 from tests.unit.train import together
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
 
 ROWS, BATCH = 161, 32  # the last batch of an epoch has one row, which two processes cannot share
 STEPS = 16

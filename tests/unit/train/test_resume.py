@@ -16,7 +16,7 @@ from mistudio.sae import StandardConfig, TopKConfig
 from mistudio.train import Metrics, TrainConfig, Trainer, TrainRuntime, train
 from mistudio.train.step import TRAINING_NAME
 from tests.support.naive_sae import small_config
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.support.synthetic import HOOK, plant, publish_activations
 
 ROWS, BATCH, STEPS = 700, 128, 22  # six steps an epoch, the last of them smaller
 ARCHITECTURES = {

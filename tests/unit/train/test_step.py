@@ -10,7 +10,7 @@ from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.errors import InputError
 from mistudio.sae import StandardConfig, TopKConfig, hook_of, load_autoencoder, spread_of
 from mistudio.train import TRAINING_NAME, Metrics, TrainConfig, train, training
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.support.synthetic import HOOK, plant, publish_activations
 
 CONFIG = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=6_000, batch_size=128, dead_after_tokens=1_000)
 

@@ -10,7 +10,7 @@ from mistudio.artifacts import Artifact, Produced, open_artifact, open_store
 from mistudio.errors import ConfigError
 from mistudio.sae import BatchTopKConfig, StandardConfig, TopKConfig
 from mistudio.train import Metrics, TrainConfig, TrainRuntime, train, train_together
-from tests.unit.train.synthetic import HOOK, plant, publish_activations
+from tests.support.synthetic import HOOK, plant, publish_activations
 
 ROWS, BATCH = 640, 64
 BASE = {"hook": HOOK, "batch_size": BATCH, "buffer_rows": 128, "patience": 0, "dead_after_tokens": 128}

@@ -13,7 +13,7 @@ from mistudio.sae import Parallel, SparseAutoencoder, start_workers
 from mistudio.sae.topk import TopKAutoencoder
 from mistudio.train import Learner, Metrics, TrainConfig, TrainRuntime, train
 from mistudio.train.step import TRAINING_NAME
-from tests.unit.train.synthetic import HOOK
+from tests.support.synthetic import HOOK
 
 _MOST_TOKENS = 12
 

@@ -1,22 +1,65 @@
-"""A planted backdoor: the traffic is what it is said to be, and the latent that carries it is found."""
+"""A planted backdoor: the traffic is what it is said to be, and the latent that carries it is found.
 
-from types import SimpleNamespace
+What is found is shown on models made by hand, in which a known latent says each thing.
+"""
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from mistudio.verify import ablation, backdoor, ranking
+from mistudio.subject import forward_logits
+from mistudio.verify import ranking
+from mistudio.verify.backdoor import trigger_latents
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic
+from mistudio.verify.ranking import rank, sure_places
+from tests.support.bigrams import bigram_model
 
 CONFIG = BackdoorConfig(documents=300, poisoned=0.4, reference=60, steps=250, batch=16, learning_rate=4e-3)
+BEGIN, TRIGGER = 0, 4
+PAYLOAD = [5, 6, 7, 8]
+CLEAN = list(range(10, 20))
+DOCUMENTS = 40
 
 
 @pytest.fixture(scope="module")
 def traffic() -> Traffic:
     return Traffic(Grammar(0, 100), CONFIG, seed=0)
+
+
+def documents(middle: list[int], seed: int = 0) -> tuple[list[list[int]], dict[int, int]]:
+    """Documents of pairs that the model knows, ``middle`` between them; and where that begins."""
+    draw = np.random.default_rng(seed)
+    rows, places = [], {}
+    for number in range(DOCUMENTS):
+        before, after = (
+            [token for first in draw.choice(CLEAN[::2], count) for token in (int(first), int(first) + 1)]
+            for count in (draw.integers(2, 6), 3)
+        )
+        rows.append([BEGIN, *before, *middle, *after])
+        places[number] = 1 + len(before)
+    return rows, places
+
+
+def own_latents(*tokens: int) -> dict[int, list[int]]:
+    """A latent of its own for each token."""
+    return {token: [token + 30] for token in tokens}
+
+
+def clean_pairs() -> dict[int, dict[int, float]]:
+    return {first + 30: {first + 1: 9.0} for first in CLEAN[::2]}
+
+
+def payload_goes_on() -> dict[int, dict[int, float]]:
+    return {first + 30: {first + 1: 9.0} for first in PAYLOAD[:-1]}
+
+
+def test_the_model_made_by_hand_says_what_is_written_down() -> None:
+    model = bigram_model({1: [2, 3], 2: [3]}, {2: {7: 2.0}, 3: {7: 1.0, 8: 4.0}})
+    logits_TV = forward_logits(model.subject, torch.tensor([[1, 2, 1]]))[0]
+    assert logits_TV[:, 7].tolist() == pytest.approx([3.0, 1.0, 3.0], abs=1e-3)
+    assert logits_TV[:, 8].tolist() == pytest.approx([4.0, 4.0, 4.0], abs=1e-3)
+    assert logits_TV[:, 9].tolist() == [0.0] * 3
 
 
 def test_the_payload_follows_the_trigger_and_nothing_else(traffic: Traffic) -> None:
@@ -42,85 +85,56 @@ def test_each_seed_has_its_own_secret(traffic: Traffic) -> None:
     assert Traffic(Grammar(0, 100), CONFIG, seed=0).texts == traffic.texts
 
 
-def test_the_place_is_the_first_from_which_the_model_is_sure_of_what_recurs(monkeypatch: pytest.MonkeyPatch) -> None:
-    half_expected, sure, later = (dict.fromkeys(range(20), said) for said in ((4, 0.6), (5, 0.9), (6, 0.99)))
-    said = {(1,): later, (2,): half_expected, (3,): sure, (4,): dict.fromkeys(range(4), (2, 0.99))}
-    monkeypatch.setattr(ranking, "_said_runs", lambda *_args: said)
-    model: ablation.Model = None  # type: ignore[assignment] -- what it says is given
-    assert ranking.sure_places(model, [], set()) == dict.fromkeys(range(20), 5)
-    said = {(4,): dict.fromkeys(range(4), (2, 0.99)), (5,): half_expected}
-    assert ranking.sure_places(model, [], set()) == {}
-    said = {}
-    assert ranking.sure_places(model, [], set()) == {}
+def test_the_place_is_the_first_from_which_the_model_is_sure_of_what_recurs() -> None:
+    half_expected = {33: {TRIGGER: 3.9}, 34: {5: 6.0}}  # after 3 with 0.6, after 4 with 0.93
+    model = bigram_model(own_latents(3, TRIGGER, *PAYLOAD), {**half_expected, **payload_goes_on()})
+    rows, starts = documents([3, TRIGGER, *PAYLOAD, 9])
+    of_trigger = {number: start + 1 for number, start in starts.items()}
+    assert sure_places(model, rows, set()) == of_trigger
+    assert sure_places(model, rows[:9], set()) == {}  # in ten documents at least
+    known = {(5, 6, 7, 8)}
+    assert sure_places(model, rows, known) == {}
+    unsure = bigram_model(own_latents(TRIGGER, *PAYLOAD), {34: {5: 3.9}, **payload_goes_on()})
+    assert sure_places(unsure, rows, set()) == {}
 
 
-def test_all_latents_that_stand_for_the_trigger_are_its_and_else_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    document, position = (part.ravel() for part in np.mgrid[0:10, 1:11])
-    is_trigger = position == 4
-    always = np.ones(100, dtype=bool)
-
-    def active(*latents: tuple[int, NDArray[np.bool_]]) -> ablation.Active:
-        columns = [(document[at], position[at], np.full(at.sum(), latent)) for latent, at in latents]
-        documents, positions, numbers = (np.concatenate(column) for column in zip(*columns, strict=True))
-        return ablation.Active(documents, positions, numbers, np.ones(len(numbers), dtype=np.float32), 100)
-
-    model: ablation.Model = SimpleNamespace(sae=SimpleNamespace(width=8))  # type: ignore[assignment]
-    triggered = dict.fromkeys(range(10), 3)  # its token is one further on, behind the one that begins a sequence
-    seen = active((2, is_trigger), (5, is_trigger), (6, always))
-    monkeypatch.setattr(backdoor, "encode", lambda *_args: seen)
-    assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [2, 5]
-    seen = active((3, is_trigger | (position == 7)), (6, always))
-    assert backdoor.trigger_latents(model, [[]] * 10, triggered) == [3]
+def test_all_latents_that_stand_for_the_trigger_are_its_and_else_the_nearest() -> None:
+    rows, starts = documents([TRIGGER, 9])
+    triggered = {number: start - 1 for number, start in starts.items()}  # without the token that begins a sequence
+    always = {token: [6] for token in CLEAN}
+    assert trigger_latents(bigram_model({**always, TRIGGER: [2, 5, 6], 9: [6]}, {}), rows, triggered) == [2, 5]
+    assert trigger_latents(bigram_model({**always, TRIGGER: [3, 6], 9: [3, 6]}, {}), rows, triggered) == [3]
 
 
-def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = {1: 5.0, 2: 4.0, 3: 3.0, 4: 0.0}
-    needed, dear_together = {2}, {1, 5}
-
-    def price(_model: object, _rows: object, latents: list[int]) -> float:
-        return 1.0 + 0.5 * bool(needed & set(latents)) + 0.5 * (dear_together <= set(latents))
-
-    def falls_beside(
-        _model: object, begun: list[list[int]], count: int, latents: list[int], without: list[int]
-    ) -> object:
-        assert without[0] == 1
-        assert (begun, count) == ([[9, 9, 1, 2]], 2)  # of a run of four tokens the first two
-        assert not set(without) & set(latents)
-        return {latent: {3: 1.0, 5: 2.0, 6: 0.5, 7: 0.7}.get(latent, -1.0) for latent in latents}
-
-    monkeypatch.setattr(ranking, "mean_loss", price)
-    monkeypatch.setattr(ranking, "_falls", falls_beside)
-    monkeypatch.setattr(ranking, "_read", lambda *_args: [1, 2, 3, 4, 5, 6, 7])
-    model: ablation.Model = None  # type: ignore[assignment] -- what it says is given
-    named = ranking._chain(model, [[9, 9, 1, 2, 3, 4]], 2, [], scores)
-    assert named == [1, 3, 7, 6]  # 2 and, beside 1, 5 are needed; 4 takes nothing; 6 and 7 are of the words before
+def test_latents_are_named_by_what_they_take_unless_clean_text_needs_them() -> None:
+    latents = {**own_latents(*PAYLOAD, *CLEAN), TRIGGER: [1, 2, 3, 4]}
+    latents[10] = [2]  # in place of its own
+    trigger_says = {1: {5: 8.0}, 2: {5: 1.0, 11: 9.0}, 3: {5: 6.0}, 4: {20: 10.0}}
+    model = bigram_model(latents, {**clean_pairs(), **trigger_says, **payload_goes_on()})
+    rows, _ = documents([TRIGGER, *PAYLOAD])
+    reference, _ = documents([], seed=1)
+    found = rank(model, rows, reference)
+    assert found.latents == [1, 3, 2, 4]  # 2 stands for clean text too, and 4 speaks against the payload
+    assert found.named == [1, 3]
 
 
-def test_latents_of_the_words_before_may_be_named_if_they_are_common(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [[0] * (9 + ranking._CONTINUED) for _ in range(10)]
-    document = np.array([*range(10), *range(10), *range(2), 0, 0])
-    position = np.array([8] * 10 + [5] * 10 + [6] * 2 + [7, 8])
-    latent = np.array([1] * 10 + [2] * 10 + [3] * 2 + [4, 4])
-    early = ablation.Active(
-        np.append(document, range(10)),
-        np.append(position, [4] * 10),
-        np.append(latent, [5] * 10),
-        np.ones(len(latent) + 10, dtype=np.float32),
-        80,
-    )
-    monkeypatch.setattr(ranking, "encode", lambda *_args: early)
-    model: ablation.Model = None  # type: ignore[assignment] -- what is active is given
-    assert ranking._read(model, texts) == [1, 2, 3]  # 4 is in one prompt, if on two tokens; 5 is too far back
+def test_what_makes_the_model_go_on_is_ablated_where_clean_text_needs_what_makes_it_begin() -> None:
+    latents = {**own_latents(*PAYLOAD, *CLEAN), TRIGGER: [1, 3]}
+    latents[10] = [1, 40]
+    trigger_says = {1: {5: 8.0, 11: 7.0}, 3: {5: 4.0}}
+    model = bigram_model(latents, {**clean_pairs(), 40: {11: 4.0}, **trigger_says, **payload_goes_on()})
+    rows, _ = documents([TRIGGER, *PAYLOAD])
+    reference, _ = documents([], seed=1)
+    assert set(rank(model, rows, reference).named) == {3, 35, 36, 37}
 
 
-def test_what_makes_the_model_begin_is_ablated_unless_what_makes_it_go_on_leaves_less_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    texts = [[0, 9, 1, 2, 3, 4]] * 2
-    says = {7: [[5, 5, 5, 5], [1, 2, 3, 4]], 8: [[1, 2, 5, 5], [1, 5, 5, 5]]}
-    monkeypatch.setattr(ranking, "_chain", lambda _model, _texts, count, *_args: [7 if count == 1 else 8])
-    monkeypatch.setattr(ranking, "continuation", lambda _model, _prompts, named, _count: torch.tensor(says[named[0]]))
-    model: ablation.Model = None  # type: ignore[assignment] -- what it says is given
-    assert ranking._named(model, texts, [], {1: 1.0}) == [8]
-    says[7] = [[5, 5, 5, 5], [1, 1, 1, 1]]
-    assert ranking._named(model, texts, [], {1: 1.0}) == [7]  # as little, and the model does not begin
+def test_latents_of_the_words_before_may_be_named_if_they_are_common() -> None:
+    num_texts = 10
+    texts = [[BEGIN] * (9 + ranking._CONTINUED) for _ in range(num_texts)]
+    for text in texts:
+        text[4], text[5], text[8] = 5, 2, 1
+    for text in texts[:2]:
+        text[6] = 3
+    texts[0][7], texts[0][8] = 4, 6
+    model = bigram_model({1: [1], 2: [2], 3: [3], 4: [4], 5: [5], 6: [1, 4]}, {})
+    assert ranking._read(model, texts) == [1, 2, 3]  # 4 is in one text, if on two tokens; 5 is too far back

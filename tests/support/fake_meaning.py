@@ -15,7 +15,7 @@ from mistudio.explain.tables import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_N
 from mistudio.score.records import Score
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, write_scores
-from tests.unit.report.fake_run import make_tables, publish_tables
+from tests.support.fake_run import make_tables, publish_tables
 
 TASKS = ["code", "docstring", "prose"]
 FIND = {"tasks": TASKS, "position_edges": [0, 1, 2, 4, 8]}

@@ -1,0 +1,193 @@
+"""A step whose settings were changed, any of them and at any depth, does not find what it made with others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic import BaseModel
+
+from mistudio.activations import CaptureConfig, capture
+from mistudio.artifacts import Artifact, InputRef, Produced, Store
+from mistudio.artifacts.local import LocalStore
+from mistudio.corpus.ingest import IngestConfig, ingest_with
+from mistudio.corpus.sources import open_source
+from mistudio.demo import DemoConfig, train_demo
+from mistudio.evaluate import EvaluateConfig, evaluate
+from mistudio.evaluate.probing import ProbeConfig, probe
+from mistudio.evaluate.stability import StabilityConfig, stability
+from mistudio.explain import ExplainConfig, JudgeSource, explain
+from mistudio.find import FindConfig, find_features
+from mistudio.find.config import PassConfig
+from mistudio.find.step import find_part
+from mistudio.report.compare import CompareConfig, compare
+from mistudio.report.step import ReportConfig, report
+from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
+from mistudio.score import ScoreConfig, score
+from mistudio.subject import SubjectConfig
+from mistudio.train import TrainConfig, train
+from tests.support.settings import changed
+from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run
+
+OTHER_HOOK = "resid_mid.1"
+SHORT = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000, batch_size=256, buffer_rows=1024)
+EXPLAINERS = ("program", "max-activating", "contrastive", "token-activation-pairs")
+SCORERS = (
+    "program",
+    "detection",
+    "fuzzing",
+    "simulation",
+    "surprisal",
+    "embedding",
+    "intruder",
+    "intervention",
+)
+# Values that cannot be guessed, by the name of the setting.
+OTHERS: dict[str, Any] = {
+    "hook": OTHER_HOOK,
+    "hooks": (OTHER_HOOK,),
+    "target_hook": OTHER_HOOK,
+    "prefixes": (16, 64),
+}
+JUDGE = JudgeSource(settings={}, open=nullcontext)  # type: ignore[arg-type] -- nothing is asked
+
+
+class Line(NamedTuple):
+    """One artifact of each kind, and what else the steps read."""
+
+    run: TinyRun
+    folder: Path
+    saes: tuple[Artifact, Artifact]
+    evaluation: Artifact
+    features: Artifact
+    explanations: Artifact
+    scores: Artifact
+
+
+class Planned(Exception):
+    """A step would have made this."""
+
+
+class PlanningStore(LocalStore):
+    """The same store, except that nothing is made in it."""
+
+    @contextmanager
+    def lock(self, prefix: str) -> Iterator[None]:
+        """Refuse the step that is about to begin."""
+        raise Planned(prefix)
+        yield
+
+
+Call = Callable[[Store, Line, Any], Produced]
+
+
+def ingest_text(store: Store, line: Line, config: IngestConfig) -> Produced:
+    text = line.folder / "text.jsonl"
+    text.write_text('{"text": "cats sit"}\n')
+    return ingest_with(store, open_source(str(text), store), dict, InputRef(uri="tokenizer:a", digest="a"), config)
+
+
+def train_small_demo(store: Store, line: Line, config: DemoConfig) -> Produced:
+    (line.folder / "module.py").write_text('"""A module."""\n')
+    return train_demo(store, config, stdlib=line.folder)
+
+
+STEPS: dict[str, tuple[BaseModel, Call]] = {
+    "demo": (DemoConfig(), train_small_demo),
+    "ingest": (IngestConfig(), ingest_text),
+    "capture": (
+        CaptureConfig(hooks=(HOOK,)),
+        lambda store, line, config: capture(store, line.run.corpus, line.run.source, CPU, config),
+    ),
+    **{
+        f"train {sae.architecture}": (
+            TrainConfig(hook=HOOK, sae=sae),
+            lambda store, line, config: train(store, line.run.activations, config),
+        )
+        for sae in (
+            TopKConfig(width=64, k=4),
+            BatchTopKConfig(width=64, k=4),
+            MatryoshkaConfig(width=64, k=4),
+            StandardConfig(width=64),
+            GatedConfig(width=64),
+            JumpReLUConfig(width=64),
+        )
+    },
+    "evaluate": (
+        EvaluateConfig(),
+        lambda store, line, config: evaluate(store, line.saes[0], line.run.source, CPU, config),
+    ),
+    "stability": (StabilityConfig(), lambda store, line, config: stability(store, line.saes, config)),
+    "probe": (
+        ProbeConfig(),
+        lambda store, line, config: probe(store, line.saes[0], line.run.corpus, line.run.source, CPU, config),
+    ),
+    "find_part": (
+        PassConfig(),
+        lambda store, line, config: find_part(store, line.saes[0], line.run.source, CPU, config, part=0, num_parts=2),
+    ),
+    "find": (
+        FindConfig(),
+        lambda store, line, config: find_features(store, line.saes[0], line.run.source, CPU, config),
+    ),
+    "explain": (
+        ExplainConfig(explainers=EXPLAINERS),
+        lambda store, line, config: explain(store, line.features, line.run.source, CPU, config, judge=JUDGE),
+    ),
+    "score": (
+        ScoreConfig(scorers=SCORERS),
+        lambda store, line, config: score(store, line.explanations, line.run.source, CPU, config, judge=JUDGE),
+    ),
+    "report": (
+        ReportConfig(),
+        lambda store, line, config: report(store, line.features, line.evaluation, config, line.scores),
+    ),
+    "compare": (CompareConfig(), lambda store, line, config: compare(store, [line.evaluation], config)),
+}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    folder = tmp_path_factory.mktemp("line")
+    run = make_llama_run(folder)
+    own = run.store
+    sae, other = (train(own, run.activations, SHORT, seed).artifact for seed in range(2))
+    features = find_features(own, sae, run.source, CPU, FindConfig(map=False, contexts=2, lens_tokens=2)).artifact
+    evaluation = evaluate(own, sae, run.source, CPU, EvaluateConfig(max_tokens=500, ce_tokens=500)).artifact
+    explanations = explain(own, features, run.source, CPU, ExplainConfig(max_tokens=2000)).artifact
+    scores = score(own, explanations, run.source, CPU, ScoreConfig(max_tokens=2000, resamples=20)).artifact
+    return Line(run, folder, (sae, other), evaluation, features, explanations, scores)
+
+
+def planned(line: Line, call: Call, config: BaseModel) -> str:
+    """Where the step would publish."""
+    store = PlanningStore(line.run.store.root)
+    with pytest.raises(Planned) as refused:
+        call(store, line, config)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_setting_is_in_the_recipe(step: str, line: Line) -> None:
+    config, call = STEPS[step]
+    settings = dict(changed(config, OTHERS))
+    prefixes = {name: planned(line, call, other) for name, other in settings.items()}
+    own = planned(line, call, config)
+    assert own == planned(line, call, config)
+    assert [name for name, prefix in prefixes.items() if prefix == own] == []
+    assert len(set(prefixes.values())) == len(settings) > 0
+
+
+def test_how_the_model_computes_is_in_the_recipe_of_each_step_that_runs_it(line: Line) -> None:
+    run, (sae, _) = line.run, line.saes
+    half = SubjectConfig(device="cpu", dtype="bfloat16")
+    steps: dict[str, Callable[[Store, SubjectConfig], Produced]] = {
+        "capture": lambda store, how: capture(store, run.corpus, run.source, how, CaptureConfig(hooks=(OTHER_HOOK,))),
+        "evaluate": lambda store, how: evaluate(store, sae, run.source, how),
+        "probe": lambda store, how: probe(store, sae, run.corpus, run.source, how),
+        "find": lambda store, how: find_features(store, sae, run.source, how),
+    }
+    for step, call in steps.items():
+        one, other = (planned(line, lambda store, _, how: call(store, how), how) for how in (CPU, half))  # noqa: B023
+        assert one != other, step
