@@ -67,8 +67,8 @@ def _with_latents(sae: SparseAutoencoder, latent_L: Tensor) -> SparseAutoencoder
     """An autoencoder of the same kind that has some of the latents alone."""
     few = new_autoencoder(sae.config.model_copy(update={"width": len(latent_L)}), sae.d_in, sae.d_out)
     few.requires_grad_(requires_grad=False).to(sae.W_enc)
-    by_latent = set(sae.names_by_latent())
+    by_latent = {"W_enc", "b_enc", "W_dec", *sae.own_weights}
     for name in sae.weight_names():
         weight = getattr(sae, name)
-        getattr(few, name).data = weight[latent_L] if name in by_latent else weight
+        getattr(few, name).data = weight[latent_L] if name in by_latent and weight.ndim else weight
     return few
