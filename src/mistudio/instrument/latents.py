@@ -33,6 +33,8 @@ def encode_chosen(sae: SparseAutoencoder, x_TD: Tensor, latents: Sequence[int]) 
     check_latents(sae, latents)
     device, (unique_L, place_L) = sae.W_enc.device, np.unique(np.array(latents, np.int64), return_inverse=True)
     latent_L = torch.from_numpy(unique_L).to(device)
+    if not latents:
+        return x_TD.new_zeros(len(x_TD), 0)
     if isinstance(sae, _THRESHOLDED):
         acts_TL = _with_latents(sae, latent_L).encode(x_TD)
     else:

@@ -195,4 +195,4 @@ def test_a_block_can_be_probed_while_it_is_edited_and_while_others_run_it(ids_BT
         assert len(beside) == 1
     with spliced(again, hook, torch.zeros_like):
         forward_logits(again, ids_BT)
-        torch.testing.assert_close(unembed(again, torch.eye(32)), read_out, rtol=0, atol=0)
+        torch.testing.assert_close(elsewhere(lambda: unembed(again, torch.eye(32))), read_out, rtol=0, atol=0)
