@@ -1,11 +1,11 @@
 """The tiny runs, made once, with an autoencoder of each."""
 
 import pytest
-import torch
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
-from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig, new_autoencoder
+from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
+from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH, tiny_documents
 from tests.unit.evaluate.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
 
@@ -36,10 +36,8 @@ def thresholded(llama: TinyRun) -> Artifact:
 
 def fitted(run: TinyRun, config: TopKConfig | BatchTopKConfig) -> SparseAutoencoder:
     """Random directions around the mean of the activations."""
-    made = new_autoencoder(config, WIDTH)
-    sample = ActivationReader(run.activations, HOOK, "train").acts(0, 200).float()
-    made.initialise(sample, torch.Generator().manual_seed(3))
-    return made.requires_grad_(requires_grad=False)
+    sample_ND = ActivationReader(run.activations, HOOK, "train").acts(0, 200).float()
+    return random_directions(config, WIDTH, sample_ND.mean(dim=0), seed=3)
 
 
 @pytest.fixture(scope="session")

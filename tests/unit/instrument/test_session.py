@@ -17,6 +17,7 @@ from mistudio.errors import ConfigError, InputError, SubjectError
 from mistudio.instrument import Ends, PlacedAutoencoder, Session, TextTokens, open_session, place_autoencoder, readings
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, resolve_hooks, run_captured, subject_from_model
+from tests.support.directions import random_directions
 from tests.support.tiny import CONTEXT_LENGTH, WIDTH, tiny_llama
 from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae
 from tests.unit.subject.families import CAUSAL, ENCODERS, byte_level_tokenizer
@@ -40,9 +41,7 @@ def family_session(family: str, config: TopKConfig | StandardConfig) -> Session:
     auto_class = tf.AutoModelForMaskedLM if family in ENCODERS else tf.AutoModelForCausalLM
     subject = subject_from_model(auto_class.from_config(settings), tokenizer, is_causal=family in CAUSAL)
     (hook,) = resolve_hooks(subject, [HookPoint("resid_post", 1)])
-    sae = new_autoencoder(config, hook.width)
-    sae.initialise(torch.zeros(1, hook.width), torch.Generator().manual_seed(0))
-    sae.requires_grad_(requires_grad=False).b_enc.zero_()  # so that half of the latents of a token are positive
+    sae = random_directions(config, hook.width)
     return Session(subject, [PlacedAutoencoder(sae, Ends(hook, hook), "sae", "0")])
 
 
