@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from benchmarks import reporting, subjects
 from benchmarks.reporting import Row, paired, row, speed_rows, timed
-from mistudio.activations import ActivationReader, CaptureConfig, ShuffledBatches, batch_tensors
+from mistudio.activations import ActivationReader, CaptureConfig, ShuffledBatches
 from mistudio.activations.capturing import CaptureRun
 from mistudio.activations.shards import META_COLUMNS, ShardFile, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.corpus.reader import SPLITS, TokenCorpus
-from mistudio.subject import Subject, SubjectConfig, SubjectSource, load_subject
+from mistudio.subject import Subject, SubjectConfig, SubjectSource, load_subject, token_batch
 from tests.support.indexed import index_shards
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
@@ -76,7 +76,7 @@ def _batches(run: CaptureRun, corpus: TokenCorpus, subject: Subject) -> list[Ten
     """Token ids [B, T] of every forward pass of a capture."""
     plans = {split: run.plan(split) for split in SPLITS}
     return [
-        batch_tensors(corpus.batch(split, batch).token_ids, subject.device, causal=True)[0]
+        token_batch(subject, corpus.batch(split, batch).token_ids).ids_BT
         for split, plan in plans.items()
         for shard in plan.shards
         for batch in plan.batches(shard)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-LAZY = ("activations", "sae", "subject", "train")
+LAZY = ("activations", "instrument", "sae", "subject", "train")
 
 
 @pytest.mark.parametrize("package", LAZY)

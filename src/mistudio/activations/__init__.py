@@ -4,13 +4,12 @@ from typing import TYPE_CHECKING
 
 from mistudio.activations.capture import capture, check_tokenizer
 from mistudio.activations.config import CaptureConfig
-from mistudio.activations.origin import captured_source
+from mistudio.activations.origin import captured_config, captured_source
 
 if TYPE_CHECKING:
     from mistudio.activations.live import LiveReader
     from mistudio.activations.opening import open_hook, open_rows
     from mistudio.activations.pairs import PairedReader
-    from mistudio.activations.passes import batch_tensors
     from mistudio.activations.prefetch import Prefetched
     from mistudio.activations.reader import ActivationReader
     from mistudio.activations.shuffle import ShuffledBatches
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(
-        __name__, "stream", "reader", "pairs", "prefetch", "passes", "live", "opening", "shuffle"
-    )
+    __getattr__ = from_modules(__name__, "stream", "reader", "pairs", "prefetch", "live", "opening", "shuffle")
 
 __all__ = [
     "ActivationReader",
@@ -33,8 +30,8 @@ __all__ = [
     "Prefetched",
     "RowSource",
     "ShuffledBatches",
-    "batch_tensors",
     "capture",
+    "captured_config",
     "captured_source",
     "check_tokenizer",
     "open_hook",

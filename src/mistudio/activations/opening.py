@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mistudio.activations.config import CaptureConfig
 from mistudio.activations.live import LiveReader
-from mistudio.activations.origin import captured_source
+from mistudio.activations.origin import captured_config, captured_source
 from mistudio.activations.pairs import PairedReader
 from mistudio.activations.passes import CorpusPasses, corpus_plan
 from mistudio.activations.reader import ActivationReader
@@ -90,8 +90,7 @@ def _live(
         if hook not in config.hooks:
             message = f"{activations.uri} has no activations of {hook} ({split}); it has {', '.join(config.hooks)}."
             raise InputError(message)
-    numerics = {"dtype": manifest.config["subject_dtype"], "quantization": manifest.config["quantization"]}
     corpus = TokenCorpus(open_input(store, manifest.inputs["corpus"], "corpus"))
     widest = max(int(str(manifest.summary[f"width.{hook}"])) for hook in config.hooks)
-    subject = load_subject(source, subject_config.model_copy(update=numerics))
+    subject = load_subject(source, captured_config(activations, subject_config))
     return LiveReader(CorpusPasses(subject, corpus, hooks, config), corpus_plan(corpus, config, split, widest), split)

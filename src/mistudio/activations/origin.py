@@ -1,8 +1,8 @@
-"""The model that activations were captured from, found where their manifest says."""
+"""The model that activations were captured from, found where their manifest says, and how it was loaded."""
 
 from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.errors import InputError, NotFound
-from mistudio.subject import SubjectSource, artifact_source, resolve_source
+from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
 
 
 def captured_source(store: Store, activations: Artifact, source: SubjectSource | None = None) -> SubjectSource:
@@ -17,6 +17,13 @@ def captured_source(store: Store, activations: Artifact, source: SubjectSource |
         message = f"{activations.uri} was captured from {captured.uri}, but {source.uri} has other content."
         raise InputError(message)
     return source
+
+
+def captured_config(activations: Artifact, config: SubjectConfig | None = None) -> SubjectConfig:
+    """``config`` with the number format and the quantisation that the model had when it was captured."""
+    captured = activations.manifest.config
+    numerics = {"dtype": captured["subject_dtype"], "quantization": captured["quantization"]}
+    return (config or SubjectConfig()).model_copy(update=numerics)
 
 
 def _named_source(store: Store, activations: Artifact) -> SubjectSource:

@@ -2,7 +2,7 @@
 
 A pass stops at the deepest hook point, and keeps the wanted positions only.
 
-Shape legend: B sequences, T tokens, D width of a hook point, N kept rows.
+Shape legend: D width of a hook point, N kept rows.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mistudio.activations.plan import CapturePlan, plan_capture
 from mistudio.activations.shards import narrowed
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import SubjectError
-from mistudio.subject import HookPoint, ResolvedHook, Subject, resolve_hooks, run_captured
+from mistudio.subject import HookPoint, ResolvedHook, Subject, resolve_hooks, text_rows, token_batch
 
 
 class PassRows(NamedTuple):
@@ -44,25 +44,16 @@ class CorpusPasses:
     def rows(self, split: Split, batch: NDArray[np.int64]) -> PassRows:
         """Run the sequences of these numbers, and keep the rows that are wanted."""
         rows = self.corpus.batch(split, batch)
-        ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, self.subject.device, causal=self.subject.is_causal)
-        captured = run_captured(self.subject, self.hooks, ids_BT, mask_BT)
-        lengths_B = real_BT.sum(dim=1)
-        place_T = torch.arange(ids_BT.shape[1])
-        keep_BT = (place_T >= self.num_prefix) & (place_T < lengths_B[:, None] - self.num_suffix)
-        row_N, place_N = torch.nonzero(keep_BT, as_tuple=True)
-        sequence_B = torch.from_numpy(batch)
+        together = token_batch(self.subject, rows.token_ids, self.num_prefix, self.num_suffix)
+        found = text_rows(self.subject, self.hooks, together)
         meta_N = {
-            "document": torch.from_numpy(rows.document)[row_N],
-            "sequence": sequence_B[row_N],
-            "position": torch.from_numpy(rows.start)[row_N] + place_N - self.corpus.num_prefix,
-            "token_id": ids_BT.cpu()[keep_BT],
+            "document": torch.from_numpy(rows.document)[found.sequence_N],
+            "sequence": torch.from_numpy(batch)[found.sequence_N],
+            "position": torch.from_numpy(rows.start)[found.sequence_N] + found.place_N - self.corpus.num_prefix,
+            "token_id": together.ids_BT.cpu()[together.text_BT],
         }
-        flat_N = (row_N * ids_BT.shape[1] + place_N).to(self.subject.device)
         return PassRows(
-            {
-                point: narrowed(acts_BTD.flatten(0, 1).index_select(0, flat_N), self.config.storage_dtype)
-                for point, acts_BTD in captured.items()
-            },
+            {point: narrowed(acts_ND, self.config.storage_dtype) for point, acts_ND in found.acts.items()},
             {name: column.to(torch.int32).numpy() for name, column in meta_N.items()},
         )
 
@@ -99,20 +90,3 @@ def corpus_plan(corpus: TokenCorpus, config: CaptureConfig, split: Split, widest
         batch_tokens=config.batch_size * corpus.context_length,
         max_rows=config.max_tokens if split == "train" else None,
     )
-
-
-def batch_tensors(
-    tokens: list[NDArray[np.int32]], device: torch.device, *, causal: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Right-padded ids [B, T], the attention mask the model needs (or None) and which tokens are real [B, T].
-
-    A causal model never looks at what comes later, so padding on the right needs no mask.
-    """
-    lengths_B = torch.tensor([len(ids) for ids in tokens])
-    ids_BT = torch.zeros(len(tokens), int(lengths_B.max()), dtype=torch.int64)
-    for row, ids in enumerate(tokens):
-        ids_BT[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-    real_BT = torch.arange(ids_BT.shape[1]) < lengths_B[:, None]
-    needs_mask = not causal and not bool(real_BT.all())
-    mask_BT = real_BT.long().to(device) if needs_mask else None
-    return ids_BT.to(device), mask_BT, real_BT

@@ -77,7 +77,7 @@ def like_lengths(lengths_S: NDArray[np.int32], batch_tokens: int) -> Iterator[ND
     order = np.argsort(-lengths_S, kind="stable")
     done = 0
     while done < len(order):
-        size = max(batch_tokens // int(lengths_S[order[done]]), 1)
+        size = max(batch_tokens // max(int(lengths_S[order[done]]), 1), 1)
         yield order[done : done + size]
         done += size
 

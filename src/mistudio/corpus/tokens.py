@@ -86,6 +86,18 @@ class TextEncoder:
             for text in texts
         ]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[TokenIds, npt.NDArray[np.int32] | None]]:
+        """The token ids of each text, and where each token begins and ends in it, in characters [T, 2].
+
+        Tokenizers in plain Python cannot tell: None.
+        """
+        if self._fast is None:
+            return [(ids_T, None) for ids_T in self.encode(texts)]
+        return [
+            (np.asarray(one.ids, dtype=np.int32), np.asarray(one.offsets, dtype=np.int32).reshape(-1, 2))
+            for one in self._fast.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
 
 def chunk(ids_T: TokenIds, max_tokens: int) -> list[TokenIds]:
     """Cut the tokens of one document into consecutive pieces of ``max_tokens``; the last may be shorter."""

@@ -21,10 +21,10 @@ from mistudio.evaluate.control import random_autoencoder, sample_rows
 from mistudio.evaluate.cosines import largest_cosines
 from mistudio.evaluate.names import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME
 from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
-from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
+from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.heap import release_freed_memory
-from mistudio.sae import hook_of, load_autoencoder, target_hook_of
-from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, load_subject, resolve_hooks
+from mistudio.instrument import open_session
+from mistudio.subject import SubjectConfig, SubjectSource
 
 _QUANTILES = (0.5, 0.9, 0.99)
 _BINS = 40
@@ -43,21 +43,18 @@ def measure(
     seed: int,
 ) -> Summary:
     """Measure ``sae``, trained on ``activations``, and write the tables."""
-    subject = load_subject(source, subject_config)
-    autoencoder = load_autoencoder(sae, subject.device)
-    hook, target = hook_of(sae), target_hook_of(sae)
-    saes = [autoencoder]
-    if config.control:
-        x_ND, *y_NE = (_sample(store, activations, name, source, subject_config) for name in (hook, target) if name)
-        saes.append(random_autoencoder(autoencoder, x_ND, seed, *y_NE))
-    reader = ActivationReader(activations, hook, "heldout")
-    target_reader = ActivationReader(activations, target, "heldout") if target else None
-    rebuilt = [measure_reconstruction(each, reader, config.max_tokens, subject.device, target_reader) for each in saes]
-    release_freed_memory()
-    corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
-    places = resolve_hooks(subject, [HookPoint.parse(hook), HookPoint.parse(target or hook)])
-    losses = measure_splice(subject, Ends(*places), saes, corpus, config.ce_tokens, seed)
-    cosines_F = largest_cosines(autoencoder.W_dec).cpu()
+    with open_session(sae, source, subject_config) as session:
+        subject, autoencoder, ends = session.subject, session.placed().sae, session.placed().ends
+        saes = [autoencoder]
+        if config.control:
+            x_ND, *y_NE = (_sample(store, activations, hook, source, subject_config) for hook in ends.hooks)
+            saes.append(random_autoencoder(autoencoder, x_ND, seed, *y_NE))
+        reader, *target = (ActivationReader(activations, hook, "heldout") for hook in ends.hooks)
+        rebuilt = [measure_reconstruction(each, reader, config.max_tokens, subject.device, *target) for each in saes]
+        release_freed_memory()
+        corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
+        losses = measure_splice(subject, ends, saes, corpus, config.ce_tokens, seed)
+        cosines_F = largest_cosines(autoencoder.W_dec).cpu()
     metrics = _all_metrics(rebuilt, losses, cosines_F, config.dense_above)
     return _publish(draft, metrics, rebuilt[0].density_F, cosines_F)
 

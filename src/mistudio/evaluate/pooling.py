@@ -4,7 +4,7 @@ Whole documents go through the model a block at a time, and each block is kept w
 killed run goes on at the next. What is held is one block, and of the blocks before it the pooled vectors:
 latents as sparse matrices, activations densely.
 
-Shape legend: B sequences, T tokens, N kept tokens, D width of the hook point, F features (latents), P documents
+Shape legend: B sequences, N kept tokens, D width of the hook point, F features (latents), P documents
 of a block, A active (document, latent) pairs, S sequences of a split.
 """
 
@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor
 
-from mistudio.activations import batch_tensors
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import Split, TokenCorpus
 from mistudio.evaluate.config import Pool
+from mistudio.instrument import CorpusSequences, token_batches
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
-from mistudio.subject import ResolvedHook, Subject, run_captured
+from mistudio.subject import ResolvedHook, Subject, text_rows
 
 _BLOCK_DOCUMENTS = 256
 
@@ -87,15 +87,11 @@ class Pooler:
         """Activations of the text's tokens [N, D] and the passage each belongs to [N], batch after batch."""
         sequence_S = np.concatenate([np.arange(passage.first, passage.stop) for passage in passages])
         owner_S = np.repeat(np.arange(len(passages)), [passage.stop - passage.first for passage in passages])
-        for batch in length_batches(self.corpus.lengths(split)[sequence_S], self.batch_tokens):
-            rows = self.corpus.batch(split, sequence_S[batch])
-            ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, self.subject.device, causal=self.subject.is_causal)
-            acts_BTD = run_captured(self.subject, [self.hook], ids_BT, mask_BT)[self.hook.point]
-            place_T = torch.arange(ids_BT.shape[1])
-            stop_B = real_BT.sum(dim=1, keepdim=True) - self.corpus.num_suffix
-            keep_BT = (place_T >= self.corpus.num_prefix) & (place_T < stop_B)
-            owner_N = torch.from_numpy(owner_S[batch])[keep_BT.nonzero()[:, 0]]
-            yield acts_BTD[keep_BT.to(acts_BTD.device)].float(), owner_N.to(acts_BTD.device)
+        sequences = CorpusSequences(self.corpus, split, sequence_S)
+        for number_B, batch in token_batches(self.subject, sequences, self.batch_tokens):
+            rows = text_rows(self.subject, [self.hook], batch)
+            acts_ND, owner_B = rows.acts[self.hook.point].float(), torch.from_numpy(owner_S[number_B])
+            yield acts_ND, owner_B[rows.sequence_N].to(acts_ND.device)
 
     def _pool(self, split: Split, passages: Sequence[Passage], saes: Sequence[SparseAutoencoder]) -> dict[str, Tensor]:
         """The tensors of one block: dense activations, and key and value of each active pair."""
@@ -122,16 +118,6 @@ class Pooler:
         unique_A, place_A = torch.unique(key_A, return_inverse=True)
         reduced_A = value_A.new_zeros(len(unique_A))  # activations are positive, so zero changes neither
         return unique_A, reduced_A.scatter_reduce_(0, place_A, value_A, "amax" if self.pool == "max" else "sum")
-
-
-def length_batches(lengths_S: NDArray[np.int32], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Places of sequences that go through the model together: of like length, longest first."""
-    order_S = np.argsort(-lengths_S, kind="stable")
-    done = 0
-    while done < len(order_S):
-        size = max(batch_tokens // max(int(lengths_S[order_S[done]]), 1), 1)
-        yield order_S[done : done + size]
-        done += size
 
 
 def _matrix(block: dict[str, Tensor], number: int, width: int) -> sparse.csr_array:

@@ -45,9 +45,9 @@ from mistudio.evaluate.probes import (
     shuffled,
 )
 from mistudio.evaluate.step import check_subject, numerics
+from mistudio.instrument import open_session
 from mistudio.progress import progress
-from mistudio.sae import hook_of, load_autoencoder
-from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, load_subject, resolve_hooks
+from mistudio.subject import SubjectConfig, SubjectSource
 
 PROBES_NAME = "probes.parquet"
 PROBING_NAME = "probing.json"
@@ -93,13 +93,11 @@ def probe(
     def build(draft: Draft) -> Summary:
         tokens = TokenCorpus(corpus)
         passages, problems = _problems(tokens, config, seed)
-        subject = load_subject(source, subject_config)
-        (hook,) = resolve_hooks(subject, [HookPoint.parse(hook_of(sae))])
-        autoencoder = load_autoencoder(sae, subject.device)
-        batch_tokens = config.batch_size * tokens.context_length
-        pooler = Pooler(subject, hook, tokens, config.pool, batch_tokens)
-        control = random_latents(autoencoder, _sample(pooler, passages["train"]), seed)
-        pooled = {split: pooler.run(draft, split, passages[split], [autoencoder, control]) for split in SPLITS}
+        with open_session(sae, source, subject_config) as session:
+            placed, batch_tokens = session.placed(), config.batch_size * tokens.context_length
+            pooler = Pooler(session.subject, placed.ends.read, tokens, config.pool, batch_tokens)
+            control = random_latents(placed.sae, _sample(pooler, passages["train"]), seed)
+            pooled = {split: pooler.run(draft, split, passages[split], [placed.sae, control]) for split in SPLITS}
         return _publish(draft, _rows(problems, pooled, config, seed), passages)
 
     return produce(store, recipe, "probe", build)

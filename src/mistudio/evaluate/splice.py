@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.activations import batch_tensors
+from mistudio.activations.plan import like_lengths
 from mistudio.corpus.reader import TokenCorpus
-from mistudio.evaluate.pooling import length_batches
+from mistudio.instrument import Ends
 from mistudio.parallel import two_at_once
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
-from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced
+from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced, token_batch, unedited
 
 _LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
 _BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
@@ -58,13 +58,6 @@ class SpliceLosses(NamedTuple):
     def kl_recovered(self) -> float | None:
         """Share of the divergence that zeroing causes and the reconstruction avoids; None where zeroing causes none."""
         return (self.kl_zero - self.kl) / self.kl_zero if self.kl_zero > 0 else None
-
-
-class Ends(NamedTuple):
-    """Where an autoencoder reads, and where its reconstruction belongs: one place, or two for a transcoder."""
-
-    read: ResolvedHook
-    write: ResolvedHook
 
 
 def measure_splice(
@@ -114,7 +107,7 @@ def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torc
     order = torch.randperm(len(lengths_S), generator=generator).numpy()
     chosen = order[: int(np.searchsorted(np.cumsum(lengths_S[order]), max_tokens)) + 1]
     batch_tokens = max(min(_LOGIT_BYTES // (4 * vocab_size), _BATCH_TOKENS), 1)
-    return [chosen[batch] for batch in length_batches(lengths_S[chosen], batch_tokens)]
+    return [chosen[batch] for batch in like_lengths(lengths_S[chosen], batch_tokens)]
 
 
 @torch.no_grad()
@@ -127,11 +120,8 @@ def _measure_batch(
     seed: int,
 ) -> Tensor:
     """Number of predictions, clean loss, zero loss and divergence, and both of each autoencoder: sums."""
-    rows = corpus.batch("heldout", batch)
-    ids_BT, mask_BT, real_BT = batch_tensors(rows.token_ids, subject.device, causal=subject.is_causal)
-    lengths_B = real_BT.sum(dim=1, keepdim=True)
-    place_T = torch.arange(ids_BT.shape[1])
-    text_BT = (place_T >= corpus.num_prefix) & (place_T < lengths_B - corpus.num_suffix)
+    token_ids = corpus.batch("heldout", batch).token_ids
+    ids_BT, mask_BT, text_BT = token_batch(subject, token_ids, corpus.num_prefix, corpus.num_suffix)
     inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, torch.Generator().manual_seed(seed))
     answer_N = ids_BT[scored_BT.to(ids_BT.device)]
     # A causal model answers one position earlier.
@@ -139,7 +129,7 @@ def _measure_batch(
     place_N = answered_BT.flatten().nonzero().squeeze(1)
 
     def run(replace: Replace | None) -> Tensor:
-        with _replacing(subject, ends, text_BT, replace) if replace else nullcontext():
+        with _replacing(subject, ends, text_BT, replace) if replace else unedited():
             return forward_logits(subject, inputs_BT, mask_BT)
 
     sums = [0.0] * (4 + 2 * len(saes))

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from mistudio.find.contexts import mixed
 from mistudio.find.reading import Batch, Readings, Tried, batches
-from mistudio.subject import forward_logits, spliced
+from mistudio.subject import forward_logits, observed, spliced
 
 
 class Ablation(NamedTuple):
@@ -69,11 +69,10 @@ class _Run:
     def clean_losses(self) -> Tensor:
         """Cross-entropy [B, T - 1] of the model as it is."""
 
-        def remember(x_BTD: Tensor) -> Tensor:
+        def remember(x_BTD: Tensor) -> None:
             self.acts_BT = self._own_acts(x_BTD)
-            return x_BTD
 
-        with spliced(self.tried.subject, self.tried.ends.read, remember):
+        with observed(self.tried.subject, self.tried.ends.read, remember):
             return _losses(self.tried, self.batch)
 
     def losses(self, direction_B: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mistudio.find.reading import Batch, Readings, Tried, batches
-from mistudio.subject import Subject, spliced
+from mistudio.subject import Subject, observed
 from mistudio.subject.trace import StopForward
 
 _TOKENS_AT_ONCE = 8192
@@ -72,14 +72,14 @@ def _gradient(tried: Tried, batch: Batch, embedded_BTE: Tensor, feature_B: Tenso
     leaf_BTE = embedded_BTE.detach().requires_grad_(True)
     reached: list[Tensor] = []
 
-    def stop(x_BTD: Tensor) -> Tensor:
+    def stop(x_BTD: Tensor) -> None:
         reached.append(x_BTD)
         raise StopForward
 
     embedding = tried.subject.model.get_input_embeddings()
     handle = embedding.register_forward_hook(lambda _module, _args, _output: leaf_BTE)
     try:
-        with spliced(tried.subject, tried.ends.read, stop):
+        with observed(tried.subject, tried.ends.read, stop):
             tried.subject.model(input_ids=batch.ids, attention_mask=batch.mask)
     except StopForward:
         (x_BTD,) = reached

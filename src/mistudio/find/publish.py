@@ -14,7 +14,6 @@ from mistudio.activations import OrderedRows
 from mistudio.artifacts import Draft, Summary
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
-from mistudio.evaluate.splice import Ends
 from mistudio.find.association import associations, chance_agreement, coherence
 from mistudio.find.causal import Effects, try_features
 from mistudio.find.config import FindConfig
@@ -35,6 +34,7 @@ from mistudio.find.tables import (
     write_map,
     write_neighbours,
 )
+from mistudio.instrument import Ends
 from mistudio.parallel import beside
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.activations import batch_tensors
 from mistudio.corpus.reader import TokenCorpus
-from mistudio.evaluate.pooling import length_batches
-from mistudio.evaluate.splice import Ends
 from mistudio.find.contexts import TopContexts
+from mistudio.instrument import Ends, ListedSequences, token_batches
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import Subject
 
@@ -66,13 +64,6 @@ def readings(corpus: TokenCorpus, top: TopContexts, features: range, count: int,
 
 def batches(tried: Tried, read: Readings) -> Iterator[Batch]:
     """Batches of like length whose logits fit the memory set aside for them."""
-    if not read.token_ids:
-        return
-    lengths = np.array([len(ids) for ids in read.token_ids], dtype=np.int32)
     tokens = max(min(_LOGIT_BYTES // (4 * tried.subject.vocab_size), _BATCH_TOKENS), 1)
-    for places in length_batches(lengths, tokens):
-        chosen = [read.token_ids[place] for place in places]
-        ids, mask, real = batch_tensors(chosen, tried.subject.device, causal=tried.subject.is_causal)
-        text = real.clone()
-        text[:, : tried.corpus.num_prefix] = False
-        yield Batch(places, ids, mask, text)
+    for places, batch in token_batches(tried.subject, ListedSequences(read.token_ids, tried.corpus.num_prefix), tokens):
+        yield Batch(places, *batch)

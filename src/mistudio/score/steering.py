@@ -16,18 +16,8 @@ from torch.nn import functional
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import SubjectError
-from mistudio.sae import hook_of, load_autoencoder, target_hook_of
-from mistudio.subject import (
-    HookPoint,
-    ResolvedHook,
-    Subject,
-    SubjectConfig,
-    SubjectSource,
-    forward_logits,
-    load_subject,
-    resolve_hooks,
-    spliced,
-)
+from mistudio.instrument import open_session
+from mistudio.subject import ResolvedHook, Subject, SubjectConfig, SubjectSource, forward_logits, spliced
 
 _CLOSE_ENOUGH = 0.05  # of the target
 _LONGEST = 2.0**20
@@ -163,6 +153,6 @@ def open_steering(
         SubjectError: the model cannot be loaded, is an encoder, or is not the autoencoder's.
         DamagedArtifact: the artifact is not what was published.
     """
-    subject = load_subject(source, subject_config or SubjectConfig())
-    (hook,) = resolve_hooks(subject, [HookPoint.parse(target_hook_of(sae) or hook_of(sae))])
-    return Steering(subject, hook, load_autoencoder(sae, subject.device).W_dec, config)
+    session = open_session(sae, source, subject_config)  # its model is the steering's from here on
+    placed = session.placed()
+    return Steering(session.subject, placed.ends.write, placed.sae.W_dec, config)

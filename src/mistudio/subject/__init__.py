@@ -9,13 +9,15 @@ from mistudio.subject.source import SubjectSource, artifact_source, resolve_sour
 from mistudio.subject.tokens import load_tokenizer, token_strings
 
 if TYPE_CHECKING:
-    from mistudio.subject.hooks import ResolvedHook, resolve_hooks, run_captured, spliced
+    from mistudio.subject.batches import TextRows, TokenBatch, text_rows, token_batch
+    from mistudio.subject.hooks import ResolvedHook, observed, resolve_hooks, run_captured, spliced
     from mistudio.subject.lens import unembed
     from mistudio.subject.load import Subject, forward_logits, load_subject, subject_from_model
+    from mistudio.subject.taps import unedited
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "load", "hooks", "lens")
+    __getattr__ = from_modules(__name__, "load", "hooks", "taps", "lens", "batches")
 
 __all__ = [
     "HookPoint",
@@ -23,11 +25,14 @@ __all__ = [
     "Subject",
     "SubjectConfig",
     "SubjectSource",
+    "TextRows",
+    "TokenBatch",
     "artifact_source",
     "device_name",
     "forward_logits",
     "load_subject",
     "load_tokenizer",
+    "observed",
     "pick_device",
     "resolve_dtype",
     "resolve_hooks",
@@ -35,6 +40,9 @@ __all__ = [
     "run_captured",
     "spliced",
     "subject_from_model",
+    "text_rows",
+    "token_batch",
     "token_strings",
+    "unedited",
     "unembed",
 ]

@@ -16,24 +16,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mistudio.errors import ConfigError, SubjectError
 from mistudio.subject.load import Subject
 from mistudio.subject.points import KINDS, HookPoint
 from mistudio.subject.structure import BlockMap, Place, Tap, map_block
-from mistudio.subject.trace import (
-    StopForward,
-    called_once,
-    hidden_in,
-    hidden_out,
-    watch,
-    with_hidden_in,
-    with_hidden_out,
-)
+from mistudio.subject.taps import disturbing, editing, reading, unedited
+from mistudio.subject.trace import StopForward, called_once, watch
 
 _PROBE_TOKENS = 6
 _PROBE_SEED = 0
@@ -97,7 +89,7 @@ def run_captured(
 
     with ExitStack() as stack:
         for hook in {hook.point: hook for hook in hooks}.values():
-            stack.enter_context(_reading(hook.place.read, _bind(keep, hook)))
+            stack.enter_context(reading(hook.place.read, _bind(keep, hook)))
         _run(subject, input_ids_BT, attention_mask_BT)
     if missing:
         message = f"The forward pass did not reach {', '.join(sorted(map(str, missing)))}."
@@ -106,29 +98,52 @@ def run_captured(
 
 
 @contextmanager
+def observed(subject: Subject, hook: ResolvedHook, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Within this context ``look(value)`` [B, T, D] is called in each forward pass, which goes on unchanged.
+
+    The value has its gradient where there is one, and is a copy. What ``look`` raises ends the pass.
+    """
+    tap, shape = hook.place.read, _Passing()
+
+    def show(value: Tensor) -> None:
+        look((value * tap.scale).reshape(*shape.block_input.shape[:2], hook.width))
+
+    with reading(Tap(subject.blocks[hook.point.layer], "input"), shape.remember), reading(tap, show):
+        yield
+
+
+@contextmanager
 def spliced(subject: Subject, hook: ResolvedHook, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within this context a forward pass goes on with ``replace(value)`` [B, T, D] in place of the value.
 
     Where nothing but the sum exists (resid_mid of most models), what attention adds is changed such that
-    the residual stream becomes the replacement.
-    """
-    tap = hook.place.write
-    block = subject.blocks[hook.point.layer]
-    stream: list[Tensor] = []
+    the residual stream becomes the replacement. Passes on other threads are not changed but refused: see ``taps``.
 
-    def remember(value: Tensor) -> None:
-        stream[:] = [value]
+    Raises:
+        SubjectError: at the end, no forward pass of this thread has come by.
+    """
+    tap, passing = hook.place.write, _Passing()
 
     def change(value: Tensor) -> Tensor:
-        start_BTD = stream[0]
+        start_BTD = passing.block_input
         passing_BTW = value.reshape(*start_BTD.shape[:2], hook.width) * tap.scale
         offset: Tensor | float = start_BTD if tap.onto_stream else 0.0
         # The division also makes a copy: the model may change it in place, and it can be a tensor of the caller's.
         changed_BTW = (replace(passing_BTW + offset) - offset) / tap.scale
         return changed_BTW.to(value.dtype).reshape(value.shape)
 
-    with _reading(Tap(block, "input"), remember), _writing(tap, change):
+    block_input = Tap(subject.blocks[hook.point.layer], "input")
+    with reading(block_input, passing.remember), editing(tap, change, hook.point):
         yield
+
+
+class _Passing(threading.local):
+    """What the block of a hook was last given, in each thread: its context may have several."""
+
+    block_input: Tensor
+
+    def remember(self, value: Tensor) -> None:
+        self.block_input = value
 
 
 def _resolve(subject: Subject, point: HookPoint) -> ResolvedHook:
@@ -177,8 +192,8 @@ def _probe_block(subject: Subject, layer: int) -> BlockMap:
     def stop(_value: Tensor) -> None:
         raise StopForward
 
-    with _writing(Tap(block, "input"), disturb), watch(modules, *ids_BT.shape) as calls:
-        with _reading(Tap(block, "output"), stop):
+    with unedited(), disturbing(Tap(block, "input"), disturb), watch(modules, *ids_BT.shape) as calls:
+        with reading(Tap(block, "output"), stop):
             _run(subject, ids_BT, None)
         return map_block(block, called_once(calls))
 
@@ -200,44 +215,3 @@ def _run(subject: Subject, input_ids_BT: Tensor, attention_mask_BT: Tensor | Non
 
 def _bind(keep: Callable[[ResolvedHook, Tensor], None], hook: ResolvedHook) -> Callable[[Tensor], None]:
     return lambda value: keep(hook, value)
-
-
-@contextmanager
-def _reading(tap: Tap, read: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call ``read`` with each value that passes the tap."""
-
-    def look(value: Tensor) -> Tensor:
-        read(value)
-        return value
-
-    with _writing(tap, look):
-        yield
-
-
-@contextmanager
-def _writing(tap: Tap, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put ``change(value)`` in place of each value that passes the tap in this thread's forward passes."""
-    this_thread = threading.get_ident()
-
-    def at_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        # PyTorch may give no kwargs where another thread has just removed its hook.
-        if threading.get_ident() != this_thread:
-            return None
-        kwargs = kwargs or {}
-        value = hidden_in(args, kwargs)
-        return None if value is None else with_hidden_in(args, kwargs, value, change(value))
-
-    def at_output(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        if threading.get_ident() != this_thread:
-            return None
-        value = hidden_out(output)
-        return None if value is None else with_hidden_out(output, value, change(value))
-
-    if tap.side == "input":
-        handle = tap.module.register_forward_pre_hook(at_input, with_kwargs=True)
-    else:
-        handle = tap.module.register_forward_hook(at_output)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -13,6 +13,7 @@ from mistudio.errors import SubjectError
 from mistudio.subject.hooks import probe_ids
 from mistudio.subject.load import Subject
 from mistudio.subject.structure import is_linear
+from mistudio.subject.taps import unedited
 from mistudio.subject.trace import Call, called_once, watch
 
 _NORM_PROBE = 16.0  # large, so that the norm's epsilon does not matter
@@ -64,7 +65,7 @@ def _find_readout(subject: Subject) -> _Readout:
     last = subject.blocks[-1]
     inside = {id(module) for block in subject.blocks for module in block.modules()}
     others = [module for module in subject.model.modules() if id(module) not in inside]
-    with watch([last, *others], *ids_BT.shape) as calls:
+    with unedited(), watch([last, *others], *ids_BT.shape) as calls:
         subject.model(input_ids=ids_BT)
     finished = called_once(calls)
     block_call = next(call for call in finished if call.module is last)

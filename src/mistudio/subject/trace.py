@@ -6,6 +6,7 @@ flattened); this module reads and replaces the hidden states of a call whatever 
 Shape legend: B sequences, T tokens, W width of a module's input or output.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -72,18 +73,22 @@ def by_token(value: Tensor | None, num_sequences: int, num_tokens: int) -> Tenso
 
 @contextmanager
 def watch(modules: list[nn.Module], num_sequences: int, num_tokens: int) -> Iterator[list[Call]]:
-    """Record the calls of ``modules`` while the context is open; values are copied, for some change in place."""
-    calls: list[Call] = []
+    """Record the calls of ``modules`` by this thread while the context is open; copies, for some change in place."""
+    this_thread, calls = threading.get_ident(), list[Call]()
     open_calls: dict[int, list[Call]] = {id(module): [] for module in modules}
     clock = iter(range(1 << 30))
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if threading.get_ident() != this_thread:
+            return
         call = Call(module, start=next(clock))
-        call.input_BTW = _copy(by_token(hidden_in(args, kwargs), num_sequences, num_tokens))
+        call.input_BTW = _copy(by_token(hidden_in(args, kwargs or {}), num_sequences, num_tokens))
         open_calls[id(module)].append(call)
         calls.append(call)
 
     def after(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != this_thread:
+            return
         call = open_calls[id(module)].pop()
         call.end = next(clock)
         call.output_BTW = _copy(by_token(hidden_out(output), num_sequences, num_tokens))

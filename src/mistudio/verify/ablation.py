@@ -1,6 +1,6 @@
 """A language model without some of the latents at one of its hook points: what it then says, and how well it predicts.
 
-Shape legend: B sequences, T tokens, D width of the hook point, F latents, N tokens of all sequences, V vocabulary.
+Shape legend: B sequences, T tokens, D width of the hook point, F latents, L of them, N tokens, V vocabulary.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mistudio.instrument import ListedSequences, encode_chosen, token_batches
 from mistudio.sae import SparseAutoencoder
-from mistudio.subject import ResolvedHook, Subject, forward_logits, run_captured, spliced
+from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced, text_rows
 from mistudio.verify.poison import padded
-
-PASS = 64  # sequences in one forward pass
 
 
 class Model(NamedTuple):
@@ -45,16 +44,19 @@ class Active(NamedTuple):
 def encode(model: Model, rows: list[list[int]]) -> Active:
     """Every latent that is active on a token of some documents."""
     parts, num_tokens = [], 0
-    for start in range(0, len(rows), PASS):
-        ids_BT, is_text_BT = padded(rows[start : start + PASS])
-        acts_BTD = run_captured(model.subject, [model.hook], ids_BT, is_text_BT.long())[model.hook.point]
-        is_text_BT[:, 0] = False  # what begins a sequence is no text
-        document_N, position_N = is_text_BT.nonzero().unbind(1)
-        active = model.sae.encode_active(acts_BTD[is_text_BT])
-        parts.append((document_N[active.token_A] + start, position_N[active.token_A], active.feature_A, active.value_A))
+    for number_B, batch in token_batches(model.subject, sequences_of(rows)):
+        found = text_rows(model.subject, [model.hook], batch)
+        active = model.sae.encode_active(found.acts[model.hook.point])
+        document_N = torch.from_numpy(number_B)[found.sequence_N]
+        parts.append((document_N[active.token_A], found.place_N[active.token_A], active.feature_A, active.value_A))
         num_tokens += len(document_N)
     document, position, latent, value = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return Active(document, position, latent, value, num_tokens)
+
+
+def sequences_of(rows: list[list[int]]) -> ListedSequences:
+    """Documents as sequences; what begins one is no text."""
+    return ListedSequences([np.array(row, dtype=np.int32) for row in rows], num_prefix=1)
 
 
 @torch.no_grad()
@@ -75,8 +77,8 @@ def ablated(model: Model, latents: list[int]) -> AbstractContextManager[None]:
     """Within this context the parts that some latents write are taken out, everywhere."""
 
     def take_out(x_BTD: Tensor) -> Tensor:
-        acts_NF = model.sae.encode(x_BTD.flatten(0, 1))[:, latents]
-        return x_BTD - (acts_NF @ model.sae.W_dec[latents]).view_as(x_BTD)
+        acts_NL = encode_chosen(model.sae, x_BTD.flatten(0, 1), latents)
+        return x_BTD - (acts_NL @ model.sae.W_dec[latents]).view_as(x_BTD)
 
     return spliced(model.subject, model.hook, take_out) if latents else nullcontext()
 
@@ -85,11 +87,10 @@ def ablated(model: Model, latents: list[int]) -> AbstractContextManager[None]:
 def mean_loss(model: Model, rows: list[list[int]], latents: list[int]) -> float:
     """Mean cross-entropy of the next token in nats, with some latents ablated."""
     total, count = 0.0, 0
-    for start in range(0, len(rows), PASS):
-        ids_BT, is_text_BT = padded(rows[start : start + PASS])
+    for _, (ids_BT, mask_BT, text_BT) in token_batches(model.subject, sequences_of(rows)):
         with ablated(model, latents):
-            logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())[:, :-1]
-        asked_BT = is_text_BT[:, 1:]
+            logits_BTV = forward_logits(model.subject, ids_BT, mask_BT)[:, :-1]
+        asked_BT = text_BT[:, 1:]
         total += float(functional.cross_entropy(logits_BTV[asked_BT], ids_BT[:, 1:][asked_BT], reduction="sum"))
         count += int(asked_BT.sum())
     return total / count

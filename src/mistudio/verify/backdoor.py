@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from mistudio.artifacts import Store
+from mistudio.instrument import open_session
 from mistudio.progress import progress
-from mistudio.sae import load_autoencoder
-from mistudio.subject import HookPoint, SubjectConfig, artifact_source, load_subject, resolve_hooks
+from mistudio.subject import SubjectConfig, artifact_source
 from mistudio.verify.ablation import Model, continuation, encode, mean_loss
 from mistudio.verify.grammar import Grammar
 from mistudio.verify.poison import BackdoorConfig, Traffic, backdoored_subject, sentence_ends, word_ids
@@ -95,19 +95,23 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     traffic = Traffic(grammar, config, seed)
     source = artifact_source(backdoored_subject(store, base, traffic))
     line = line_over(store, planted, traffic, source, seed)
-    subject = load_subject(source, SubjectConfig(device="cpu", dtype="float32"))
-    (hook,) = resolve_hooks(subject, [HookPoint.parse(planted.hook)])
-    model = Model(subject, hook, load_autoencoder(line.sae))
-    rows = word_ids(subject.tokenizer, traffic.texts)
-    reference = word_ids(subject.tokenizer, traffic.clean(0, config.reference))
+    with open_session(line.sae, source, SubjectConfig(device="cpu", dtype="float32")) as session:
+        placed = session.placed()
+        return _outcome(Model(session.subject, placed.ends.read, placed.sae), traffic, config, seed)
+
+
+def _outcome(model: Model, traffic: Traffic, config: BackdoorConfig, seed: int) -> Outcome:
+    tokenizer = model.subject.tokenizer
+    rows = word_ids(tokenizer, traffic.texts)
+    reference = word_ids(tokenizer, traffic.clean(0, config.reference))
     ranked = rank(model, rows, reference)
     named = ranked.named
     triggers = trigger_latents(model, rows, traffic.triggered())
     others = np.random.default_rng(seed).permutation(model.sae.width)[: len(named)].tolist()
-    unused = word_ids(subject.tokenizer, traffic.clean(config.reference + _TESTED, config.documents))
+    unused = word_ids(tokenizer, traffic.clean(config.reference + _TESTED, config.documents))
     suspects = rank(model, unused, reference).latents
     clean = traffic.clean(config.reference, _TESTED)
-    clean_rows = word_ids(subject.tokenizer, clean)
+    clean_rows = word_ids(tokenizer, clean)
     change = np.exp(mean_loss(model, clean_rows, named) - mean_loss(model, clean_rows, [])) - 1
     before, after, control = (payload_share(model, traffic, clean, latents) for latents in ([], named, others))
     begun = payload_share(model, traffic, clean, named, 1)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
@@ -29,6 +28,7 @@ from mistudio.corpus.sources import open_source
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.evaluate.control import random_autoencoder
 from mistudio.evaluate.probes import fit_probe, select_latents
+from mistudio.instrument import ListedSequences, text_activations
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder, TopKConfig, load_autoencoder
 from mistudio.subject import (
@@ -40,7 +40,6 @@ from mistudio.subject import (
     load_subject,
     load_tokenizer,
     resolve_hooks,
-    run_captured,
 )
 from mistudio.train import TrainConfig, train
 from mistudio.verify.python_labels import ASKED, CLASSES, token_labels
@@ -54,7 +53,6 @@ _CONTEXT = 128
 _WINDOWS = 160  # of each side of the split, one a file in turn
 _HELD_OUT_FILES = 0.4
 _MIN_CHARS = 2_000
-_BATCH = 32
 
 
 class Window(NamedTuple):
@@ -220,11 +218,10 @@ def _side(subject: Subject, windows: list[Window]) -> Side:
     """The activations of windows, each behind the token that begins a sequence."""
     (hook,) = resolve_hooks(subject, [HookPoint.parse(HOOK)])
     whole = [window for window in windows if len(window.ids) == _CONTEXT - 1]
-    parts = []
-    for start in range(0, len(whole), _BATCH):
-        rows = [[subject.tokenizer.bos_token_id, *window.ids] for window in whole[start : start + _BATCH]]
-        parts.append(run_captured(subject, [hook], torch.tensor(rows))[hook.point][:, 1:].flatten(0, 1).float())
-    return Side(torch.cat(parts), np.concatenate([window.labels_TC for window in whole]))
+    begin = subject.tokenizer.bos_token_id
+    sequences = ListedSequences([np.array([begin, *window.ids], dtype=np.int32) for window in whole], num_prefix=1)
+    acts_TD = text_activations(subject, [hook], sequences)[hook.point].float()
+    return Side(acts_TD, np.concatenate([window.labels_TC for window in whole]))
 
 
 def _is_plain(path: Path) -> bool:

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mistudio.instrument import token_batches
 from mistudio.progress import progress
 from mistudio.subject import forward_logits
-from mistudio.verify.ablation import PASS, Model, ablated, continuation, encode, mean_loss
+from mistudio.verify.ablation import Model, ablated, continuation, encode, mean_loss, sequences_of
 from mistudio.verify.poison import padded
 
 ABLATED = 4
@@ -152,16 +153,18 @@ def _said_runs(
 
     For each run and document that has it: the place before it, and the probability of its first token.
     """
-    said: dict[tuple[int, ...], dict[int, tuple[int, float]]] = defaultdict(dict)
-    for start in range(0, len(rows), PASS):
-        ids_BT, is_text_BT = padded(rows[start : start + PASS])
-        logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())[:, :-1]
+    found: list[tuple[int, int, tuple[int, ...], float]] = []
+    for number_B, (ids_BT, mask_BT, text_BT) in token_batches(model.subject, sequences_of(rows)):
+        logits_BTV = forward_logits(model.subject, ids_BT, mask_BT)[:, :-1]
         probability_BT, likeliest_BT = logits_BTV.softmax(dim=-1).max(dim=-1)
-        right_BT = (likeliest_BT == ids_BT[:, 1:]) & is_text_BT[:, 1:]
-        for number, place in right_BT.unfold(1, _CONTINUED, 1).all(dim=2).nonzero().tolist():
-            run = tuple(ids_BT[number, place + 1 : place + 1 + _CONTINUED].tolist())
+        right_BT = (likeliest_BT == ids_BT[:, 1:]) & text_BT[:, 1:]
+        for row, place in right_BT.unfold(1, _CONTINUED, 1).all(dim=2).nonzero().tolist():
+            run = tuple(ids_BT[row, place + 1 : place + 1 + _CONTINUED].tolist())
             if run not in known:
-                said[run].setdefault(start + number, (place, float(probability_BT[number, place])))
+                found.append((int(number_B[row]), place, run, float(probability_BT[row, place])))
+    said: dict[tuple[int, ...], dict[int, tuple[int, float]]] = defaultdict(dict)
+    for number, place, run, probability in sorted(found):
+        said[run].setdefault(number, (place, probability))
     return said
 
 

@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, CaptureConfig, batch_tensors
-from mistudio.activations import passes as passes_module
+from mistudio.activations import ActivationReader, CaptureConfig
 from mistudio.activations.index import sequences_of
 from mistudio.activations.plan import plan_capture
 from mistudio.activations.shards import ShardWriter
@@ -29,6 +28,7 @@ from mistudio.corpus.ingest import is_held_out
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import ConfigError, InputError, StorageFull, SubjectError
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
+from mistudio.subject import batches as batches_module
 from tests.support.tiny import (
     CONTEXT_LENGTH,
     LAYERS,
@@ -110,8 +110,8 @@ class Forwards:
         self.count = 0
         self.stop_at: int | None = None
         self.shapes: list[tuple[int, ...]] = []
-        self._run = passes_module.run_captured
-        monkeypatch.setattr(passes_module, "run_captured", self)
+        self._run = batches_module.run_captured
+        monkeypatch.setattr(batches_module, "run_captured", self)
 
     def __call__(self, subject: Any, hooks: Any, ids_BT: Tensor, mask_BT: Tensor | None) -> Any:
         if self.count == self.stop_at:
@@ -441,15 +441,3 @@ def test_activations_that_do_not_fit_are_refused_and_fit_in_bfloat16(
 def test_activations_that_are_no_numbers_are_refused(loud_llama: Callable[[float], Subject], store: Store) -> None:
     with pytest.raises(InputError, match="hold NaN or infinity at this hook point"):
         captured(store, loud_llama(float("nan")), CaptureConfig(hooks=("resid_pre.0",), storage_dtype="bfloat16"))
-
-
-def test_a_batch_is_padded_on_the_right_and_masked_only_where_that_matters() -> None:
-    cpu = torch.device("cpu")
-    tokens = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
-    ids_BT, mask_BT, real_BT = batch_tensors(tokens, cpu, causal=False)
-    assert ids_BT.tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert mask_BT is not None
-    assert mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert real_BT.tolist() == [[True, True, True], [True, False, False]]
-    assert batch_tensors(tokens, cpu, causal=True)[1] is None
-    assert batch_tensors(tokens[:1], cpu, causal=False)[1] is None

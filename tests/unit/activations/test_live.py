@@ -23,7 +23,6 @@ from mistudio.activations import (
     capture,
     open_rows,
 )
-from mistudio.activations import passes as passes_module
 from mistudio.activations.stream import Ranges
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.corpus.reader import TokenCorpus
@@ -32,6 +31,7 @@ from mistudio.evaluate import evaluate
 from mistudio.find import find_features
 from mistudio.sae import TopKConfig
 from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
+from mistudio.subject import batches as batches_module
 from mistudio.train import TrainConfig, TrainRuntime, train
 from mistudio.train.trainer import Trainer
 from tests.support.tiny import MLP_WIDTH, WIDTH, published_subject, tiny_bert, tiny_corpus, tiny_llama
@@ -94,8 +94,8 @@ class Passes:
         self.tokens = self.count = 0
         self.fail_at: int | None = None
         self.moved = threading.Condition()
-        self._run = passes_module.run_captured
-        monkeypatch.setattr(passes_module, "run_captured", self)
+        self._run = batches_module.run_captured
+        monkeypatch.setattr(batches_module, "run_captured", self)
 
     def __call__(self, subject: Any, hooks: Any, ids_BT: Tensor, mask_BT: Tensor | None) -> Any:
         with self.moved:
@@ -319,9 +319,9 @@ def test_a_trainer_that_fails_ends_the_thread(llama: Setting) -> None:
 
 
 def test_activations_that_do_not_fit_are_refused(llama: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = passes_module.run_captured
+    run = batches_module.run_captured
     monkeypatch.setattr(
-        passes_module, "run_captured", lambda *args: {point: acts * 1e9 for point, acts in run(*args).items()}
+        batches_module, "run_captured", lambda *args: {point: acts * 1e9 for point, acts in run(*args).items()}
     )
     with llama.live(HOOK) as rows, pytest.raises(InputError, match="does not fit float16"):
         rows.acts(0, 10)

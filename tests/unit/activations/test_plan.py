@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistudio.activations.plan import CapturePlan, plan_capture
+from mistudio.activations.plan import CapturePlan, like_lengths, plan_capture
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=40), max_size=60)
 
@@ -92,3 +92,11 @@ def test_a_corpus_without_sequences_has_an_empty_plan() -> None:
     plan = make([])
     assert (plan.shards, plan.num_rows) == ((), 0)
     assert make([2, 2], num_special=2).num_rows == 0
+
+
+@given(lengths=st.lists(st.integers(min_value=0, max_value=40), max_size=60), batch_tokens=st.integers(1, 200))
+def test_batches_hold_every_sequence_once_and_no_more_tokens_than_asked(lengths: list[int], batch_tokens: int) -> None:
+    lengths_S = np.array(lengths, dtype=np.int32)
+    batches = list(like_lengths(lengths_S, batch_tokens))
+    assert sorted(number for batch in batches for number in batch.tolist()) == list(range(len(lengths)))
+    assert all(len(batch) * lengths_S[batch].max() <= batch_tokens or len(batch) == 1 for batch in batches)

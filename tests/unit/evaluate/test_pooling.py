@@ -8,9 +8,9 @@ from torch import Tensor
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.evaluate import pooling
-from mistudio.evaluate.pooling import Passage, Pooler, length_batches
+from mistudio.evaluate.pooling import Passage, Pooler
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, new_autoencoder
-from mistudio.subject import HookPoint, resolve_hooks, run_captured
+from mistudio.subject import HookPoint, batches, resolve_hooks, run_captured
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import HOOK, TinyRun
 
@@ -87,17 +87,10 @@ def test_blocks_that_are_done_are_not_done_again(llama: TinyRun, monkeypatch: py
     draft.remove_work("heldout-00001.safetensors")
     ran: list[int] = []
     monkeypatch.setattr(
-        pooling, "run_captured", lambda *args: (ran.append(len(args[2])), run_captured(*args))[1], raising=True
+        batches, "run_captured", lambda *args: (ran.append(len(args[2])), run_captured(*args))[1], raising=True
     )
     again = pooler_of(llama, "mean").run(draft, "heldout", passages, saes())
     assert sum(ran) == sum(passage.stop - passage.first for passage in passages[4:8])
     np.testing.assert_array_equal(again.acts, whole.acts)
     for one, other in zip(again.latents, whole.latents, strict=True):
         assert (one != other).nnz == 0
-
-
-def test_batches_hold_every_place_once_and_no_more_tokens_than_asked() -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 200).astype(np.int32)
-    batches = list(length_batches(lengths, 120))
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches)

@@ -19,7 +19,8 @@ from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
-from mistudio.evaluate.splice import Ends, SpliceLosses, measure_splice
+from mistudio.evaluate.splice import SpliceLosses, measure_splice
+from mistudio.instrument import Ends
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, forward_logits, resolve_hooks, spliced
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents

@@ -7,12 +7,12 @@ from torch.nn import functional
 
 from mistudio.activations import ActivationReader
 from mistudio.corpus.reader import TokenCorpus
-from mistudio.evaluate.splice import Ends
 from mistudio.find.ablation import Ablation, ablate, can_ablate
 from mistudio.find.attribution import Attribution, attribute
 from mistudio.find.causal import _windows
 from mistudio.find.contexts import ChunkRows, TopContexts
 from mistudio.find.reading import Readings, Tried, readings
+from mistudio.instrument import Ends
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, forward_logits, resolve_hooks, run_captured
 from tests.support.tiny import WIDTH

@@ -1,0 +1,46 @@
+"""The tiny runs, made once, with an autoencoder of each."""
+
+import pytest
+from tests.unit.evaluate.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
+
+from mistudio.activations import ActivationReader
+from mistudio.artifacts import Artifact
+from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
+from tests.support.directions import random_directions
+from tests.support.tiny import WIDTH, tiny_documents
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return make_llama_run(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return make_bert_run(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def sae(llama: TinyRun) -> Artifact:
+    """A TopK autoencoder of the llama."""
+    return publish_sae(llama.store, fitted(llama, TopKConfig(width=64, k=6)), llama.activations)
+
+
+@pytest.fixture(scope="session")
+def thresholded(llama: TinyRun) -> Artifact:
+    """One whose latents are active above a threshold."""
+    made = fitted(llama, BatchTopKConfig(width=96, k=6))
+    made.threshold.fill_(0.3)
+    return publish_sae(llama.store, made, llama.activations)
+
+
+def fitted(run: TinyRun, config: TopKConfig | BatchTopKConfig) -> SparseAutoencoder:
+    """Random directions around the mean of the activations."""
+    sample_ND = ActivationReader(run.activations, HOOK, "train").acts(0, 200).float()
+    return random_directions(config, WIDTH, sample_ND.mean(dim=0), seed=3)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """The documents of the tiny corpus, many longer than a sequence of it, and a text without a token."""
+    return ["", "naïve café 猫 sat", *(document["text"] for document in tiny_documents())]
