@@ -88,7 +88,7 @@ def _check_finding(given: Mapping[str, object]) -> None:
 
 def _check_explaining(given: Mapping[str, object]) -> None:
     from mistudio.explain import ExplainConfig, check_explainers
-    from mistudio.explain.program import PROGRAM
+    from mistudio.explain.config import PROGRAM
     from mistudio.score import ScoreConfig, check_scorers
     from mistudio.subject import SubjectConfig
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mistudio.errors import ConfigError, InputError
+from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.endpoint import Endpoint, EndpointConfig
 from mistudio.explain.judge import AnswerToken, Reply
 from mistudio.explain.llm import (
     ContrastiveExplainer,
-    LlmExplainerConfig,
     MaxActivatingExplainer,
     TokenActivationPairsExplainer,
 )
