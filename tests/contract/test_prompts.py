@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from mistudio.explain.config import EXPLAINERS, ExplainConfig, LlmExplainerConfig
 from mistudio.explain.config import PROGRAM as PROGRAM_EXPLAINER
@@ -24,12 +22,11 @@ from mistudio.score.config import (
     JudgeConfig,
     ScoreConfig,
     SimulationConfig,
-    SteeringConfig,
 )
 from mistudio.score.intervention import InterventionScorer
 from mistudio.score.records import Exam, Scorer
-from mistudio.score.steering import Steering
 from tests.support.oracle import planted_exams
+from tests.support.steered import Written
 
 KNOWN = Path(__file__).with_name("prompt_digests.json")
 # Programs are searched and run without asking anyone.
@@ -60,24 +57,6 @@ class Recorder(Judge):
         for request in requests:
             self.asked.append(request)
             yield Reply(failure=BUDGET_REACHED)
-
-
-class Written(Steering):
-    """Goes on with words that tell the features apart, whatever model there is."""
-
-    def __init__(self) -> None:
-        self.config, self.directions_FD = SteeringConfig(num_prompts=3), torch.zeros(5, 4)
-        self._texts: list[str] = []
-
-    def prompts(self, texts: list[str]) -> Tensor:
-        self._texts = texts
-        return torch.zeros(len(texts), 2, dtype=torch.long)
-
-    def shown(self, _ids_BT: Tensor) -> list[str]:
-        return self._texts
-
-    def continuations(self, feature: int, _ids_BT: Tensor) -> list[str]:
-        return [f" and then {feature}, {place}" for place in range(len(self._texts))]
 
 
 def exams() -> list[Exam]:
@@ -112,7 +91,7 @@ def asked_by(asker: str) -> list[Request]:
 
 def _scorer(name: str, judge: Judge) -> Scorer:
     if name == "intervention":
-        return InterventionScorer(judge, Written(), SCORE.resamples)
+        return InterventionScorer(judge, Written(num_prompts=3), SCORE.resamples)
     return SCORERS.new(name, SCORE, judge, 0)
 
 
