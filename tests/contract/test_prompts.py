@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from mistudio.explain.config import EXPLAINERS, ExplainConfig, LlmExplainerConfig
-from mistudio.explain.config import PROGRAM as PROGRAM_EXPLAINER
 from mistudio.explain.judge import BUDGET_REACHED, Judge, Reply, Request, Spending
 from mistudio.explain.records import Evidence, Example
 from mistudio.score.config import (
-    PROGRAM,
     SCORERS,
     IntruderConfig,
     JudgeConfig,
@@ -29,12 +27,12 @@ from tests.support.oracle import planted_exams
 from tests.support.steered import Written
 
 KNOWN = Path(__file__).with_name("prompt_digests.json")
-# Programs are searched and run without asking anyone.
 ASKERS = [
-    *(f"explainer {name}" for name in EXPLAINERS.built_in if name != PROGRAM_EXPLAINER),
-    *(f"scorer {name}" for name in SCORERS.built_in if name != PROGRAM),
+    f"{kind} {name}"
+    for kind, methods in (("explainer", EXPLAINERS.built_in), ("scorer", SCORERS.built_in))
+    for name, method in methods.items()
+    if method.needs_judge
 ]
-
 # Written out, so that another default, which recipes hold, needs no new version.
 EXPLAIN = ExplainConfig(
     llm=LlmExplainerConfig(num_active=8, num_inactive=4, num_promoted=2, features_per_prompt=1, answer_tokens=100)
