@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from mistudio.score.config import SCORERS as TABLE
+from mistudio.score.config import JudgeConfig, ScoreConfig, SimulationConfig
 from mistudio.score.detection import DetectionScorer
 from mistudio.score.embedding import EmbeddingScorer
 from mistudio.score.fuzzing import FuzzingScorer
 from mistudio.score.intruder import IntruderScorer
-from mistudio.score.judging import JudgeConfig, JudgeScorer
+from mistudio.score.judging import JudgeScorer
 from mistudio.score.records import Exam, Score
 from mistudio.score.simulation import SimulationScorer
 from mistudio.score.surprisal import SurprisalScorer
@@ -22,7 +24,11 @@ from tests.support.oracle import Direct, explained_by_another, planted_exams, sh
 
 NUM_FEATURES = 12
 NUM_EXAMPLES = 150  # of each kind
-CONFIG = JudgeConfig(num_active=NUM_EXAMPLES, num_inactive=NUM_EXAMPLES, num_simulated=40, resamples=20)
+CONFIG = ScoreConfig(
+    judged=JudgeConfig(num_active=NUM_EXAMPLES, num_inactive=NUM_EXAMPLES),
+    simulation=SimulationConfig(num_examples=40),
+    resamples=20,
+)
 SCORERS: list[tuple[type[JudgeScorer], float]] = [
     (DetectionScorer, 0.5),
     (FuzzingScorer, 0.5),
@@ -39,7 +45,7 @@ def exams() -> list[Exam]:
 
 
 def scores_of(scorer_type: type[JudgeScorer], exams: Sequence[Exam]) -> list[Score]:
-    return list(scorer_type(Direct(), CONFIG).score(exams))
+    return list(TABLE.new(scorer_type.name, CONFIG, Direct(), 0).score(exams))
 
 
 @pytest.mark.parametrize(("scorer_type", "chance"), SCORERS, ids=lambda value: getattr(value, "name", None))

@@ -19,10 +19,9 @@ from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Stor
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.exchange.writing import chunks
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, SUMMARY_NAME
+from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
 from mistudio.explain.labels import choose_labels
-from mistudio.explain.program import PROGRAM, TOKEN_SET, ProgramConfig
 from mistudio.explain.records import Explanation
-from mistudio.explain.registry import PERSON
 from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
 
 NEURONPEDIA = "neuronpedia"
@@ -57,11 +56,7 @@ def import_explanations(
         raise ConfigError(message)
     paths = _files(path)
     num_features = int(str(features.manifest.summary["features"]))
-    content = {
-        "imported_from": format_name,
-        "skip_unknown": skip_unknown,
-        "program": {"threshold": ProgramConfig().threshold},  # what scores take as firing
-    }
+    content = {"imported_from": format_name, "skip_unknown": skip_unknown}
     file_ref = InputRef(uri=f"file:{path.name}", digest=_digest(paths))
     recipe = Recipe(kind="explanations", config=content, inputs={"features": features.ref, "file": file_ref})
 

@@ -1,6 +1,7 @@
 """The explain step: a description of each feature, made from documents that no scorer uses."""
 
-from mistudio.explain.step import ExplainConfig, JudgeSource, check_explainers, explain
+from mistudio.explain.config import ExplainConfig
+from mistudio.explain.step import JudgeSource, check_explainers, explain
 from mistudio.explain.tables import (
     EXPLANATIONS_NAME,
     LABELS_NAME,

@@ -86,6 +86,7 @@ class Endpoint:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._cache.close()
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in their order.
@@ -97,7 +98,7 @@ class Endpoint:
         waiting: deque[Future[Reply]] = deque()
         try:
             for request in requests:
-                waiting.append(self._submit(self._settle(self._with_room(request))))
+                waiting.append(self._submit(self._settle(self._as_sent(request))))
                 if len(waiting) >= _WINDOW * self.config.concurrency:
                     yield waiting.popleft().result()
             while waiting:
@@ -116,11 +117,12 @@ class Endpoint:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.close()
 
-    def _with_room(self, request: Request) -> Request:
+    def _as_sent(self, request: Request) -> Request:
+        """The request with the room that the settings allow, and without what the endpoint refuses."""
         if not isinstance(request, Chat):
             return request
         limit = min(request.max_tokens, self.config.max_output_tokens) + self.config.thinking_tokens
-        return request._replace(max_tokens=limit)
+        return request._replace(max_tokens=limit, alternatives=request.alternatives if self.config.logprobs else 0)
 
     async def _settle(self, request: Request) -> Reply:
         """The answer, or the one to the same request with twice the room."""
@@ -148,7 +150,7 @@ class Endpoint:
         return await task
 
     def _model_for(self, request: Request) -> str:
-        return (self.config.embedding_model or self.model) if isinstance(request, Embedding) else self.model
+        return self.config.embeds_with if isinstance(request, Embedding) else self.model
 
     async def _fetch(self, recipe: str, request: Request) -> Reply:
         """Pay for an answer and keep it."""
@@ -211,7 +213,7 @@ class Endpoint:
 
     async def _exchange(self, request: Request) -> Reply:
         model, config = self._model_for(request), self.config
-        arguments = arguments_of(request, model, config.limit_field, config.sampling(), logprobs=config.logprobs)
+        arguments = arguments_of(request, model, config.limit_field, config.sampling())
         create: Any = {
             Chat: self._client.chat.completions.create,
             Likelihood: self._client.completions.create,

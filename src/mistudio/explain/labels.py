@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.errors import InputError
+from mistudio.explain.config import PERSON
 from mistudio.explain.records import Explanation
-from mistudio.explain.registry import PERSON
 
 
 def read_labels(path: Path, num_features: int) -> list[Explanation]:

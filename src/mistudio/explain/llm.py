@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.judge import Chat, Judge, Reply, Request
 from mistudio.explain.llm_answers import Tally, find_object, find_objects
 from mistudio.explain.prompts import (
@@ -41,20 +40,6 @@ Answer with nothing but one JSON object for each feature:
 _LABEL_CHARACTERS = 60
 
 
-class LlmExplainerConfig(BaseModel):
-    """What a language model is shown of each feature."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_active: int = Field(default=20, ge=1, description="examples that a feature fires on, at most")
-    num_inactive: int = Field(
-        default=10, ge=0, description="examples that it does not fire on, at most, if any are shown"
-    )
-    num_promoted: int = Field(default=10, ge=0, description="output tokens that it makes likelier, at most")
-    features_per_prompt: int = Field(default=1, ge=1, description="features that are asked about together")
-    answer_tokens: int = Field(default=256, ge=16, description="longest answer a feature, in tokens")
-
-
 class _Shown(NamedTuple):
     """One feature as it is shown."""
 
@@ -69,8 +54,8 @@ class _LlmExplainer(ABC):
     name: str
     how: str
 
-    def __init__(self, judge: Judge, config: LlmExplainerConfig | None = None, seed: int = 0) -> None:
-        self.judge, self.config, self.seed = judge, config or LlmExplainerConfig(), seed
+    def __init__(self, judge: Judge, llm: LlmExplainerConfig, seed: int = 0) -> None:
+        self.judge, self.config, self.seed = judge, llm, seed
 
     def explain(self, features: Iterable[Evidence]) -> Iterator[Explanation]:
         """One explanation a feature, each as soon as it is there.

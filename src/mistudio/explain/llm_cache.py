@@ -1,58 +1,61 @@
 """Answers of a language model, remembered: a run that goes on after a failure asks nothing twice.
 
-A folder of JSON-lines files, one for each time it was opened, each line an answer under the sha256 of model,
-request and settings. Lines are only ever added; a line that was cut off by a crash is passed over, and its question
-asked again. What is held in memory is where each answer stands, not the answers.
+One database, in which each answer stands under the sha256 of model, request and settings. Several processes may read
+and write it at the same time. What was put stays, whatever happens to the process.
 """
 
 import json
-import logging
-import threading
-import uuid
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mistudio.errors import StorageError
 from mistudio.explain.judge import AnswerToken, Reply, Usage
 
-logger = logging.getLogger(__name__)
-
-_SUFFIX = ".answers.jsonl"
+DATABASE_NAME = "answers.sqlite"
+_PATIENCE_S = 60.0  # longest wait for another process that writes
+_SET_UP = (
+    # Readers do not wait for who writes, and a commit waits for no disk: only a computer that stops can undo the last.
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "CREATE TABLE IF NOT EXISTS answers (recipe TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID",
+)
 
 
 class AnswerCache:
-    """The answers in ``folder``; without one, nothing is remembered."""
+    """The answers in ``folder``; without one, nothing is remembered. To be used by one thread at a time."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Read where the answers stand.
+        """Open the answers.
 
         Raises:
-            StorageError: the folder cannot be made or read.
+            StorageError: they cannot be opened.
         """
-        self._places: dict[str, tuple[Path, int]] = {}
-        self._path = folder / f"{uuid.uuid4().hex}{_SUFFIX}" if folder else None
-        self._lock = threading.Lock()
-        if folder:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                for path in sorted(folder.glob(f"*{_SUFFIX}")):
-                    self._index(path)
-            except OSError as error:
-                message = f"The answers in {folder} cannot be read: {error}"
-                raise StorageError(message) from error
+        self._path = folder / DATABASE_NAME if folder else None
+        self._database: sqlite3.Connection | None = None
+        if self._path is not None:
+            with self._told_of("opened"):
+                self._database = _opened(self._path)
 
-    def __len__(self) -> int:
-        return len(self._places)
+    def close(self) -> None:
+        """Let go of the answers."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def get(self, recipe: str) -> Reply | None:
-        """The answer of that recipe, if there is one."""
-        place = self._places.get(recipe)
-        if place is None:
+        """The answer of that recipe, if there is one.
+
+        Raises:
+            StorageError: the answers cannot be read.
+        """
+        if self._database is None:
             return None
-        path, offset = place
-        with path.open("rb") as handle:
-            handle.seek(offset)
-            return _reply_from(json.loads(handle.readline())["reply"])
+        with self._told_of("read"):
+            row = self._database.execute("SELECT reply FROM answers WHERE recipe = ?", (recipe,)).fetchone()
+        return _reply_from(json.loads(row[0])) if row else None
 
     def put(self, recipe: str, reply: Reply) -> None:
         """Remember an answer.
@@ -60,27 +63,33 @@ class AnswerCache:
         Raises:
             StorageError: it cannot be written.
         """
-        if self._path is None:
-            return
-        line = json.dumps({"recipe": recipe, "reply": _plain(reply)}, ensure_ascii=False).encode() + b"\n"
+        if self._database is not None:
+            text = json.dumps(_plain(reply), ensure_ascii=False)
+            with self._told_of("written"):
+                self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (recipe, text))
+
+    @contextmanager
+    def _told_of(self, done: str) -> Iterator[None]:
         try:
-            with self._lock, self._path.open("ab") as handle:
-                offset = handle.tell()
-                handle.write(line)
-                self._places[recipe] = (self._path, offset)
-        except OSError as error:
-            message = f"An answer cannot be written to {self._path}: {error}"
+            yield
+        except (OSError, sqlite3.Error) as error:
+            message = (
+                f"The remembered answers in {self._path} cannot be {done}: {error}. If the file is damaged, move it "
+                "away; its answers are then asked for again."
+            )
             raise StorageError(message) from error
 
-    def _index(self, path: Path) -> None:
-        offset = 0
-        with path.open("rb") as handle:
-            for line in handle:
-                try:
-                    self._places[str(json.loads(line)["recipe"])] = (path, offset)
-                except (ValueError, KeyError, TypeError):
-                    logger.info("%s: a line at byte %d was cut off and is passed over", path.name, offset)
-                offset += len(line)
+
+def _opened(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+    try:
+        for statement in _SET_UP:
+            database.execute(statement)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _plain(reply: Reply) -> dict[str, Any]:

@@ -60,14 +60,20 @@ class EndpointConfig(BaseModel):
             raise ValueError(message)
         return base_url
 
+    @property
+    def embeds_with(self) -> str:
+        """The model that embeds texts."""
+        return self.embedding_model or self.model
+
     def sampling(self) -> dict[str, Any]:
         """What is sent with every request to write, and changes its answer."""
         return {"temperature": self.temperature, "seed": self.seed}
 
     def settings(self) -> dict[str, Any]:
-        """What of this changes what a step publishes: no address, time-out or price."""
-        names = ("model", "embedding_model", "max_output_tokens", "thinking_tokens", "logprobs", "token_budget")
-        return {**{name: getattr(self, name) for name in names}, **self.sampling()}
+        """What of this changes what is asked and answered: no address, time-out or price."""
+        names = ("model", "max_output_tokens", "thinking_tokens", "logprobs", "token_budget")
+        asked = {name: getattr(self, name) for name in names}
+        return {**asked, "embedding_model": self.embeds_with, **self.sampling()}
 
 
 class LocalModelConfig(BaseModel):

@@ -49,7 +49,8 @@ class LocalModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to end: the model goes with the object."""
+        """Let go of the answers; the model goes with the object."""
+        self._cache.close()
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in their order; ``batch_size`` of them at a time."""

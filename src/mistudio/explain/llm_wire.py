@@ -11,9 +11,7 @@ class Malformed(ValueError):
     """An answer that lacks what it must have; it may be there the next time."""
 
 
-def arguments_of(
-    request: Request, model: str, limit_field: str, settings: dict[str, Any], *, logprobs: bool
-) -> dict[str, Any]:
+def arguments_of(request: Request, model: str, limit_field: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What to call the client with."""
     if isinstance(request, Embedding):
         return {"model": model, "input": list(request.texts), "encoding_format": "float"}
@@ -23,7 +21,7 @@ def arguments_of(
         return {**common, "prompt": request.prompt + request.text, "echo": True, "logprobs": 1, "max_tokens": 1}
     messages = [{"role": "system", "content": request.system}, {"role": "user", "content": request.prompt}]
     arguments = {**common, "messages": messages, limit_field: request.max_tokens}
-    if request.alternatives and logprobs:
+    if request.alternatives:
         arguments |= {"logprobs": True, "top_logprobs": request.alternatives}
     return arguments
 

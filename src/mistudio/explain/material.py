@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mistudio.artifacts import Artifact, Line, Store
+from mistudio.artifacts import Artifact, InputRef, Line, Store
 from mistudio.corpus.reader import Split, TokenCorpus
 from mistudio.errors import InputError
+from mistudio.evaluate import check_subject, numerics
 from mistudio.explain.firings import Firings, captured_sequences, read_firings
 from mistudio.explain.tokens import Tokens, draw_sequences, read_tokens
 from mistudio.find import FEATURES_NAME
@@ -48,6 +49,15 @@ class Material:
     def num_features(self) -> int:
         """Features there are."""
         return int(str(self.features.manifest.summary["features"]))
+
+    def subject_recipe(self) -> tuple[InputRef, dict[str, str]]:
+        """What stands in the recipe of that which runs the model: the model, and its number formats.
+
+        Raises:
+            InputError: it is not the model that was captured.
+        """
+        check_subject(self.activations, self.source)
+        return InputRef(uri=self.source.uri, digest=self.source.digest), numerics(self.subject_config)
 
     def strings(self) -> list[str]:
         """How each token id reads."""

@@ -8,39 +8,17 @@ Shape legend: N tokens, F features, A tokens that a feature fires on, P document
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
+from mistudio.explain.config import PROGRAM, TOKEN_SET, ProgramConfig
 from mistudio.explain.firings import Firings
 from mistudio.explain.programs.building import build
 from mistudio.explain.programs.columns import Context
 from mistudio.explain.programs.english import describe, label
 from mistudio.explain.programs.language import Program
-from mistudio.explain.programs.search import Found, SearchConfig, Searcher
+from mistudio.explain.programs.search import Found, Searcher
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import Tokens
 from mistudio.parallel import in_parallel
-from mistudio.settings import DASHBOARD
-
-PROGRAM = "program"
-TOKEN_SET = "token-set"  # noqa: S105 -- a name
-
-
-class ProgramConfig(BaseModel):
-    """What counts as firing, and how to search."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    threshold: float = Field(
-        default=0.2,
-        ge=0,
-        lt=1,
-        description="a feature fires above this fraction of its maximum on training documents",
-        json_schema_extra=DASHBOARD,
-    )
-    choosing_fraction: float = Field(
-        default=0.25, gt=0, lt=1, description="share of the documents kept for choosing between programs"
-    )
-    search: SearchConfig = SearchConfig()
 
 
 class ProgramExplainer:
@@ -55,8 +33,8 @@ class ProgramExplainer:
 
     name = PROGRAM
 
-    def __init__(self, tokens: Tokens, firings: Firings, config: ProgramConfig | None = None, seed: int = 0) -> None:
-        self.config, self.firings, self.seed = config or ProgramConfig(), firings, seed
+    def __init__(self, tokens: Tokens, firings: Firings, config: ProgramConfig, seed: int = 0) -> None:
+        self.config, self.firings, self.seed = config, firings, seed
         self.context = Context(tokens)
         documents = np.unique(tokens.document_N)
         num_choosing = max(round(self.config.choosing_fraction * len(documents)), 1)

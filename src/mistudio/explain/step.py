@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import InputError
+from mistudio.explain.config import EXPLAINERS, PERSON, PROGRAM, TOKEN_SET, ExplainConfig
 from mistudio.explain.evidence import count_firing_contexts, read_evidence
 from mistudio.explain.judge import Judge
 from mistudio.explain.labels import choose_labels, read_labels
 from mistudio.explain.material import Material, open_material
-from mistudio.explain.program import PROGRAM, TOKEN_SET, ProgramConfig, ProgramExplainer
+from mistudio.explain.program import ProgramExplainer
 from mistudio.explain.records import Evidence, Explanation
-from mistudio.explain.registry import PERSON, explainer_factory, new_explainer
 from mistudio.explain.tables import (
     EXPLANATIONS_NAME,
     LABELS_NAME,
@@ -35,47 +34,11 @@ from mistudio.explain.tables import (
     write_labels,
 )
 from mistudio.progress import progress
-from mistudio.settings import DASHBOARD, called
 from mistudio.subject import SubjectConfig, SubjectSource
 
 logger = logging.getLogger(__name__)
 
 _READ_NAME = "read.json"
-
-
-class ExplainConfig(BaseModel):
-    """Who explains, and from how much."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    explainers: tuple[str, ...] = Field(
-        default=(PROGRAM,),
-        min_length=1,
-        description="names of explainers; the first that has a label gives it",
-        json_schema_extra=called("explainer"),
-    )
-    max_tokens: int = Field(
-        default=400_000,
-        ge=1000,
-        description="training tokens that programs are searched on, of whole documents",
-        json_schema_extra=DASHBOARD,
-    )
-    contexts: int = Field(
-        default=40,
-        ge=1,
-        description="contexts of each kind that a language model may be shown of a feature",
-        json_schema_extra=DASHBOARD,
-    )
-    block_features: int = Field(default=128, ge=1, description="features explained between two checkpoints")
-    program: ProgramConfig = ProgramConfig()
-
-    @field_validator("explainers")
-    @classmethod
-    def _each_once(cls, explainers: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(explainers)) < len(explainers):
-            message = f"explainers names one twice: {', '.join(explainers)}"
-            raise ValueError(message)
-        return explainers
 
 
 class JudgeSource(NamedTuple):
@@ -123,13 +86,17 @@ def explain(
     }
     if labels is not None:
         inputs["labels"] = _file_ref(labels)
-    settings = config.model_dump(mode="json")
-    settings["judge"] = judge.settings if judge and set(config.explainers) != {PROGRAM} else None
+    settings = _settings(config)
+    asked = judge if EXPLAINERS.need_judge(config.explainers) else None
+    settings["judge"] = asked.settings if asked else None
+    if EXPLAINERS.need_subject(config.explainers):
+        inputs["subject"], numerics = material.subject_recipe()
+        settings |= numerics
     recipe = Recipe(kind="explanations", config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
         people = read_labels(labels, material.num_features) if labels is not None else []
-        with judge.open() if settings["judge"] is not None and judge else nullcontext() as opened:
+        with asked.open() if asked else nullcontext() as opened:
             return _Run(draft, material, config, seed, opened).run(people)
 
     return produce(store, recipe, "explain", build)
@@ -139,11 +106,22 @@ def check_explainers(config: ExplainConfig, *, has_judge: bool) -> None:
     """Refuse explainers that cannot explain, before anything is read.
 
     Raises:
-        ConfigError: one is unknown, or asks a language model and none is given.
+        ConfigError: one is unknown, asks a language model and none is given, or refuses its settings.
     """
-    for name in config.explainers:
-        if name != PROGRAM and getattr(explainer_factory(name), "needs_judge", True) and not has_judge:
-            new_explainer(name, None, 0)
+    EXPLAINERS.check(config.explainers, config, has_judge=has_judge)
+
+
+def _settings(config: ExplainConfig) -> dict[str, Any]:
+    """What of the configuration the explainers asked for depend on."""
+    always = ["explainers", "block_features"]
+    if _shows_contexts(config):
+        always.append("contexts")
+    return EXPLAINERS.recipe(config.explainers, config, always)
+
+
+def _shows_contexts(config: ExplainConfig) -> bool:
+    """Whether an explainer is shown contexts; programs are searched on all tokens."""
+    return set(config.explainers) != {PROGRAM}
 
 
 class _Run:
@@ -183,7 +161,7 @@ class _Run:
                 write_explanations(path, (token_set for _, token_set in pairs))
             explanations = [program for program, _ in pairs]
         else:
-            explainer = new_explainer(name, self.judge, self.seed)
+            explainer = EXPLAINERS.new(name, self.config, self.judge, self.seed, self.material)
             explanations = list(explainer.explain(_shown(evidence, self.config.contexts)))
         with self.draft.stage_work(_work_name(name, first)) as path:
             write_explanations(path, _one_each(name, range(first, stop), explanations, self.seed))
@@ -212,7 +190,7 @@ class _Run:
         read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if done else {}
         content = {
             "explainers": {name: dict(sorted(counts.items())) for name, counts in status.items()},
-            "contexts": self._contexts(),
+            "contexts": self._contexts() if _shows_contexts(self.config) else None,
             "searched": read,
             "spending": self.judge.spending.totals() if self.judge is not None else None,
         }

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]  # sums [R, C] to figures [R], NaN where not defined
 
-RESAMPLES = 1000
 _TAILS = (2.5, 97.5)
 
 
@@ -33,7 +32,7 @@ UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 def estimate(
-    documents_N: NDArray[np.int64], columns_NC: Floats, statistic: Statistic, resamples: int = RESAMPLES, seed: int = 0
+    documents_N: NDArray[np.int64], columns_NC: Floats, statistic: Statistic, resamples: int, seed: int = 0
 ) -> Estimate:
     """A function of the sums of ``columns_NC``, with its interval over the documents that the rows belong to."""
     if not len(documents_N):
@@ -48,7 +47,7 @@ def estimate(
         )
 
 
-def mean(values_N: Floats, documents_N: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+def mean(values_N: Floats, documents_N: NDArray[np.int64], resamples: int, seed: int = 0) -> Estimate:
     """The mean of some values."""
     columns_NC = np.stack([values_N, np.ones_like(values_N)], axis=1)
     return estimate(documents_N, columns_NC, lambda sums_RC: sums_RC[:, 0] / sums_RC[:, 1], resamples, seed)
@@ -58,7 +57,7 @@ def balanced_accuracy(
     right_N: NDArray[np.bool_],
     positive_N: NDArray[np.bool_],
     documents_N: NDArray[np.int64],
-    resamples: int = RESAMPLES,
+    resamples: int,
     seed: int = 0,
 ) -> Estimate:
     """The mean of the shares of positives and of negatives that were got right."""
@@ -74,7 +73,7 @@ def f1(
     predicted_N: NDArray[np.bool_],
     positive_N: NDArray[np.bool_],
     documents_N: NDArray[np.int64],
-    resamples: int = RESAMPLES,
+    resamples: int,
     seed: int = 0,
 ) -> Estimate:
     """The harmonic mean of precision and recall; not defined where nothing is positive."""
@@ -88,7 +87,7 @@ def f1(
 
 
 def correlation(
-    left_N: Floats, right_N: Floats, documents_N: NDArray[np.int64], resamples: int = RESAMPLES, seed: int = 0
+    left_N: Floats, right_N: Floats, documents_N: NDArray[np.int64], resamples: int, seed: int = 0
 ) -> Estimate:
     """Pearson's correlation; 0 where the prediction, left, is constant, and not defined where the truth, right, is."""
     if not len(left_N):
@@ -110,7 +109,7 @@ def auroc(
     scores_N: Floats,
     positive_N: NDArray[np.bool_],
     documents_N: NDArray[np.int64],
-    resamples: int = RESAMPLES,
+    resamples: int,
     seed: int = 0,
 ) -> Estimate:
     """The share of pairs of a positive and a negative in which the positive has the higher score; ties count half.

@@ -6,7 +6,7 @@ import numpy as np
 
 from mistudio.explain.judge import Chat, Reply, Request
 from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
-from mistudio.score.judging import Figure, JudgeScorer, Question, in_groups, mark_two_way, pick_both
+from mistudio.score.judging import ExampleScorer, Figure, Question, in_groups, mark_two_way, pick_both
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. For each \
@@ -18,7 +18,7 @@ Answer with nothing but a JSON list of as many numbers as there are texts, in th
 Groups = list[list[Question]]
 
 
-class DetectionScorer(JudgeScorer[Groups]):
+class DetectionScorer(ExampleScorer[Groups]):
     """Balanced accuracy of telling texts that activate a feature from others; 0.5 by chance."""
 
     name = "detection"
@@ -35,7 +35,7 @@ class DetectionScorer(JudgeScorer[Groups]):
 
     def mark(self, exam: Exam, content: Groups, replies: Sequence[Reply]) -> Iterator[Figure]:
         """Both figures."""
-        return mark_two_way(content, replies, self.config.resamples, self.seed)
+        return mark_two_way(content, replies, self.resamples, self.seed)
 
 
 def list_of_texts(system: str, exam: Exam, group: Sequence[Question], alternatives: int) -> Chat:

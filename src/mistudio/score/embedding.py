@@ -11,12 +11,12 @@ import numpy as np
 from mistudio.explain.judge import Embedding, Reply, Request
 from mistudio.explain.prompts import plain_text
 from mistudio.explain.records import Example
-from mistudio.score.judging import Figure, JudgeScorer, pick_both
+from mistudio.score.judging import ExampleScorer, Figure, pick_both
 from mistudio.score.records import Exam
 from mistudio.score.surprisal import area_of
 
 
-class EmbeddingScorer(JudgeScorer[list[Example]]):
+class EmbeddingScorer(ExampleScorer[list[Example]]):
     """Area under the curve of cosine similarity, activating texts against others; 0.5 by chance."""
 
     name = "embedding"
@@ -36,7 +36,7 @@ class EmbeddingScorer(JudgeScorer[list[Example]]):
         similar: list[float | None] = [None] * len(content)
         if vectors is not None:
             similar = [_cosine(np.array(vectors[0]), np.array(vector)) for vector in vectors[1:]]
-        yield area_of(similar, content, self.config.resamples, self.seed)
+        yield area_of(similar, content, self.resamples, self.seed)
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> float | None:

@@ -8,28 +8,14 @@ Shape legend: N tokens, F features, A tokens that a feature fires on, D width of
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.explain.firings import Firings
 from mistudio.explain.records import Example, ExampleKind, Explanation
 from mistudio.explain.tokens import Tokens
+from mistudio.score.config import ExamConfig
 from mistudio.score.records import Exam
 
 _TRIES = 20  # candidates drawn for each example that is wanted
-
-
-class ExamConfig(BaseModel):
-    """How many examples of a feature to draw, and how long they are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_active: int = Field(default=40, ge=1, description="examples that the feature fires on")
-    num_random: int = Field(default=20, ge=0, description="examples that it does not fire on, drawn at random")
-    num_hard: int = Field(default=20, ge=0, description="examples that it does not fire on, and its neighbours do")
-    strata: int = Field(default=5, ge=1, description="quantiles of the activation that examples are drawn from")
-    neighbours: int = Field(default=5, ge=1, description="features with the most similar direction that count")
-    before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")
-    after: int = Field(default=8, ge=0, le=512, description="tokens shown after it")
 
 
 class Examiner:
@@ -48,10 +34,10 @@ class Examiner:
         tokens: Tokens,
         firings: Firings,
         decoder_FD: NDArray[np.float32],
-        config: ExamConfig | None = None,
+        config: ExamConfig,
         seed: int = 0,
     ) -> None:
-        self.tokens, self.firings, self.config, self.seed = tokens, firings, config or ExamConfig(), seed
+        self.tokens, self.firings, self.config, self.seed = tokens, firings, config, seed
         norms_F = np.maximum(np.linalg.norm(decoder_FD, axis=1, keepdims=True), 1e-12)
         self._directions_FD = decoder_FD / norms_F
         starts = tokens.sequence_starts

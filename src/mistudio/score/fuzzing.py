@@ -12,7 +12,7 @@ from mistudio.explain.judge import Reply, Request
 from mistudio.explain.prompts import DATA_NOTE, choose_marks, firing_places, marked_text, plain_text
 from mistudio.explain.records import Example
 from mistudio.score.detection import Groups, list_of_texts
-from mistudio.score.judging import Figure, JudgeScorer, Question, in_groups, mark_two_way, mixed
+from mistudio.score.judging import ExampleScorer, Figure, Question, in_groups, mark_two_way, mixed
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. In each \
@@ -22,7 +22,7 @@ other tokens are marked. About half of the texts are marked rightly. {DATA_NOTE}
 Answer with nothing but a JSON list of as many numbers as there are texts, in their order, such as [1, 0, 0, 1, 1]."""
 
 
-class FuzzingScorer(JudgeScorer[Groups]):
+class FuzzingScorer(ExampleScorer[Groups]):
     """Balanced accuracy of telling right marks from wrong ones; 0.5 by chance."""
 
     name = "fuzzing"
@@ -42,7 +42,7 @@ class FuzzingScorer(JudgeScorer[Groups]):
 
     def mark(self, exam: Exam, content: Groups, replies: Sequence[Reply]) -> Iterator[Figure]:
         """Both figures."""
-        return mark_two_way(content, replies, self.config.resamples, self.seed)
+        return mark_two_way(content, replies, self.resamples, self.seed)
 
 
 def _question(example: Example, truth: int, marks: tuple[str, str], draw: np.random.Generator) -> Question:

@@ -12,11 +12,13 @@ import numpy as np
 
 from mistudio.explain.judge import Chat, Judge, Reply, Request
 from mistudio.explain.llm_answers import find_object
+from mistudio.explain.material import Material
 from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
 from mistudio.score.bootstrap import mean
-from mistudio.score.judging import Figure, JudgeConfig, JudgeScorer, Question, documents_of, mixed
+from mistudio.score.config import SteeringConfig
+from mistudio.score.judging import Figure, JudgeScorer, Question, documents_of, mixed
 from mistudio.score.records import Exam
-from mistudio.score.steering import Steering
+from mistudio.score.steering import Steering, open_steering
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text, and makes some continuations likelier. You \
 are told what it fires on, and shown a text with two continuations, A and B. In one of them the feature was made \
@@ -33,8 +35,8 @@ class InterventionScorer(JudgeScorer[list[Question]]):
     name = "intervention"
     metrics = ("accuracy",)
 
-    def __init__(self, judge: Judge, steering: Steering, config: JudgeConfig | None = None, seed: int = 0) -> None:
-        super().__init__(judge, config, seed)
+    def __init__(self, judge: Judge, steering: Steering, resamples: int, seed: int = 0) -> None:
+        super().__init__(judge, resamples, seed)
         self.steering = steering
 
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
@@ -61,8 +63,20 @@ class InterventionScorer(JudgeScorer[list[Question]]):
         answers = list(map(_chosen, replies))
         right_N = np.array([answer == one.truth for answer, one in zip(answers, content, strict=True)], dtype=float)
         document_N = documents_of([question.example for question in content])
-        accuracy = mean(right_N, document_N, self.config.resamples, self.seed)
+        accuracy = mean(right_N, document_N, self.resamples, self.seed)
         yield Figure("accuracy", accuracy, len(content), sum(answer is None for answer in answers))
+
+
+def open_intervention(
+    judge: Judge, material: Material, steering: SteeringConfig, resamples: int, seed: int
+) -> InterventionScorer:
+    """The scorer, with the model and the decoder loaded.
+
+    Raises:
+        SubjectError: the model cannot be loaded, is an encoder, or is not the autoencoder's.
+    """
+    opened = open_steering(material.sae, material.source, material.subject_config, steering)
+    return InterventionScorer(judge, opened, resamples, seed)
 
 
 def _request(exam: Exam, text: str, pair: tuple[str, str]) -> Chat:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mistudio.explain.judge import Chat, Reply, Request
+from mistudio.explain.judge import Chat, Judge, Reply, Request
 from mistudio.explain.llm_answers import find_numbers, find_object
 from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
 from mistudio.score.bootstrap import mean
-from mistudio.score.judging import Figure, JudgeScorer, Question, documents_of, pick_both
+from mistudio.score.config import IntruderConfig, JudgeConfig
+from mistudio.score.judging import ExampleScorer, Figure, Question, documents_of, pick_both
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. All of the \
@@ -21,22 +22,28 @@ texts but one hold a token that the description fits. Find the one that holds no
 Answer with nothing but its number in JSON, such as {{"intruder": 3}}."""
 
 
-class IntruderScorer(JudgeScorer[list[Question]]):
+class IntruderScorer(ExampleScorer[list[Question]]):
     """Share of the intruders found among ``choices`` texts; one in ``choices`` by chance."""
 
     name = "intruder"
     metrics = ("accuracy",)
 
+    def __init__(
+        self, judge: Judge, judged: JudgeConfig, intruder: IntruderConfig, resamples: int, seed: int = 0
+    ) -> None:
+        super().__init__(judge, judged, resamples, seed)
+        self.choices = intruder.choices
+
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
         """Each text without activation, hidden among others drawn at random."""
         active, inactive = pick_both(exam, self.config, draw)
-        others = self.config.choices - 1
+        others = self.choices - 1
         if len(active) < others:
             return [], []
         requests, questions = [], []
         for intruder in inactive:
             texts = [plain_text(active[place]) for place in draw.choice(len(active), size=others, replace=False)]
-            place = int(draw.integers(self.config.choices))
+            place = int(draw.integers(self.choices))
             texts.insert(place, plain_text(intruder))
             lines = [f"Text {number}: {quoted(text)}" for number, text in enumerate(texts, start=1)]
             prompt = "\n".join([f"Description: {quoted(exam.explanation.text)}", *lines])
@@ -46,10 +53,10 @@ class IntruderScorer(JudgeScorer[list[Question]]):
 
     def mark(self, exam: Exam, content: list[Question], replies: Sequence[Reply]) -> Iterator[Figure]:
         """Accuracy."""
-        answers = [_chosen(reply, self.config.choices) for reply in replies]
+        answers = [_chosen(reply, self.choices) for reply in replies]
         right_N = np.array([answer == one.truth for answer, one in zip(answers, content, strict=True)], dtype=float)
         document_N = documents_of([question.example for question in content])
-        accuracy = mean(right_N, document_N, self.config.resamples, self.seed)
+        accuracy = mean(right_N, document_N, self.resamples, self.seed)
         yield Figure("accuracy", accuracy, len(content), sum(answer is None for answer in answers))
 
 

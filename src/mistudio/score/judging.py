@@ -14,34 +14,16 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.explain.judge import BUDGET_REACHED, Judge, Reply, Request
 from mistudio.explain.llm_answers import Tally, expected_numbers, find_numbers
 from mistudio.explain.prompts import pick_inactive
 from mistudio.explain.records import Example
-from mistudio.score.bootstrap import RESAMPLES, UNDEFINED, Estimate, auroc, balanced_accuracy
+from mistudio.score.bootstrap import UNDEFINED, Estimate, auroc, balanced_accuracy
+from mistudio.score.config import JudgeConfig
 from mistudio.score.records import Exam, Score
 
 Content = TypeVar("Content")
-
-
-class JudgeConfig(BaseModel):
-    """How many examples a language model judges of each feature, and how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_active: int = Field(default=20, ge=1, description="examples that a feature fires on, at most")
-    num_inactive: int = Field(default=20, ge=1, description="examples that it does not fire on, at most")
-    num_simulated: int = Field(
-        default=10, ge=2, description="examples whose activations are predicted token by token; half of them active"
-    )
-    per_prompt: int = Field(default=5, ge=1, description="examples that are judged in one answer")
-    choices: int = Field(default=5, ge=2, description="texts among which an intruder hides, itself included")
-    alternatives: int = Field(
-        default=5, ge=0, le=20, description="choices a token whose log-probabilities are asked for; 0 asks for none"
-    )
-    resamples: int = Field(default=RESAMPLES, ge=20, description="bootstrap draws of the documents")
 
 
 class Question(NamedTuple):
@@ -67,8 +49,8 @@ class JudgeScorer(ABC, Generic[Content]):
     name: str
     metrics: tuple[str, ...]
 
-    def __init__(self, judge: Judge, config: JudgeConfig | None = None, seed: int = 0) -> None:
-        self.judge, self.config, self.seed = judge, config or JudgeConfig(), seed
+    def __init__(self, judge: Judge, resamples: int, seed: int = 0) -> None:
+        self.judge, self.resamples, self.seed = judge, resamples, seed
 
     @abstractmethod
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], Content]:
@@ -118,6 +100,14 @@ class JudgeScorer(ABC, Generic[Content]):
         explanation, (metric, estimate, num_examples, num_failures) = exam.explanation, figure
         who = (explanation.feature, explanation.explainer, self.name, metric)
         return Score(*who, *estimate, num_examples, num_failures)
+
+
+class ExampleScorer(JudgeScorer[Content]):
+    """Asks a judge about the examples of each exam."""
+
+    def __init__(self, judge: Judge, judged: JudgeConfig, resamples: int, seed: int = 0) -> None:
+        super().__init__(judge, resamples, seed)
+        self.config = judged
 
 
 def mixed(exam: Exam, draw: np.random.Generator) -> list[Example]:

@@ -59,8 +59,8 @@ class ProgramScorer:
         context: Context,
         firings: Firings,
         maxima: NDArray[np.float32],
-        threshold: float = 0.2,
-        resamples: int = 1000,
+        threshold: float,
+        resamples: int,
         seed: int = 0,
     ) -> None:
         self.context, self.firings, self.maxima, self.threshold = context, firings, maxima, threshold

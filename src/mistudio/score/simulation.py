@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mistudio.explain.judge import Chat, Reply, Request
+from mistudio.explain.judge import Chat, Judge, Reply, Request
 from mistudio.explain.llm_answers import expected_numbers, find_numbers
 from mistudio.explain.prompts import DATA_NOTE, STRONGEST, pick_inactive, quoted
 from mistudio.explain.records import Example
 from mistudio.score.bootstrap import correlation
-from mistudio.score.judging import Figure, JudgeScorer, mixed
+from mistudio.score.config import JudgeConfig, SimulationConfig
+from mistudio.score.judging import ExampleScorer, Figure, mixed
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. For each \
@@ -25,18 +26,24 @@ token of a text, predict how strongly it fires there: 0 where it does not, which
 Answer with nothing but a JSON list of as many whole numbers as there are tokens, in their order."""
 
 
-class SimulationScorer(JudgeScorer[list[Example]]):
+class SimulationScorer(ExampleScorer[list[Example]]):
     """Correlation of predicted with true activations over tokens; 0 by chance."""
 
     name = "simulation"
     metrics = ("correlation",)
 
+    def __init__(
+        self, judge: Judge, judged: JudgeConfig, simulation: SimulationConfig, resamples: int, seed: int = 0
+    ) -> None:
+        super().__init__(judge, judged, resamples, seed)
+        self.num_examples = simulation.num_examples
+
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
         """Half texts that activate the feature, half others; one a request."""
         examples = mixed(exam, draw)
-        half = self.config.num_simulated // 2
+        half = self.num_examples // 2
         active = [example for example in examples if example.is_active][:half]
-        chosen = active + pick_inactive(examples, self.config.num_simulated - half) if active else []
+        chosen = active + pick_inactive(examples, self.num_examples - half) if active else []
         return [_request(exam, example, self.config.alternatives) for example in chosen], chosen
 
     def mark(self, exam: Exam, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
@@ -49,7 +56,7 @@ class SimulationScorer(JudgeScorer[list[Example]]):
         document_N = np.repeat([example.document for example in content], [len(example.tokens) for example in content])
         known = np.isfinite(true_N)
         figures = (predicted_N[known], true_N[known], document_N[known])
-        estimate = correlation(*figures, self.config.resamples, self.seed)
+        estimate = correlation(*figures, self.resamples, self.seed)
         yield Figure("correlation", estimate, len(content), sum(values is None for values in predicted))
 
 

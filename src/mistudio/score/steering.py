@@ -10,30 +10,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import SubjectError
 from mistudio.instrument import open_session
+from mistudio.score.config import SteeringConfig
 from mistudio.subject import ResolvedHook, Subject, SubjectConfig, SubjectSource, forward_logits, spliced
 
 _CLOSE_ENOUGH = 0.05  # of the target
 _LONGEST = 2.0**20
 _SHORTEST = 2.0**-20
-
-
-class SteeringConfig(BaseModel):
-    """How far a model is pushed, and how much it writes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_prompts: int = Field(default=8, ge=1, description="prompts that are continued for each feature")
-    prompt_tokens: int = Field(default=24, ge=2, description="longest prompt, in tokens")
-    new_tokens: int = Field(default=16, ge=1, description="length of a continuation, in tokens")
-    target_kl: float = Field(default=1.0, gt=0, description="change of the predictions, in nats a token of the prompts")
-    search_steps: int = Field(default=12, ge=1, description="bisections for the length of a push, at most")
 
 
 class Steering:
@@ -46,9 +34,7 @@ class Steering:
         config: how to steer.
     """
 
-    def __init__(
-        self, subject: Subject, hook: ResolvedHook, directions_FD: Tensor, config: SteeringConfig | None = None
-    ) -> None:
+    def __init__(self, subject: Subject, hook: ResolvedHook, directions_FD: Tensor, config: SteeringConfig) -> None:
         """Keep the model and the directions.
 
         Raises:
@@ -63,7 +49,7 @@ class Steering:
                 f"{hook.width}: the autoencoder is not of this model or hook point."
             )
             raise SubjectError(message)
-        self.subject, self.hook, self.config = subject, hook, config or SteeringConfig()
+        self.subject, self.hook, self.config = subject, hook, config
         self.directions_FD = directions_FD
 
     @property
@@ -142,10 +128,7 @@ class Steering:
 
 
 def open_steering(
-    sae: Artifact,
-    source: SubjectSource,
-    subject_config: SubjectConfig | None = None,
-    config: SteeringConfig | None = None,
+    sae: Artifact, source: SubjectSource, subject_config: SubjectConfig, config: SteeringConfig
 ) -> Steering:
     """Load a model and the decoder of an artifact of kind ``sae``.
 

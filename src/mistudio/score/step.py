@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.errors import ConfigError, DamagedArtifact
@@ -28,46 +28,16 @@ from mistudio.explain.tokens import Tokens
 from mistudio.find import FEATURES_NAME
 from mistudio.parallel import in_parallel
 from mistudio.progress import progress
-from mistudio.score.exams import ExamConfig, Examiner
+from mistudio.score.config import PROGRAM, SCORERS, ScoreConfig
+from mistudio.score.exams import Examiner
 from mistudio.score.program import ProgramScorer
 from mistudio.score.records import Score, Scorer
-from mistudio.score.registry import INTERVENTION, PROGRAM, new_scorer, scorer_factory
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, join_scores, read_score_table, write_scores
-from mistudio.settings import DASHBOARD, called
 from mistudio.subject import SubjectConfig, SubjectSource
 
 SHUFFLED = "program-shuffled"
 _READ_NAME = "read.json"
-
-
-class ScoreConfig(BaseModel):
-    """Who scores, and on how much."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scorers: tuple[str, ...] = Field(
-        default=(PROGRAM,), min_length=1, description="names of scorers", json_schema_extra=called("scorer")
-    )
-    max_tokens: int = Field(
-        default=200_000,
-        ge=1000,
-        description="held-out tokens that explanations are tried on, of whole documents",
-        json_schema_extra=DASHBOARD,
-    )
-    resamples: int = Field(
-        default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
-    )
-    block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
-    exam: ExamConfig = ExamConfig()
-
-    @field_validator("scorers")
-    @classmethod
-    def _each_once(cls, scorers: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(scorers)) < len(scorers):
-            message = f"scorers names one twice: {', '.join(scorers)}"
-            raise ValueError(message)
-        return scorers
 
 
 def score(
@@ -103,12 +73,16 @@ def score(
         "explanations": explanations.ref,
         "tokenizer": InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
     }
-    settings = config.model_dump(mode="json")
-    settings["judge"] = judge.settings if judge and set(config.scorers) != {PROGRAM} else None
+    settings = _settings(config)
+    asked = judge if SCORERS.need_judge(config.scorers) else None
+    settings["judge"] = asked.settings if asked else None
+    if SCORERS.need_subject(config.scorers):
+        inputs["subject"], numerics = material.subject_recipe()
+        settings |= numerics
     recipe = Recipe(kind="scores", config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
-        with judge.open() if settings["judge"] is not None and judge else nullcontext() as opened:
+        with asked.open() if asked else nullcontext() as opened:
             return _Run(draft, material, explanations, config, seed, opened).run()
 
     return produce(store, recipe, "score", build)
@@ -118,11 +92,17 @@ def check_scorers(config: ScoreConfig, *, has_judge: bool) -> None:
     """Refuse scorers that cannot score, before anything is read.
 
     Raises:
-        ConfigError: one is unknown, or asks a language model and none is given.
+        ConfigError: one is unknown, asks a language model and none is given, or refuses its settings.
     """
-    for name in config.scorers:
-        if name != PROGRAM and getattr(scorer_factory(name), "needs_judge", True) and not has_judge:
-            new_scorer(name, None, 0)
+    SCORERS.check(config.scorers, config, has_judge=has_judge)
+
+
+def _settings(config: ScoreConfig) -> dict[str, Any]:
+    """What of the configuration the scorers asked for depend on."""
+    always = ["scorers", "max_tokens", "block_features"]
+    if set(config.scorers) != {PROGRAM}:
+        always.append("exam")
+    return SCORERS.recipe(config.scorers, config, always)
 
 
 class _Run:
@@ -139,7 +119,8 @@ class _Run:
     ) -> None:
         self.draft, self.material, self.explanations = draft, material, explanations
         self.config, self.seed, self.judge = config, seed, judge
-        self.threshold = float(explanations.manifest.config["program"]["threshold"])
+        # Of explanations that hold programs.
+        self.threshold: float | None = explanations.manifest.config.get("program", {}).get("threshold")
         self._read: tuple[Tokens, Firings] | None = None
         self._context: Context | None = None
 
@@ -193,19 +174,10 @@ class _Run:
             work_name = f"judged-{asked}-{first:07d}.parquet"
             if not self.draft.has_work(work_name):
                 examiner = examiner or self._examiner()
-                scorer = scorer or self._new_scorer(name)
+                scorer = scorer or SCORERS.new(name, self.config, self.judge, self.seed, self.material)
                 with self.draft.stage_work(work_name) as path:
                     write_scores(path, scorer.score(map(examiner.exam, block)))
             yield work_name
-
-    def _new_scorer(self, name: str) -> Scorer:
-        if name != INTERVENTION:
-            return new_scorer(name, self.judge, self.seed)
-        from mistudio.score.steering import open_steering
-
-        material = self.material
-        steering = open_steering(material.sae, material.source, material.subject_config)
-        return new_scorer(name, self.judge, self.seed, steering=steering)
 
     def _heldout(self) -> tuple[Tokens, Firings]:
         """Held-out tokens and firings; read once, when they are needed."""
@@ -236,7 +208,8 @@ class _Run:
         if self._context is None:
             self._context = Context(tokens)
             self._context.prepare()
-        return ProgramScorer(self._context, firings, self.material.maxima(), self.threshold, resamples, self.seed)
+        threshold = cast(float, self.threshold)  # there are programs, so it was recorded
+        return ProgramScorer(self._context, firings, self.material.maxima(), threshold, resamples, self.seed)
 
     def _examiner(self) -> Examiner:
         from mistudio.sae import load_autoencoder

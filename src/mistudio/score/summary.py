@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistudio.explain.program import PROGRAM, TOKEN_SET
+from mistudio.explain.config import PROGRAM, TOKEN_SET
 from mistudio.explain.records import Explanation
 from mistudio.score.records import Score
 

@@ -15,14 +15,14 @@ from mistudio.explain.judge import Likelihood, Reply, Request
 from mistudio.explain.prompts import plain_text
 from mistudio.explain.records import Example
 from mistudio.score.bootstrap import auroc
-from mistudio.score.judging import Figure, JudgeScorer, documents_of, pick_both
+from mistudio.score.judging import ExampleScorer, Figure, documents_of, pick_both
 from mistudio.score.records import Exam
 
 _TOLD = "The following text holds at least one of these: {}\n\n"
 _UNTOLD = "The following text is one of many.\n\n"
 
 
-class SurprisalScorer(JudgeScorer[list[Example]]):
+class SurprisalScorer(ExampleScorer[list[Example]]):
     """Area under the curve of the gain in loss, activating texts against others; 0.5 by chance."""
 
     name = "surprisal"
@@ -38,7 +38,7 @@ class SurprisalScorer(JudgeScorer[list[Example]]):
     def mark(self, exam: Exam, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
         """The area; a text without both losses ranks as wrong as it can."""
         gains = [_gain(*replies[2 * place : 2 * place + 2]) for place in range(len(content))]
-        yield area_of(gains, content, self.config.resamples, self.seed)
+        yield area_of(gains, content, self.resamples, self.seed)
 
 
 def area_of(values: Sequence[float | None], examples: Sequence[Example], resamples: int, seed: int) -> Figure:

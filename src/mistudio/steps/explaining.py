@@ -60,7 +60,7 @@ def _check_explain(asked: Asked, _beside: Mapping[str, Asked]) -> None:
 
 
 def _check_score(asked: Asked, beside: Mapping[str, Asked]) -> None:
-    from mistudio.explain.program import PROGRAM
+    from mistudio.explain.config import PROGRAM
     from mistudio.score import check_scorers
 
     check_scorers(asked.config, has_judge=_has_judge(asked))

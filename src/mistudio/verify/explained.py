@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mistudio.activations import ActivationReader
 from mistudio.corpus.reader import Split, TokenCorpus
+from mistudio.explain.config import ProgramConfig
 from mistudio.explain.firings import Firings, captured_sequences, read_firings
-from mistudio.explain.program import ProgramConfig, ProgramExplainer
+from mistudio.explain.program import ProgramExplainer
 from mistudio.explain.programs import Context, Program
 from mistudio.explain.records import Evidence
 from mistudio.explain.tokens import Tokens, draw_sequences, read_tokens

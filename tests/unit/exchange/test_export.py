@@ -312,7 +312,7 @@ def test_the_command_exports_and_says_what_it_wrote(
     assert source.name.startswith("1-res-mistudio-")
     assert "7 files: 64 features" in result.output
     wrong = CliRunner().invoke(app, ["export", "features", str(tmp_path / "x"), "--to", "jsonl", *_swapped(options)])
-    assert "is of kind mistudio.explanations/1, but kind features is needed" in str(wrong.exception)
+    assert "is of kind mistudio.explanations/2, but kind features is needed" in str(wrong.exception)
 
 
 def _swapped(options: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.exchange import export_features, import_explanations
 from mistudio.explain import read_explanations
+from mistudio.explain import registry as registry_module
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.score import registry as registry_module
 from mistudio.score.records import Exam, Score
 from tests.support.found import NUM_FEATURES
 from tests.support.tiny_run import CPU, TinyRun

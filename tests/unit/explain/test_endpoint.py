@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,9 +17,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mistudio.errors import InputError
+from mistudio.errors import InputError, StorageError
 from mistudio.explain.endpoint import Endpoint, EndpointConfig
 from mistudio.explain.judge import Chat, Embedding, Likelihood, Reply, Request
+from mistudio.explain.llm_cache import AnswerCache
 from tests.support.scripted_server import Answer, Fault, Script, ScriptedServer
 
 SECRET = "sk-very-secret-0123456789"
@@ -240,16 +242,64 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(tmp_path: Path) -> N
         assert len(server.asked) == before + endpoint.spending.answered
 
 
-def test_a_line_of_the_memory_that_was_cut_off_is_asked_for_again(tmp_path: Path) -> None:
+def test_remembered_answers_that_are_damaged_are_named_with_what_to_do(tmp_path: Path) -> None:
     with ScriptedServer(Echo()) as server:
-        with Endpoint(config(server, concurrency=1), tmp_path) as endpoint:
-            whole = list(endpoint.ask(chats(4)))
-        (path,) = tmp_path.iterdir()
-        path.write_bytes(path.read_bytes()[:-20])
         with Endpoint(config(server), tmp_path) as endpoint:
-            again = list(endpoint.ask(chats(4)))
-    assert again == whole
-    assert (endpoint.spending.found, endpoint.spending.answered) == (3, 1)
+            list(endpoint.ask(chats(4)))
+        (path,) = tmp_path.iterdir()
+        path.write_bytes(b"not a database" + path.read_bytes()[14:])
+        with pytest.raises(StorageError, match=rf"{path.name} cannot be opened: .* move it away"):
+            Endpoint(config(server), tmp_path)
+        path.unlink()
+        with Endpoint(config(server), tmp_path) as endpoint:
+            list(endpoint.ask(chats(4)))
+    assert endpoint.spending.answered == 4
+
+
+def test_several_processes_remember_in_one_place_at_the_same_time(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from mistudio.explain.judge import Reply
+        from mistudio.explain.llm_cache import AnswerCache
+        sys.stdin.read()  # until all are there
+        cache = AnswerCache(Path(sys.argv[1]))
+        for number in range(50):
+            cache.put(f"{sys.argv[2]} {number}", Reply(text=str(number)))
+            cache.put(f"shared {number}", Reply(text="shared"))
+        cache.close()
+        """
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "answers")]
+    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    with closing(AnswerCache(tmp_path / "answers")) as cache:
+        for number in range(50):
+            assert cache.get(f"shared {number}") == Reply(text="shared")
+            assert all(cache.get(f"{process} {number}") == Reply(text=str(number)) for process in range(3))
+
+
+def test_what_another_run_has_asked_meanwhile_is_found(tmp_path: Path) -> None:
+    with ScriptedServer(Echo()) as server, Endpoint(config(server), tmp_path) as one:
+        with Endpoint(config(server), tmp_path) as other:
+            first = list(other.ask(chats(4)))
+        assert list(one.ask(chats(4))) == first
+        assert (one.spending.found, one.spending.answered) == (4, 0)
+
+
+def test_an_answer_without_log_probabilities_does_not_stand_for_one_with_them(tmp_path: Path) -> None:
+    asked = [Chat("s", "ab", 5, alternatives=2)]
+    with ScriptedServer(Echo()) as server:
+        for logprobs in (False, True):
+            with Endpoint(config(server, logprobs=logprobs), tmp_path) as endpoint:
+                (reply,) = endpoint.ask(asked)
+            assert ("logprobs" in server.asked[-1].body) is logprobs
+    assert len(server.asked) == 2
+    assert reply.tokens is not None
 
 
 def test_other_settings_and_models_do_not_share_answers(tmp_path: Path) -> None:
@@ -341,7 +391,7 @@ def test_the_key_is_sent_and_appears_nowhere_else(
     assert {asked.key for asked in server.asked} == {f"Bearer {SECRET}"}
     assert "trying again" in caplog.text
     assert SECRET not in caplog.text + shown
-    assert all(SECRET not in path.read_text() for path in tmp_path.iterdir())
+    assert all(SECRET.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://me:word@host/v1", "http://host/v1?key=1"])

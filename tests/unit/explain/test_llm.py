@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mistudio.errors import ConfigError, InputError
+from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.endpoint import Endpoint, EndpointConfig
 from mistudio.explain.judge import AnswerToken, Reply
 from mistudio.explain.llm import (
     ContrastiveExplainer,
-    LlmExplainerConfig,
     MaxActivatingExplainer,
     TokenActivationPairsExplainer,
 )
@@ -30,6 +30,7 @@ from mistudio.explain.prompts import (
 from mistudio.explain.records import Evidence, Example, Explanation
 from tests.support.oracle import WORDS, planted_exams, planted_words
 from tests.support.scripted_server import Answer, Fault, ScriptedServer
+from tests.support.tiny import tiny_llama
 
 NUM_FEATURES = 5
 
@@ -344,17 +345,57 @@ def test_an_address_makes_an_endpoint_and_a_model_alone_a_local_one() -> None:
         judge_config("http://h/v1", "m", settings={"token_budget": 5})
 
 
-def test_the_recipe_of_an_endpoint_holds_what_changes_answers_and_no_address() -> None:
-    plain, same, seed, budget = (
-        EndpointConfig.model_validate({"base_url": "http://h/v1", "model": "m", **more}).settings()
-        for more in (
-            {},
-            {"base_url": "http://other/v1", "concurrency": 1, "timeout_s": 1, "retries": 0},
-            {"seed": 1},
-            {"token_budget": 1000},
-        )
-    )
-    assert plain == same
-    assert plain != seed
-    assert plain != budget  # a larger budget has to give another artifact, or no run could go on
-    assert not any("http" in str(value) for value in plain.values())
+# Every setting with another value, by whether answers, or which of them there are, depend on it.
+ANSWERS_DEPEND_ON = {
+    "model": "other",
+    "embedding_model": "other",
+    "max_output_tokens": 9,
+    "thinking_tokens": 9,
+    "temperature": None,
+    "seed": 1,
+    "logprobs": False,
+    "token_budget": 1000,  # a larger one has to give another artifact, or no run could go on
+}
+ANSWERS_DO_NOT = {
+    "base_url": "http://other/v1",
+    "concurrency": 1,
+    "timeout_s": 1,
+    "retries": 0,
+    "backoff_s": 9,
+    "max_wait_s": 9,
+    "give_up_after": 1,
+    "limit_field": "max_completion_tokens",  # another name for the same limit
+    "usd_per_million_in": 9,
+    "usd_per_million_out": 9,
+}
+
+
+@pytest.mark.parametrize("name", EndpointConfig.model_fields)
+def test_the_recipe_of_an_endpoint_holds_what_changes_answers_and_nothing_else(name: str) -> None:
+    given = {"base_url": "http://h/v1", "model": "m"}
+    plain = EndpointConfig.model_validate(given).settings()
+    changed = EndpointConfig.model_validate(given | {name: {**ANSWERS_DEPEND_ON, **ANSWERS_DO_NOT}[name]}).settings()
+    assert (changed != plain) is (name in ANSWERS_DEPEND_ON)
+    assert not any("http" in str(value) for value in changed.values())
+
+
+def test_a_model_that_embeds_too_may_be_named_or_not() -> None:
+    given = {"base_url": "http://h/v1", "model": "m"}
+    assert EndpointConfig(**given).settings() == EndpointConfig(**given, embedding_model="m").settings()
+
+
+@pytest.mark.parametrize("name", LocalModelConfig.model_fields)
+def test_the_recipe_of_a_local_model_holds_what_changes_answers_and_nothing_else(name: str, tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "a")
+    tiny_llama(tmp_path / "b", seed=1)
+    given = {"model": str(tmp_path / "a"), "subject": {"device": "cpu"}}
+    others: dict[str, object] = {
+        "model": str(tmp_path / "b"),
+        "subject": {"device": "cpu", "dtype": "bfloat16"},
+        "max_output_tokens": 9,
+        "thinking_tokens": 9,
+        "batch_size": 1,
+    }
+    plain, changed = (LocalModelConfig.model_validate(given | more).settings() for more in ({}, {name: others[name]}))
+    assert (changed != plain) is (name != "batch_size")
+    assert not any(str(tmp_path) in str(value) for value in changed.values())

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from mistudio.errors import InputError, SubjectError
+from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.judge import Chat, Embedding, Likelihood, Reply, Request
 from mistudio.explain.llm import MaxActivatingExplainer
 from mistudio.explain.llm_local import LocalModel, LocalModelConfig
 from mistudio.explain.llm_open import open_judge
 from mistudio.explain.records import Evidence
+from mistudio.score.config import JudgeConfig
 from mistudio.score.embedding import EmbeddingScorer
-from mistudio.score.judging import JudgeConfig
 from mistudio.score.surprisal import SurprisalScorer
 from mistudio.subject import SubjectConfig
 from tests.support.oracle import planted_exams
@@ -121,14 +122,14 @@ def test_a_model_that_follows_no_instruction_ends_the_run_and_says_what_is_neede
     (exam,) = planted_exams(1, 3)
     short = tuple(one._replace(tokens=one.tokens[:2], values=(0.0, 1.0)) for one in exam.examples)
     with pytest.raises(InputError, match="no usable answer"):
-        list(MaxActivatingExplainer(judge).explain([Evidence(0, short, 0.1, 1.0)]))
+        list(MaxActivatingExplainer(judge, LlmExplainerConfig()).explain([Evidence(0, short, 0.1, 1.0)]))
 
 
 @pytest.mark.parametrize("scorer", [SurprisalScorer, EmbeddingScorer])
 def test_scorers_that_need_no_words_work_with_any_local_model(scorer: type, judge: LocalModel) -> None:
     exams = planted_exams(1, 4)
     short = [one._replace(examples=tuple(_short(example) for example in one.examples)) for one in exams]
-    (score,) = scorer(judge, JudgeConfig(num_active=4, num_inactive=4, resamples=50)).score(short)
+    (score,) = scorer(judge, JudgeConfig(num_active=4, num_inactive=4), 50).score(short)
     assert 0 <= score.value <= 1
     assert score.num_failures == 0
 

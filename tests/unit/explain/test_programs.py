@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from mistudio.explain.config import ProgramConfig, SearchConfig
 from mistudio.explain.firings import Firings
-from mistudio.explain.program import ProgramConfig, ProgramExplainer
+from mistudio.explain.program import ProgramExplainer
 from mistudio.explain.programs import Branch, Context, Flag, Member, Pair, Program
 from mistudio.explain.programs.english import describe, label
 from mistudio.explain.programs.fitting import Taken, best_exceptions, best_set
-from mistudio.explain.programs.search import SearchConfig
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import Tokens
 from tests.support.texts import tokens_of
@@ -76,7 +76,9 @@ def train() -> Tokens:
 def explained(train: Tokens) -> dict[str, Explanation]:
     context = Context(train)
     firings = firings_of(train, [rule(context, train) for rule in RULES.values()])
-    made = ProgramExplainer(train, firings).explain(Evidence(number, (), 0.1, 2.0) for number in range(len(RULES)))
+    made = ProgramExplainer(train, firings, ProgramConfig()).explain(
+        Evidence(number, (), 0.1, 2.0) for number in range(len(RULES))
+    )
     return dict(zip(RULES, made, strict=True))
 
 
@@ -116,7 +118,7 @@ def test_programs_say_in_english_what_was_planted(
 def test_noise_is_not_explained_by_context(train: Tokens) -> None:
     noise = np.random.default_rng(0).random(len(train)) < 0.3
     fires = np.isin(train.id_N, ids(train, "cat", "sun")) & noise
-    explainer = ProgramExplainer(train, firings_of(train, [fires]))
+    explainer = ProgramExplainer(train, firings_of(train, [fires]), ProgramConfig())
     (both,) = explainer.explain_both([Evidence(0, (), 0.1, 2.0)])
     program, token_set = both
     assert program.program == token_set.program
@@ -126,13 +128,15 @@ def test_noise_is_not_explained_by_context(train: Tokens) -> None:
 def test_explaining_again_gives_the_same_bytes(train: Tokens, explained: dict[str, Explanation]) -> None:
     context = Context(train)
     firings = firings_of(train, [rule(context, train) for rule in RULES.values()])
-    again = ProgramExplainer(train, firings).explain(Evidence(number, (), 0.1, 2.0) for number in range(len(RULES)))
+    again = ProgramExplainer(train, firings, ProgramConfig()).explain(
+        Evidence(number, (), 0.1, 2.0) for number in range(len(RULES))
+    )
     assert [each.model_dump_json() for each in again] == [each.model_dump_json() for each in explained.values()]
 
 
 def test_a_feature_that_never_fires_is_dead_and_one_that_fires_elsewhere_is_not(train: Tokens) -> None:
     firings = firings_of(train, [np.zeros(len(train), bool)])
-    explainer = ProgramExplainer(train, firings)
+    explainer = ProgramExplainer(train, firings, ProgramConfig())
     dead, elsewhere = explainer.explain([Evidence(0, (), 0.0, 0.0), Evidence(0, (), 1e-6, 3.0)])
     assert dead.status == "dead"
     assert "Never fires" in dead.text
@@ -167,7 +171,7 @@ def test_a_program_found_on_a_sample_of_the_tokens_is_right_at_most_always(train
 def test_one_document_is_enough() -> None:
     tokens = tokens_of(["the cat the dog " * 20])
     firings = firings_of(tokens, [np.isin(tokens.id_N, ids(tokens, "cat"))])
-    (explanation,) = ProgramExplainer(tokens, firings).explain([Evidence(0, (), 0.1, 2.0)])
+    (explanation,) = ProgramExplainer(tokens, firings, ProgramConfig()).explain([Evidence(0, (), 0.1, 2.0)])
     assert "cat" in explanation.text
 
 

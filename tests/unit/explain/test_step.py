@@ -181,7 +181,7 @@ def test_the_same_explanations_are_found_again_and_made_again_byte_for_byte(
 ) -> None:
     assert explain(llama.store, features, llama.source, CPU, CONFIG).found
     names = ("explanations.parquet", "token_sets.parquet", "labels.parquet")
-    settings = CONFIG.model_copy(update={"contexts": 39})  # another artifact, and nothing else for programs
+    settings = CONFIG.model_copy(update={"max_tokens": 100_001})  # another artifact, and nothing else for programs
     again = explain(llama.store, features, llama.source, CPU, settings).artifact
     assert [again.file(name).read_bytes() for name in names] == [explanations.file(name).read_bytes() for name in names]
     other_blocks = CONFIG.model_copy(update={"block_features": 50})
@@ -203,7 +203,7 @@ def test_a_run_that_was_cut_goes_on_at_the_next_block(
             yield each
 
     monkeypatch.setattr(ProgramExplainer, "explain_both", counting)
-    config = CONFIG.model_copy(update={"contexts": 38})
+    config = CONFIG.model_copy(update={"max_tokens": 100_002})
     with pytest.raises(KeyboardInterrupt):
         explain(llama.store, features, llama.source, CPU, config)
     seen.clear()

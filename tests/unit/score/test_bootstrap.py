@@ -91,32 +91,32 @@ def test_intervals_over_documents_hold_the_truth_about_as_often_as_they_say() ->
 
 def test_figures_that_are_not_defined_are_not_numbers() -> None:
     none, documents = np.zeros(4, dtype=bool), np.arange(4)
-    assert math.isnan(auroc(np.arange(4.0), none, documents).value)
-    assert math.isnan(balanced_accuracy(~none, none, documents).value)
-    assert math.isnan(f1(none, none, documents).value)
-    assert math.isnan(correlation(np.arange(4.0), np.zeros(4), documents).value)
+    assert math.isnan(auroc(np.arange(4.0), none, documents, DRAWS).value)
+    assert math.isnan(balanced_accuracy(~none, none, documents, DRAWS).value)
+    assert math.isnan(f1(none, none, documents, DRAWS).value)
+    assert math.isnan(correlation(np.arange(4.0), np.zeros(4), documents, DRAWS).value)
     empty = np.zeros(0, dtype=bool)
     for figure in (
-        auroc(empty.astype(float), empty, empty.astype(int)),
-        correlation(empty.astype(float), empty.astype(float), empty.astype(int)),
-        mean(empty.astype(float), empty.astype(int)),
+        auroc(empty.astype(float), empty, empty.astype(int), DRAWS),
+        correlation(empty.astype(float), empty.astype(float), empty.astype(int), DRAWS),
+        mean(empty.astype(float), empty.astype(int), DRAWS),
     ):
         assert np.isnan(figure).all()
     assert np.isnan(UNDEFINED).all()
 
 
 def test_a_constant_prediction_correlates_with_nothing() -> None:
-    assert correlation(np.full(5, 3.0), np.arange(5.0), np.arange(5)).value == 0
+    assert correlation(np.full(5, 3.0), np.arange(5.0), np.arange(5), DRAWS).value == 0
 
 
 def test_a_feature_that_was_never_predicted_has_an_f1_of_zero() -> None:
     truth = np.array([True, False, True])
-    assert f1(np.zeros(3, dtype=bool), truth, np.arange(3)).value == 0
+    assert f1(np.zeros(3, dtype=bool), truth, np.arange(3), DRAWS).value == 0
 
 
 def test_one_document_gives_no_interval() -> None:
     scores, truth, documents = data(num_documents=1)
-    estimate = auroc(scores, truth, documents)
+    estimate = auroc(scores, truth, documents, DRAWS)
     assert 0.5 < estimate.value < 1
     assert math.isnan(estimate.low)
     assert math.isnan(estimate.high)
@@ -125,4 +125,4 @@ def test_one_document_gives_no_interval() -> None:
 def test_what_cannot_be_judged_ranks_last_without_spoiling_the_rest() -> None:
     scores = np.array([-np.inf, 2.0, 1.0, np.inf, 0.0])
     truth = np.array([True, True, True, False, False])
-    assert auroc(scores, truth, np.arange(5)).value == pytest.approx(2 / 6)
+    assert auroc(scores, truth, np.arange(5), DRAWS).value == pytest.approx(2 / 6)

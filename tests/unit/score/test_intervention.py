@@ -11,10 +11,10 @@ from mistudio.errors import SubjectError
 from mistudio.explain.records import Example, Explanation
 from mistudio.sae import StandardConfig, config_json, new_autoencoder, save_weights
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
+from mistudio.score.config import SteeringConfig
 from mistudio.score.intervention import InterventionScorer
-from mistudio.score.judging import JudgeConfig
 from mistudio.score.records import Exam
-from mistudio.score.steering import Steering, SteeringConfig, open_steering
+from mistudio.score.steering import Steering, open_steering
 from mistudio.subject import HookPoint, Subject, SubjectConfig, forward_logits, load_subject, resolve_hooks, spliced
 from tests.support.oracle import Direct, Oracle
 from tests.support.scripted_server import Answer
@@ -23,7 +23,7 @@ from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_bert, tiny_documents, tiny
 WORDS = (" tree", " river", " cat", " but", " mat", " behind", " once", " gave", " because", " moon")
 OTHERS = (" again", " then", " and", " over", " it", " x", " +", " =", " 1", " s")
 NUM_PROMPTS = 40
-CONFIG = JudgeConfig(resamples=50)
+RESAMPLES = 50
 
 
 class Reader(Oracle):
@@ -76,11 +76,11 @@ def examples() -> tuple[Example, ...]:
 
 
 def test_the_true_explanation_is_found_and_another_is_at_chance(steering: Steering) -> None:
-    true = list(InterventionScorer(Direct(Reader()), steering, CONFIG).score(exams(WORDS)))
+    true = list(InterventionScorer(Direct(Reader()), steering, RESAMPLES).score(exams(WORDS)))
     other = [
         score
         for seed in range(2)
-        for score in InterventionScorer(Direct(Reader()), steering, CONFIG, seed).score(exams(OTHERS))
+        for score in InterventionScorer(Direct(Reader()), steering, RESAMPLES, seed).score(exams(OTHERS))
     ]
     assert min(score.value for score in true) >= 0.95
     assert np.mean([score.value for score in other]) == pytest.approx(0.5, abs=0.03)
@@ -95,14 +95,14 @@ def test_the_true_explanation_is_at_chance_of_directions_with_shuffled_component
     values = []
     config = steering.config.model_copy(update={"target_kl": 1.0})  # such directions cannot change more
     whole = Steering(subject, steering.hook, steering.directions_FD, config)
-    true = [score.value for score in InterventionScorer(Direct(Reader()), whole, CONFIG).score(exams(WORDS))]
+    true = [score.value for score in InterventionScorer(Direct(Reader()), whole, RESAMPLES).score(exams(WORDS))]
     assert np.mean(true) > 0.8
     for seed in range(4):
         order_FD = draw.permuted(np.tile(np.arange(WIDTH), (len(WORDS), 1)), axis=1)
         rows_FD = steering.directions_FD.gather(1, torch.from_numpy(order_FD))
         mixed = Steering(subject, steering.hook, rows_FD, config)
         values += [
-            score.value for score in InterventionScorer(Direct(Reader()), mixed, CONFIG, seed).score(exams(WORDS))
+            score.value for score in InterventionScorer(Direct(Reader()), mixed, RESAMPLES, seed).score(exams(WORDS))
         ]
     assert not np.isnan(values).any()
     assert np.mean(values) == pytest.approx(0.5, abs=0.03)
@@ -124,7 +124,7 @@ def test_pushes_change_predictions_equally_whatever_the_length_of_a_direction(st
 def test_a_direction_that_changes_nothing_has_no_score(subject: Subject, steering: Steering) -> None:
     (hook,) = resolve_hooks(subject, [HookPoint("resid_post", 2)])
     still = Steering(subject, hook, torch.zeros(3, hook.width), steering.config)
-    (score,) = InterventionScorer(Direct(Reader()), still, CONFIG).score(exams(WORDS[:1]))
+    (score,) = InterventionScorer(Direct(Reader()), still, RESAMPLES).score(exams(WORDS[:1]))
     assert np.isnan(score.value)
     assert score.num_examples == 0
 
@@ -135,7 +135,7 @@ def test_an_answer_that_names_no_continuation_is_a_failure_and_wrong(answer: str
         def chat(self, system: str, prompt: str) -> Answer:
             return Answer(answer) if sum(map(ord, prompt)) % 2 else super().chat(system, prompt)
 
-    (score,) = InterventionScorer(Direct(Vague()), steering, CONFIG).score(exams(WORDS[:1]))
+    (score,) = InterventionScorer(Direct(Vague()), steering, RESAMPLES).score(exams(WORDS[:1]))
     assert 0 < score.num_failures < NUM_PROMPTS
     assert score.value == pytest.approx(1 - score.num_failures / NUM_PROMPTS)
 
@@ -143,10 +143,10 @@ def test_an_answer_that_names_no_continuation_is_a_failure_and_wrong(answer: str
 def test_an_encoder_and_directions_of_another_width_are_refused(subject: Subject, tmp_path: Path) -> None:
     (hook,) = resolve_hooks(subject, [HookPoint("resid_post", 2)])
     with pytest.raises(SubjectError, match="5 components"):
-        Steering(subject, hook, torch.zeros(3, 5))
+        Steering(subject, hook, torch.zeros(3, 5), SteeringConfig())
     encoder = load_subject(tiny_bert(tmp_path), SubjectConfig(device="cpu"))
     with pytest.raises(SubjectError, match="encoder"):
-        Steering(encoder, hook, torch.zeros(3, hook.width))
+        Steering(encoder, hook, torch.zeros(3, hook.width), SteeringConfig())
 
 
 def test_the_decoder_of_a_published_autoencoder_steers_where_it_writes(tmp_path: Path) -> None:
@@ -162,6 +162,6 @@ def test_the_decoder_of_a_published_autoencoder_steers_where_it_writes(tmp_path:
     artifact = produce(
         open_store(str(tmp_path / "store")), Recipe(kind="sae", config={}, inputs={}), "train", build
     ).artifact
-    steering = open_steering(artifact, source, SubjectConfig(device="cpu"))
+    steering = open_steering(artifact, source, SubjectConfig(device="cpu"), SteeringConfig())
     assert str(steering.hook.point) == "mlp_out.1"
     assert torch.equal(steering.directions_FD, sae.W_dec)

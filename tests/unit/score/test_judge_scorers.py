@@ -9,11 +9,13 @@ import pytest
 from mistudio.errors import InputError
 from mistudio.explain.endpoint import Endpoint, EndpointConfig
 from mistudio.explain.records import Example
+from mistudio.score.config import SCORERS as TABLE
+from mistudio.score.config import JudgeConfig, ScoreConfig
 from mistudio.score.detection import DetectionScorer
 from mistudio.score.embedding import EmbeddingScorer
 from mistudio.score.fuzzing import FuzzingScorer
 from mistudio.score.intruder import IntruderScorer
-from mistudio.score.judging import JudgeConfig, JudgeScorer
+from mistudio.score.judging import JudgeScorer
 from mistudio.score.records import Exam, Score
 from mistudio.score.simulation import SimulationScorer
 from mistudio.score.surprisal import SurprisalScorer
@@ -29,7 +31,7 @@ SCORERS: list[type[JudgeScorer]] = [
     IntruderScorer,
 ]
 TALKERS = [DetectionScorer, FuzzingScorer, SimulationScorer, IntruderScorer]
-CONFIG = JudgeConfig(num_active=10, num_inactive=10, resamples=50)
+CONFIG = ScoreConfig(judged=JudgeConfig(num_active=10, num_inactive=10), resamples=50)
 
 
 class Asked(Oracle):
@@ -46,8 +48,8 @@ class Asked(Oracle):
 def scores(
     scorer: type[JudgeScorer], exams: Sequence[Exam], oracle: Oracle | None = None, **changes: object
 ) -> list[Score]:
-    config = CONFIG.model_copy(update=changes)
-    return list(scorer(Direct(oracle), config).score(exams))
+    config = CONFIG.model_copy(update={"judged": CONFIG.judged.model_copy(update=changes)})
+    return list(TABLE.new(scorer.name, config, Direct(oracle), 0).score(exams))
 
 
 def over_http(
@@ -56,7 +58,7 @@ def over_http(
     with ScriptedServer(oracle or Oracle(), script) as server:
         config = EndpointConfig(base_url=server.url, model="oracle", backoff_s=0.001)
         with Endpoint(config) as judge:
-            return list(scorer(judge, CONFIG).score(exams)), server
+            return list(TABLE.new(scorer.name, CONFIG, judge, 0).score(exams)), server
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -284,7 +286,7 @@ def test_what_the_budget_did_not_last_for_has_no_score_and_no_other_is_touched()
     with ScriptedServer(Oracle()) as server:
         config = EndpointConfig(base_url=server.url, model="oracle", concurrency=1, token_budget=4500)
         with Endpoint(config) as judge:
-            got = list(DetectionScorer(judge, CONFIG).score(exams))
+            got = list(TABLE.new("detection", CONFIG, judge, 0).score(exams))
     whole = scores(DetectionScorer, exams)
     unscored = [score for score in got if math.isnan(score.value)]
     assert 0 < len(unscored) < len(got)
@@ -320,7 +322,7 @@ def test_examples_are_drawn_a_bounded_number_of_exams_ahead() -> None:
     with ScriptedServer(Oracle()) as server:
         config = EndpointConfig(base_url=server.url, model="oracle", concurrency=2)
         with Endpoint(config) as judge:
-            rows = DetectionScorer(judge, CONFIG).score(stream())
+            rows = TABLE.new("detection", CONFIG, judge, 0).score(stream())
             next(rows)
             assert drawn <= 8
             rows.close()

@@ -20,7 +20,8 @@ from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import step as step_module
-from mistudio.score.exams import ExamConfig, Examiner
+from mistudio.score.config import ExamConfig
+from mistudio.score.exams import Examiner
 from mistudio.score.program import Judged, ProgramScorer
 from mistudio.score.records import Score
 from mistudio.score.summary import summarise

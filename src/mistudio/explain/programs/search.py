@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from mistudio.explain.config import SearchConfig
 from mistudio.explain.programs.columns import CURRENT, HEAD, INDUCED, NEXT, PREVIOUS, SECOND, Context
 from mistudio.explain.programs.fitting import (
     PAIR,
@@ -40,21 +40,6 @@ _FINAL_FACTOR = 8  # sets are learnt anew on so many times the tokens that were 
 _COSTS = {CURRENT: 1.0, PAIR: 2.0, NEXT: 2.5}
 _SET_COST = 1.5  # a set says less in more words than a flag
 _TENFOLD_COST = 0.25  # of a set, for each factor of ten in its members
-
-
-class SearchConfig(BaseModel):
-    """How far to search."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_branches: int = Field(default=3, ge=1, le=8, description="alternatives of a program")
-    max_conditions: int = Field(default=3, ge=1, le=6, description="conditions of a branch")
-    min_gain: float = Field(
-        default=0.01, ge=0, le=1, description="F1 that a condition has to add, on training documents kept for choosing"
-    )
-    good_enough: float = Field(default=0.95, gt=0, le=1, description="F1 from which a set of tokens is left as it is")
-    max_tokens: int = Field(default=24_000, ge=1000, description="tokens looked at for one feature; a sample of more")
-    min_fires: int = Field(default=20, ge=1, description="firings below which only a set of tokens is learnt")
 
 
 class Found(NamedTuple):
