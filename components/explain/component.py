@@ -34,7 +34,8 @@ def explain(
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
             empty: where the capture says.
-        explainer: Names of explainers; the first that has a label gives it.
+        explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas,
+            of which the first that has a label gives it.
         max_tokens: Training tokens that programs are searched on, of whole documents.
         contexts: Contexts of each kind that a language model may be shown of a feature.
         threshold: A feature fires above this fraction of its maximum on training documents.
