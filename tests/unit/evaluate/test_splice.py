@@ -30,7 +30,7 @@ ALL = 1_000_000
 
 def random_sae() -> SparseAutoencoder:
     sae = new_autoencoder(TopKConfig(width=64, k=8), WIDTH)
-    sae.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
     return sae.requires_grad_(requires_grad=False)
 
 

@@ -11,7 +11,7 @@ from mistudio.sae import (
     SparseAutoencoder,
     TopKConfig,
     architectures,
-    base,
+    autoencoder,
     new_autoencoder,
 )
 from tests.support.naive_sae import small_config
@@ -86,7 +86,7 @@ def test_encoding_in_blocks_changes_nothing(
     sae: SparseAutoencoder, x_TD: Tensor, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sae.encode_active(x_TD)
-    monkeypatch.setattr(base, "_BLOCK_PREACTIVATIONS", block_tokens * WIDTH)
+    monkeypatch.setattr(autoencoder, "_BLOCK_PREACTIVATIONS", block_tokens * WIDTH)
     pieces = sae.encode_active(x_TD)
     assert torch.equal(pieces.token_A, whole.token_A)
     assert torch.equal(pieces.feature_A, whole.feature_A)
@@ -99,7 +99,7 @@ def test_encoding_never_holds_more_preactivations_than_a_block(
     sizes = []
     encode_block = sae._encode_block
     monkeypatch.setattr(sae, "_encode_block", lambda rows: sizes.append(len(rows)) or encode_block(rows))
-    monkeypatch.setattr(base, "_BLOCK_PREACTIVATIONS", 10 * WIDTH)
+    monkeypatch.setattr(autoencoder, "_BLOCK_PREACTIVATIONS", 10 * WIDTH)
     sae.encode_active(x_TD)
     assert sizes == [10, 10, 10, 3]
 
@@ -109,7 +109,7 @@ def test_folding_the_normalisation_in_gives_the_same_reconstruction_in_the_model
 ) -> None:
     rebuilt_TD, active = sae.reconstruct(x_TD), sae.encode_active(x_TD)
     mean_D = torch.randn(D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    sae.fold(Normalisation(mean_D, 37.0, mean_D, 37.0))
+    sae.for_training().fold(Normalisation(mean_D, 37.0, mean_D, 37.0))
     raw_TD = x_TD * 37.0 + mean_D
     torch.testing.assert_close(sae.reconstruct(raw_TD), rebuilt_TD * 37.0 + mean_D)
     folded = sae.encode_active(raw_TD)
@@ -128,20 +128,20 @@ def test_folding_a_transcoder_takes_inputs_and_gives_outputs_in_their_own_units(
     sae = sae.double()
     x_TD, mean_D, mean_E = (torch.randn(*shape, dtype=torch.float64) for shape in ((9, D_IN), (D_IN,), (D_IN + 3,)))
     rebuilt_TE = sae.reconstruct(x_TD)
-    sae.fold(Normalisation(mean_D, 3.0, mean_E, 0.5))
+    sae.for_training().fold(Normalisation(mean_D, 3.0, mean_E, 0.5))
     torch.testing.assert_close(sae.reconstruct(x_TD * 3.0 + mean_D), rebuilt_TE * 0.5 + mean_E)
 
 
 def test_a_scaled_skip_passes_its_share_of_the_input_beside_the_latents() -> None:
     plain, skipping = (new_autoencoder(TopKConfig(width=64, k=4, skip=skip), D_IN) for skip in ("none", "scale"))
     for sae in (plain, skipping):
-        sae.initialise(torch.zeros(1, D_IN), torch.Generator().manual_seed(0))
+        sae.for_training().initialise(torch.zeros(1, D_IN), torch.Generator().manual_seed(0))
     x_TD = torch.randn(5, D_IN)
     torch.testing.assert_close(skipping.reconstruct(x_TD), plain.reconstruct(x_TD) + 0.1 * x_TD)
     assert not skipping.skip_scale.requires_grad
     mean_D = torch.randn(D_IN)
     before_TD = skipping.reconstruct(x_TD)
-    skipping.fold(Normalisation(mean_D, 2.0, mean_D, 2.0))
+    skipping.for_training().fold(Normalisation(mean_D, 2.0, mean_D, 2.0))
     torch.testing.assert_close(skipping.reconstruct(x_TD * 2.0 + mean_D), before_TD * 2.0 + mean_D)
 
 
@@ -160,5 +160,5 @@ def test_a_learned_skip_never_passes_everything() -> None:
     sae = new_autoencoder(TopKConfig(width=64, k=4, skip="learned_scale"), D_IN)
     with torch.no_grad():
         sae.skip_scale.fill_(1.7)
-    sae.constrain()
+    sae.for_training().constrain()
     assert sae.skip_scale.item() == pytest.approx(0.9)
