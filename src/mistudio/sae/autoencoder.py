@@ -16,7 +16,7 @@ latent) pairs, C chosen latents.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,6 @@ from mistudio.parallel import single_threads
 from mistudio.sae.config import ArchitectureConfig
 from mistudio.sae.kernels import ActivePattern, weighted_bags
 from mistudio.sae.selection import ascending
-
-if TYPE_CHECKING:
-    from mistudio.sae.training import SAETraining
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
 _BLOCK_PREACTIVATIONS = 1 << 24
@@ -74,7 +71,7 @@ class SparseAutoencoder(nn.Module, ABC):
     Config: ClassVar[type[ArchitectureConfig]]
     # Names of the weights of the architecture's own, beside the four and the skip.
     own_weights: ClassVar[tuple[str, ...]] = ()
-    # As other libraries hold it. Not inherited: a subclass may compute something else, and says so itself.
+    # As other libraries can hold it; asked for by :meth:`exported_as`.
     export_form: ClassVar[ExportForm | None] = None
 
     def __init__(self, config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> None:
@@ -101,8 +98,14 @@ class SparseAutoencoder(nn.Module, ABC):
         skip = {"linear": ("W_skip",), "none": ()}.get(self.config.skip, ("skip_scale",))
         return "W_enc", "b_enc", "W_dec", "b_dec", *skip, *self.own_weights
 
-    def for_training(self) -> "SAETraining":
-        """What trains these weights.
+    @classmethod
+    def exported_as(cls) -> ExportForm | None:
+        """What the class says of itself, not one that it derives from: it may compute something else."""
+        own: ExportForm | None = vars(cls).get("export_form")
+        return own
+
+    def for_training(self) -> Any:
+        """What trains these weights: a :class:`mistudio.sae.training.SAETraining`.
 
         Raises:
             ConfigError: the architecture has no training.

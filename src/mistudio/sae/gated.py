@@ -31,7 +31,7 @@ class GatedAutoencoder(L1Autoencoder):
     Config = GatedConfig
     config: GatedConfig
     own_weights = ("r_mag", "b_mag")
-    export_form = ExportForm("gated", {"dictionary_learning": "GatedAutoEncoder"})
+    export_form = ExportForm("gated")
 
     def __init__(self, config: GatedConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)

@@ -28,7 +28,7 @@ class TopKAutoencoder(SparseAutoencoder):
 
     Config = TopKConfig
     config: TopKConfig
-    export_form = ExportForm("topk", {"dictionary_learning": "AutoEncoderTopK"})
+    export_form = ExportForm("topk")
 
     def for_training(self) -> "TopKTraining":
         """What trains these weights."""

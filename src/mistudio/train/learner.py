@@ -21,7 +21,7 @@ from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
 from mistudio.heap import release_freed_memory
 from mistudio.out_of_memory import is_out_of_memory, memory_needed, too_little_memory
-from mistudio.sae import ALONE, Losses, Parallel, SparseAutoencoder, Stage, Workers, new_autoencoder
+from mistudio.sae import ALONE, Losses, Parallel, SAETraining, SparseAutoencoder, Stage, Workers, new_autoencoder
 from mistudio.train.config import TrainConfig
 from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair
 from mistudio.train.schedule import Schedule, steps_for
@@ -73,7 +73,7 @@ class Learner:
         sample = as_float32(stream.sample(_SAMPLE_ROWS))
         self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
-        self.training = self.sae.for_training()
+        self.training: SAETraining = self.sae.for_training()
         self.training.target_variance.fill_(self.scaling.target_variance)
         self.training.initialise(self.scaling.inputs(as_pair(sample)[0]), self.generator, self.scaling.b_dec_E)
         self.training.encoder_dtype = getattr(torch, config.encoder_dtype)

@@ -12,7 +12,7 @@ from mistudio.artifacts import open_artifact, open_store
 from mistudio.sae import Parallel, SAETraining, start_workers
 from mistudio.sae.topk import TopKTraining
 from mistudio.train import Learner, Metrics, TrainConfig, TrainRuntime, train
-from mistudio.train.step import TRAINING_NAME
+from mistudio.train.config import TRAINING_NAME
 from tests.unit.train.synthetic import HOOK
 
 _MOST_TOKENS = 12
