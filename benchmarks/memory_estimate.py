@@ -47,8 +47,8 @@ from mistudio.corpus.sources import open_source
 from mistudio.evaluate import EvaluateConfig, evaluate
 from mistudio.heap import keep_freed_memory
 from mistudio.sae import architecture_configs
+from mistudio.steps.memory import MemoryEstimate, estimate_memory
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
-from mistudio.subject.memory import MemoryEstimate, estimate_memory
 from mistudio.train import TrainConfig, TrainRuntime, train
 
 TOLERANCE = 0.15

@@ -158,7 +158,7 @@ def _setters() -> "tuple[_Setter, _Setter | None] | None":
     """OpenMP's and MKL's setters of how many threads operations of the calling thread have; MKL's where it is used."""
     import torch
 
-    if not torch.backends.openmp.is_available():
+    if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
         return None
     try:
         library = ctypes.CDLL(torch._C.__file__)

@@ -18,8 +18,8 @@ from mistudio.find.contexts import TopContexts
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import Subject
 
-_LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at once
-_BATCH_TOKENS = 2048
+LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at once
+BATCH_TOKENS = 2048
 
 
 class Tried(NamedTuple):
@@ -69,7 +69,7 @@ def batches(tried: Tried, read: Readings) -> Iterator[Batch]:
     if not read.token_ids:
         return
     lengths = np.array([len(ids) for ids in read.token_ids], dtype=np.int32)
-    tokens = max(min(_LOGIT_BYTES // (4 * tried.subject.vocab_size), _BATCH_TOKENS), 1)
+    tokens = max(min(LOGIT_BYTES // (4 * tried.subject.vocab_size), BATCH_TOKENS), 1)
     for places in length_batches(lengths, tokens):
         chosen = [read.token_ids[place] for place in places]
         ids, mask, real = batch_tensors(chosen, tried.subject.device, causal=tried.subject.is_causal)

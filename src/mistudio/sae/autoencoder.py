@@ -29,7 +29,7 @@ from mistudio.sae.kernels import ActivePattern, weighted_bags
 from mistudio.sae.selection import ascending
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
-_BLOCK_PREACTIVATIONS = 1 << 24
+BLOCK_PREACTIVATIONS = 1 << 24
 # On a CPU a block that stays in a core's cache takes half the time, but products want rows enough.
 _CACHED_PREACTIVATIONS = 1 << 19
 _LEAST_TOKENS = 256
@@ -123,7 +123,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def encode_active(self, x_TD: Tensor) -> ActiveLatents:
         """The active latents of each token, without gradients; memory does not grow with tokens times features."""
-        block_tokens = max(_BLOCK_PREACTIVATIONS // self.width, 1)
+        block_tokens = max(BLOCK_PREACTIVATIONS // self.width, 1)
         on_cpu = x_TD.device.type == "cpu"
         if on_cpu:
             block_tokens = min(block_tokens, max(_CACHED_PREACTIVATIONS // self.width, _LEAST_TOKENS))
@@ -161,7 +161,7 @@ class SparseAutoencoder(nn.Module, ABC):
         """
         latents_C = self._checked(latents_C)
         active = self.encode_active(x_TD)
-        distinct_C, column_C = latents_C.unique(return_inverse=True)
+        distinct_C, column_C = latents_C.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         column_F = distinct_C.new_full((self.width,), -1)
         column_F[distinct_C] = torch.arange(len(distinct_C), device=distinct_C.device)
         column_A = column_F[active.feature_A]

@@ -30,7 +30,7 @@ from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
 logger = logging.getLogger(__name__)
 
 _HISTORY_POINTS = 200
-_SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
+SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
 _COUNT_DEAD_EVERY = 10  # steps; counting waits for the device
 
 Metrics = dict[str, float]
@@ -70,7 +70,7 @@ class Learner:
         self.micro_batches = config.micro_batches
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        sample = as_float32(stream.sample(_SAMPLE_ROWS))
+        sample = as_float32(stream.sample(SAMPLE_ROWS))
         self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
         self.training: SAETraining = self.sae.for_training()

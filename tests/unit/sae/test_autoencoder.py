@@ -162,7 +162,7 @@ def test_encoding_in_blocks_changes_nothing(
     sae: SparseAutoencoder, x_TD: Tensor, block_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sae.encode_active(x_TD)
-    monkeypatch.setattr(autoencoder, "_BLOCK_PREACTIVATIONS", block_tokens * WIDTH)
+    monkeypatch.setattr(autoencoder, "BLOCK_PREACTIVATIONS", block_tokens * WIDTH)
     pieces = sae.encode_active(x_TD)
     assert torch.equal(pieces.token_A, whole.token_A)
     assert torch.equal(pieces.feature_A, whole.feature_A)
@@ -175,7 +175,7 @@ def test_encoding_never_holds_more_preactivations_than_a_block(
     sizes = []
     encode_block = sae._encode_block
     monkeypatch.setattr(sae, "_encode_block", lambda rows: sizes.append(len(rows)) or encode_block(rows))
-    monkeypatch.setattr(autoencoder, "_BLOCK_PREACTIVATIONS", 10 * WIDTH)
+    monkeypatch.setattr(autoencoder, "BLOCK_PREACTIVATIONS", 10 * WIDTH)
     sae.encode_active(x_TD)
     assert sizes == [10, 10, 10, 3]
 
