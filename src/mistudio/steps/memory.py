@@ -93,6 +93,7 @@ def estimate_memory(
     buffer_rows: int = TrainConfig.model_fields["buffer_rows"].default,
     architecture: str = "topk",
     target_l0: float | None = None,
+    active: float | None = None,
     budget_bytes: int | None = None,
     find: FindConfig | None = None,
     explain: ExplainConfig | None = None,
@@ -111,6 +112,7 @@ def estimate_memory(
         buffer_rows: activations in the shuffling buffer.
         architecture: of the autoencoder; one with a penalty begins dense, unless it is steered to a target.
         target_l0: that target.
+        active: features a token; None: the target, or else the most that training chooses.
         budget_bytes: memory to fit in; None is what is free on the device.
         find: settings of find.
         explain: settings of explain; of its explainers only programs are counted.
@@ -138,7 +140,7 @@ def estimate_memory(
             passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if device.type == "cpu" else 1,
         )
 
-    active = _MOST_ACTIVE if target_l0 is None else target_l0
+    active = active or target_l0 or _MOST_ACTIVE
     training = train_parts(
         shape.d_model,
         width,
