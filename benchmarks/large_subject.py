@@ -21,6 +21,7 @@ import transformers
 from benchmarks import reporting, subjects
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row, timed
+from mistudio.steps.memory import estimate_memory
 from mistudio.subject import (
     HookPoint,
     SubjectConfig,
@@ -32,7 +33,6 @@ from mistudio.subject import (
     resolve_source,
     run_captured,
 )
-from mistudio.subject.memory import estimate_memory
 
 NUM_TOKENS = 512
 REPEATS = 7

@@ -1,8 +1,9 @@
-"""How well ``mistudio check-memory`` foretells the peak memory of capture, train and evaluate.
+"""How well ``mistudio check-memory`` foretells the peak memory of each step.
 
 Run as ``python -m benchmarks.memory_estimate [CASE ...]`` in the root of the checkout. Subjects with random weights
 are captured, an autoencoder is trained on made-up activations of their width, and evaluated in them, each step in a
-process of its own; a row is the estimate over the measured peak. Prints a table and writes
+process of its own; a row is the estimate over the measured peak. In some cases features are found in what was captured,
+explained by programs and scored too. Prints a table and writes
 ``build/bench/memory_estimate.json``. Reads the tokenizer beside the checkout (MISTUDIO_BENCH_DATA).
 
 What counts on a CPU is the most that was resident at once (VmHWM), shared libraries and mapped weights included:
@@ -45,15 +46,19 @@ from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.evaluate import EvaluateConfig, evaluate
+from mistudio.explain import ExplainConfig, explain
+from mistudio.find import FindConfig, find_features
 from mistudio.heap import keep_freed_memory
 from mistudio.sae import architecture_configs
+from mistudio.score import ScoreConfig, score
+from mistudio.steps.memory import MemoryEstimate, estimate_memory
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
-from mistudio.subject.memory import MemoryEstimate, estimate_memory
 from mistudio.train import TrainConfig, TrainRuntime, train
 from tests.support.indexed import index_shards
 
 TOLERANCE = 0.15
 STEPS = ("capture", "train", "evaluate")
+LATER_STEPS = ("find", "explain", "score")
 K = 8  # so few that most latents of a wide autoencoder are silent in a batch
 BATCHES = 5  # forward passes of a capture: more than wait to be written
 TRAIN_STEPS = 12  # latents that have been silent are counted before every tenth
@@ -78,6 +83,7 @@ class Case:
     buffer_rows: int = 65_536
     saved_as: str = ""  # number format of the file; empty: that of the model
     architecture: str = "topk"  # of the penalised ones, which begin dense, only training is measured
+    later_tokens: int = 0  # that features are found in, and programs searched and scored on; 0: they are not
 
     @property
     def layer(self) -> int:
@@ -96,7 +102,35 @@ class Case:
     @property
     def steps(self) -> tuple[str, ...]:
         """What is measured."""
-        return (*STEPS, "train, no dead latents") if self.architecture == "topk" else ("train",)
+        if self.architecture != "topk":
+            return ("train",)
+        return (*STEPS, "train, no dead latents", *(LATER_STEPS if self.later_tokens else ()))
+
+    @property
+    def sequences(self) -> int:
+        """Of the corpus, held-out ones included."""
+        return max(2 * BATCHES * self.batch_size, 2 * self.later_tokens // self.context_length)
+
+    @property
+    def find_config(self) -> FindConfig:
+        """A search that reads as much at once as there is, and tries features in the model a little."""
+        return FindConfig(
+            sample_tokens=max(self.later_tokens, 1024),
+            chunk_rows=max(self.later_tokens // 4, 64),
+            ablation_contexts=1 if self.width <= 4096 else 0,
+            attribution_contexts=1 if self.width <= 4096 else 0,
+            map=False,
+        )
+
+    @property
+    def program_tokens(self) -> int:
+        """What programs are searched and scored on."""
+        return max(self.later_tokens, 1000)
+
+    @property
+    def capture_config(self) -> CaptureConfig:
+        """What is captured."""
+        return CaptureConfig(hooks=(self.hook,), batch_size=self.batch_size)
 
     def train_config(self, tokens: int, dead_after_tokens: int) -> TrainConfig:
         """A run of a few steps."""
@@ -113,10 +147,12 @@ class Case:
         )
 
 
-# The constants of mistudio.subject.footprint were fitted to all but the last two.
+# The constants of the estimates were fitted to all but the last two.
 CASES = {
-    "tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, buffer_rows=8192),
+    "tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, buffer_rows=8192, later_tokens=16_384),
     "small": Case("llama", 512, 8, 32_000, "float32", 16, 128, 4096),
+    "found": Case("llama", 256, 4, 4096, "float32", 16, 128, 4096, later_tokens=131_072),
+    "found_wide": Case("llama", 256, 4, 4096, "float32", 16, 128, 32_768, later_tokens=65_536),
     "wide": Case("llama", 512, 4, 4096, "float32", 16, 128, 65_536),
     "gpt2": Case("gpt2", 768, 12, 50_257, "float32", 4, 512, 16_384, sae_batch_size=4096),
     "letters": Case("llama", 768, 12, 512, "bfloat16", 32, 128, 8192, buffer_rows=262_144),
@@ -163,7 +199,7 @@ def case_rows(name: str, device: str) -> list[Row]:
         for step in case.steps:
             measured = _in_own_process(name, step, folder, device)
             estimated = estimate.steps[step.partition(",")[0]]
-            if step not in STEPS:
+            if step not in (*STEPS, *LATER_STEPS):
                 estimated -= estimate.parts["train"]["sae_auxiliary"]
             ratio = round(estimated / measured["peak"], 3)
             against = (
@@ -187,6 +223,10 @@ def _estimate(case: Case, source: SubjectSource, device: str) -> MemoryEstimate:
         sae_batch_size=case.sae_batch_size,
         buffer_rows=case.buffer_rows,
         architecture=case.architecture,
+        active=K,
+        find=case.find_config,
+        explain=ExplainConfig(max_tokens=case.program_tokens),
+        score=ScoreConfig(max_tokens=case.program_tokens),
     )
 
 
@@ -211,17 +251,25 @@ def _run_step(case: Case, step: str, folder: Path, device: str) -> None:
 
     def work() -> Produced:
         if step == "capture":
-            settings = CaptureConfig(hooks=(case.hook,), batch_size=case.batch_size)
-            return capture(store, inputs["corpus"], source, subject_config, settings)
+            return capture(store, inputs["corpus"], source, subject_config, case.capture_config)
         if step == "evaluate":
             return evaluate(store, inputs["sae"], source, subject_config, EvaluateConfig(ce_tokens=CE_TOKENS))
+        if step == "find":
+            return find_features(store, inputs["captured_sae"], source, subject_config, case.find_config)
+        if step == "explain":
+            settings = ExplainConfig(max_tokens=case.program_tokens)
+            return explain(store, inputs["find"], source, subject_config, settings)
+        if step == "score":
+            settings = ScoreConfig(max_tokens=case.program_tokens)
+            return score(store, inputs["explain"], source, subject_config, settings)
         config = case.train_config(TRAIN_STEPS * case.sae_batch_size, 1 << 40 if "no dead" in step else 1)
         runtime = TrainRuntime(device=device, checkpoint_every_steps=TRAIN_STEPS - 1)
         return train(store, inputs["activations"], config, runtime=runtime)
 
     if step != "prepare":
         keep_freed_memory(one_heap=True)  # as the step does that is started by the command line
-        work()
+        made = work()
+        (folder / "inputs.json").write_text(json.dumps({**uris, step: made.artifact.uri}), encoding="utf-8")
     sys.stdout.write(json.dumps({"before": before, "peak": _peak(device)}) + "\n")
 
 
@@ -232,6 +280,10 @@ def _publish_inputs(case: Case, store: Store, folder: Path) -> None:
     activations = _activations(store, case, corpus, source)
     sae = train(store, activations, case.train_config(1, dead_after_tokens=1)).artifact
     uris = {"corpus": corpus.uri, "activations": activations.uri, "sae": sae.uri}
+    if case.later_tokens:
+        captured = _captured(store, case, corpus, source)
+        learned = case.train_config(TRAIN_STEPS * case.sae_batch_size, dead_after_tokens=1 << 40)
+        uris["captured_sae"] = train(store, captured, learned).artifact.uri
     (folder / "inputs.json").write_text(json.dumps(uris), encoding="utf-8")
 
 
@@ -272,12 +324,18 @@ def _corpus(store: Store, source: SubjectSource, case: Case, folder: Path) -> Ar
     path, tokenizer = folder / "texts.jsonl", load_tokenizer(source)
     words, random = np.array(list(tokenizer.get_vocab())[3:]), np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
-        for number in range(2 * BATCHES * case.batch_size):
+        for number in range(case.sequences):
             text = " ".join(random.choice(words, case.context_length))
             file.write(json.dumps({"text": f"{number} {text}"}) + "\n")
     config = IngestConfig(context_length=case.context_length, held_out_fraction=0.5)
     tokenizer_ref = InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest)
     return ingest(store, open_source(str(path), store), tokenizer, tokenizer_ref, config).artifact
+
+
+def _captured(store: Store, case: Case, corpus: Artifact, source: SubjectSource) -> Artifact:
+    """Activations of the corpus, by another batch size than is measured: a capture of the same would be found."""
+    settings = case.capture_config.model_copy(update={"batch_size": case.batch_size + 1})
+    return capture(store, corpus, source, case.subject_config("cpu"), settings).artifact
 
 
 def _activations(store: Store, case: Case, corpus: Artifact, source: SubjectSource) -> Artifact:

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mistudio.sae import Losses, Stage, TopKConfig
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae import Losses, Stage, TopKConfig, new_autoencoder
+from mistudio.sae.topk import TopKTraining
 
 OUTPUT = Path("build/bench/sae_step.json")
 WARM_UP = 2
@@ -44,15 +44,16 @@ class Shape(NamedTuple):
 SHAPES = (Shape(512, 4096, 32, 4096, 9), Shape(128, 1024, 32, 1024, 41), Shape(64, 1024, 8, 1024, 41))
 
 
-class DenseTopK(TopKAutoencoder):
+class DenseTopK(TopKTraining):
     """The reference: every product over all latents, and autograd for all gradients."""
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """As the one it stands beside, without dead latents."""
-        top = torch.addmm(self.b_enc, x_TD, self.W_enc.T).topk(self.config.k, dim=1, sorted=False)
+        sae = self.sae
+        top = torch.addmm(sae.b_enc, x_TD, sae.W_enc.T).topk(sae.config.k, dim=1, sorted=False)
         values_TK = top.values.relu()
-        acts_TF = values_TK.new_zeros(len(x_TD), self.width).scatter(1, top.indices, values_TK)
-        fvu = (y_TE - acts_TF @ self.W_dec - self.b_dec).square().mean()
+        acts_TF = values_TK.new_zeros(len(x_TD), sae.width).scatter(1, top.indices, values_TK)
+        fvu = (y_TE - acts_TF @ sae.W_dec - sae.b_dec).square().mean()
         fired_F = (values_TK > 0).sum(dim=0)
         return Losses(fvu, fvu.detach(), {}, fired_F)
 
@@ -60,11 +61,11 @@ class DenseTopK(TopKAutoencoder):
 class Contender:
     """An autoencoder with its optimiser."""
 
-    def __init__(self, kind: type[TopKAutoencoder], shape: Shape, x_TD: Tensor) -> None:
-        self.sae = kind(TopKConfig(width=shape.width, k=shape.k), shape.d_in)
-        self.sae.initialise(x_TD.cpu(), torch.Generator().manual_seed(0))
-        self.sae.to(x_TD.device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=1e-3, fused=True)
+    def __init__(self, kind: type[TopKTraining], shape: Shape, x_TD: Tensor) -> None:
+        self.training = kind(new_autoencoder(TopKConfig(width=shape.width, k=shape.k), shape.d_in))
+        self.training.initialise(x_TD.cpu(), torch.Generator().manual_seed(0))
+        self.training.to(x_TD.device)
+        self.optimiser = torch.optim.Adam(self.training.parameters(), lr=1e-3, fused=True)
         self.x_TD = x_TD
         self.seconds: list[float] = []
         self.losses: list[float] = []
@@ -73,13 +74,13 @@ class Contender:
         """Do one step, and note its time and loss."""
         synchronise(self.x_TD.device)
         started = time.perf_counter()
-        losses = self.sae.losses(self.x_TD, self.x_TD, Stage(0.5))
+        losses = self.training.losses(self.x_TD, self.x_TD, Stage(0.5))
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
-        self.sae.before_step()
-        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), 1.0, foreach=True)
+        self.training.before_step()
+        torch.nn.utils.clip_grad_norm_(self.training.parameters(), 1.0, foreach=True)
         self.optimiser.step()
-        self.sae.after_step(losses.parts, 0.5)
+        self.training.after_step(losses.parts, 0.5)
         synchronise(self.x_TD.device)
         self.seconds.append(time.perf_counter() - started)
         self.losses.append(float(losses.objective))
@@ -94,7 +95,7 @@ def measure(shape: Shape, device: torch.device) -> list[dict[str, object]]:
     """Time the two in turns, starting with the other one each time."""
     generator = torch.Generator().manual_seed(1)
     x_TD = torch.randn(shape.batch, shape.d_in, generator=generator).to(device)
-    ours, dense = Contender(TopKAutoencoder, shape, x_TD), Contender(DenseTopK, shape, x_TD)
+    ours, dense = Contender(TopKTraining, shape, x_TD), Contender(DenseTopK, shape, x_TD)
     for pair in range(WARM_UP + shape.pairs):
         for contender in (ours, dense) if pair % 2 else (dense, ours):
             contender.step()

@@ -34,7 +34,7 @@ def score(
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
             empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;
-            or several, with commas.
+            several with commas.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.
         resamples: Bootstrap draws of the documents.
         score_settings: Other settings as JSON; mistudio score --parameters lists them.

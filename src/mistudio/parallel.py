@@ -6,9 +6,12 @@ use a GPU, and not every library survives one: the work is to be plain Python an
 
 :func:`single_threads` and :func:`two_at_once` are for work in PyTorch on matrices so small that an operation gains
 little from more threads: pieces beside each other gain nearly all of it. With single threads, sums do not depend on how
-many there are. :func:`one_thread` is for operations so small that sharing them out takes longer.
+many there are. :func:`one_thread` is for operations so small that sharing them out takes longer. All three set how many
+threads an operation has for threads of their own alone: whatever else the process does, as a server may, goes on as
+before.
 """
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -18,14 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mistudio.errors import MistudioError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
+_Setter = Callable[[int], int]
 _ITEMS_AT_ONCE = 4
 _work: Callable[[Any], Any] | None = None  # of a worker
 
@@ -85,7 +90,7 @@ def _workers(count: int, work: Callable[[Any], Any]) -> Iterator[Executor]:
 
 @contextmanager
 def single_threads(most: int) -> Iterator[Executor]:
-    """As many threads as PyTorch may use, but at most so many; until the end every operation of theirs has one."""
+    """As many threads as PyTorch may use, but at most so many, whose operations have one thread each."""
     with _torch_threads(most, 1) as pool:
         yield pool
 
@@ -100,14 +105,12 @@ def two_at_once() -> Iterator[Executor]:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Until the end operations of this thread are not shared out: for such as take less time than that."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = _limit_here(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        if before:
+            before.restore()
 
 
 @contextmanager
@@ -115,13 +118,53 @@ def _torch_threads(most: int, each: int | None) -> Iterator[Executor]:
     import torch
 
     threads = torch.get_num_threads()
-    workers = min(most, threads)
-    each = each or threads // workers
+    workers = min(most, threads) if _setters() else 1
+    with ThreadPoolExecutor(workers, "piece", _limit_here, (each or threads // workers,)) as pool:
+        yield pool
+
+
+class _Before(NamedTuple):
+    """How many threads operations of this thread had: in OpenMP's loops, and in MKL's products (0: as many)."""
+
+    of_openmp: int
+    of_mkl: int
+
+    def restore(self) -> None:
+        """Go back to that."""
+        set_openmp, set_mkl = _setters() or (None, None)
+        if set_openmp:
+            set_openmp(self.of_openmp)
+        if set_mkl:
+            set_mkl(self.of_mkl)
+
+
+def _limit_here(count: int) -> _Before | None:
+    """Let operations of the calling thread have so many threads; None where that cannot be said of one thread.
+
+    ``torch.set_num_threads`` says it of the process: every thread that is new to PyTorch takes what was set last.
+    """
+    import torch
+
+    before = torch.get_num_threads()  # asking lets PyTorch set what it starts with, which it does once a thread
+    set_openmp, set_mkl = _setters() or (None, None)
+    if set_openmp is None:
+        return None
+    set_openmp(count)
+    return _Before(before, set_mkl(count) if set_mkl else 0)
+
+
+@cache
+def _setters() -> "tuple[_Setter, _Setter | None] | None":
+    """OpenMP's and MKL's setters of how many threads operations of the calling thread have; MKL's where it is used."""
+    import torch
+
+    if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
+        return None
     try:
-        with ThreadPoolExecutor(workers, "piece", torch.set_num_threads, (each,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # a part of this setting is the process's
+        library = ctypes.CDLL(torch._C.__file__)
+        return library.omp_set_num_threads, getattr(library, "MKL_Set_Num_Threads_Local", None)
+    except (AttributeError, OSError):
+        return None
 
 
 def num_cores() -> int:

@@ -39,7 +39,7 @@ def with_latents(subject: Subject, traffic: Traffic) -> Model:
     """An autoencoder with a latent for where the trigger leads, beside latents of the random kind."""
     (hook,) = resolve_hooks(subject, [HookPoint.parse("resid_post.2")])
     sae = new_autoencoder(TopKConfig(width=64, k=4), hook.width)
-    sae.initialise(torch.zeros(1, hook.width), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.zeros(1, hook.width), torch.Generator().manual_seed(0))
     sae.requires_grad_(requires_grad=False)
     model = Model(subject, hook, sae)
     from mistudio.subject import run_captured

@@ -15,7 +15,7 @@ NUM_SILENT = 3
 def found_features(run: TinyRun, seed: int = 0, **settings: bool) -> Artifact:
     """Features of an autoencoder with random directions, the first of which never fire."""
     sae = new_autoencoder(TopKConfig(width=NUM_FEATURES, k=4), WIDTH)
-    sae.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(seed))
+    sae.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sae.b_enc[:NUM_SILENT] = -1e4
     published = publish_sae(run.store, sae, run.activations)

@@ -25,7 +25,7 @@ from mistudio.parallel import two_at_once
 from mistudio.progress import Bar, progress
 from mistudio.subject import HookPoint, Subject, SubjectConfig, SubjectSource, load_subject
 
-_BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
+BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
 def run(
@@ -89,7 +89,7 @@ class CaptureRun:
         on_cpu = self.passes.subject.device.type == "cpu"
         with ExitStack() as stack:
             pool = stack.enter_context(two_at_once()) if on_cpu else None
-            passes = Prefetched(partial(self.passes.rows, split), batches, _BATCHES_AHEAD, pool)
+            passes = Prefetched(partial(self.passes.rows, split), batches, BATCHES_AHEAD, pool)
             stack.enter_context(closing(passes))
             bar = stack.enter_context(progress(f"Capture ({split})", plan.num_rows, "tokens"))
             bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing), note="found")

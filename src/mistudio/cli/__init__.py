@@ -10,7 +10,6 @@ from rich.markup import escape
 import mistudio
 from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, steps, subject, verify
 from mistudio.errors import MistudioError
-from mistudio.heap import keep_freed_memory
 
 _HELP = """Interpretability of language models: capture, train, find, inspect.
 
@@ -45,7 +44,6 @@ def main() -> None:
     # Before torch is loaded, here and in the steps: threads that spin while they wait make every small
     # operation many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
     try:
         app()
     except MistudioError as error:

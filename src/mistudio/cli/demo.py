@@ -51,8 +51,10 @@ def demo(
 
     from mistudio.artifacts import open_store
     from mistudio.demo import DemoConfig, train_demo
+    from mistudio.heap import keep_freed_memory
     from mistudio.settings import validated
 
+    keep_freed_memory()
     config = DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens})
     artifact, found = train_demo(open_store(store), config, seed)
     producer, summary = artifact.manifest.producer, artifact.manifest.summary

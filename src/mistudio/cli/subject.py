@@ -8,8 +8,8 @@ from rich.filesize import decimal
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mistudio.steps.memory import MemoryEstimate
     from mistudio.subject import SubjectConfig, SubjectSource
-    from mistudio.subject.memory import MemoryEstimate
 
 _VALIDATE_HELP = """Load a model, run it once, and say what it is and where it can be hooked.
 
@@ -111,8 +111,8 @@ def check_memory(
     store: StoreOption = "",
 ) -> None:
     """Estimate the memory that a model and its autoencoder need, and what would fit."""
+    from mistudio.steps.memory import estimate_memory
     from mistudio.subject.footprint import measure_shape
-    from mistudio.subject.memory import estimate_memory
 
     config = _config(
         device=device,
@@ -197,8 +197,7 @@ def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
 
 
 def _show_estimate(estimate: "MemoryEstimate") -> None:
-    from mistudio.subject.footprint import PART_NAMES
-    from mistudio.subject.memory import describe
+    from mistudio.steps.memory import PART_NAMES, describe
 
     title = f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}"
     table = _table(title, "what", *(f"{step} step" for step in estimate.steps))

@@ -43,8 +43,10 @@ def verify_method(
     from pathlib import Path
 
     from mistudio.artifacts import open_store
+    from mistudio.heap import keep_freed_memory
     from mistudio.verify.checks import CHECKS, falls_short, publish, run_checks
 
+    keep_freed_memory()
     names = checks.replace(",", " ").split() or list(CHECKS)
     rows = run_checks(open_store(store), names, seeds)
     publish(rows, Path(json_path))

@@ -65,8 +65,9 @@ def random_latents(sae: SparseAutoencoder, sample_ND: Tensor, seed: int) -> Spar
 def _as_sparse(sae: SparseAutoencoder, x_ND: Tensor, norm: Normalisation, seed: int) -> SparseAutoencoder:
     """Random directions, as many of them active on the sample as latents of ``sae`` are."""
     control = new_autoencoder(sae.config, sae.d_in, sae.d_out)
-    control.initialise((x_ND.cpu() - norm.mean_D) / norm.scale, control_generator(seed))
-    control.fold(norm)
+    untrained = control.for_training()
+    untrained.initialise((x_ND.cpu() - norm.mean_D) / norm.scale, control_generator(seed))
+    untrained.fold(norm)
     control = control.requires_grad_(requires_grad=False).to(x_ND.device)
     _match_sparsity(control, x_ND, len(sae.encode_active(x_ND).value_A))
     return control

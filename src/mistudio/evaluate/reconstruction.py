@@ -27,7 +27,7 @@ from mistudio.errors import InputError
 from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 _NO_LENGTH = 1e-4  # a shorter target counts as one of length 1 in l2_ratio, as in SAEBench
 
 
@@ -146,8 +146,8 @@ def _mean(reader: ActivationReader, num_tokens: int, device: torch.device) -> Te
 
 
 def _batches(reader: ActivationReader, num_tokens: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, num_tokens, _BATCH_ROWS):
-        yield start, _rows(reader, start, min(start + _BATCH_ROWS, num_tokens), device)
+    for start in range(0, num_tokens, BATCH_ROWS):
+        yield start, _rows(reader, start, min(start + BATCH_ROWS, num_tokens), device)
 
 
 def _rows(reader: ActivationReader, start: int, stop: int, device: torch.device) -> Tensor:

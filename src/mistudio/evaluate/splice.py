@@ -30,9 +30,9 @@ from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced, token_batch, unedited
 
-_LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
-_BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
-_COMPARED_LOGITS = 1 << 21
+LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
+BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
+COMPARED_LOGITS = 1 << 21
 _MASKED_SHARE = 0.15
 
 Replace = Callable[[Tensor], Tensor]
@@ -106,7 +106,7 @@ def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torc
     lengths_S = corpus.lengths("heldout")
     order = torch.randperm(len(lengths_S), generator=generator).numpy()
     chosen = order[: int(np.searchsorted(np.cumsum(lengths_S[order]), max_tokens)) + 1]
-    batch_tokens = max(min(_LOGIT_BYTES // (4 * vocab_size), _BATCH_TOKENS), 1)
+    batch_tokens = max(min(LOGIT_BYTES // (4 * vocab_size), BATCH_TOKENS), 1)
     return [chosen[batch] for batch in like_lengths(lengths_S[chosen], batch_tokens)]
 
 
@@ -191,7 +191,7 @@ def _loss_and_kl(changed_BTV: Tensor, clean_BTV: Tensor, place_N: Tensor, answer
     """Loss of the answers, and divergence from the clean distributions to the changed ones: sums over predictions."""
     device = changed_BTV.device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    at_once = max(_COMPARED_LOGITS // changed_BTV.shape[-1], 1)
+    at_once = max(COMPARED_LOGITS // changed_BTV.shape[-1], 1)
     pieces = (torch.split(index_N.to(device), at_once) for index_N in (place_N, answer_N))
     for place_C, answer_C in zip(*pieces, strict=True):
         clean_CV, changed_CV = (

@@ -65,8 +65,8 @@ class ExplainConfig(MethodsConfig):
 
     explainers: Names = Field(
         default=(PROGRAM,),
-        description="who explains: program, max-activating, contrastive, token-activation-pairs; several with commas, of "
-        "which the first that has a label gives it",
+        description="who explains: program, max-activating, contrastive, token-activation-pairs; several with commas, "
+        "of which the first that has a label gives it",
         json_schema_extra=called("explainer"),
     )
     max_tokens: int = Field(

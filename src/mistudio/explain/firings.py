@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mistudio.sae import SparseAutoencoder
 
 _META_ROWS = 1 << 20
-_ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _batches(source: "RowSource[Tensor]", tokens: Tokens) -> Iterator[tuple[NDAr
         place_R = meta["position"] - first_position[at_R]
         wanted = (sequences[at_R] == meta["sequence"]) & (place_R >= 0) & (place_R < length_S[at_R])
         row_R, token_R = start + np.flatnonzero(wanted), (starts[at_R] + place_R)[wanted]
-        for first in range(0, len(row_R), _ROWS_AT_ONCE):
-            yield row_R[first : first + _ROWS_AT_ONCE], token_R[first : first + _ROWS_AT_ONCE]
+        for first in range(0, len(row_R), ROWS_AT_ONCE):
+            yield row_R[first : first + ROWS_AT_ONCE], token_R[first : first + ROWS_AT_ONCE]
 
 
 def _rows(source: "RowSource[Tensor]", row_R: NDArray[np.int64]) -> "Tensor":

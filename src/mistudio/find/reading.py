@@ -16,8 +16,8 @@ from mistudio.instrument import Ends, ListedSequences, token_batches
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import Subject
 
-_LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at once
-_BATCH_TOKENS = 2048
+LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at once
+BATCH_TOKENS = 2048
 
 
 class Tried(NamedTuple):
@@ -64,6 +64,6 @@ def readings(corpus: TokenCorpus, top: TopContexts, features: range, count: int,
 
 def batches(tried: Tried, read: Readings) -> Iterator[Batch]:
     """Batches of like length whose logits fit the memory set aside for them."""
-    tokens = max(min(_LOGIT_BYTES // (4 * tried.subject.vocab_size), _BATCH_TOKENS), 1)
+    tokens = max(min(LOGIT_BYTES // (4 * tried.subject.vocab_size), BATCH_TOKENS), 1)
     for places, batch in token_batches(tried.subject, ListedSequences(read.token_ids, tried.corpus.num_prefix), tokens):
         yield Batch(places, *batch)

@@ -32,7 +32,7 @@ OTHER_TASKS = "other"
 POSITION_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # the last class is open
 _CHECKPOINT = "shards-"
 # Of the pool that sampled contexts are chosen from at the end, when the quantiles are known.
-_POOL = 2
+POOL = 2
 
 
 class Chunk(NamedTuple):
@@ -70,7 +70,7 @@ class Search:
         window = config.context_before, config.context_after
         self.statistics = FeatureStatistics(num_features, spread, classes)
         self.top = TopContexts(num_features, config.contexts, *window)
-        self.pool = TopContexts(num_features, _POOL * config.sampled_contexts, *window)
+        self.pool = TopContexts(num_features, POOL * config.sampled_contexts, *window)
         self.sample = SampleKeeper(num_features, config.sample_tokens / max(num_rows, 1), seed)
         self._lottery = Lottery(num_features, seed)
 

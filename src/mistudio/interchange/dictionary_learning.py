@@ -65,7 +65,8 @@ _FORMS = {
         "matryoshka", {**_PLAIN, "threshold": "threshold"}, "W_enc", True, ("k", "group_sizes")
     ),
 }
-_WRITTEN_AS = {form.architecture: name for name, form in _FORMS.items()}
+# What an architecture without a name of its own here goes out as, by what it computes.
+_WRITTEN_AS = {"topk": "AutoEncoderTopK", "thresholds": "JumpReluAutoEncoder", "gated": "GatedAutoEncoder"}
 
 
 def read(folder: Path) -> Reading:
@@ -102,10 +103,11 @@ def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | No
         ConfigError: dictionary_learning has nothing of this kind.
     """
     refuse(sae, NAME, target_hook, transcoder=False, linear_skip=False)
-    name = _WRITTEN_AS.get(sae.config.architecture)
-    if name is None:
-        message = f"The format {NAME} has no {sae.config.architecture} autoencoders; it has {', '.join(_WRITTEN_AS)}."
+    exported = sae.exported_as()
+    if exported is None:
+        message = f"The format {NAME} has no {sae.config.architecture} autoencoders; it has {', '.join(_FORMS)}."
         raise ConfigError(message)
+    name = exported.names.get(NAME, _WRITTEN_AS[exported.computes])
     kind, layer = hook.rsplit(".", 1)
     trainer: dict[str, Any] = {
         "dict_class": name,

@@ -81,7 +81,7 @@ def write(sae: SparseAutoencoder, folder: Path, features: Sequence[int] = ()) ->
         features: latents for the small encoder; none is written without any.
 
     Raises:
-        ConfigError: a latent does not exist, the architecture is not a built-in one, the file would be too
+        ConfigError: a latent does not exist, the architecture does not say what it computes, the file would be too
             large, or the package onnx is not installed.
     """
     _check(sae, features)
@@ -106,8 +106,8 @@ def _check(sae: SparseAutoencoder, features: Sequence[int]) -> None:
 
 
 def _encoder(sae: SparseAutoencoder, features: list[int] | None) -> bytes:
-    weights, graph = weights_of(sae), _Graph()
-    if sae.config.architecture == "topk":
+    weights, graph, form = weights_of(sae), _Graph(), sae.exported_as()
+    if form and form.computes == "topk":
         acts = _top(graph, weights, sae.config.model_dump()["k"])
         if features is not None:
             acts = graph.add("Gather", [acts, graph.weight("features", torch.tensor(features))], "chosen", axis=1)
@@ -134,7 +134,8 @@ def _independent(sae: SparseAutoencoder, graph: _Graph, weights: Weights, chosen
     """Latents that are active or not whatever the others are: values where something exceeds a threshold."""
     product = _product(graph, weights, chosen)
     pre = graph.add("Add", [product, graph.weight("b_enc", weights["b_enc"][chosen])], "pre")
-    if sae.config.architecture == "gated":
+    form = sae.exported_as()
+    if form and form.computes == "gated":
         threshold_F, scale_F = torch.zeros(sae.width)[chosen], weights["r_mag"].exp()[chosen]
         scaled = graph.add("Mul", [product, graph.weight("magnitude", scale_F)], "scaled")
         values = graph.add("Add", [scaled, graph.weight("b_mag", weights["b_mag"][chosen])], "values")

@@ -53,7 +53,8 @@ _READ: dict[str, tuple[str, dict[str, str]]] = {
     "jumprelu_transcoder": ("jumprelu", _JUMP),
     "jumprelu_skip_transcoder": ("jumprelu", {**_JUMP, **_SKIP}),
 }
-_WRITTEN_AS = {"batchtopk": "jumprelu", "matryoshka": "jumprelu"}
+# What an architecture without a name of its own here goes out as, by what it computes.
+_WRITTEN_AS = {"topk": "topk", "thresholds": "jumprelu", "gated": "gated"}
 
 
 def read(folder: Path) -> Reading:
@@ -150,12 +151,12 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
 
 
 def _their_architecture(sae: SparseAutoencoder, is_transcoder: bool) -> str:
-    ours = sae.config.architecture
-    name = _WRITTEN_AS.get(ours, ours)
+    ours, form = sae.config.architecture, sae.exported_as()
+    name = form.names.get(NAME, _WRITTEN_AS[form.computes]) if form else ours
     if is_transcoder and name in ("standard", "jumprelu"):
         skip = "skip_" if sae.config.skip == "linear" else ""
         name = f"{skip}transcoder" if name == "standard" else f"jumprelu_{skip}transcoder"
-    elif is_transcoder or name not in _READ:
+    elif is_transcoder or form is None:
         what = f"{ours} transcoders" if is_transcoder else f"{ours} autoencoders"
         message = f"The format {NAME} has no {what}; it has {', '.join(_READ)}."
         raise ConfigError(message)

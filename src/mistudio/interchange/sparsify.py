@@ -64,7 +64,8 @@ def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | No
     Raises:
         ConfigError: sparsify has nothing of this kind.
     """
-    if sae.config.architecture != "topk":
+    form = sae.exported_as()
+    if form is None or form.computes != "topk":
         message = f"The format {NAME} holds topk autoencoders alone, not {sae.config.architecture}."
         raise ConfigError(message)
     refuse(sae, NAME, target_hook, transcoder=sae.d_in == sae.d_out, linear_skip=True)
@@ -79,7 +80,7 @@ def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | No
         "d_in": sae.d_in,
         "k": sae.config.model_dump()["k"],
         "multi_topk": False,
-        "normalize_decoder": sae.has_unit_norm,
+        "normalize_decoder": True,  # as training holds them; reading changes nothing
         "num_latents": sae.width,
         "skip_connection": has_skip,
         "transcode": transcode,

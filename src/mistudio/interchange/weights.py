@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mistudio.errors import ConfigError, InputError, NotFound
-from mistudio.sae import SparseAutoencoder, architectures, new_autoencoder
+from mistudio.sae import SparseAutoencoder, ThresholdedAutoencoder, architecture_config, new_autoencoder
 from mistudio.sae.config import MAX_WIDTH
 
 Weights = dict[str, Tensor]
@@ -133,7 +133,7 @@ def build(architecture: str, settings: Mapping[str, Any], weights: Weights, wher
     (width, d_in), d_out = weights["W_enc"].shape, weights["W_dec"].shape[1]
     content = {"width": width, "allow_wide": width > MAX_WIDTH, **settings}
     try:
-        config = architectures()[architecture].Config.model_validate(content)
+        config = architecture_config(architecture).model_validate(content)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors())
         message = f"{where.parent} holds an autoencoder that miStudio cannot hold: {problems}."
@@ -159,17 +159,14 @@ def thresholds(sae: SparseAutoencoder, what: str) -> Tensor:
     Raises:
         ConfigError: the architecture has no thresholds.
     """
-    name = sae.config.architecture
-    if name == "jumprelu":
-        return sae.get_parameter("log_threshold").detach().exp()
-    if name in ("batchtopk", "matryoshka"):
-        return sae.get_buffer("threshold").detach().expand(sae.width).clone()
-    if name == "standard":
-        return torch.zeros(sae.width)
-    message = (
-        f"The format {what} holds one threshold a latent, and a {name} autoencoder has none: choose another format."
-    )
-    raise ConfigError(message)
+    form = sae.exported_as()
+    if form is None or form.computes != "thresholds" or not isinstance(sae, ThresholdedAutoencoder):
+        message = (
+            f"The format {what} holds one threshold a latent, and a {sae.config.architecture} autoencoder has none: "
+            "choose another format."
+        )
+        raise ConfigError(message)
+    return sae.threshold_F.detach().expand(sae.width).clone()
 
 
 def read_with_bias_subtracted(sae: SparseAutoencoder) -> SparseAutoencoder:

@@ -20,10 +20,10 @@ from scipy.special import stdtrit
 from mistudio.artifacts import Artifact, Store, canonical_json, open_input
 from mistudio.errors import InputError
 from mistudio.report.metrics import read_metrics
+from mistudio.sae import architecture_configs
 
 QUALITIES = ("ce_recovered", "explained_variance")
 _FIGURES = ("l0", *QUALITIES, "dead_fraction", *(f"control.random_{name}" for name in QUALITIES))
-_SPARSITIES = (("k", "k"), ("target_l0", "target L0"), ("l1_coefficient", "L1"), ("l0_coefficient", "L0 penalty"))
 _TWO_SIDED_95 = 0.975
 _AS_SPARSE = 1.05
 
@@ -125,9 +125,7 @@ def choose_best(candidates: Sequence[Configuration], keep: float) -> tuple[Confi
 def _point(evaluation: Artifact, sae: Artifact) -> Point:
     metrics = read_metrics(evaluation)
     settings = sae.manifest.config["sae"]
-    given = ((name, value) for key, name in _SPARSITIES if (value := settings.get(key)) is not None)
-    # A target overrides the penalty that it starts from, and so comes first.
-    sparsity_setting, sparsity = next(given, ("its own setting", None))
+    sparsity_setting, sparsity = _sparsity(settings)
     return Point(
         settings=canonical_json(sae.manifest.config).decode(),
         architecture=settings["architecture"],
@@ -139,6 +137,14 @@ def _point(evaluation: Artifact, sae: Artifact) -> Point:
         sae=sae.uri,
         evaluation=evaluation.uri,
     )
+
+
+def _sparsity(settings: Mapping[str, Any]) -> tuple[str, Any]:
+    """What the setting that makes an autoencoder sparse is called, and its value."""
+    config = architecture_configs().get(settings["architecture"])  # another package's may not be installed here
+    names = config.sparsity if config else {}
+    given = ((name, settings[key]) for key, name in names.items() if settings.get(key) is not None)
+    return next(given, ("its own setting", None))
 
 
 def _configuration(points: tuple[Point, ...]) -> Configuration:

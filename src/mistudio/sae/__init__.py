@@ -2,47 +2,46 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.sae.config import (
-    ArchitectureConfig,
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReLUConfig,
-    MatryoshkaConfig,
-    StandardConfig,
-    TopKConfig,
-)
+from mistudio.sae import config
+from mistudio.sae.config import *  # noqa: F403 -- a new architecture is listed there alone
 from mistudio.sae.parallel import Parallel
-from mistudio.sae.registry import SAEConfig, architecture_configs, architectures, new_autoencoder
+from mistudio.sae.registry import (
+    SAEConfig,
+    architecture_config,
+    architecture_configs,
+    architectures,
+    built_in_configs,
+    new_autoencoder,
+)
 
 if TYPE_CHECKING:
-    from mistudio.sae.base import ActiveLatents, Losses, Normalisation, SparseAutoencoder, Stage
+    from mistudio.sae.autoencoder import ActiveLatents, ExportForm, SparseAutoencoder, ThresholdedAutoencoder
     from mistudio.sae.files import config_json, hook_of, load_autoencoder, save_weights, spread_of, target_hook_of
+    from mistudio.sae.training import Losses, Normalisation, SAETraining, Stage
     from mistudio.sae.workers import ALONE, WorkerFailed, Workers, start_workers
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "base", "files", "workers")
+    __getattr__ = from_modules(__name__, "autoencoder", "files", "training", "workers")
 
 __all__ = [
     "ALONE",
     "ActiveLatents",
-    "ArchitectureConfig",
-    "BatchTopKConfig",
-    "GatedConfig",
-    "JumpReLUConfig",
+    "ExportForm",
     "Losses",
-    "MatryoshkaConfig",
     "Normalisation",
     "Parallel",
     "SAEConfig",
+    "SAETraining",
     "SparseAutoencoder",
     "Stage",
-    "StandardConfig",
-    "TopKConfig",
+    "ThresholdedAutoencoder",
     "WorkerFailed",
     "Workers",
+    "architecture_config",
     "architecture_configs",
     "architectures",
+    "built_in_configs",
     "config_json",
     "hook_of",
     "load_autoencoder",
@@ -52,3 +51,4 @@ __all__ = [
     "start_workers",
     "target_hook_of",
 ]
+__all__ += config.__all__

@@ -12,56 +12,71 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from mistudio.sae.autoencoder import ExportForm, ThresholdedAutoencoder
 from mistudio.sae.auxiliary import auxiliary_loss, drawn_up
-from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import ArchitectureConfig, BatchTopKConfig, MatryoshkaConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.selection import batch_top
+from mistudio.sae.training import Losses, SAETraining, Stage
 
 
-class BatchTopKAutoencoder(SparseAutoencoder):
+class BatchTopKAutoencoder(ThresholdedAutoencoder):
     """See the module's docstring."""
 
     Config: ClassVar[type[ArchitectureConfig]] = BatchTopKConfig
     config: BatchTopKConfig | MatryoshkaConfig
     own_weights = ("threshold",)
-    shares_latents = True
+    export_form = ExportForm("thresholds", {"dictionary_learning": "BatchTopKSAE"})
 
     def __init__(self, config: BatchTopKConfig | MatryoshkaConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
         self.register_buffer("threshold", torch.zeros(()))
         self.threshold: Tensor
 
-    def select(self, pre_TF: Tensor) -> ActivePattern:
-        """The latents above the threshold."""
-        return ActivePattern.of_mask(pre_TF > self.threshold)
+    def for_training(self) -> "BatchTopKTraining":
+        """What trains these weights."""
+        return BatchTopKTraining(self)
+
+    @property
+    def threshold_F(self) -> Tensor:
+        """One threshold for all latents."""
+        return self.threshold
+
+
+class BatchTopKTraining(SAETraining):
+    """See the module's docstring."""
+
+    sae: BatchTopKAutoencoder
+    shares_latents = True
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the auxiliary loss."""
+        config = self.sae.config
         pre_TF = self._preactivations(x_TD)
-        pattern = batch_top(pre_TF, self.config.k * self.batch.agree(len(x_TD)), self.workers)
+        pattern = batch_top(pre_TF, config.k * self.batch.agree(len(x_TD)), self.workers)
         values_A = torch.relu(self._active(pre_TF, x_TD, pattern))
         fvu, error_TE, parts = self._reconstruction(values_A, pattern, x_TD, y_TE)
         fired_A = (values_A.detach() > 0).to(x_TD.dtype)
         parts |= {"l0": self._l0(fired_A, x_TD), "smallest": self._smallest(values_A.detach())}
         total = fvu
-        if self.config.aux_coefficient and stage.dead_F is not None:
+        if config.aux_coefficient and stage.dead_F is not None:
             missed_TE = error_TE.detach()
-            auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
+            auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, config.aux_k)
             parts["auxiliary"] = auxiliary.detach()
-            total = fvu + self.config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
+            total = fvu + config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
 
     @torch.no_grad()
     def after_step(self, parts: dict[str, Tensor], progress: float) -> None:
         """Also move the threshold."""
         super().after_step(parts, progress)
-        rate = torch.where(self.threshold > 0, self.config.threshold_rate, 1.0)
-        self.threshold.add_(rate * (parts["smallest"] - self.threshold))
+        threshold = self.sae.threshold
+        rate = torch.where(threshold > 0, self.sae.config.threshold_rate, 1.0)
+        threshold.add_(rate * (parts["smallest"] - threshold))
 
     def fold_own(self, scale: float, shift_F: Tensor) -> None:
         """The threshold counts in the latents' units."""
-        self.threshold.mul_(scale)
+        self.sae.threshold.mul_(scale)
 
     def _reconstruction(
         self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor, y_TE: Tensor
@@ -76,4 +91,4 @@ class BatchTopKAutoencoder(SparseAutoencoder):
         infinite = values_A.new_full((), torch.inf)
         smallest = torch.where(values_A > 0, values_A, torch.inf).amin() if len(values_A) else infinite
         smallest = self.workers.least(smallest)
-        return torch.where(smallest.isfinite(), smallest, self.threshold)
+        return torch.where(smallest.isfinite(), smallest, self.sae.threshold)

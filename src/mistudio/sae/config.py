@@ -1,15 +1,29 @@
 """What a sparse autoencoder is made of: one frozen model for each architecture.
 
+A configuration also says what is asked of its architecture before anything is computed: where its classes are, which
+settings make it sparse, how much memory it begins with. All that are built in are listed at the end.
+
 The ranges are those of the training service that this project grew from: a dictionary of 64 to 32,768
 latents unless a wider one is asked for, and an L1 coefficient above 0 and at most 1. Penalties and
 thresholds count in the units of the normalised activations, so that one setting fits models of any scale.
 """
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mistudio.settings import DASHBOARD, Settings
+
+__all__ = [
+    "ArchitectureConfig",
+    "BatchTopKConfig",
+    "GatedConfig",
+    "JumpReLUConfig",
+    "MatryoshkaConfig",
+    "StandardConfig",
+    "TopKConfig",
+]
 
 MIN_WIDTH = 64
 MAX_WIDTH = 32_768
@@ -21,6 +35,15 @@ Skip = Literal["none", "scale", "learned_scale", "linear"]
 
 class ArchitectureConfig(Settings):
     """What all architectures share; an architecture adds its own fields and a fixed ``architecture``."""
+
+    # Of one that is built in, where its class is: with torch, which a configuration does without.
+    implementation: ClassVar[str] = ""
+    # The settings that make it sparse, and what a plot calls them; one that overrides others comes before them.
+    sparsity: ClassVar[Mapping[str, str]] = {}
+    # The one of them that is a number of active latents a token, if there is one: what a sweep sets.
+    l0_setting: ClassVar[str | None] = None
+    # Where training begins with about half of all latents active: what losses and gradients keep of a pre-activation.
+    dense_start_bytes: ClassVar[int] = 0
 
     architecture: str
     width: int = Field(description="number of latents (features) of the dictionary", json_schema_extra=DASHBOARD)
@@ -54,6 +77,9 @@ class ArchitectureConfig(Settings):
 class _FixedSparsity(ArchitectureConfig):
     """Architectures that keep a given number of latents."""
 
+    sparsity: ClassVar[Mapping[str, str]] = {"k": "k"}
+    l0_setting: ClassVar[str | None] = "k"
+
     k: int = Field(description="active latents a token", json_schema_extra=DASHBOARD)
     aux_k: int | None = Field(default=None, ge=1, description="dead latents in the auxiliary loss; default: half of D")
     aux_coefficient: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss")
@@ -71,6 +97,8 @@ class _FixedSparsity(ArchitectureConfig):
 
 class _PenalisedSparsity(ArchitectureConfig):
     """Architectures that a penalty keeps sparse."""
+
+    l0_setting: ClassVar[str | None] = "target_l0"
 
     penalty_warmup_fraction: float = Field(
         default=0.1, ge=0, le=1, description="share of training to ramp the penalty's weight up in"
@@ -107,6 +135,8 @@ class _Resampled(_PenalisedSparsity):
 class TopKConfig(_FixedSparsity):
     """TopK autoencoder (Gao et al. 2024, arXiv:2406.04093)."""
 
+    implementation: ClassVar[str] = "mistudio.sae.topk:TopKAutoencoder"
+
     architecture: Literal["topk"] = "topk"
     multi_k_coefficient: float = Field(
         default=0.0, ge=0, description="weight of the loss with 4 k latents, which calibrates those just below k"
@@ -116,6 +146,8 @@ class TopKConfig(_FixedSparsity):
 class BatchTopKConfig(_FixedSparsity):
     """BatchTopK autoencoder (Bussmann et al. 2024, arXiv:2412.06410): k latents a token on average."""
 
+    implementation: ClassVar[str] = "mistudio.sae.batchtopk:BatchTopKAutoencoder"
+
     architecture: Literal["batchtopk"] = "batchtopk"
     threshold_rate: float = Field(
         default=0.01, gt=0, le=1, description="weight of the newest batch in the running inference threshold"
@@ -124,6 +156,8 @@ class BatchTopKConfig(_FixedSparsity):
 
 class MatryoshkaConfig(_FixedSparsity):
     """Matryoshka autoencoder (Bussmann et al. 2025, arXiv:2503.17547): nested prefixes over BatchTopK."""
+
+    implementation: ClassVar[str] = "mistudio.sae.matryoshka:MatryoshkaAutoencoder"
 
     architecture: Literal["matryoshka"] = "matryoshka"
     prefixes: tuple[int, ...] = Field(
@@ -150,6 +184,10 @@ class MatryoshkaConfig(_FixedSparsity):
 
 class StandardConfig(_PenalisedSparsity):
     """ReLU autoencoder with an L1 penalty (Bricken et al. 2023, Towards Monosemanticity)."""
+
+    implementation: ClassVar[str] = "mistudio.sae.standard:StandardAutoencoder"
+    sparsity: ClassVar[Mapping[str, str]] = {"target_l0": "target L0", "l1_coefficient": "L1"}
+    dense_start_bytes: ClassVar[int] = 50
 
     architecture: Literal["standard"] = "standard"
     l1_coefficient: float = Field(
@@ -183,6 +221,10 @@ class StandardConfig(_PenalisedSparsity):
 class GatedConfig(_Resampled):
     """Gated autoencoder (Rajamanoharan et al. 2024, arXiv:2404.16014)."""
 
+    implementation: ClassVar[str] = "mistudio.sae.gated:GatedAutoencoder"
+    sparsity: ClassVar[Mapping[str, str]] = {"target_l0": "target L0", "l1_coefficient": "L1"}
+    dense_start_bytes: ClassVar[int] = 62
+
     architecture: Literal["gated"] = "gated"
     l1_coefficient: float = Field(
         default=0.02,
@@ -196,6 +238,10 @@ class GatedConfig(_Resampled):
 
 class JumpReLUConfig(_Resampled):
     """JumpReLU autoencoder (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+
+    implementation: ClassVar[str] = "mistudio.sae.jumprelu:JumpReLUAutoencoder"
+    sparsity: ClassVar[Mapping[str, str]] = {"target_l0": "target L0", "l0_coefficient": "L0 penalty"}
+    dense_start_bytes: ClassVar[int] = 85
 
     architecture: Literal["jumprelu"] = "jumprelu"
     penalty: Literal["l0", "tanh"] = Field(
@@ -214,3 +260,13 @@ class JumpReLUConfig(_Resampled):
     pre_activation_coefficient: float = Field(
         default=3e-6, ge=0, description="weight of the loss that draws dead latents' pre-activations up"
     )
+
+
+BUILT_IN: tuple[type[ArchitectureConfig], ...] = (
+    TopKConfig,
+    BatchTopKConfig,
+    MatryoshkaConfig,
+    StandardConfig,
+    GatedConfig,
+    JumpReLUConfig,
+)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import DamagedArtifact
-from mistudio.sae.base import SparseAutoencoder
+from mistudio.sae.autoencoder import SparseAutoencoder
 from mistudio.sae.registry import SAEConfig, new_autoencoder
 
 WEIGHTS_NAME = "sae.safetensors"
@@ -65,7 +65,7 @@ def load_autoencoder(artifact: Artifact, device: torch.device | str = "cpu") -> 
     if found != expected:
         message = f"{artifact.uri}/{WEIGHTS_NAME} holds {_shapes(found)} instead of {_shapes(expected)}"
         raise DamagedArtifact(message)
-    sae.load_state_dict(weights, strict=False)  # all but what only training needs
+    sae.load_state_dict(weights, strict=False)  # all but what a class may keep beside its file
     return sae.requires_grad_(requires_grad=False).to(device)
 
 

@@ -17,11 +17,12 @@ Shape legend: T tokens, D and E widths of input and output, F features (latents)
 import torch
 from torch import Tensor, nn
 
-from mistudio.sae.base import Losses, Stage
+from mistudio.sae.autoencoder import ExportForm
 from mistudio.sae.config import GatedConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.l1 import L1Autoencoder
+from mistudio.sae.l1 import L1Autoencoder, L1Training
 from mistudio.sae.revival import resample
+from mistudio.sae.training import Losses, Stage
 
 
 class GatedAutoencoder(L1Autoencoder):
@@ -30,16 +31,27 @@ class GatedAutoencoder(L1Autoencoder):
     Config = GatedConfig
     config: GatedConfig
     own_weights = ("r_mag", "b_mag")
+    export_form = ExportForm("gated")
 
     def __init__(self, config: GatedConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__(config, d_in, d_out)
         self.r_mag = nn.Parameter(torch.zeros(config.width))
         self.b_mag = nn.Parameter(torch.zeros(config.width))
 
+    def for_training(self) -> "GatedTraining":
+        """What trains these weights."""
+        return GatedTraining(self)
+
     def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
         """The magnitudes, from the same product as the gates."""
         products_A = pre_A - self.b_enc[feature_A]
         return torch.relu(self.r_mag.exp()[feature_A] * products_A + self.b_mag[feature_A])
+
+
+class GatedTraining(L1Training):
+    """See the module's docstring."""
+
+    sae: GatedAutoencoder
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, the gates' weighted L1 norm, and the reconstruction from the gates."""
@@ -47,7 +59,7 @@ class GatedAutoencoder(L1Autoencoder):
         pattern = ActivePattern.of_mask(pre_TF > 0)
         feature_A = pattern.feature_A.long()
         pre_A = self._active(pre_TF, x_TD, pattern)
-        values_A = self.activate(pre_A, feature_A)
+        values_A = self.sae.activate(pre_A, feature_A)
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fvu = self._fvu(error_TE)
         gate_A = torch.relu(pre_A)
@@ -67,13 +79,13 @@ class GatedAutoencoder(L1Autoencoder):
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
         """Point silent latents at what is missed, with magnitudes as at the start."""
-        if self.config.revival == "none":
+        if self.sae.config.revival == "none":
             return torch.zeros_like(dead_F)
         resample(self, dead_F, x_TD, y_TE, generator)
-        self.r_mag.masked_fill_(dead_F, 0.0)
-        self.b_mag.masked_fill_(dead_F, 0.0)
+        self.sae.r_mag.masked_fill_(dead_F, 0.0)
+        self.sae.b_mag.masked_fill_(dead_F, 0.0)
         return dead_F
 
     def fold_own(self, scale: float, shift_F: Tensor) -> None:
         """The magnitudes' bias counts in the latents' units, and the products in it contain the shift."""
-        self.b_mag.mul_(scale).sub_(self.r_mag.exp() * shift_F)
+        self.sae.b_mag.mul_(scale).sub_(self.sae.r_mag.exp() * shift_F)

@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mistudio.sae.batchtopk import BatchTopKAutoencoder
+from mistudio.sae.autoencoder import ExportForm
+from mistudio.sae.batchtopk import BatchTopKAutoencoder, BatchTopKTraining
 from mistudio.sae.config import MatryoshkaConfig
 from mistudio.sae.kernels import ActivePattern, sparse_decode, starts_of
 
@@ -25,19 +26,30 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
 
     Config = MatryoshkaConfig
     config: MatryoshkaConfig
+    export_form = ExportForm("thresholds", {"dictionary_learning": "MatryoshkaBatchTopKSAE"})
+
+    def for_training(self) -> "MatryoshkaTraining":
+        """What trains these weights."""
+        return MatryoshkaTraining(self)
+
+
+class MatryoshkaTraining(BatchTopKTraining):
+    """See the module's docstring."""
+
+    sae: MatryoshkaAutoencoder
 
     def _reconstruction(
         self, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor, y_TE: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        widths = self.config.nested_widths
-        error_TE = y_TE - self.with_skip(self.b_dec.expand(len(x_TD), -1), x_TD)
+        widths = self.sae.config.nested_widths
+        error_TE = y_TE - self.sae.with_skip(self.sae.b_dec.expand(len(x_TD), -1), x_TD)
         losses = []
         bounds = [self._here(width) for width in (0, *widths)]
         for first, stop in pairwise(bounds):
             members = ((pattern.feature_A >= first) & (pattern.feature_A < stop)).nonzero().squeeze(1)
             starts_T = starts_of(pattern.token_A[members], pattern.num_tokens)
             group = ActivePattern(pattern.feature_A[members] - first, starts_T, stop - first)
-            rebuilt_TE = sparse_decode(values_A[members], self.W_dec[first:stop], group)
+            rebuilt_TE = sparse_decode(values_A[members], self.sae.W_dec[first:stop], group)
             error_TE = error_TE - self.latents.total(rebuilt_TE)
             losses.append(self._fvu(error_TE))
         parts = {f"fvu_{width}": loss.detach() for width, loss in zip(widths[:-1], losses, strict=False)}
@@ -45,5 +57,5 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
 
     def _here(self, width: int) -> int:
         """How many of the first ``width`` latents are in this process."""
-        own = len(self.b_enc)
+        own = len(self.sae.b_enc)
         return min(max(width - self.latents.rank * own, 0), own)

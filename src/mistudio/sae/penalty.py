@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mistudio.sae.base import SparseAutoencoder
+from mistudio.sae.autoencoder import SparseAutoencoder
 
 _GAIN = 0.03  # largest change of the logarithm in one step
 # With a target, training starts with so many times as many active latents: enough to choose from, and sparse

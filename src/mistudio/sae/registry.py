@@ -1,7 +1,7 @@
 """The architectures: those built in, and those of other packages.
 
 Another package adds one by an entry point in the group ``mistudio.architectures`` that names a subclass of
-:class:`~mistudio.sae.base.SparseAutoencoder`. Its ``Config`` fixes the name under which it is chosen.
+:class:`~mistudio.sae.autoencoder.SparseAutoencoder`. Its ``Config`` fixes the name under which it is chosen.
 """
 
 from functools import cache
@@ -13,30 +13,13 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import ErrorDetails
 
 from mistudio.errors import ConfigError
-from mistudio.sae.config import (
-    ArchitectureConfig,
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReLUConfig,
-    MatryoshkaConfig,
-    StandardConfig,
-    TopKConfig,
-)
+from mistudio.sae.config import BUILT_IN, ArchitectureConfig
 from mistudio.settings import Variants
 
 if TYPE_CHECKING:
-    from mistudio.sae.base import SparseAutoencoder
+    from mistudio.sae.autoencoder import SparseAutoencoder
 
 ENTRY_POINTS = "mistudio.architectures"
-# Where the class of each configuration is: with torch, which a configuration does without.
-_BUILT_IN: dict[type[ArchitectureConfig], str] = {
-    TopKConfig: "topk:TopKAutoencoder",
-    BatchTopKConfig: "batchtopk:BatchTopKAutoencoder",
-    MatryoshkaConfig: "matryoshka:MatryoshkaAutoencoder",
-    StandardConfig: "standard:StandardAutoencoder",
-    GatedConfig: "gated:GatedAutoencoder",
-    JumpReLUConfig: "jumprelu:JumpReLUAutoencoder",
-}
 
 
 @cache
@@ -46,9 +29,9 @@ def architectures() -> "dict[str, type[SparseAutoencoder]]":
     Raises:
         ConfigError: an installed package offers something that is not an architecture, or a name twice.
     """
-    from mistudio.sae.base import SparseAutoencoder
+    from mistudio.sae.autoencoder import SparseAutoencoder
 
-    found = {_name(config): _built_in(place) for config, place in _BUILT_IN.items()}
+    found = {_name(config): _implementation(config) for config in BUILT_IN}
     for entry in entry_points(group=ENTRY_POINTS):
         kind = entry.load()
         if not (isinstance(kind, type) and issubclass(kind, SparseAutoencoder)):
@@ -68,7 +51,25 @@ def architecture_configs() -> dict[str, type[ArchitectureConfig]]:
     """
     if entry_points(group=ENTRY_POINTS):
         return {name: kind.Config for name, kind in architectures().items()}
-    return {_name(config): config for config in _BUILT_IN}
+    return built_in_configs()
+
+
+def built_in_configs() -> dict[str, type[ArchitectureConfig]]:
+    """The configurations of the architectures that come with miStudio, by name."""
+    return {_name(config): config for config in BUILT_IN}
+
+
+def architecture_config(name: str) -> type[ArchitectureConfig]:
+    """The configuration of one architecture.
+
+    Raises:
+        ConfigError: there is none of that name; or as :func:`architectures`.
+    """
+    configs = architecture_configs()
+    if name not in configs:
+        message = f"architecture {name!r} is unknown: use one of {', '.join(configs)}."
+        raise ConfigError(message)
+    return configs[name]
 
 
 def new_autoencoder(config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> "SparseAutoencoder":
@@ -80,9 +81,9 @@ def _name(config: type[ArchitectureConfig]) -> str:
     return str(config.model_fields["architecture"].default)
 
 
-def _built_in(place: str) -> "type[SparseAutoencoder]":
-    module, _, name = place.partition(":")
-    kind: type[SparseAutoencoder] = getattr(import_module(f"mistudio.sae.{module}"), name)
+def _implementation(config: type[ArchitectureConfig]) -> "type[SparseAutoencoder]":
+    module, _, name = config.implementation.partition(":")
+    kind: type[SparseAutoencoder] = getattr(import_module(module), name)
     return kind
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.sae.base import SparseAutoencoder
+from mistudio.sae.training import SAETraining
 
 
 @torch.no_grad()
 def resample(
-    sae: SparseAutoencoder,
+    training: SAETraining,
     dead_F: Tensor,
     x_TD: Tensor,
     y_TE: Tensor,
@@ -26,28 +26,29 @@ def resample(
     """Point dead latents at what is missed of tokens, with short encoder rows, so that they start softly, and no bias.
 
     Args:
-        sae: the autoencoder, which is changed.
+        training: of the autoencoder, which is changed.
         dead_F: which latents are dead, as booleans.
         x_TD: a batch of inputs.
         y_TE: their targets.
         generator: of the draw.
         encoder_share: length of the encoder rows, as a share of the mean of the others'.
     """
-    error_TE = y_TE - sae.reconstruct(x_TD)
+    sae = training.sae
+    error_TE = y_TE - training.reconstruct(x_TD)
     losses_T = error_TE.square().sum(dim=1)
-    counts = sae.latents.gather(dead_F.sum()).tolist()
+    counts = training.latents.gather(dead_F.sum()).tolist()
     drawn = torch.multinomial(losses_T.square().cpu().clamp(min=1e-12), sum(counts), True, generator=generator)
-    drawn_N = torch.split(drawn, counts)[sae.latents.rank].to(x_TD.device)
-    encoder_norm = live_mean(sae, sae.W_enc.norm(dim=1), dead_F, 1.0)
-    decoder_norm = 1.0 if sae.has_unit_norm else live_mean(sae, sae.W_dec.norm(dim=1), dead_F, 1.0)
+    drawn_N = torch.split(drawn, counts)[training.latents.rank].to(x_TD.device)
+    encoder_norm = live_mean(training, sae.W_enc.norm(dim=1), dead_F, 1.0)
+    decoder_norm = 1.0 if training.has_unit_norm else live_mean(training, sae.W_dec.norm(dim=1), dead_F, 1.0)
     sae.W_dec[dead_F] = functional.normalize(error_TE[drawn_N], dim=1) * decoder_norm
     rows_ND = functional.normalize(x_TD[drawn_N] if sae.d_in != sae.d_out else error_TE[drawn_N], dim=1)
     sae.W_enc[dead_F] = rows_ND * encoder_norm * encoder_share
     sae.b_enc.masked_fill_(dead_F, 0.0)
 
 
-def live_mean(sae: SparseAutoencoder, values_F: Tensor, dead_F: Tensor, otherwise: float) -> Tensor:
+def live_mean(training: SAETraining, values_F: Tensor, dead_F: Tensor, otherwise: float) -> Tensor:
     """The mean of a figure over the latents that are not dead, of all processes; ``otherwise`` where all are."""
     sums = torch.stack([values_F.detach()[~dead_F].sum(), (~dead_F).sum().to(values_F)])
-    total, count = sae.latents.total(sums)
+    total, count = training.latents.total(sums)
     return torch.where(count > 0, total / count.clamp(min=1), otherwise)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mistudio.sae.base import Losses, Stage
+from mistudio.sae.autoencoder import ExportForm
 from mistudio.sae.config import StandardConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.l1 import L1Autoencoder
+from mistudio.sae.l1 import L1Autoencoder, L1Training
 from mistudio.sae.revival import resample
+from mistudio.sae.training import Losses, Stage
 
 
 class StandardAutoencoder(L1Autoencoder):
@@ -29,11 +30,22 @@ class StandardAutoencoder(L1Autoencoder):
 
     Config = StandardConfig
     config: StandardConfig
+    export_form = ExportForm("thresholds", {"saelens": "standard", "dictionary_learning": "AutoEncoderNew"})
+
+    def for_training(self) -> "StandardTraining":
+        """What trains these weights."""
+        return StandardTraining(self)
+
+
+class StandardTraining(L1Training):
+    """See the module's docstring."""
+
+    sae: StandardAutoencoder
 
     @property
     def has_unit_norm(self) -> bool:
         """With plain L1 the decoder's norms must be held: else latents would shrink and rows grow."""
-        return self.config.penalty != "decoder_norm"
+        return self.sae.config.penalty != "decoder_norm"
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the weighted L1 norm."""
@@ -52,16 +64,16 @@ class StandardAutoencoder(L1Autoencoder):
             "penalty_weight": self.weight.log_weight.exp(),
         }
         total = objective
-        if self.config.revival == "ghost" and stage.dead_F is not None:
+        if self.sae.config.revival == "ghost" and stage.dead_F is not None:
             total = objective + self._ghost_loss(x_TD, error_TE, stage.dead_F)
         return Losses(total, objective.detach(), parts, fired_F)
 
     @torch.no_grad()
     def revive(self, dead_F: Tensor, x_TD: Tensor, y_TE: Tensor, generator: torch.Generator) -> Tensor:
         """Give silent latents new directions: those of badly reconstructed tokens, or random ones."""
-        if self.config.revival == "resample":
+        if self.sae.config.revival == "resample":
             resample(self, dead_F, x_TD, y_TE, generator)
-        elif self.config.revival == "reinitialise":
+        elif self.sae.config.revival == "reinitialise":
             self._reinitialise(dead_F, x_TD, generator)
         else:
             return torch.zeros_like(dead_F)
@@ -69,16 +81,16 @@ class StandardAutoencoder(L1Autoencoder):
 
     def _l1(self, pattern: ActivePattern, values_A: Tensor) -> Tensor:
         """The penalty, mean over tokens."""
-        if self.config.penalty == "decoder_norm":
+        if self.sae.config.penalty == "decoder_norm":
             return self._weighted_l1(values_A, pattern)
         per_token: Tensor = self.latents.total(values_A.sum()) / pattern.num_tokens
-        return per_token / (self.d_out if self.config.penalty == "sum" else self.width)
+        return per_token / (self.sae.d_out if self.sae.config.penalty == "sum" else self.sae.width)
 
     def _ghost_loss(self, x_TD: Tensor, error_TE: Tensor, dead_F: Tensor) -> Tensor:
         """What exp of the dead latents' pre-activations misses of the error, scaled to half of its size."""
         missed_TE = error_TE.detach()
-        ghosts_TF = torch.exp(functional.linear(x_TD, self.W_enc[dead_F], self.b_enc[dead_F]).clamp(max=10))
-        out_TE = self.latents.total(ghosts_TF @ self.W_dec[dead_F])
+        ghosts_TF = torch.exp(functional.linear(x_TD, self.sae.W_enc[dead_F], self.sae.b_enc[dead_F]).clamp(max=10))
+        out_TE = self.latents.total(ghosts_TF @ self.sae.W_dec[dead_F])
         norms_T1 = missed_TE.norm(dim=1, keepdim=True) / (2 * out_TE.norm(dim=1, keepdim=True).clamp(min=1e-8))
         ghost = (out_TE * norms_T1.detach() - missed_TE).square().mean()
         error = self.batch.mean(missed_TE.square().mean(), len(x_TD))
@@ -88,12 +100,13 @@ class StandardAutoencoder(L1Autoencoder):
         return scaled
 
     def _reinitialise(self, dead_F: Tensor, x_TD: Tensor, generator: torch.Generator) -> None:
-        fresh_FD = torch.empty(self.width, self.d_in)
+        sae = self.sae
+        fresh_FD = torch.empty(sae.width, sae.d_in)
         nn.init.xavier_uniform_(fresh_FD, generator=generator)
-        fresh_FD = self.latents.block(fresh_FD).to(self.W_enc)
-        self.W_enc.copy_(torch.where(dead_F[:, None], fresh_FD, self.W_enc))
-        if self.d_in == self.d_out:
+        fresh_FD = self.latents.block(fresh_FD).to(sae.W_enc)
+        sae.W_enc.copy_(torch.where(dead_F[:, None], fresh_FD, sae.W_enc))
+        if sae.d_in == sae.d_out:
             rows_FE = functional.normalize(fresh_FD, dim=1) if self.has_unit_norm else fresh_FD
-            self.W_dec.copy_(torch.where(dead_F[:, None], rows_FE, self.W_dec))
-        fresh_bias_F = self.config.encoder_bias - fresh_FD @ x_TD.mean(dim=0)
-        self.b_enc.copy_(torch.where(dead_F, fresh_bias_F, self.b_enc))
+            sae.W_dec.copy_(torch.where(dead_F[:, None], rows_FE, sae.W_dec))
+        fresh_bias_F = sae.config.encoder_bias - fresh_FD @ x_TD.mean(dim=0)
+        sae.b_enc.copy_(torch.where(dead_F, fresh_bias_F, sae.b_enc))

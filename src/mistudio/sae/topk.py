@@ -13,11 +13,12 @@ Shape legend: T tokens, D and E widths of input and output, F features (latents)
 import torch
 from torch import Tensor
 
+from mistudio.sae.autoencoder import ExportForm, SparseAutoencoder
 from mistudio.sae.auxiliary import auxiliary_loss, drawn_up
-from mistudio.sae.base import Losses, SparseAutoencoder, Stage
 from mistudio.sae.config import TopKConfig
 from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.selection import top_pattern
+from mistudio.sae.training import Losses, SAETraining, Stage
 
 _MULTI_K = 4
 
@@ -26,34 +27,49 @@ class TopKAutoencoder(SparseAutoencoder):
     """See the module's docstring."""
 
     Config = TopKConfig
-    shares_latents = True
     config: TopKConfig
+    export_form = ExportForm("topk")
+
+    def for_training(self) -> "TopKTraining":
+        """What trains these weights."""
+        return TopKTraining(self)
 
     def select(self, pre_TF: Tensor) -> ActivePattern:
         """The K largest of each token; fewer are active where fewer are positive."""
-        return self._top(pre_TF, self.config.k)
+        return top_pattern(pre_TF, self.config.k)
+
+
+class TopKTraining(SAETraining):
+    """See the module's docstring."""
+
+    sae: TopKAutoencoder
+    shares_latents = True
 
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the auxiliary losses."""
+        config = self.sae.config
         pre_TF = self._preactivations(x_TD)
-        pattern = self._top(pre_TF, self.config.k)
-        values_A = self.activate(self._active(pre_TF, x_TD, pattern), pattern.feature_A)
+        pattern = self._top(pre_TF, config.k)
+        values_A = self.sae.activate(self._active(pre_TF, x_TD, pattern), pattern.feature_A)
         error_TE = y_TE - self._rebuild(values_A, pattern, x_TD)
         fired_A = (values_A.detach() > 0).to(x_TD.dtype)
         total = fvu = self._fvu(error_TE)
         parts = {"fvu": fvu.detach(), "l0": self._l0(fired_A, x_TD)}
-        if self.config.aux_coefficient and stage.dead_F is not None:
+        if config.aux_coefficient and stage.dead_F is not None:
             missed_TE = error_TE.detach()
-            auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, self.config.aux_k)
+            auxiliary = auxiliary_loss(self, pre_TF, x_TD, missed_TE, stage.dead_F, config.aux_k)
             parts["auxiliary"] = auxiliary.detach()
-            total = total + self.config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
-        if self.config.multi_k_coefficient:
-            wide = self._top(pre_TF, min(_MULTI_K * self.config.k, self.width))
+            total = total + config.aux_coefficient * (auxiliary + drawn_up(self, x_TD, stage.dead_F))
+        if config.multi_k_coefficient:
+            wide = self._top(pre_TF, min(_MULTI_K * config.k, self.sae.width))
             rebuilt_TE = self._rebuild(torch.relu(self._active(pre_TF, x_TD, wide)), wide, x_TD)
             multi = self._fvu(y_TE - rebuilt_TE)
             parts["multi_k"] = multi.detach()
-            total = total + self.config.multi_k_coefficient * multi
+            total = total + config.multi_k_coefficient * multi
         return Losses(total, fvu.detach(), parts, pattern.sum_by_feature(fired_A))
+
+    def _select(self, pre_TF: Tensor) -> ActivePattern:
+        return self._top(pre_TF, self.sae.config.k)
 
     def _top(self, pre_TF: Tensor, k: int) -> ActivePattern:
         return top_pattern(pre_TF, k, self.latents)

@@ -69,8 +69,8 @@ class ScoreConfig(MethodsConfig):
 
     scorers: Names = Field(
         default=(PROGRAM,),
-        description="who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention; or "
-        "several, with commas",
+        description="who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;"
+        " several with commas",
         json_schema_extra=called("scorer"),
     )
     max_tokens: int = Field(

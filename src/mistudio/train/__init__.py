@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.train.config import TrainConfig, TrainRuntime
-from mistudio.train.step import TRAINING_NAME, train, train_together
+from mistudio.train.config import TRAINING_NAME, TrainConfig, TrainRuntime
+from mistudio.train.step import train, train_together
 
 if TYPE_CHECKING:
     from mistudio.train.learner import Learner, Metrics, MetricsLog

@@ -6,11 +6,13 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mistudio.errors import ConfigError
-from mistudio.sae import Parallel, SAEConfig
+from mistudio.sae import Parallel, SAEConfig, built_in_configs
 from mistudio.settings import COMMAND, CONTEXT, DASHBOARD, Settings
 from mistudio.subject import SubjectConfig
 
-ARCHITECTURES = "topk,batchtopk,matryoshka,standard,gated,jumprelu"
+TRAINING_NAME = "training.json"  # the metrics of a training, as it was reported
+ARCHITECTURES = ",".join(built_in_configs())  # those of a sweep, unless it names others
+
 _SHARED = ("hook", "target_hook", "batch_size", "buffer_rows")  # settings of the stream
 
 

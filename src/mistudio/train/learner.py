@@ -21,7 +21,7 @@ from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
 from mistudio.heap import release_freed_memory
 from mistudio.out_of_memory import is_out_of_memory, memory_needed, too_little_memory
-from mistudio.sae import ALONE, Losses, Parallel, SparseAutoencoder, Stage, Workers, new_autoencoder
+from mistudio.sae import ALONE, Losses, Parallel, SAETraining, SparseAutoencoder, Stage, Workers, new_autoencoder
 from mistudio.train.config import TrainConfig
 from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair
 from mistudio.train.schedule import Schedule, steps_for
@@ -30,7 +30,7 @@ from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
 logger = logging.getLogger(__name__)
 
 _HISTORY_POINTS = 200
-_SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
+SAMPLE_ROWS = 16_384  # from all over the corpus: they set the scale and the origin
 _COUNT_DEAD_EVERY = 10  # steps; counting waits for the device
 
 Metrics = dict[str, float]
@@ -70,17 +70,18 @@ class Learner:
         self.micro_batches = config.micro_batches
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        sample = as_float32(stream.sample(_SAMPLE_ROWS))
+        sample = as_float32(stream.sample(SAMPLE_ROWS))
         self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
-        self.sae.target_variance.fill_(self.scaling.target_variance)
-        self.sae.initialise(self.scaling.inputs(as_pair(sample)[0]), self.generator, self.scaling.b_dec_E)
-        self.sae.encoder_dtype = getattr(torch, config.encoder_dtype)
-        self.sae.join(workers, parallel)
-        self.sae.to(device)
+        self.training: SAETraining = self.sae.for_training()
+        self.training.target_variance.fill_(self.scaling.target_variance)
+        self.training.initialise(self.scaling.inputs(as_pair(sample)[0]), self.generator, self.scaling.b_dec_E)
+        self.training.encoder_dtype = getattr(torch, config.encoder_dtype)
+        self.training.join(workers, parallel)
+        self.training.to(device)
         self.silent_tokens_F = torch.zeros(len(self.sae.b_enc), dtype=torch.int64, device=device)
         num_steps = steps_for(self.planned_tokens, self.epoch_tokens, config.batch_size)
-        self.schedule = Schedule(config, num_steps, self.sae.ramp_fraction)
+        self.schedule = Schedule(config, num_steps, self.training.ramp_fraction)
         self.report_every = max(num_steps // _HISTORY_POINTS, 1)
         self._parameters = {name: value for name, value in self.sae.named_parameters() if value.requires_grad}
         decoder = [value for name, value in self._parameters.items() if name == "W_dec"]
@@ -140,11 +141,11 @@ class Learner:
         for name, mean in self._means.items():
             self._parameters[name].copy_(mean)
         self.sae.cpu()
-        self.sae.constrain()
-        self.sae.fold(self.scaling.normalisation)
-        for name in self.sae.names_by_latent():
+        self.training.constrain()
+        self.training.fold(self.scaling.normalisation)
+        for name in self.training.names_by_latent():
             weight = getattr(self.sae, name)
-            weight.data = self.sae.latents.collect(weight.data)
+            weight.data = self.training.latents.collect(weight.data)
         return self.sae
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,7 +153,7 @@ class Learner:
 
         All have to ask for it, and the first gets it whole.
         """
-        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        tensors = {f"sae.{name}": value for name, value in self.training.state().items()}
         for name, parameter in self._parameters.items():
             for moment, value in self.optimiser.state[parameter].items():
                 tensors[f"adam.{name}.{moment}"] = value
@@ -162,10 +163,10 @@ class Learner:
         tensors["silent_tokens_F"] = self.silent_tokens_F
         was_dead_F = torch.zeros_like(self.silent_tokens_F).index_fill_(0, self.dead_indices, 1)
         tensors = {
-            name: self.sae.latents.collect(value) if self._is_by_latent(name, value) else value
+            name: self.training.latents.collect(value) if self._is_by_latent(name, value) else value
             for name, value in tensors.items()
         }
-        tensors["dead_indices"] = self.sae.latents.collect(was_dead_F).nonzero().squeeze(1)
+        tensors["dead_indices"] = self.training.latents.collect(was_dead_F).nonzero().squeeze(1)
         scalars = {"schedule": self.schedule.state_dict(), **{name: getattr(self, name) for name in _SCALARS}}
         return tensors, scalars
 
@@ -174,9 +175,9 @@ class Learner:
         groups: dict[str, dict[str, Tensor]] = {}
         for name, whole in tensors.items():
             group, _, rest = name.partition(".")
-            value = self.sae.latents.block(whole) if self._is_by_latent(name, whole) else whole
+            value = self.training.latents.block(whole) if self._is_by_latent(name, whole) else whole
             groups.setdefault(group, {})[rest] = value
-        self.sae.load_state_dict(groups["sae"])
+        self.training.load_state(groups["sae"])
         for name, parameter in self._parameters.items():
             moments = groups["adam"]
             self.optimiser.state[parameter] = {
@@ -191,7 +192,7 @@ class Learner:
         self.generator.set_state(groups["generator"][""])
         self.silent_tokens_F.copy_(groups["silent_tokens_F"][""])
         was_dead_F = torch.zeros(self.config.sae.width).index_fill_(0, groups["dead_indices"][""].cpu(), 1)
-        self.dead_indices = self.sae.latents.block(was_dead_F).nonzero().squeeze(1).to(self.device)
+        self.dead_indices = self.training.latents.block(was_dead_F).nonzero().squeeze(1).to(self.device)
         for name in _SCALARS:
             setattr(self, name, scalars[name])
 
@@ -217,7 +218,7 @@ class Learner:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self.sae.workers.say_out_of_memory(error)
+                self.training.workers.say_out_of_memory(error)
                 if self.micro_batches >= len(x_TD):
                     how = "with one token at a time"
                     raise too_little_memory(how, self.config.sae.width) from error
@@ -236,31 +237,31 @@ class Learner:
 
     def _accumulated(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         self.optimiser.zero_grad(set_to_none=True)
-        has_dead = self.sae.latents.agree(len(self.dead_indices)) > 0
+        has_dead = self.training.latents.agree(len(self.dead_indices)) > 0
         stage = Stage(self.progress, self.dead_indices if has_dead else None)
         summed: list[Losses] = []
         for x_PD, y_PE in zip(x_TD.chunk(self.micro_batches), y_TE.chunk(self.micro_batches), strict=True):
-            own, weight = self.sae.batch.share(len(x_PD))
+            own, weight = self.training.batch.share(len(x_PD))
             share = weight * len(x_PD) / len(x_TD)
-            losses = self.sae.losses(x_PD[own], y_PE[own], stage)
+            losses = self.training.losses(x_PD[own], y_PE[own], stage)
             (losses.total * share).backward()  # type: ignore[no-untyped-call]
             parts = {name: value * share for name, value in losses.parts.items()}
             summed.append(Losses(losses.total.detach() * share, losses.objective * share, parts, losses.fired_F))
-        return sum_of_shares(self.sae, sum_of_parts(summed))
+        return sum_of_shares(self.training, sum_of_parts(summed))
 
     def _is_by_latent(self, name: str, value: Tensor) -> bool:
         """Whether a tensor of the state has a row for each latent."""
-        of_weight = name.partition(".")[2].partition(".")[0] in self.sae.names_by_latent()
+        of_weight = name.partition(".")[2].partition(".")[0] in self.training.names_by_latent()
         return value.ndim > 0 and (of_weight or name == "silent_tokens_F")
 
     def _move_weights(self, losses: Losses) -> None:
         """What follows the gradients in a step."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.learning_rate(self.step) * group["ratio"]
-        self.sae.before_step()
-        clip_gradients(self.sae, self._parameters, self.config.gradient_clip)
+        self.training.before_step()
+        clip_gradients(self.training, self._parameters, self.config.gradient_clip)
         self.optimiser.step()
-        self.sae.after_step(losses.parts, self.progress)
+        self.training.after_step(losses.parts, self.progress)
         self._move_means()
 
     @torch.no_grad()
@@ -287,7 +288,7 @@ class Learner:
             "step": float(self.step),
             "tokens": float(self.tokens),
             **self._take_means("report.", self.step - last_step),
-            "dead_fraction": float(self.sae.latents.mean(self.dead_F.float().mean(), len(self.dead_F))),
+            "dead_fraction": float(self.training.latents.mean(self.dead_F.float().mean(), len(self.dead_F))),
             "learning_rate": float(self.optimiser.param_groups[0]["lr"]),
             "micro_batches": float(self.micro_batches),
         }
@@ -311,13 +312,13 @@ class Learner:
     @torch.no_grad()
     def _revive(self, x_TD: Tensor, y_TE: Tensor) -> None:
         dead_F = self.dead_F
-        if not self.sae.latents.agree(int(dead_F.sum())):
+        if not self.training.latents.agree(int(dead_F.sum())):
             return
-        revived_F = self.sae.revive(dead_F, x_TD, y_TE, self.generator)
+        revived_F = self.training.revive(dead_F, x_TD, y_TE, self.generator)
         if not bool(revived_F.any()):
             return
         self.silent_tokens_F[revived_F] = 0
-        for name in self._parameters.keys() & self.sae.names_by_latent():
+        for name in self._parameters.keys() & self.training.names_by_latent():
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[self._parameters[name]][moment][revived_F] = 0
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mistudio.train.learner import MetricsLog
     from mistudio.train.training import Training
 
-TRAINING_NAME = "training.json"
-
 
 def train(
     store: Store,

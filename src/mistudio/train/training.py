@@ -15,10 +15,9 @@ from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder, Workers, config_json, save_weights, start_workers
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.subject import SubjectSource
-from mistudio.train.config import TrainConfig, TrainRuntime
+from mistudio.train.config import TRAINING_NAME, TrainConfig, TrainRuntime
 from mistudio.train.learner import Learner, Metrics, MetricsLog
 from mistudio.train.scaling import Rows
-from mistudio.train.step import TRAINING_NAME
 from mistudio.train.trainer import State, Trainer
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from mistudio.sae import Losses, SparseAutoencoder
+from mistudio.sae import Losses, SAETraining
 
 
 def sum_of_parts(summed: list[Losses]) -> Losses:
@@ -25,33 +25,35 @@ def sum_of_parts(summed: list[Losses]) -> Losses:
     )
 
 
-def sum_of_shares(sae: SparseAutoencoder, own: Losses) -> Losses:
+def sum_of_shares(training: SAETraining, own: Losses) -> Losses:
     """The losses of a batch from those of this process's share, weighted likewise; so too the gradients.
 
     Raises:
         WorkerFailed: another process cannot go on.
         WorkerOutOfMemory: another process has no gradients, for lack of memory.
     """
-    if sae.batch.size == 1:
-        sae.workers.agree()
+    if training.batch.size == 1:
+        training.workers.agree()
         return own
     sums = torch.cat([torch.stack([own.total, own.objective, *own.parts.values()]), own.fired_F])
-    sae.batch.sum_all([sums, *(parameter.grad for parameter in sae.parameters() if parameter.grad is not None)])
+    training.batch.sum_all(
+        [sums, *(parameter.grad for parameter in training.parameters() if parameter.grad is not None)]
+    )
     scalars, fired_F = sums.split([2 + len(own.parts), len(own.fired_F)])  # type: ignore[no-untyped-call]
     total, objective, *parts = scalars
     return Losses(total, objective, dict(zip(own.parts, parts, strict=True)), fired_F)
 
 
-def clip_gradients(sae: SparseAutoencoder, parameters: Mapping[str, nn.Parameter], largest: float) -> None:
+def clip_gradients(training: SAETraining, parameters: Mapping[str, nn.Parameter], largest: float) -> None:
     """Scale the gradients so that their norm, over the latents of all processes, is at most ``largest``."""
-    if sae.latents.size == 1:
+    if training.latents.size == 1:
         clip_grad_norm_(parameters.values(), largest, foreach=True)
         return
     here: list[Tensor] = []
     everywhere: list[Tensor] = []
     for name, parameter in parameters.items():
         if parameter.grad is not None:
-            (here if name in sae.names_by_latent() else everywhere).append(parameter.grad)
+            (here if name in training.names_by_latent() else everywhere).append(parameter.grad)
     of_here, of_everywhere = (get_total_norm(part, foreach=True) for part in (here, everywhere))
-    norm = (sae.latents.total(of_here.square()) + of_everywhere.square()).sqrt()
+    norm = (training.latents.total(of_here.square()) + of_everywhere.square()).sqrt()
     clip_grads_with_norm_(parameters.values(), largest, norm, foreach=True)

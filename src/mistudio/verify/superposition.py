@@ -27,13 +27,9 @@ from mistudio.evaluate.control import control_generator, random_autoencoder
 from mistudio.progress import progress
 from mistudio.sae import (
     ArchitectureConfig,
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReLUConfig,
-    MatryoshkaConfig,
     SparseAutoencoder,
-    StandardConfig,
-    TopKConfig,
+    architecture_config,
+    built_in_configs,
     config_json,
     load_autoencoder,
     save_weights,
@@ -44,8 +40,7 @@ from mistudio.train.learner import Learner
 from mistudio.verify.recovery import Recovery, match
 from mistudio.verify.rows import Row, seeds_row
 
-ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
-_PENALISED = ("jumprelu", "gated", "standard")
+ARCHITECTURES = tuple(built_in_configs())
 # These three were chosen on seeds 1000 and 1001 of the easy regime. The default rate at this width is 0.011; with
 # 0.01 standard misses features.
 _LEARNING_RATE = 0.0056
@@ -163,18 +158,11 @@ class Found(NamedTuple):
 
 def sae_config(architecture: str, config: SyntheticConfig, mean_active: float) -> ArchitectureConfig:
     """The architecture with as many latents as there are features, and as many active as features are."""
-    kinds: dict[str, type[ArchitectureConfig]] = {
-        "topk": TopKConfig,
-        "batchtopk": BatchTopKConfig,
-        "matryoshka": MatryoshkaConfig,
-        "jumprelu": JumpReLUConfig,
-        "gated": GatedConfig,
-        "standard": StandardConfig,
-    }
+    kind = architecture_config(architecture)
     sparsity: dict[str, Any] = {"k": max(round(mean_active), 1)}
-    if architecture in _PENALISED:
+    if kind.l0_setting == "target_l0":
         sparsity = {"target_l0": mean_active, "penalty_warmup_fraction": _PENALTY_WARMUP}
-    return kinds[architecture](width=config.features, **sparsity)
+    return kind.model_validate({"width": config.features, **sparsity})
 
 
 def train_on(store: Store, architecture: str, config: SyntheticConfig, seed: int) -> Artifact:

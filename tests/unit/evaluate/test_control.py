@@ -39,7 +39,7 @@ def planted_sae(config: ArchitectureConfig) -> SparseAutoencoder:
     """An autoencoder with the planted directions among its latents, each a few of which fire on a token."""
     planted = plant(2000, width=WIDTH)
     sae = new_autoencoder(config, WIDTH)
-    sae.initialise(planted.acts_ND, torch.Generator().manual_seed(3))
+    sae.for_training().initialise(planted.acts_ND, torch.Generator().manual_seed(3))
     with torch.no_grad():
         sae.W_enc[:32] = sae.W_dec[:32] = planted.directions_PD
         sae.W_enc[32:] = 0
@@ -92,7 +92,7 @@ def test_its_directions_are_random_and_depend_on_the_seed_alone(sample_ND: Tenso
 
 def test_it_does_not_start_where_an_autoencoder_of_the_same_seed_started(sample_ND: Tensor) -> None:
     untrained = new_autoencoder(CONFIGS[0], WIDTH)
-    untrained.initialise(sample_ND, torch.Generator().manual_seed(0))
+    untrained.for_training().initialise(sample_ND, torch.Generator().manual_seed(0))
     control = random_autoencoder(untrained, sample_ND, seed=0)
     assert torch.cosine_similarity(untrained.W_dec, control.W_dec, dim=1).abs().mean() < 0.3
 
@@ -105,7 +105,7 @@ def test_where_nothing_ever_fires_the_control_fires_on_nothing(sample_ND: Tensor
 def test_a_transcoders_control_is_fitted_to_the_target(sample_ND: Tensor) -> None:
     target_NE = torch.cat([2 * sample_ND, torch.full((len(sample_ND), 1), 7.0)], dim=1)
     sae = new_autoencoder(TopKConfig(width=128, k=6), WIDTH, WIDTH + 1)
-    sae.initialise(sample_ND, torch.Generator().manual_seed(0))
+    sae.for_training().initialise(sample_ND, torch.Generator().manual_seed(0))
     control = random_autoencoder(sae, sample_ND, 0, target_NE)
     rebuilt_NE = control.reconstruct(sample_ND)
     assert rebuilt_NE.shape == target_NE.shape
@@ -118,7 +118,7 @@ def test_for_latents_alone_no_target_is_needed_whatever_its_width(
     config: ArchitectureConfig, sample_ND: Tensor
 ) -> None:
     sae = new_autoencoder(config.model_copy(update={"skip": "linear"}), WIDTH, WIDTH + 1)
-    sae.initialise(sample_ND, torch.Generator().manual_seed(0))
+    sae.for_training().initialise(sample_ND, torch.Generator().manual_seed(0))
     control = random_latents(sae, sample_ND, 0)
     assert (control.d_in, control.d_out) == (WIDTH, WIDTH + 1)
     assert mean_l0(control, sample_ND) == pytest.approx(mean_l0(sae, sample_ND), rel=0.02)

@@ -18,7 +18,7 @@ from tests.support.tiny_run import HOOK, TinyRun
 def saes() -> list[SparseAutoencoder]:
     made = [new_autoencoder(config, WIDTH) for config in (TopKConfig(width=64, k=4), StandardConfig(width=80))]
     for number, sae in enumerate(made):
-        sae.initialise(torch.zeros(8, WIDTH), torch.Generator().manual_seed(number))
+        sae.for_training().initialise(torch.zeros(8, WIDTH), torch.Generator().manual_seed(number))
     return made
 
 

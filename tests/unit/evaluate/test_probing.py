@@ -65,7 +65,7 @@ def planted_sae(run: TinyRun, corpus: TokenCorpus, by_task: bool = False, d_out:
         means.setdefault(sequence.task if by_task else sequence.label, []).append(acts_ND.mean(dim=0))
     pets_D, sky_D = (torch.stack(means[label]).mean(dim=0) for label in ("pets", "sky"))
     sae = new_autoencoder(StandardConfig(width=64), WIDTH, d_out)
-    sae.initialise(torch.randn(64, WIDTH), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.randn(64, WIDTH), torch.Generator().manual_seed(0))
     with torch.no_grad():
         sae.b_enc.fill_(-3.0)
         sae.W_enc[PLANTED] = 40 * (sky_D - pets_D)

@@ -27,7 +27,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ActivationReader:
 
 def random_sae(config: TopKConfig | StandardConfig, x_ND: Tensor) -> SparseAutoencoder:
     sae = new_autoencoder(config, WIDTH)
-    sae.initialise(x_ND, torch.Generator().manual_seed(0))
+    sae.for_training().initialise(x_ND, torch.Generator().manual_seed(0))
     with torch.no_grad():
         sae.b_enc[:5] = -1e4  # these never fire
     return sae.requires_grad_(requires_grad=False)

@@ -31,7 +31,7 @@ ALL = 1_000_000
 
 def random_sae() -> SparseAutoencoder:
     sae = new_autoencoder(TopKConfig(width=64, k=8), WIDTH)
-    sae.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
     return sae.requires_grad_(requires_grad=False)
 
 
@@ -164,7 +164,7 @@ def test_a_transcoder_reads_at_one_place_and_is_spliced_in_at_another(llama: Tin
 @pytest.mark.parametrize("logit_bytes", [1, 30_000, 100_000])
 def test_the_size_of_a_batch_does_not_matter(llama: TinyRun, logit_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure(llama, random_sae())
-    monkeypatch.setattr(splice, "_LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(splice, "LOGIT_BYTES", logit_bytes)
     assert measure(llama, random_sae()) == pytest.approx(whole, rel=1e-5)
 
 
@@ -269,7 +269,7 @@ def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(
         return forward(subject, ids_BT, mask_BT)
 
     monkeypatch.setattr(splice, "forward_logits", spy)
-    monkeypatch.setattr(splice, "_LOGIT_BYTES", 300_000)
+    monkeypatch.setattr(splice, "LOGIT_BYTES", 300_000)
     losses = measure(bert, zero_sae())
     corpus, mask_id = TokenCorpus(bert.corpus), bert.subject.tokenizer.mask_token_id
     originals = [corpus.sequence("heldout", i).token_ids.tolist() for i in range(corpus.num_sequences("heldout"))]

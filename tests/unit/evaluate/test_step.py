@@ -40,7 +40,7 @@ def metrics_of(evaluation: Artifact) -> dict[str, float]:
 
 def test_a_trained_autoencoder_is_far_above_a_random_one(llama: TinyRun, trained: Artifact) -> None:
     control = new_autoencoder(SAE, WIDTH)
-    control.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    control.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
     ours = metrics_of(evaluate(llama.store, trained, llama.source, CPU).artifact)
     random = metrics_of(
         evaluate(llama.store, publish_sae(llama.store, control, llama.activations), llama.source, CPU).artifact

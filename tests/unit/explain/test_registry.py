@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tests.unit.evaluate.tiny_run import CPU, TinyRun
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError
@@ -14,6 +13,7 @@ from mistudio.explain import registry as registry_module
 from mistudio.explain.config import EXPLAINERS, LlmExplainerConfig
 from mistudio.explain.records import Evidence, Explanation
 from tests.support.oracle import Direct
+from tests.support.tiny_run import CPU, TinyRun
 
 PROGRAM = ExplainConfig(max_tokens=100_000, block_features=64)
 OTHER_LLM = LlmExplainerConfig(num_active=3)

@@ -24,7 +24,7 @@ FEATURES, BEFORE, AFTER = 64, 9, 3
 def make_sae(llama: TinyRun) -> SparseAutoencoder:
     sae = new_autoencoder(TopKConfig(width=FEATURES, k=5), WIDTH)
     reader = ActivationReader(llama.activations, HOOK, "train")
-    sae.initialise(reader.acts(0, 500).float(), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(reader.acts(0, 500).float(), torch.Generator().manual_seed(0))
     return sae
 
 

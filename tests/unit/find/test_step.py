@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 def make_sae(config: TopKConfig | StandardConfig, d_in: int) -> SparseAutoencoder:
     sae = new_autoencoder(config, d_in)
-    sae.initialise(torch.zeros(1, d_in), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.zeros(1, d_in), torch.Generator().manual_seed(0))
     with torch.no_grad():
         sae.b_enc[:NUM_SILENT] = -1e4
     return sae

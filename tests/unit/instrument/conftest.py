@@ -1,13 +1,13 @@
 """The tiny runs, made once, with an autoencoder of each."""
 
 import pytest
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
 from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH, tiny_documents
+from tests.support.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
 
 
 @pytest.fixture(scope="session")

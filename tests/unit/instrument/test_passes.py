@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tests.unit.evaluate.tiny_run import HOOK, TinyRun
 
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
 from mistudio.instrument import CorpusSequences, ListedSequences, text_activations, token_batches
 from mistudio.subject import HookPoint, resolve_hooks, run_captured
+from tests.support.tiny_run import HOOK, TinyRun
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])

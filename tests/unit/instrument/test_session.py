@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from tests.unit.evaluate.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae
 from torch import Tensor
 
 from mistudio.activations import ActivationReader, CaptureConfig, capture
@@ -20,6 +19,7 @@ from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_aut
 from mistudio.subject import HookPoint, Subject, SubjectConfig, resolve_hooks, run_captured, subject_from_model
 from tests.support.directions import random_directions
 from tests.support.tiny import CONTEXT_LENGTH, WIDTH, tiny_llama
+from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae
 from tests.unit.subject.families import CAUSAL, ENCODERS, byte_level_tokenizer
 
 FAMILIES = ("gpt2", "gpt_neox_parallel", "opt_post_norm", "llama", "gemma2", "mixtral", "bert", "distilbert")

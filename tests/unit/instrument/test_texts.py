@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-from tests.unit.evaluate.tiny_run import TinyRun
 
 from mistudio.corpus.tokens import TextEncoder
 from mistudio.errors import ConfigError, InputError, SubjectError
 from mistudio.instrument.texts import TextReader
 from mistudio.subject import Subject
+from tests.support.tiny_run import TinyRun
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 CHAT = [{"role": "user", "content": "the cat sat"}, {"role": "assistant", "content": "a dog, then"}]

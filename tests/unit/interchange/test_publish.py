@@ -106,7 +106,7 @@ def test_where_only_held_out_activations_are_stored_the_sample_is_of_them(store:
     sae = new_autoencoder(small_config("standard"), WIDTH, MLP_WIDTH)
     x_ND, y_NE = (ActivationReader(captured, hook, "heldout") for hook in config.hooks)
     x_ND, y_NE = (rows.acts(0, len(rows)).float() for rows in (x_ND, y_NE))
-    sae.initialise(x_ND, torch.Generator().manual_seed(0), y_NE.mean(dim=0))
+    sae.for_training().initialise(x_ND, torch.Generator().manual_seed(0), y_NE.mean(dim=0))
     FORMATS["saelens"].write(sae, tmp_path / "in", HOOK, "mlp_act.1")
     options = ["--from", "saelens", "--activations", captured.uri, "--store", store.url]
     done = CliRunner().invoke(app, ["import", "sae", str(tmp_path / "in"), *options])

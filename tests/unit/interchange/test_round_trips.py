@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from mistudio.errors import ConfigError
 from mistudio.interchange import FORMATS
+from mistudio.sae import ExportForm
+from mistudio.sae.standard import StandardAutoencoder
+from mistudio.sae.topk import TopKAutoencoder
 from tests.unit.interchange.samples import ARCHITECTURES, assert_same, make
 
 # What each architecture comes back as.
@@ -117,3 +122,38 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(
     with pytest.raises(ConfigError, match=reason):
         FORMATS[form].write(make(name, d_out, **settings), tmp_path / "out", "resid_post.3", None)
     assert not (tmp_path / "out").exists()
+
+
+class _Capped(TopKAutoencoder):
+    """Computes something else than the architecture that it derives from."""
+
+    def activate(self, pre_A: Tensor, feature_A: Tensor) -> Tensor:
+        return pre_A.clamp(0, 6)
+
+
+class _Shifted(StandardAutoencoder):
+    """Has no counterpart in any format, but says what it computes."""
+
+    export_form = ExportForm("thresholds")
+
+    @property
+    def threshold_F(self) -> Tensor:
+        return torch.linspace(0.1, 0.4, self.width)
+
+
+@pytest.mark.parametrize("form", HELD)
+def test_one_that_derives_from_another_is_not_written_as_that(form: str, tmp_path: Path) -> None:
+    sae = make("topk")
+    sae.__class__ = _Capped
+    with pytest.raises(ConfigError, match=form):
+        FORMATS[form].write(sae, tmp_path / "out", "resid_post.3", None)
+
+
+@pytest.mark.parametrize("form", ["saelens", "gemma_scope", "dictionary_learning"])
+def test_one_with_thresholds_goes_out_as_a_jumprelu_without_being_named_anywhere(form: str, tmp_path: Path) -> None:
+    sae = make("standard")
+    sae.__class__ = _Shifted
+    FORMATS[form].write(sae, tmp_path, "resid_post.3", None)
+    reading = FORMATS[form].read(tmp_path)
+    assert reading.sae.config.architecture == "jumprelu"
+    assert_same(sae, reading.sae)

@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 from mistudio.artifacts import open_artifact, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError
-from mistudio.sae import architecture_configs, architectures, load_autoencoder
+from mistudio.sae import (
+    architecture_config,
+    architecture_configs,
+    architectures,
+    built_in_configs,
+    load_autoencoder,
+    new_autoencoder,
+)
 from tests.support.synthetic import plant, publish_activations
 
 DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
@@ -73,6 +80,37 @@ def test_configurations_are_those_of_the_architectures(install: Callable[[str, s
     )
     install(code, "my_package:Mine")
     assert architecture_configs() == {**built_in, "mine": architectures()["mine"].Config}
+
+
+@pytest.mark.parametrize("name", built_in_configs())
+def test_a_built_in_configuration_says_where_its_class_is_and_what_makes_it_sparse(name: str) -> None:
+    config = built_in_configs()[name]
+    assert architectures()[name].Config is config
+    assert config.sparsity.keys() <= config.model_fields.keys()
+    assert config.l0_setting in config.sparsity
+    assert config is architecture_config(name)
+
+
+def test_a_name_that_nobody_has_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="architecture 'relu' is unknown: use one of topk, batchtopk"):
+        architecture_config("relu")
+
+
+def test_one_that_says_nothing_of_training_can_be_used_and_not_trained(install: Callable[[str, str], None]) -> None:
+    code = (
+        "from typing import Literal\n"
+        "from mistudio.sae import ArchitectureConfig, SparseAutoencoder\n"
+        "from mistudio.sae.kernels import ActivePattern\n"
+        "class Config(ArchitectureConfig):\n    architecture: Literal['mine'] = 'mine'\n"
+        "class Mine(SparseAutoencoder):\n"
+        "    Config = Config\n"
+        "    def select(self, pre_TF):\n        return ActivePattern.of_mask(pre_TF > 1)\n"
+    )
+    install(code, "my_package:Mine")
+    sae = new_autoencoder(architecture_config("mine")(width=64), 4)
+    assert not sae.encode(torch.ones(3, 4)).any()
+    with pytest.raises(ConfigError, match="mine has no training"):
+        sae.for_training()
 
 
 def test_what_is_no_architecture_is_refused(install: Callable[[str, str], None]) -> None:

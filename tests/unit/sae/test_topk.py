@@ -5,20 +5,20 @@ import torch
 from torch import Tensor
 
 from mistudio.sae import Stage, TopKConfig, new_autoencoder
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae.topk import TopKTraining
 
 WIDTH, D_IN, K = 64, 12, 5
 
 
-def make(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: float) -> TopKAutoencoder:
-    """An autoencoder whose four weights are all random and unrelated."""
-    sae = new_autoencoder(TopKConfig(width=WIDTH, k=K, **settings), D_IN)
+def make(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: float) -> TopKTraining:
+    """The training of an autoencoder whose four weights are all random and unrelated."""
+    training = new_autoencoder(TopKConfig(width=WIDTH, k=K, **settings), D_IN).for_training()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in sae.parameters():
+        for parameter in training.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    assert isinstance(sae, TopKAutoencoder)
-    return sae.to(dtype)
+    assert isinstance(training, TopKTraining)
+    return training.to(dtype)
 
 
 def batch(num_tokens: int = 40, seed: int = 1) -> Tensor:
@@ -26,36 +26,39 @@ def batch(num_tokens: int = 40, seed: int = 1) -> Tensor:
 
 
 def test_an_auxiliary_coefficient_of_zero_leaves_the_loss_out() -> None:
-    sae = make(aux_coefficient=0)
-    assert "auxiliary" not in sae.losses(batch(), batch(), Stage(0.0, torch.arange(WIDTH))).parts
+    training = make(aux_coefficient=0)
+    assert "auxiliary" not in training.losses(batch(), batch(), Stage(0.0, torch.arange(WIDTH))).parts
 
 
 def test_the_auxiliary_loss_is_near_one_where_dead_latents_explain_nothing() -> None:
-    sae = make()
+    training = make()
+    sae = training.sae
     with torch.no_grad():
         sae.b_enc[:4] = -100.0  # pre-activations stay negative: the ReLU keeps them silent
-    losses = sae.losses(batch(), batch(), Stage(0.0, torch.arange(4)))
+    losses = training.losses(batch(), batch(), Stage(0.0, torch.arange(4)))
     assert float(losses.parts["auxiliary"]) == pytest.approx(1.0)
 
 
 def test_before_step_removes_the_gradient_along_the_decoder_directions() -> None:
-    sae = make()
-    sae.constrain()
-    sae.losses(batch(), batch(), Stage(0.0)).total.backward()
+    training = make()
+    sae = training.sae
+    training.constrain()
+    training.losses(batch(), batch(), Stage(0.0)).total.backward()
     grad_FD = sae.W_dec.grad
     assert grad_FD is not None
     along_F = (grad_FD * sae.W_dec).sum(dim=1)
     across_FD = grad_FD - along_F[:, None] * sae.W_dec
     assert float(along_F.detach().abs().max()) > 1e-4
-    sae.before_step()
+    training.before_step()
     torch.testing.assert_close(sae.W_dec.grad, across_FD.detach())
     assert float((sae.W_dec.grad * sae.W_dec).sum(dim=1).detach().abs().max()) < 1e-15
 
 
 def test_constraining_brings_decoder_directions_to_unit_norm_and_keeps_where_they_point() -> None:
-    sae = make()
+    training = make()
+    sae = training.sae
     before_FD = sae.W_dec.detach().clone()
-    sae.constrain()
+    training.constrain()
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(WIDTH, dtype=torch.float64))
     torch.testing.assert_close(sae.W_dec * before_FD.norm(dim=1, keepdim=True), before_FD)
 
@@ -63,7 +66,7 @@ def test_constraining_brings_decoder_directions_to_unit_norm_and_keeps_where_the
 def test_initialisation_is_tied_with_unit_directions_and_the_mean_as_origin() -> None:
     sae = new_autoencoder(TopKConfig(width=WIDTH, k=K), D_IN)
     sample_TD = batch().float() + 7
-    sae.initialise(sample_TD, torch.Generator().manual_seed(0), sample_TD.mean(dim=0))
+    sae.for_training().initialise(sample_TD, torch.Generator().manual_seed(0), sample_TD.mean(dim=0))
     assert torch.equal(sae.W_enc, sae.W_dec)
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(WIDTH))
     torch.testing.assert_close(sae.b_dec.detach(), sample_TD.mean(dim=0))
@@ -74,13 +77,14 @@ def test_initialisation_depends_on_the_generator_alone() -> None:
     first, same, other = (new_autoencoder(TopKConfig(width=WIDTH, k=K), D_IN) for _ in range(3))
     for sae, seed in ((first, 1), (same, 1), (other, 2)):
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
-        sae.initialise(batch().float(), torch.Generator().manual_seed(seed))
+        sae.for_training().initialise(batch().float(), torch.Generator().manual_seed(seed))
     assert torch.equal(first.W_dec, same.W_dec)
     assert not torch.equal(first.W_dec, other.W_dec)
 
 
 def test_encoding_keeps_the_k_largest_positive_latents() -> None:
-    sae, x_TD = make(), batch()
+    training, x_TD = make(), batch()
+    sae = training.sae
     pre_TF = (x_TD @ sae.W_enc.T + sae.b_enc).detach()
     threshold_T = pre_TF.sort(dim=1, descending=True).values[:, K - 1 : K]
     expected_TF = torch.where(pre_TF >= threshold_T, pre_TF.clamp(min=0), 0)
@@ -89,9 +93,9 @@ def test_encoding_keeps_the_k_largest_positive_latents() -> None:
 
 def test_k_may_be_the_whole_width() -> None:
     sae = new_autoencoder(TopKConfig(width=64, k=64), D_IN)
-    sae.initialise(batch().float(), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(batch().float(), torch.Generator().manual_seed(0))
     sae = sae.double()
     x_TD = batch()
     expected_TF = (x_TD @ sae.W_enc.T + sae.b_enc).clamp(min=0)
     torch.testing.assert_close(sae.encode(x_TD), expected_TF.detach())
-    assert sae.losses(x_TD, x_TD, Stage(0.0)).total.isfinite()
+    assert sae.for_training().losses(x_TD, x_TD, Stage(0.0)).total.isfinite()

@@ -200,16 +200,16 @@ def test_a_training_step_equals_one_on_a_cpu_without_triton(
 ) -> None:
     generator = torch.Generator().manual_seed(8)
     x_TD = torch.randn(6, 8, generator=generator)
-    sae = new_autoencoder(config, 8)
-    sae.initialise(x_TD, generator)
+    training = new_autoencoder(config, 8).for_training()
+    training.initialise(x_TD, generator)
     dead_F = torch.tensor([1, 4, 5, 9, 11, 15, 40, 63])
 
     def step(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        sae.to(device).zero_grad()
+        training.to(device).zero_grad()
         batch_TD = x_TD.to(device)
-        losses = sae.losses(batch_TD, batch_TD, Stage(0.5, dead_F.to(device)))
+        losses = training.losses(batch_TD, batch_TD, Stage(0.5, dead_F.to(device)))
         losses.total.backward()
-        gradients = {name: each.grad.cpu() for name, each in sae.named_parameters() if each.grad is not None}
+        gradients = {name: each.grad.cpu() for name, each in training.named_parameters() if each.grad is not None}
         found = {"total": losses.total.detach(), "fired": losses.fired_F, **losses.parts}
         return {name: value.cpu() for name, value in found.items()}, gradients
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel
-from tests.unit.evaluate.tiny_run import CPU, TinyRun
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import InputError
@@ -21,6 +20,7 @@ from tests.support.oracle import Direct, Oracle, planted_exams
 from tests.support.scripted_server import Answer
 from tests.support.steered import Written
 from tests.support.tiny import tiny_llama
+from tests.support.tiny_run import CPU, TinyRun
 
 ASKERS = [name for name in SCORERS.built_in if name != PROGRAM]
 

@@ -14,7 +14,7 @@ from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
 from mistudio.sae import Losses, Stage, architecture_configs
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae.topk import TopKTraining
 from mistudio.steps.given import check
 from mistudio.steps.training import TRAIN
 from mistudio.train import TrainConfig
@@ -196,14 +196,14 @@ def test_mlflow_has_the_step_at_which_memory_ran_out(
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     store = open_store(str(tmp_path_factory.mktemp("memory")))
-    losses = TopKAutoencoder.losses
+    losses = TopKTraining.losses
 
-    def in_small_memory(self: TopKAutoencoder, x_TD: torch.Tensor, y_TE: torch.Tensor, stage: Stage) -> Losses:
+    def in_small_memory(self: TopKTraining, x_TD: torch.Tensor, y_TE: torch.Tensor, stage: Stage) -> Losses:
         if stage.progress >= 0.5 and len(x_TD) > 60:
             raise torch.OutOfMemoryError
         return losses(self, x_TD, y_TE, stage)
 
-    monkeypatch.setattr(TopKAutoencoder, "losses", in_small_memory)
+    monkeypatch.setattr(TopKTraining, "losses", in_small_memory)
     activations = publish_activations(store, plant(1_000, width=12).acts_ND).uri
     steps.run(
         "train", activations=activations, width=64, k=3, tokens=2_000, batch_size=200, device="cpu", store=store.url

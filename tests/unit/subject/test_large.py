@@ -14,6 +14,7 @@ from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.errors import SubjectError
+from mistudio.steps.memory import estimate_memory
 from mistudio.subject import (
     HookPoint,
     Subject,
@@ -26,7 +27,6 @@ from mistudio.subject import (
     run_captured,
 )
 from mistudio.subject.hooks import available_points
-from mistudio.subject.memory import estimate_memory
 from tests.unit.subject.families import TEXT, byte_level_tokenizer
 
 HOOKS = [HookPoint("resid_post", 1), HookPoint("mlp_act", 2)]

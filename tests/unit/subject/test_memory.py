@@ -14,17 +14,17 @@ from torch.utils._pytree import tree_leaves
 
 from mistudio.errors import SubjectError
 from mistudio.sae import TopKConfig
+from mistudio.steps import memory
+from mistudio.steps.memory import MemoryEstimate, estimate_memory
 from mistudio.subject import (
     HookPoint,
     Subject,
     SubjectConfig,
     SubjectSource,
-    memory,
     resolve_hooks,
     resolve_source,
     run_captured,
 )
-from mistudio.subject.memory import MemoryEstimate, estimate_memory
 from mistudio.train import TrainConfig
 from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES, build_model
 
@@ -170,7 +170,7 @@ def test_what_fits_has_no_reason_and_is_recommended_as_asked(tmp_path: Path) -> 
 
 
 def test_quantisation_is_recommended_on_a_cpu_too(huge: SubjectSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mistudio.subject.memory.free_memory_bytes", lambda _device: 24 * GB)
+    monkeypatch.setattr("mistudio.steps.memory.free_memory_bytes", lambda _device: 24 * GB)
     found = estimate(huge)
     assert not found.fits
     assert "cpu has free 24.0 GB" in found.reason

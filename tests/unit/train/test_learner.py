@@ -160,7 +160,7 @@ def test_silent_latents_start_anew_with_fresh_moments(sae: ArchitectureConfig, t
         done.sae.b_enc[:3] = -1e4
     for _ in range(3):
         done.train_step()
-    moments = [done.optimiser.state[getattr(done.sae, name)] for name in done.sae.names_by_latent()]
+    moments = [done.optimiser.state[getattr(done.sae, name)] for name in done.training.names_by_latent()]
     for moment in moments:
         moment["exp_avg"][:3] = 5.0
         moment["exp_avg_sq"][:3] = 5.0
@@ -218,7 +218,7 @@ def test_reports_are_means_over_the_steps_since_the_last(trainer: Callable[..., 
     losses = []
     for _ in range(6):
         acts_TD = twin.scaling.inputs(twin.stream.next_batch().float())
-        losses.append(float(done.sae.losses(acts_TD, acts_TD, Stage(0.0)).total.detach()))
+        losses.append(float(done.training.losses(acts_TD, acts_TD, Stage(0.0)).total.detach()))
         done.train_step()
     reported = [(point["step"], point["loss"]) for point in done.history]
     assert done.report_every == 3

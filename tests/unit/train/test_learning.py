@@ -35,7 +35,7 @@ def test_planted_features_are_found(config: TopKConfig | StandardConfig, store: 
 
     fvu = fvu_of(sae, heldout_ND)
     random_sae = new_autoencoder(config, heldout_ND.shape[1])
-    random_sae.initialise(heldout_ND, torch.Generator().manual_seed(0))
+    random_sae.for_training().initialise(heldout_ND, torch.Generator().manual_seed(0))
     assert fvu < 0.06
     assert fvu < 0.1 * fvu_of(random_sae, heldout_ND)
     assert fvu < 0.1 * fvu_of_components(heldout_ND, ACTIVE)

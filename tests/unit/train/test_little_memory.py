@@ -13,7 +13,7 @@ from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
 from mistudio.sae import Losses, Stage, TopKConfig
 from mistudio.sae.kernels import ActivePattern
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae.topk import TopKTraining
 from mistudio.train import TrainConfig, learner
 from tests.support.synthetic import HOOK, Alone, plant, publish_activations, run
 
@@ -43,7 +43,7 @@ def as_numpy() -> None:
     raise MemoryError
 
 
-class _SmallMemory(TopKAutoencoder):
+class _SmallMemory(TopKTraining):
     """Runs out of memory above so many tokens."""
 
     most_tokens = 60
@@ -65,7 +65,7 @@ def test_out_of_memory_cuts_the_batch_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(_SmallMemory, "fail", staticmethod(fail))
     short, plain = trainer(), trainer(micro_batches=4)
-    short.sae.__class__ = _SmallMemory
+    short.training.__class__ = _SmallMemory
     with caplog.at_level(logging.WARNING):
         run(short)
     run(plain)
@@ -84,7 +84,7 @@ def test_before_a_batch_is_done_again_its_memory_is_free(
     held: list[weakref.ref[object]] = []
     freed: list[str] = []
 
-    def of_attempt(self: TopKAutoencoder, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor) -> Tensor:
+    def of_attempt(self: TopKTraining, values_A: Tensor, pattern: ActivePattern, x_TD: Tensor) -> Tensor:
         rebuilt_TE = rebuild(self, values_A, pattern, x_TD)
         held.extend(weakref.ref(each) for each in (values_A, rebuilt_TE, pattern))  # the graph holds the pattern
         return rebuilt_TE
@@ -98,11 +98,11 @@ def test_before_a_batch_is_done_again_its_memory_is_free(
 
         return note
 
-    rebuild = TopKAutoencoder._rebuild
+    rebuild = TopKTraining._rebuild
     done = trainer()
-    done.sae.__class__ = _SmallMemory
+    done.training.__class__ = _SmallMemory
     done.device = torch.device("cuda")  # where tensors go to was decided before
-    monkeypatch.setattr(TopKAutoencoder, "_rebuild", of_attempt)
+    monkeypatch.setattr(TopKTraining, "_rebuild", of_attempt)
     monkeypatch.setattr(learner, "release_freed_memory", release("host"))
     monkeypatch.setattr(torch.cuda, "empty_cache", release("device"))
     done.train_step()
@@ -114,9 +114,9 @@ def test_pre_activations_of_another_size_find_the_last_ones_gone(
 ) -> None:
     done = trainer()
     done.train_step()
-    assert done.sae._scratch is not None
-    monkeypatch.setattr(Tensor, "new_empty", lambda *_, **__: done.sae._scratch)
-    assert done.sae._scratch_for(torch.zeros(BATCH // 2, 12)) is None
+    assert done.training._scratch is not None
+    monkeypatch.setattr(Tensor, "new_empty", lambda *_, **__: done.training._scratch)
+    assert done.training._scratch_for(torch.zeros(BATCH // 2, 12)) is None
 
 
 def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(
@@ -124,7 +124,7 @@ def test_out_of_memory_with_one_token_gives_up_and_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(_SmallMemory, "most_tokens", 0)
     done = trainer()
-    done.sae.__class__ = _SmallMemory
+    done.training.__class__ = _SmallMemory
     with pytest.raises(ConfigError, match="one token at a time at width 64. Lower width.*check-memory"):
         done.train_step()
 
@@ -135,7 +135,7 @@ def test_other_errors_keep_their_traceback(trainer: Callable[..., Alone], monkey
 
     monkeypatch.setattr(_SmallMemory, "fail", staticmethod(fail))
     done = trainer()
-    done.sae.__class__ = _SmallMemory
+    done.training.__class__ = _SmallMemory
     with pytest.raises(RuntimeError, match="a bug"):
         done.train_step()
 
@@ -156,6 +156,6 @@ def test_where_revival_does_not_fit_it_says_so(
 ) -> None:
     done = trainer(check_every_steps=1, dead_after_tokens=1)
     done.sae.b_enc.data[0] = -1e3  # silent
-    monkeypatch.setattr(done.sae, "revive", lambda *_: fail())
+    monkeypatch.setattr(done.training, "revive", lambda *_: fail())
     with pytest.raises(ConfigError, match="Out of memory while dead latents start anew at width 64. Lower width"):
         done.train_step()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mistudio.artifacts import Artifact, Store, open_artifact, open_store
 from mistudio.errors import ConfigError
-from mistudio.sae import ALONE, Parallel, TopKConfig, WorkerFailed, Workers, load_autoencoder
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae import ALONE, Parallel, TopKConfig, WorkerFailed, Workers, load_autoencoder, new_autoencoder
+from mistudio.sae.topk import TopKTraining
 from mistudio.train import TrainConfig
 from tests.support.naive_sae import small_config
 from tests.support.processes import Team
@@ -275,7 +275,7 @@ def test_rows_are_shared_without_gap_and_weigh_what_they_are() -> None:
     assert ALONE.share(5) == (slice(0, 5), 1.0)
 
 
-class _Foreign(TopKAutoencoder):
+class _Foreign(TopKTraining):
     """Another package's, whose losses know nothing of other processes."""
 
     shares_latents = False
@@ -283,12 +283,12 @@ class _Foreign(TopKAutoencoder):
 
 @pytest.mark.parametrize(
     ("kind", "size", "reason"),
-    [(_Foreign, 2, "of topk cannot be shared: use parallel data"), (TopKAutoencoder, 3, "width 64 .* by 3 processes")],
+    [(_Foreign, 2, "of topk cannot be shared: use parallel data"), (TopKTraining, 3, "width 64 .* by 3 processes")],
 )
-def test_latents_that_cannot_be_shared_are_refused(kind: type[TopKAutoencoder], size: int, reason: str) -> None:
-    sae = kind(TopKConfig(width=64, k=4), 8)
+def test_latents_that_cannot_be_shared_are_refused(kind: type[TopKTraining], size: int, reason: str) -> None:
+    training = kind(new_autoencoder(TopKConfig(width=64, k=4), 8))
     with pytest.raises(ConfigError, match=reason):
-        sae.join(Workers(0, size), "latents")
+        training.join(Workers(0, size), "latents")
 
 
 @pytest.mark.slow

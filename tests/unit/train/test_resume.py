@@ -14,7 +14,7 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.sae import StandardConfig, TopKConfig
 from mistudio.train import Metrics, TrainConfig, Trainer, TrainRuntime, train
-from mistudio.train.step import TRAINING_NAME
+from mistudio.train.config import TRAINING_NAME
 from tests.support.naive_sae import small_config
 from tests.support.synthetic import HOOK, plant, publish_activations
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, ShuffledBatches
 from mistudio.artifacts import open_artifact, open_store
-from mistudio.sae import Parallel, SparseAutoencoder, start_workers
-from mistudio.sae.topk import TopKAutoencoder
+from mistudio.sae import Parallel, SAETraining, start_workers
+from mistudio.sae.topk import TopKTraining
 from mistudio.train import Learner, Metrics, TrainConfig, TrainRuntime, train
-from mistudio.train.step import TRAINING_NAME
+from mistudio.train.config import TRAINING_NAME
 from tests.support.synthetic import HOOK
 
 _MOST_TOKENS = 12
@@ -32,8 +32,8 @@ def learn(folder: str, uri: str, config: TrainConfig, parallel: Parallel, steps:
     reader = ActivationReader(open_artifact(open_store(folder), uri), HOOK, "train")
     stream = ShuffledBatches(reader, config.batch_size, config.buffer_rows, 0)
     learner = Learner(config, stream, 0, device, workers, parallel)
-    learner.sae.double()
-    learner.sae.encoder_dtype = torch.float64
+    learner.training.double()
+    learner.training.encoder_dtype = torch.float64
     learner._means = {name: mean.double() for name, mean in learner._means.items()}
     normalisation = learner.scaling.normalisation
     means = {"mean_D": normalisation.mean_D.double(), "target_mean_E": normalisation.target_mean_E.double()}
@@ -90,14 +90,14 @@ def publish_with_little_memory(folder: str, uri: str, config: TrainConfig, paral
     """The same, where one process runs out of memory above so many tokens."""
     short = int(os.environ["RANK"]) == rank
 
-    def limited(sae: SparseAutoencoder, x_TD: Tensor) -> Tensor:
+    def limited(training: SAETraining, x_TD: Tensor) -> Tensor:
         if short and len(x_TD) > _MOST_TOKENS:
             torch.empty(1 << 50)
-        return preactivations(sae, x_TD)
+        return preactivations(training, x_TD)
 
-    preactivations = SparseAutoencoder._preactivations
+    preactivations = SAETraining._preactivations
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SparseAutoencoder, "_preactivations", limited)
+        patch.setattr(SAETraining, "_preactivations", limited)
         return publish(folder, uri, config, parallel)
 
 
@@ -118,13 +118,13 @@ def publish_without_room_for_moments(folder: str, uri: str, config: TrainConfig,
 def publish_diverging(folder: str, uri: str, config: TrainConfig, parallel: Parallel) -> Run:
     """The same, with a weight that is no number."""
 
-    def broken(self: SparseAutoencoder, *args: object) -> None:
+    def broken(self: SAETraining, *args: object) -> None:
         initialise(self, *args)
-        self.b_dec.data[0] = torch.nan
+        self.sae.b_dec.data[0] = torch.nan
 
-    initialise = TopKAutoencoder.initialise
+    initialise = TopKTraining.initialise
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TopKAutoencoder, "initialise", broken)
+        patch.setattr(TopKTraining, "initialise", broken)
         return publish(folder, uri, config, parallel)
 
 

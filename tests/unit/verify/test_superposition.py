@@ -96,5 +96,5 @@ def test_training_finds_features_and_a_second_run_finds_the_training(tmp_path: P
 def test_an_untrained_autoencoder_of_the_same_seed_knows_nothing_of_the_directions() -> None:
     stream = SyntheticRows(EASY, seed=0)
     sae = new_autoencoder(TopKConfig(width=EASY.features, k=4), EASY.width)
-    sae.initialise(stream.sample(100), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(stream.sample(100), torch.Generator().manual_seed(0))
     assert measure(sae, EASY, seed=0).sae.cosine < 0.5

@@ -1,35 +1,53 @@
 """Will it fit? Memory by steps and parts, from the configuration alone: no weights are loaded.
 
 Nothing is kept for a backward pass through the subject, so one block's activations are alive at a time,
-whichever layer is hooked. Steps run one after the other, so the largest of them is what must fit.
+whichever layer is hooked. Steps run one after the other, so the largest of them is what must fit. What each holds is
+estimated beside the step itself (``mistudio.train.footprint`` and so on), and put together here.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from rich.filesize import decimal
 
+from mistudio.activations.footprint import capture_parts
 from mistudio.errors import SubjectError
+from mistudio.evaluate.footprint import evaluate_parts
+from mistudio.explain import ExplainConfig
+from mistudio.explain.footprint import explain_parts
+from mistudio.find import FindConfig
+from mistudio.find.footprint import find_parts
 from mistudio.parallel import num_cores
+from mistudio.score import ScoreConfig
+from mistudio.score.footprint import score_parts
 from mistudio.subject.config import Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
-from mistudio.subject.footprint import (
-    PART_NAMES,
-    ModelShape,
-    Parts,
-    Workload,
-    block_bytes,
-    measure_shape,
-    parts_by_step,
-    weight_bytes,
-)
+from mistudio.subject.footprint import Held, ModelShape, Parts, block_bytes, measure_shape, weight_bytes
 from mistudio.subject.source import SubjectSource
+from mistudio.train import TrainConfig
+from mistudio.train.footprint import train_parts
 
+PART_NAMES = {
+    "runtime": "libraries and tokenizer",
+    "weights": "subject weights",
+    "activations": "subject activations",
+    "allocator": "kept by the allocator",
+    "logits": "logits",
+    "rows": "rows in buffers",
+    "features": "contexts and counts of features",
+    "sample": "tokens and what fires on them",
+    "sae_weights": "autoencoder weights",
+    "sae_optimizer": "autoencoder optimizer state",
+    "sae_step": "autoencoder gradients or batch",
+    "sae_auxiliary": "auxiliary loss, all latents dead",
+}
+_OF_FEATURES = ("features", "sae_weights", "sae_optimizer", "sae_step", "sae_auxiliary")
 _HEADROOM = 1.1  # allocators keep about a tenth more than is in use
 _SMALLEST_CONTEXT = 64
 _PASSES_AT_ONCE = 2  # on a CPU (mistudio.parallel.two_at_once)
+_MOST_ACTIVE = 64.0  # features a token: the most that training chooses
 _QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
 
 
@@ -72,13 +90,17 @@ def estimate_memory(
     context_length: int,
     batch_size: int,
     width: int,
-    sae_batch_size: int = 512,
-    buffer_rows: int = 262_144,
+    sae_batch_size: int = TrainConfig.model_fields["batch_size"].default,
+    buffer_rows: int = TrainConfig.model_fields["buffer_rows"].default,
     architecture: str = "topk",
     target_l0: float | None = None,
+    active: float | None = None,
     budget_bytes: int | None = None,
+    find: FindConfig | None = None,
+    explain: ExplainConfig | None = None,
+    score: ScoreConfig | None = None,
 ) -> MemoryEstimate:
-    """Estimate memory for capture, training and evaluation at one layer.
+    """Estimate the memory of each step at one layer.
 
     Args:
         source: the model; only its configuration is read.
@@ -91,7 +113,11 @@ def estimate_memory(
         buffer_rows: activations in the shuffling buffer.
         architecture: of the autoencoder; one with a penalty begins dense, unless it is steered to a target.
         target_l0: that target.
+        active: features a token; None: the target, or else the most that training chooses.
         budget_bytes: memory to fit in; None is what is free on the device.
+        find: settings of find.
+        explain: settings of explain; of its explainers only programs are counted.
+        score: settings of score; of its scorers only programs are counted.
 
     Raises:
         SubjectError: no such layer or device, a context longer than the model's, or no readable configuration.
@@ -104,40 +130,57 @@ def estimate_memory(
     # A budget given by hand may be that of a GPU elsewhere, where auto is a format of two bytes; so it is quantised.
     guess = budget_bytes is not None and config.dtype == "auto"
 
-    def workload(settings: Settings) -> Workload:
+    def held(settings: Settings) -> Held:
         dtype = "bfloat16" if guess and settings.quantization != "none" else resolve_dtype(config.dtype, device)
-        return Workload(
-            **settings.model_dump(),
+        return Held(
             layer=layer,
-            width=width,
-            sae_batch_size=sae_batch_size,
-            buffer_rows=buffer_rows,
-            architecture=architecture,
-            steered=target_l0 is not None,
+            quantization=settings.quantization,
             dtype=dtype,
             dtype_bytes=_itemsize(dtype),
             on_gpu=device.type == "cuda",
             passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if device.type == "cpu" else 1,
         )
 
+    active = active or target_l0 or _MOST_ACTIVE
+    training = train_parts(
+        shape.d_model,
+        width,
+        sae_batch_size,
+        buffer_rows,
+        on_gpu=device.type == "cuda",
+        architecture=architecture,
+        steered=target_l0 is not None,
+    )
+
+    def programs(of_step: Callable[..., Parts], max_tokens: int) -> Parts:
+        return of_step(shape.d_model, shape.vocab_size, width, active, max_tokens, on_gpu=device.type == "cuda")
+
     def parts_of(settings: Settings) -> dict[str, Parts]:
-        parts = parts_by_step(shape, workload(settings))
+        own, context = held(settings), settings.context_length
+        parts = {
+            "capture": capture_parts(shape, own, settings.batch_size, context),
+            "train": training,
+            "evaluate": evaluate_parts(shape, own, context, width),
+            "find": find_parts(shape, own, context, width, active, find or FindConfig()),
+            "explain": programs(explain_parts, (explain or ExplainConfig()).max_tokens),
+            "score": programs(score_parts, (score or ScoreConfig()).max_tokens),
+        }
         if config.device_map == "none":
             return parts
-        return _offloaded(parts, budget, config, block_bytes(shape, workload(settings)))
+        return _offloaded(parts, budget, config, block_bytes(shape, own))
 
     parts = parts_of(asked)
     required = _required(parts)
     recommended = next((choice for choice in _choices(asked) if _required(parts_of(choice)) <= budget), None)
     there = f"{device} has free" if budget_bytes is None else "the budget is"
     by_quantization = {
-        name: weight_bytes(shape, name, workload(asked.model_copy(update={"quantization": name})).dtype_bytes)
+        name: weight_bytes(shape, name, held(asked.model_copy(update={"quantization": name})).dtype_bytes)
         for name in _QUANTIZATIONS
     }
     return MemoryEstimate(
         model=source.name,
         device=str(device),
-        dtype=workload(asked).dtype,
+        dtype=held(asked).dtype,
         num_parameters=shape.num_parameters,
         asked=asked,
         parts=parts,
@@ -206,12 +249,19 @@ def _reason(parts: dict[str, Parts], budget: int, there: str, recommended: Setti
     )
     if recommended:
         return f"{text} It fits with {describe(recommended)}."
-    fixed = sum(parts["train"][part] for part in ("runtime", "rows"))
-    room = int(budget / _HEADROOM) - fixed
-    if steps["train"] > fixed + room > fixed:
-        narrower = width * room // (steps["train"] - fixed)
-        return f"{text} The autoencoder has to be narrower: at most about {narrower:,} features."
+    widths = [_fitting_width(own, int(budget / _HEADROOM), width) for own in parts.values()]
+    if 0 < min(widths) < width:
+        return f"{text} The autoencoder has to be narrower: at most about {min(widths):,} features."
     return f"{text} No setting makes it fit: use a smaller model, a larger device, or device_map auto to offload."
+
+
+def _fitting_width(own: Parts, room: int, width: int) -> int:
+    """How many features a step has room for; as many as asked where it fits, none where that is no help."""
+    total = sum(own.values())
+    of_features = sum(own.get(part, 0) for part in _OF_FEATURES)
+    if total <= room or not of_features:
+        return width if total <= room else 0
+    return max(width * (room - total + of_features) // of_features, 0)
 
 
 def describe(settings: Settings) -> str:
