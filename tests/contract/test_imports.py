@@ -12,11 +12,6 @@ import pytest
 PACKAGES = ("mistudio", "components", "pipelines")
 LAZY = "mistudio.lazy"  # what imports it imports at run time what stands under TYPE_CHECKING too
 EXTRAS = {"faiss", "igraph", "kserve", "leidenalg", "minio", "nicegui"}
-# Importer and imported of cycles that are still to be broken.
-KNOWN = {
-    ("mistudio.artifacts.store", "mistudio.artifacts.local"),
-    ("mistudio.train.training", "mistudio.train.step"),
-}
 
 
 def imported_modules() -> dict[str, set[str]]:
@@ -29,20 +24,10 @@ def imported_modules() -> dict[str, set[str]]:
 
 
 def test_no_import_comes_back_to_where_it_started() -> None:
-    imports = {
-        module: {other for other in found if (module, other) not in KNOWN}
-        for module, found in imported_modules().items()
-    }
     try:
-        TopologicalSorter(imports).prepare()
+        TopologicalSorter(imported_modules()).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
-
-
-def test_known_cycles_are_still_there() -> None:
-    """Or they should be crossed off."""
-    imports = imported_modules()
-    assert {(module, other) for module, other in KNOWN if other not in imports.get(module, ())} == set()
 
 
 def test_unit_tests_of_one_folder_import_no_other_folders() -> None:

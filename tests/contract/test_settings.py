@@ -16,39 +16,35 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from mistudio.activations import CaptureConfig
-from mistudio.corpus.ingest import IngestConfig
 from mistudio.demo import DemoConfig
-from mistudio.evaluate import EvaluateConfig
-from mistudio.evaluate.probing import ProbeConfig
-from mistudio.evaluate.stability import StabilityConfig
-from mistudio.explain import ExplainConfig
 from mistudio.explain.llm_config import EndpointConfig, LocalModelConfig
 from mistudio.explain.registry import MethodsConfig
-from mistudio.find import FindConfig
-from mistudio.find.config import PassConfig
-from mistudio.report.compare import CompareConfig
-from mistudio.report.step import ReportConfig
 from mistudio.sae.config import ArchitectureConfig
-from mistudio.score import ScoreConfig
+from mistudio.steps import STEPS
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig
 
-# Package -> what its steps are given. Together they hold all settings.
-ROOTS: dict[str, tuple[type[BaseModel], ...]] = {
-    "mistudio.activations": (CaptureConfig,),
-    "mistudio.corpus": (IngestConfig,),
-    "mistudio.demo": (DemoConfig,),
-    "mistudio.evaluate": (EvaluateConfig, StabilityConfig, ProbeConfig),
-    # A judge is given beside the configuration; recipes hold its settings().
-    "mistudio.explain": (ExplainConfig, EndpointConfig, LocalModelConfig),
-    "mistudio.find": (FindConfig, PassConfig),
-    "mistudio.report": (CompareConfig, ReportConfig),
-    "mistudio.sae": (),  # TrainConfig.sae takes any architecture's
-    "mistudio.score": (ScoreConfig,),
-    "mistudio.subject": (SubjectConfig,),
-    "mistudio.train": (TrainConfig,),
-}
+# What steps are given: their own configurations, as declared, and what they have in common.
+ROOTS: tuple[type[BaseModel], ...] = (
+    *(each for step in STEPS.values() for each in (step.config_class, step.runtime_class) if each is not None),
+    *(SubjectConfig, DemoConfig),
+    *(EndpointConfig, LocalModelConfig),  # a judge is given beside the configuration; recipes hold its settings()
+)
+PACKAGES = (
+    "mistudio.activations",
+    "mistudio.corpus",
+    "mistudio.demo",
+    "mistudio.evaluate",
+    "mistudio.explain",
+    "mistudio.find",
+    "mistudio.instrument",
+    "mistudio.report",
+    "mistudio.sae",
+    "mistudio.score",
+    "mistudio.steps",
+    "mistudio.subject",
+    "mistudio.train",
+)
 # Classes that no step is given, and why.
 NOT_REACHED: dict[type[BaseModel], str] = {
     MethodsConfig: "base class of ExplainConfig and ScoreConfig",
@@ -106,18 +102,18 @@ def reached(roots: tuple[type[BaseModel], ...]) -> set[type[BaseModel]]:
     return found
 
 
-REACHED = reached(tuple(root for roots in ROOTS.values() for root in roots))
+REACHED = reached(ROOTS)
 
 
-@pytest.mark.parametrize("package", ROOTS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_class_of_settings_is_reachable_from_a_steps_configuration(package: str) -> None:
     missed = configs_of(package) - REACHED - NOT_REACHED.keys()
     assert not missed, f"{missed}: make it a field of a step's configuration, or say in NOT_REACHED why not"
 
 
-@pytest.mark.parametrize("package", ROOTS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_below_a_step_no_settings_are_built_from_their_defaults(package: str) -> None:
-    names = {each.__name__ for each in REACHED} - {root.__name__ for roots in ROOTS.values() for root in roots}
+    names = {each.__name__ for each in REACHED} - {root.__name__ for root in ROOTS}
     built = []
     for module in modules_of(package):
         path = Path(str(module.__file__))

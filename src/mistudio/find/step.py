@@ -107,7 +107,7 @@ def find_part(
     if not 0 <= part < num_parts:
         message = f"part is {part} and num_parts {num_parts}: parts count from 0 to num_parts - 1."
         raise ConfigError(message)
-    config = config or PassConfig()
+    config = config or FindConfig()
     given = _given(store, sae, source, subject_config, seed)
 
     def build(draft: Draft) -> Summary:

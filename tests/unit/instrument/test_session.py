@@ -18,9 +18,9 @@ from mistudio.instrument import Ends, PlacedAutoencoder, Session, TextTokens, op
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, resolve_hooks, run_captured, subject_from_model
 from tests.support.directions import random_directions
+from tests.support.families import CAUSAL, ENCODERS, byte_level_tokenizer
 from tests.support.tiny import CONTEXT_LENGTH, WIDTH, tiny_llama
 from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae
-from tests.unit.subject.families import CAUSAL, ENCODERS, byte_level_tokenizer
 
 FAMILIES = ("gpt2", "gpt_neox_parallel", "opt_post_norm", "llama", "gemma2", "mixtral", "bert", "distilbert")
 LATENTS = [40, 3, 3, 63]

@@ -26,7 +26,7 @@ from mistudio.subject import (
     unedited,
 )
 from mistudio.subject.hooks import KINDS, available_points
-from tests.unit.subject.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, build_model
+from tests.support.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, build_model
 
 SubjectOf = Callable[[str], Subject]
 PRE_NORM = tuple(family for family in FAMILIES if family not in (*PARALLEL, *NORMED_AFTER))
