@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, Recipe, Store, produce
 from mistudio.explain.labels import choose_labels
 from mistudio.explain.records import Explanation
-from mistudio.explain.tables import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME, write_explanations
+from mistudio.explain.tables import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME, write_explanations, write_labels
+from mistudio.features import MAP, NEIGHBOURS
 from mistudio.score.records import Score
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, write_scores
-from tests.support.fake_run import make_tables, publish_tables
+from tests.support.fake_run import ABOUT, make_tables, publish_tables, token_ids
 
-TASKS = ["code", "docstring", "prose"]
-FIND = {"tasks": TASKS, "position_edges": [0, 1, 2, 4, 8]}
 METRICS = ("f1", "precision", "recall", "balanced_accuracy", "auroc")
 
 
@@ -28,8 +26,8 @@ def publish_meaningful_run(
     """Features with all that find knows of them, their evaluation, and scores of their explanations."""
     feature_rows, context_rows = make_tables(num_features, 6, set(dead), 24, True)
     surround(feature_rows, context_rows)
-    tables = surrounding_tables(num_features)
-    features, evaluation = publish_tables(store, feature_rows, context_rows, tables=tables, find_more=FIND)
+    neighbours, places = surrounding_tables(num_features)
+    features, evaluation = publish_tables(store, feature_rows, context_rows, neighbours=neighbours, places=places)
     explanations = explain_all(feature_rows, context_rows, person or {})
     return features, evaluation, publish_scores(store, features, feature_rows, explanations, score_all(feature_rows))
 
@@ -44,7 +42,8 @@ def surround(feature_rows: list[dict[str, Any]], context_rows: list[dict[str, An
             "ablation_elsewhere": 0.01 if fires else None,
             "ablation_control": -0.02 if fires else None,
             "task_density": [row["density"] * share for share in (2, 1, 0.5)],
-            "position_density": [row["density"]] * len(FIND["position_edges"]),
+            "position_density": [row["density"]] * len(ABOUT.position_edges),
+            "lift_token_ids": token_ids(["def", " self"]) if fires else [],
             "lift_tokens": ["def", " self"] if fires else [],
             "lift_values": [40.0, 3.5] if fires else [],
         }
@@ -54,7 +53,7 @@ def surround(feature_rows: list[dict[str, Any]], context_rows: list[dict[str, An
     context_rows.clear()
     for rows in of_feature.values():
         for row in rows:
-            row |= {"kind": "top", "neighbour": None, "integrated": None, "gradient": None}
+            row |= {"neighbour": None, "integrated": None, "gradient": None}
         rows[0]["integrated"] = [0.0, *([0.001] * (len(rows[0]["tokens"]) - 2)), -0.4]
         rows[0]["integrated"][rows[0]["peak"]] = 2.0
         context_rows += rows
@@ -62,20 +61,19 @@ def surround(feature_rows: list[dict[str, Any]], context_rows: list[dict[str, An
             context_rows += [_of_kind(kind, row) for row in rows]
 
 
-def surrounding_tables(num_features: int) -> dict[str, pa.Table]:
+def surrounding_tables(num_features: int) -> tuple[pa.Table, pa.Table]:
     """Neighbours in a ring, and a map on a circle with every third feature in no cluster."""
     rows = [
         {"feature": feature, "relation": relation, "rank": rank, "other": other, "value": 0.9 - 0.1 * rank}
         for feature in range(num_features)
-        for relation, step in (("correlation", 2), ("decoder", 1), ("pmi", 3))
+        for relation, step in (("decoder", 1), ("correlation", 2), ("pmi", 3))
         for rank, other in enumerate([(feature + step) % num_features, (feature - step) % num_features])
     ]
     angle = 2 * np.pi * np.arange(num_features) / num_features
     cluster = [None if feature % 3 == 2 else feature % 3 for feature in range(num_features)]
     columns = {"x": np.cos(angle), "y": np.sin(angle), "cluster": cluster, "group": [None] * num_features}
-    feature = pa.array(range(num_features), pa.int32())
-    neighbours = pa.Table.from_pylist(rows)
-    return {"neighbours.parquet": neighbours, "map.parquet": pa.table({"feature": feature, **columns})}
+    places = MAP.build({"feature": range(num_features), **columns})
+    return pa.Table.from_pylist(rows, schema=NEIGHBOURS.schema), places
 
 
 def explain_all(
@@ -133,7 +131,7 @@ def publish_scores(
             programs = [each for each in explanations if each.explainer == "program"]
             write_explanations(path, (_token_set(each) for each in programs))
         with draft.stage(LABELS_NAME) as path:
-            pq.write_table(pa.Table.from_pylist(choose_labels(explanations)), path)
+            write_labels(path, choose_labels(explanations))
         return {"explained": sum(each.status == "explained" for each in explanations)}
 
     def build_scores(draft: Any) -> dict[str, Any]:

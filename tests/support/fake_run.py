@@ -8,17 +8,19 @@ import inspect
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pydoc_data.topics import topics
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, InputRef, Recipe, Store, produce
+from mistudio.features import ABOUT_NAME, CONTEXTS, FEATURES, MAP, NEIGHBOURS, About
+from mistudio.features.tables import writing
 
 BOS = "<s>"
 EDGES = np.geomspace(0.01, 20.0, 41)
@@ -26,32 +28,14 @@ MODULES = ("argparse", "ast", "collections", "dataclasses", "difflib", "email.me
 MODULES += ("inspect", "json.decoder", "logging", "pathlib", "random", "shutil", "statistics", "textwrap", "typing")
 TOKEN = re.compile(r"\n[ ]*| ?[A-Za-z]{1,9}| ?[0-9]{1,3}| ?[^\sA-Za-z0-9]{1,3}|\s")
 
-FEATURES_SCHEMA = pa.schema(
-    [
-        ("feature", pa.int32()),
-        ("count", pa.int64()),
-        ("density", pa.float64()),
-        ("mean", pa.float32()),
-        ("max", pa.float32()),
-        ("histogram", pa.list_(pa.int64())),
-        ("promoted_tokens", pa.list_(pa.string())),
-        ("promoted_logits", pa.list_(pa.float32())),
-        ("suppressed_tokens", pa.list_(pa.string())),
-        ("suppressed_logits", pa.list_(pa.float32())),
-    ]
-)
-CONTEXTS_SCHEMA = pa.schema(
-    [
-        ("feature", pa.int32()),
-        ("rank", pa.int32()),
-        ("document", pa.int32()),
-        ("task", pa.string()),
-        ("position", pa.int32()),
-        ("value", pa.float32()),
-        ("peak", pa.int32()),
-        ("tokens", pa.list_(pa.string())),
-        ("values", pa.list_(pa.float32())),
-    ]
+ABOUT = About(
+    num_tokens=3_000_000,
+    histogram_edges=EDGES.tolist(),
+    context_before=23,
+    context_after=8,
+    quantiles=[0.5],
+    tasks=["code", "docstring", "prose"],
+    position_edges=[0, 1, 2, 4, 8],
 )
 METRICS = {
     "explained_variance": 0.9517,
@@ -92,11 +76,11 @@ def publish_tables(
     metrics: dict[str, Any] | None = None,
     subject: str = "folder:stories260K",
     hook: str = "resid_post",
-    tables: Mapping[str, pa.Table] | None = None,
-    find_more: dict[str, Any] | None = None,
+    neighbours: pa.Table | None = None,
+    places: pa.Table | None = None,
     config: dict[str, Any] | None = None,
 ) -> tuple[Artifact, Artifact]:
-    """Publish given rows as the features of a run, with further tables and facts of the search."""
+    """Publish given rows as the features of a run; without neighbours, and without places on the map, unless given."""
     width = len(feature_rows)
     subject_ref = InputRef(uri=subject, digest="7c9e1b52" * 8)
     text_ref = InputRef(uri="file:corpus.jsonl", digest="0a51f3d8" * 8)
@@ -122,20 +106,22 @@ def publish_tables(
         {"architecture": "topk", "features": width, "k": 32},
     )
     recipe_inputs = {"sae": sae.ref, "activations": activations.ref, "corpus": corpus.ref}
-    find = {"histogram_edges": EDGES.tolist(), "num_tokens": 3_000_000, "context_before": 23, "context_after": 8}
-    find |= find_more or {}
+    if neighbours is None:
+        neighbours = NEIGHBOURS.schema.empty_table()
+    if places is None:
+        nowhere = np.full(width, np.nan)
+        places = MAP.build({"feature": np.arange(width), "x": nowhere, "y": nowhere})
 
     def build_features(draft: Any) -> dict[str, Any]:
-        for name, rows, schema in (
-            ("features.parquet", feature_rows, FEATURES_SCHEMA),
-            ("contexts.parquet", context_rows, CONTEXTS_SCHEMA),
+        for table, path, rows in (
+            (FEATURES, FEATURES.name, pa.Table.from_pylist(feature_rows, schema=FEATURES.schema)),
+            (CONTEXTS, f"{CONTEXTS.name}/0000000.parquet", pa.Table.from_pylist(context_rows, schema=CONTEXTS.schema)),
+            (NEIGHBOURS, NEIGHBOURS.name, neighbours),
+            (MAP, MAP.name, places),
         ):
-            with draft.stage(name) as staged:
-                pq.write_table(_table(rows, schema), staged, row_group_size=5000)
-        for name, table in (tables or {}).items():
-            with draft.stage(name) as staged:
-                pq.write_table(table, staged)
-        draft.write("find.json", json.dumps(find).encode())
+            with draft.stage(path) as staged, writing(staged, table) as writer:
+                writer.write_table(rows, row_group_size=100)
+        draft.write(ABOUT_NAME, ABOUT.model_dump_json().encode())
         return {
             "features": width,
             "dead": sum(row["count"] == 0 for row in feature_rows),
@@ -158,18 +144,10 @@ def publish_tables(
     return features.artifact, evaluation.artifact
 
 
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows with the columns of ``schema``, and with those that some rows have beside them."""
-    table = pa.Table.from_pylist(rows, schema=schema)
-    for name in sorted({name for row in rows for name in row} - set(schema.names)):
-        table = table.append_column(name, pa.array([row.get(name) for row in rows]))
-    return table
-
-
 def make_tables(
     num_features: int, contexts: int, dead: set[int], width: int, logits: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of features.parquet and of contexts.parquet."""
+    """Rows of the tables of features and of contexts."""
     documents, places, following = _text()
     triggers = [token for token, found in places.items() if len(found) >= max(contexts, 3)]
     rng = np.random.default_rng(0)
@@ -205,8 +183,10 @@ def _feature_row(
         "mean": peak_value / 3.3 if alive else 0.0,
         "max": peak_value if alive else 0.0,
         "histogram": histogram.tolist(),
+        "promoted_token_ids": token_ids(promoted),
         "promoted_tokens": promoted,
         "promoted_logits": np.sort(rng.gamma(3, 0.4, len(promoted)))[::-1].tolist(),
+        "suppressed_token_ids": token_ids(suppressed),
         "suppressed_tokens": suppressed,
         "suppressed_logits": (-np.sort(rng.gamma(3, 0.25, len(suppressed)))[::-1]).tolist(),
     }
@@ -233,15 +213,23 @@ def _context_row(
     values[[i for i, token in enumerate(shown) if token == BOS]] = np.nan
     return {
         "feature": feature,
+        "kind": "top",
         "rank": rank,
         "document": document,
         "task": task,
+        "sequence": document,
         "position": position,
         "value": value,
         "peak": peak,
+        "token_ids": token_ids(shown),
         "tokens": shown,
         "values": values.tolist(),
     }
+
+
+def token_ids(tokens: Sequence[str]) -> list[int]:
+    """A number for each token, the same for the same."""
+    return [crc32(token.encode()) % 50_000 for token in tokens]
 
 
 @cache

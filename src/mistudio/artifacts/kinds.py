@@ -13,7 +13,7 @@ KINDS = {
     "corpus": 1,
     "evaluation": 1,
     "explanations": 2,
-    "features": 1,
+    "features": 2,
     "features-part": 1,
     "probing": 1,
     "report": 1,

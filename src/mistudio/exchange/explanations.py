@@ -22,6 +22,7 @@ from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, SUMMARY_NAME
 from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
 from mistudio.explain.labels import choose_labels
 from mistudio.explain.records import Explanation
+from mistudio.explain.status import StatusCounts
 from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
 
 NEURONPEDIA = "neuronpedia"
@@ -90,10 +91,11 @@ class _Reading:
             table = pq.read_table(draft.work_file("joined.parquet"))
             order = [("explainer", "ascending"), ("feature", "ascending")]
             pq.write_table(table.sort_by(order), path, compression="zstd", row_group_size=_ROWS_AT_ONCE)
-        labels = choose_labels(read_table(draft.file(EXPLANATIONS_NAME)))
+        status = StatusCounts(self.num_features)
+        labels = choose_labels(status.watch(read_table(draft.file(EXPLANATIONS_NAME))))
         with draft.stage(LABELS_NAME) as path:
             write_labels(path, labels)
-        return self._summary(draft, len(labels))
+        return self._summary(draft, status, len(labels))
 
     def _explanations(self) -> Iterator[Explanation]:
         for path in self.paths:
@@ -141,23 +143,15 @@ class _Reading:
             message = f"{where} holds no explanation of any of the {self.num_features} features."
             raise InputError(message)
 
-    def _summary(self, draft: Draft, num_labels: int) -> Summary:
-        status: dict[str, Counter[str]] = {}
-        explained: set[int] = set()
-        failed: set[int] = set()
-        for each in read_table(draft.file(EXPLANATIONS_NAME)):
-            status.setdefault(each.explainer, Counter())[each.status] += 1
-            (explained if each.status == "explained" else failed).add(each.feature)
-        counts = {name: dict(sorted(each.items())) for name, each in status.items()}
+    def _summary(self, draft: Draft, status: StatusCounts, num_labels: int) -> Summary:
+        counts = status.by_explainer
         content = {"explainers": counts, "searched": {}, "unknown": self.unknown, "source": min(self.sources)}
         draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
         return {
             "features": self.num_features,
-            "explained": len(explained),
-            "dead": 0,
-            "failed": len(failed - explained),
+            **status.features,
             "labels": num_labels,
-            "explainers": ", ".join(status),
+            "explainers": ", ".join(counts),
             "imported_from": NEURONPEDIA,
             "source": min(self.sources),
             "unknown": self.unknown,

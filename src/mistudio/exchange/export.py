@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, Line, Store
@@ -23,7 +22,7 @@ from mistudio.exchange.reading import Found, Origin, open_origin, read_found, re
 from mistudio.exchange.writing import chunks, json_lines, new_folder, write_batch, write_table_lines
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, read_explanations
 from mistudio.explain.records import Explanation
-from mistudio.find import FEATURES_NAME, MAP_NAME
+from mistudio.features import FEATURES
 from mistudio.progress import progress
 from mistudio.score import SCORES_NAME
 
@@ -127,7 +126,7 @@ def _check_features(given: _Given) -> None:
 
 def _tables(given: _Given, folder: Path, format_name: str) -> Exported:
     """One file for each table."""
-    wanted = [(given.features, FEATURES_NAME)]
+    wanted = [(given.features, FEATURES.name)]
     if given.explanations is not None:
         wanted += [(given.explanations, EXPLANATIONS_NAME), (given.explanations, LABELS_NAME)]
     if given.scores is not None:
@@ -153,12 +152,12 @@ def _batches(origin: Origin, folder: Path, names: Names) -> Exported:
             features = (batch_feature(found, origin) for found in chunk)
             write_batch(partial / f"batch-{number}.json", batch_head(names, origin), "features", features)
             num_files = number + 1
-        rows = origin.num_features
+        rows = origin.features.num_features
     return Exported(folder, num_files, {"features": rows})
 
 
 def _tree(given: _Given, origin: Origin, folder: Path, names: Names) -> Exported:
-    has_map = given.explanations is not None and MAP_NAME in given.features.paths()
+    has_map = given.explanations is not None
     rows = {"features": 0, "activations": 0}
     with new_folder(folder) as partial:
         for name, row in tree_metadata(names, origin, has_map=has_map).items():
@@ -181,8 +180,7 @@ def _tree(given: _Given, origin: Origin, folder: Path, names: Names) -> Exported
 
 def _write_explanations(explanations: Artifact, origin: Origin, folder: Path, names: Names) -> dict[str, int]:
     """Write those that have a text; features that never fire, and failures, have none to show."""
-    table = pq.read_table(origin.features.file(FEATURES_NAME), columns=["density"])
-    density_F = table["density"].to_numpy().astype(np.float64)
+    density_F = origin.features.column("density").to_numpy()
     places = read_places(origin.features)
     rows = {"explanations": 0, "left_out": 0}
 
@@ -197,14 +195,13 @@ def _write_explanations(explanations: Artifact, origin: Origin, folder: Path, na
         with json_lines(folder / f"batch-{number}.jsonl.gz") as write:
             for explanation in chunk:
                 feature = explanation.feature
-                place = places[feature] if places else None
-                write(tree_explanation(explanation, place, float(density_F[feature]), names, origin))
+                write(tree_explanation(explanation, places[feature], float(density_F[feature]), names, origin))
     return rows
 
 
 def _shown(origin: Origin) -> Iterator[Found]:
     """The features, with a progress bar."""
-    with progress("Export features", origin.num_features, "features") as bar:
+    with progress("Export features", origin.features.num_features, "features") as bar:
         for found in read_found(origin):
             yield found
             bar.advance()

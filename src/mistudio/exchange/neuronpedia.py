@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.exchange.names import HOOKS, Names
-from mistudio.exchange.reading import Alignment, Found, Origin, Row
+from mistudio.exchange.reading import Alignment, Found, Origin
 from mistudio.explain.records import Explanation
+from mistudio.features import Row
 from mistudio.subject import HookPoint
 
 _BARS = 50
@@ -98,11 +99,10 @@ def tree_activations(found: Found, names: Names, origin: Origin) -> list[Row]:
     return rows
 
 
-def tree_explanation(explanation: Explanation, place: Row | None, density: float, names: Names, origin: Origin) -> Row:
+def tree_explanation(explanation: Explanation, place: Row, density: float, names: Names, origin: Origin) -> Row:
     """A row of the table ``Explanation``; ``place`` is that of its feature on the map."""
     theirs = bool(_THEIR_METHODS.match(explanation.explainer))
-    place = place or {"x": None, "y": None, "cluster": None}
-    on_map = place["x"] is not None and not math.isnan(place["x"])
+    on_map = not math.isnan(place["x"])
     how = explanation.model_dump(include={"explainer", "model", "label", "confidence", "prompt", "seed"})
     return {
         "id": _row_id(names, origin, "explanation", explanation.model_dump_json()),
@@ -126,12 +126,12 @@ def tree_metadata(names: Names, origin: Origin, *, has_map: bool) -> dict[str, R
     """The one row of each of the files that say what the rest belongs to."""
     owner = {"creatorId": names.creator_id, "visibility": "PUBLIC"}
     source, release = names.source(origin), f"{names.model_id}-{names.source_set}"
-    title = f"{origin.num_features:,} features of {origin.model} at {origin.hook}, by miStudio"
+    title = f"{origin.features.num_features:,} features of {origin.model} at {origin.hook}, by miStudio"
     made = {"creatorName": names.creator, "urls": []}
     model = {"displayNameShort": names.model_id, "displayName": origin.model, "instruct": False}
     sizes = {"num_prompts": origin.num_sequences, "num_tokens_in_prompt": origin.context_length}
     umap = {"hasUmap": has_map, "hasUmapLogSparsity": has_map, "hasUmapClusters": has_map}
-    notes = f"{origin.features.uri}, sha256 {origin.features.digest}"
+    notes = f"{origin.features.artifact.uri}, sha256 {origin.features.artifact.digest}"
     described = {"description": title, "releaseName": release}
     return {
         "release": {"name": release, "description": title, "descriptionShort": title, **made, **owner},
@@ -190,7 +190,7 @@ def _below(found: Found, origin: Origin, points: NDArray[np.float64]) -> NDArray
     """
     histogram_H = np.array(found.row["histogram"])
     last = int(np.flatnonzero(histogram_H)[-1])
-    edges = np.array([0.0, *origin.histogram_edges[1 : last + 1], found.row["max"]])
+    edges = np.array([0.0, *origin.features.about.histogram_edges[1 : last + 1], found.row["max"]])
     counts = np.concatenate([[0], histogram_H[: last + 1].cumsum()])
     below: NDArray[np.float64] = np.interp(points, np.minimum(edges, found.row["max"]), counts)
     return below
@@ -210,8 +210,8 @@ def _intervals(found: Found, origin: Origin) -> tuple[NDArray[np.float64], list[
     ends = np.linspace(0, found.row["max"], _INTERVALS + 1)
     if not found.row["count"]:
         return ends, [1.0] + [0.0] * (_INTERVALS - 1)
-    shares = np.diff(_below(found, origin, ends)) / origin.num_tokens
-    shares[0] += 1 - found.row["count"] / origin.num_tokens
+    shares = np.diff(_below(found, origin, ends)) / origin.features.about.num_tokens
+    shares[0] += 1 - found.row["count"] / origin.features.about.num_tokens
     return ends, _numbers(shares.tolist())
 
 
@@ -220,7 +220,7 @@ def _activations(found: Found, origin: Origin) -> list[Row]:
     ends, shares = _intervals(found, origin)
     rows = []
     for context in found.contexts:
-        kind, values = context.get("kind", "top"), _numbers(context["values"])
+        kind, values = context["kind"], _numbers(context["values"])
         if kind == "hard":
             continue
         interval: tuple[float, float, float] = (_NONE, _number(found.row["max"]), _NONE)
@@ -257,5 +257,5 @@ def _number(value: Any) -> float:
 
 def _row_id(names: Names, origin: Origin, table: str, content: str) -> str:
     """A key of the database that is the same for each export of the same."""
-    whole = f"{origin.features.digest} {names.model_id} {names.source(origin)} {table} {content}"
+    whole = f"{origin.features.artifact.digest} {names.model_id} {names.source(origin)} {table} {content}"
     return "c" + hashlib.sha256(whole.encode()).hexdigest()[:24]

@@ -3,26 +3,19 @@
 Shape legend: F features, D model width, n aligned dimensions.
 """
 
-import json
-from collections.abc import Callable, Iterator
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from mistudio.artifacts import Artifact, Line, Store, open_artifact
-from mistudio.find import CONTEXTS_NAME, FEATURES_NAME, FIND_NAME, MAP_NAME, NEIGHBOURS_NAME
+from mistudio.features import FeatureSet, Neighbours, Row
 from mistudio.sae import hook_of, target_hook_of
 from mistudio.sae.files import WEIGHTS_NAME
 
-Row = dict[str, Any]
-
 _FEATURES_AT_ONCE = 256
-_ROWS_AT_ONCE = 1024
 _ALIGNED = 3
-_FEATURE_COLUMNS = (
-    "feature",
+_COLUMNS = (
     "count",
     "density",
     "max",
@@ -32,26 +25,19 @@ _FEATURE_COLUMNS = (
     "suppressed_tokens",
     "suppressed_logits",
 )
-_CONTEXT_COLUMNS = ("feature", "kind", "rank", "peak", "tokens", "values")
+_CONTEXT_COLUMNS = ("peak", "tokens", "values")
 
 
 class Origin(NamedTuple):
     """What found features come from."""
 
-    features: Artifact
+    features: FeatureSet
     sae: Artifact
     model: str  # name of the language model
     hook: str  # where features are written: that of the autoencoder, or a transcoder's target
     dataset: str
     num_sequences: int  # of the corpus, both splits
     context_length: int  # tokens of a sequence
-    num_tokens: int  # that were searched
-    histogram_edges: list[float]
-
-    @property
-    def num_features(self) -> int:
-        """Features there are."""
-        return int(str(self.features.manifest.summary["features"]))
 
 
 class Alignment(NamedTuple):
@@ -67,7 +53,7 @@ class Found(NamedTuple):
 
     row: Row  # of the table of features
     contexts: list[Row]
-    neighbours: dict[str, list[tuple[int, float]]]  # by relation, nearest first
+    neighbours: Neighbours
     alignment: Alignment
 
     @property
@@ -85,38 +71,31 @@ def open_origin(store: Store, features: Artifact) -> Origin:
     """
     line = Line(store, features)
     sae, corpus = line.sae, line.corpus
-    found = json.loads(features.file(FIND_NAME).read_bytes())
     return Origin(
-        features=features,
+        features=FeatureSet(features),
         sae=sae,
         model=_model_name(store, features.manifest.inputs["subject"].uri),
         hook=target_hook_of(sae) or hook_of(sae),
         dataset=corpus.manifest.inputs["source"].uri,
         num_sequences=int(str(corpus.manifest.summary["sequences"])),
         context_length=int(corpus.manifest.config["context_length"]),
-        num_tokens=int(found["num_tokens"]),
-        histogram_edges=found["histogram_edges"],
     )
 
 
 def read_found(origin: Origin) -> Iterator[Found]:
     """Every feature in order, with its contexts and neighbours; a few hundred are held at a time."""
-    contexts = _follower(origin.features, CONTEXTS_NAME, _CONTEXT_COLUMNS)
-    neighbours = _follower(origin.features, NEIGHBOURS_NAME, ("feature", "relation", "rank", "other", "value"))
-    with pq.ParquetFile(origin.features.file(FEATURES_NAME)) as file:
-        for batch in file.iter_batches(_FEATURES_AT_ONCE, columns=list(_FEATURE_COLUMNS)):
-            rows = batch.to_pylist()
-            alignments = _alignments(origin.sae, rows[0]["feature"], rows[-1]["feature"] + 1)
-            for row, alignment in zip(rows, alignments, strict=True):
-                feature = row["feature"]
-                yield Found(row, contexts(feature), _by_relation(neighbours(feature)), alignment)
+    features = origin.features
+    found = features.stream(columns=_COLUMNS, context_columns=_CONTEXT_COLUMNS)
+    for first in range(0, features.num_features, _FEATURES_AT_ONCE):
+        alignments = _alignments(origin.sae, first, min(first + _FEATURES_AT_ONCE, features.num_features))
+        for alignment, each in zip(alignments, found, strict=False):
+            yield Found(*each, alignment)
 
 
-def read_places(features: Artifact) -> list[Row]:
-    """Where each feature lies on the map, and its cluster; empty where there is no map [F]."""
-    if MAP_NAME not in features.paths():
-        return []
-    return [dict(row) for row in pq.read_table(features.file(MAP_NAME), columns=["x", "y", "cluster"]).to_pylist()]
+def read_places(features: FeatureSet) -> list[Row]:
+    """Where each feature lies on the map, and its cluster [F]."""
+    columns = {name: features.column(name).to_pylist() for name in ("x", "y", "cluster")}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _model_name(store: Store, uri: str) -> str:
@@ -125,37 +104,6 @@ def _model_name(store: Store, uri: str) -> str:
     if colon:
         return rest.partition("@")[0].rpartition("/")[2]
     return str(open_artifact(store, scheme, "subject").manifest.config.get("name", uri))
-
-
-def _follower(features: Artifact, name: str, wanted: tuple[str, ...]) -> Callable[[int], list[Row]]:
-    """A function that gives the rows of a feature from a table in the features' order; ask for them ascending."""
-    groups = _groups(features, name, wanted)
-    waiting = next(groups, None)
-
-    def follow(feature: int) -> list[Row]:
-        nonlocal waiting
-        while waiting is not None and waiting[0] < feature:
-            waiting = next(groups, None)
-        return waiting[1] if waiting is not None and waiting[0] == feature else []
-
-    return follow
-
-
-def _groups(features: Artifact, name: str, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[Row]]]:
-    if name not in features.paths():
-        return
-    with pq.ParquetFile(features.file(name)) as file:
-        there = [column for column in wanted if column in file.schema_arrow.names]
-        rows = (row for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there) for row in batch.to_pylist())
-        for feature, group in groupby(rows, key=lambda row: int(row["feature"])):
-            yield feature, list(group)
-
-
-def _by_relation(rows: list[Row]) -> dict[str, list[tuple[int, float]]]:
-    relations: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        relations.setdefault(row["relation"], []).append((row["other"], row["value"]))
-    return relations
 
 
 def _alignments(sae: Artifact, first: int, stop: int) -> list[Alignment]:

@@ -31,26 +31,17 @@ def choose_labels(explanations: Iterable[Explanation]) -> list[dict[str, Any]]:
 
     Labels that several features share get a number, from the second on.
     """
-    chosen: dict[int, Explanation] = {}
-    for explanation in explanations:
-        if explanation.feature not in chosen and explanation.label:
-            chosen[explanation.feature] = explanation
+    chosen: dict[int, tuple[str, str, float | None]] = {}
+    for each in explanations:
+        if each.feature not in chosen and each.label:
+            chosen[each.feature] = (each.label, each.explainer, each.confidence)
     taken = Counter[str]()
-    used = {explanation.label for explanation in chosen.values()}
+    used = {label for label, *_ in chosen.values()}
     rows = []
-    for feature, explanation in sorted(chosen.items()):
-        label = explanation.label
+    for feature, (label, explainer, confidence) in sorted(chosen.items()):
         taken[label] += 1
-        if taken[label] > 1:
-            label = _free(label, taken, used)
-        rows.append(
-            {
-                "feature": feature,
-                "label": label,
-                "explainer": explanation.explainer,
-                "confidence": explanation.confidence,
-            }
-        )
+        numbered = _free(label, taken, used) if taken[label] > 1 else label
+        rows.append({"feature": feature, "label": numbered, "explainer": explainer, "confidence": confidence})
     return rows
 
 

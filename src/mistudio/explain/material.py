@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, InputRef, Line, Store
@@ -14,7 +14,7 @@ from mistudio.errors import InputError
 from mistudio.evaluate import check_subject, numerics
 from mistudio.explain.firings import Firings, captured_sequences, read_firings
 from mistudio.explain.tokens import Tokens, draw_sequences, read_tokens
-from mistudio.find import FEATURES_NAME
+from mistudio.features import FeatureSet
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, pick_device, token_strings
 
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ class Material:
     @property
     def num_features(self) -> int:
         """Features there are."""
-        return int(str(self.features.manifest.summary["features"]))
+        return self.found.num_features
+
+    @cached_property
+    def found(self) -> FeatureSet:
+        """The features to be read."""
+        return FeatureSet(self.features)
 
     def subject_recipe(self) -> tuple[InputRef, dict[str, str]]:
         """What stands in the recipe of that which runs the model: the model, and its number formats.
@@ -65,8 +70,7 @@ class Material:
 
     def maxima(self) -> NDArray[np.float32]:
         """The largest activation of each feature on all training documents [F]."""
-        table = pq.read_table(self.features.file(FEATURES_NAME), columns=["max"])
-        maxima: NDArray[np.float32] = table["max"].to_numpy().astype(np.float32)
+        maxima: NDArray[np.float32] = self.found.column("max").to_numpy()
         return maxima
 
     def read(self, split: Split, max_tokens: int, seed: int, strings: Sequence[str]) -> tuple[Tokens, Firings]:

@@ -17,12 +17,13 @@ import numpy as np
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import InputError
 from mistudio.explain.config import EXPLAINERS, PERSON, PROGRAM, TOKEN_SET, ExplainConfig
-from mistudio.explain.evidence import count_firing_contexts, read_evidence
+from mistudio.explain.evidence import read_evidence
 from mistudio.explain.judge import Judge
 from mistudio.explain.labels import choose_labels, read_labels
 from mistudio.explain.material import Material, open_material
 from mistudio.explain.program import ProgramExplainer
 from mistudio.explain.records import Evidence, Explanation
+from mistudio.explain.status import StatusCounts
 from mistudio.explain.tables import (
     EXPLANATIONS_NAME,
     LABELS_NAME,
@@ -33,6 +34,7 @@ from mistudio.explain.tables import (
     write_explanations,
     write_labels,
 )
+from mistudio.features import FIRING_KINDS
 from mistudio.progress import progress
 from mistudio.subject import SubjectConfig, SubjectSource
 
@@ -154,7 +156,7 @@ class _Run:
         if self.draft.has_work(_work_name(name, first)):
             return
         stop = min(first + self.config.block_features, self.num_features)
-        evidence = read_evidence(self.material.features, first, stop, examples=name != PROGRAM)
+        evidence = read_evidence(self.material.found, first, stop, examples=name != PROGRAM)
         if name == PROGRAM:
             pairs = list(self._programs().explain_both(evidence))
             with self.draft.stage_work(_work_name(TOKEN_SET, first)) as path:
@@ -178,18 +180,14 @@ class _Run:
 
     def _publish(self) -> Summary:
         explained = self.draft.file(EXPLANATIONS_NAME)
-        labels = choose_labels(read_table(explained))
+        status = StatusCounts(self.num_features)
+        labels = choose_labels(status.watch(read_table(explained)))
         with self.draft.stage(LABELS_NAME) as path:
             write_labels(path, labels)
-        status: dict[str, Counter[str]] = {}
-        of_feature: dict[int, set[str]] = {}
-        for explanation in read_table(explained):
-            status.setdefault(explanation.explainer, Counter())[explanation.status] += 1
-            of_feature.setdefault(explanation.feature, set()).add(explanation.status)
-        done = self.draft.has_work(_READ_NAME)
-        read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if done else {}
+        has_read = self.draft.has_work(_READ_NAME)
+        read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if has_read else {}
         content = {
-            "explainers": {name: dict(sorted(counts.items())) for name, counts in status.items()},
+            "explainers": status.by_explainer,
             "contexts": self._contexts() if _shows_contexts(self.config) else None,
             "searched": read,
             "spending": self.judge.spending.totals() if self.judge is not None else None,
@@ -197,9 +195,7 @@ class _Run:
         self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
         return {
             "features": self.num_features,
-            "explained": sum("explained" in each for each in of_feature.values()),
-            "dead": sum(each == {"dead"} for each in of_feature.values()),
-            "failed": sum("explained" not in each and "failed" in each for each in of_feature.values()),
+            **status.features,
             "labels": len(labels),
             "explainers": ", ".join(self.config.explainers),
             "tokens": read.get("num_tokens", 0),
@@ -208,7 +204,7 @@ class _Run:
 
     def _contexts(self) -> dict[str, int]:
         """How many features have fewer contexts that they fire in than may be shown."""
-        counts_F, asked = count_firing_contexts(self.material.features), self.config.contexts
+        counts_F, asked = self.material.found.count_contexts(FIRING_KINDS), self.config.contexts
         fewer = int(((counts_F > 0) & (counts_F < asked)).sum())
         if fewer:
             logger.info("%d of %d features fire in fewer than %d contexts", fewer, self.num_features, asked)

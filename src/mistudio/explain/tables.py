@@ -9,41 +9,22 @@ import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact
 from mistudio.explain.records import Explanation
+from mistudio.features import EXPLANATIONS, LABELS, TOKEN_SETS
 
-EXPLANATIONS_NAME = "explanations.parquet"
-TOKEN_SETS_NAME = "token_sets.parquet"  # noqa: S105 -- a file's name
-LABELS_NAME = "labels.parquet"
+EXPLANATIONS_NAME, TOKEN_SETS_NAME, LABELS_NAME = EXPLANATIONS.name, TOKEN_SETS.name, LABELS.name
 SUMMARY_NAME = "explanations.json"
 _ROWS_AT_ONCE = 1024
-_LABEL_SCHEMA = pa.schema(
-    [("feature", pa.int32()), ("label", pa.string()), ("explainer", pa.string()), ("confidence", pa.float32())]
-)
-SCHEMA = pa.schema(
-    [
-        ("feature", pa.int32()),
-        ("explainer", pa.string()),
-        ("status", pa.string()),
-        ("text", pa.string()),
-        ("label", pa.string()),
-        ("confidence", pa.float32()),
-        ("program", pa.string()),
-        ("model", pa.string()),
-        ("prompt", pa.string()),
-        ("seed", pa.int64()),
-        ("documents", pa.list_(pa.int32())),
-    ]
-)
 
 
 def write_explanations(path: Path, explanations: Iterable[Explanation]) -> None:
     """Write a table of explanations."""
     rows = [{**explanation.model_dump(), "documents": list(explanation.documents)} for explanation in explanations]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=EXPLANATIONS.schema), path, compression="zstd")
 
 
 def join_tables(path: Path, parts: Iterable[Path]) -> None:
     """Put tables of explanations one after the other, holding one at a time."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, EXPLANATIONS.schema, compression="zstd") as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))
 
@@ -65,4 +46,4 @@ def read_explanations(explanations: Artifact, name: str = EXPLANATIONS_NAME) -> 
 
 def write_labels(path: Path, labels: list[dict[str, Any]]) -> None:
     """One row a feature: its label, who gave it, and how well that explanation fits."""
-    pq.write_table(pa.Table.from_pylist(labels, schema=_LABEL_SCHEMA), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(labels, schema=LABELS.schema), path, compression="zstd")

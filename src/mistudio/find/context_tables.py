@@ -3,7 +3,7 @@
 Shape legend: F features, P contexts of a block, W tokens of a window, S strata.
 """
 
-from pathlib import Path
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.features import CONTEXT_KINDS, CONTEXTS
+from mistudio.features.tables import writing
 from mistudio.find.contexts import TopContexts
 from mistudio.find.sample import Sample
 from mistudio.find.silent import SilentContexts
 from mistudio.find.statistics import FeatureStatistics
 
-KINDS = ("top", "sampled", "random", "hard")
+_ROWS_OF_GROUP = 1024  # contexts, so that those of one feature are a small read
+_MOST_OF_GROUP = 256  # features
+_GROUPS_OF_FILE = 256  # so that the footer of a file is read at once
 _FEATURES_AT_ONCE = 256
 _WINDOW_TOKENS_AT_ONCE = 1 << 22
 
@@ -46,7 +51,7 @@ class Contexts(NamedTuple):
 class _Rows(NamedTuple):
     """Contexts of a block of features in parallel arrays [P], with their windows [P, W]."""
 
-    kind: NDArray[np.int64]  # place in KINDS
+    kind: NDArray[np.int64]  # place in CONTEXT_KINDS
     feature: NDArray[np.int64]
     rank: NDArray[np.int64]
     stratum: NDArray[np.int32]
@@ -60,24 +65,43 @@ class _Rows(NamedTuple):
         return _Rows._make(column[rows] for column in self)
 
 
-def write_contexts(path: Path, contexts: Contexts, corpus: TokenCorpus, tokens: list[str]) -> dict[str, int]:
-    """Write all contexts; return how many there are of each kind."""
-    written = dict.fromkeys(KINDS, 0)
+def write_contexts(draft: Draft, contexts: Contexts, corpus: TokenCorpus, tokens: list[str]) -> dict[str, int]:
+    """Write all contexts, in files of so many row groups; return how many there are of each kind."""
+    written = dict.fromkeys(CONTEXT_KINDS, 0)
     words = pa.array(tokens)
-    kinds = contexts.top.num_contexts + contexts.pool.num_contexts + 2 * contexts.sampled
-    window_tokens = kinds * contexts.top.window_FCW.shape[2]
-    at_once = max(min(_FEATURES_AT_ONCE, _WINDOW_TOKENS_AT_ONCE // window_tokens), 1)
-    writer: pq.ParquetWriter | None = None
-    for first in range(0, contexts.top.num_features, at_once):
-        rows = _block(contexts, first, min(first + at_once, contexts.top.num_features))
-        table = _table(rows, contexts, corpus, words)
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-        writer.write_table(table)
-        for number, kind in enumerate(KINDS):
-            written[kind] += int((rows.kind == number).sum())
-    if writer is not None:
-        writer.close()
+    num_features = contexts.top.num_features
+    of_group = features_of_group(contexts)
+    at_once, of_file = max(_at_once(contexts), of_group), of_group * _GROUPS_OF_FILE
+    for first in range(0, num_features, of_file):
+        stop = min(first + of_file, num_features)
+        with draft.stage(f"{CONTEXTS.name}/{first:07d}.parquet") as path, writing(path, CONTEXTS) as writer:
+            for start in range(first, stop, at_once):
+                rows = _block(contexts, start, min(start + at_once, stop))
+                _write_groups(writer, _table(rows, contexts, corpus, words), of_group)
+                for number, kind in enumerate(CONTEXT_KINDS):
+                    written[kind] += int((rows.kind == number).sum())
     return written
+
+
+def features_of_group(contexts: Contexts) -> int:
+    """How many features share a row group: a power of two, so that a run of features ends where a group does."""
+    silent = sum(int(each.rank.max(initial=-1)) + 1 for each in (contexts.random, contexts.hard))
+    rows = contexts.top.num_contexts + contexts.sampled + silent
+    return 1 << max(min(_ROWS_OF_GROUP // max(rows, 1), _MOST_OF_GROUP).bit_length() - 1, 0)
+
+
+def _at_once(contexts: Contexts) -> int:
+    """How many features are put together at a time: a power of two, as what shares a row group is."""
+    rows = contexts.top.num_contexts + contexts.pool.num_contexts + 2 * contexts.sampled
+    window_tokens = max(rows * contexts.top.window_FCW.shape[2], 1)
+    return 1 << max(min(_FEATURES_AT_ONCE, _WINDOW_TOKENS_AT_ONCE // window_tokens).bit_length() - 1, 0)
+
+
+def _write_groups(writer: pq.ParquetWriter, rows: pa.Table, of_group: int) -> None:
+    group = rows["feature"].to_numpy() // of_group
+    edges = np.flatnonzero(np.diff(group, prepend=-1, append=-1)).tolist()
+    for start, stop in pairwise(edges):
+        writer.write_table(rows.slice(start, stop - start))
 
 
 def stratified(
@@ -141,7 +165,7 @@ def _kept(
     stratum: NDArray[np.int32],
 ) -> _Rows:
     ints = {name: column[place] for name, column in top.ints_FC.items()}
-    kinds = np.full(len(rank), KINDS.index(kind))
+    kinds = np.full(len(rank), CONTEXT_KINDS.index(kind))
     nobody = np.full(len(rank), -1, dtype=np.int32)
     window = top.window_FCW[place]
     return _Rows(kind=kinds, feature=place[0], rank=rank, stratum=stratum, neighbour=nobody, window=window, **ints)
@@ -153,7 +177,7 @@ def _silent(found: SilentContexts, kind: str, contexts: Contexts, first: int, st
     near_PW = row[:, None] + np.arange(-top.before, top.after + 1)
     inside_PW = (near_PW >= sample.first[row][:, None]) & (near_PW < sample.stop[row][:, None])
     return _Rows(
-        kind=np.full(len(row), KINDS.index(kind)),
+        kind=np.full(len(row), CONTEXT_KINDS.index(kind)),
         feature=found.feature[low:high].astype(np.int64),
         rank=found.rank[low:high].astype(np.int64),
         stratum=np.full(len(row), -1, dtype=np.int32),
@@ -176,18 +200,18 @@ def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array
     offsets = pa.array(np.cumsum([0, *(length for _, length in spans)]), pa.int32())
     flat_ids = np.concatenate([np.empty(0, np.int64), *ids]).astype(np.int64)
     values = [row[skip : skip + length] for row, (skip, length) in zip(rows.window, spans, strict=True)]
-    return pa.table(
+    return CONTEXTS.build(
         {
-            "feature": pa.array(rows.feature, pa.int32()),
-            "kind": pa.array([KINDS[kind] for kind in rows.kind.tolist()], pa.string()),
-            "rank": pa.array(rows.rank, pa.int32()),
+            "feature": rows.feature,
+            "kind": pa.array([CONTEXT_KINDS[kind] for kind in rows.kind.tolist()], pa.string()),
+            "rank": rows.rank,
             "stratum": pa.array(rows.stratum, pa.int32(), mask=rows.stratum < 0),
-            "document": pa.array(rows.document),
+            "document": rows.document,
             "task": pa.array(texts.task.tolist(), pa.string()),
-            "sequence": pa.array(rows.sequence),
-            "position": pa.array(rows.position),
-            "value": pa.array(rows.window[:, before]),
-            "peak": pa.array(peak_in_sequence - starts, pa.int32()),
+            "sequence": rows.sequence,
+            "position": rows.position,
+            "value": rows.window[:, before],
+            "peak": peak_in_sequence - starts,
             "neighbour": pa.array(rows.neighbour, pa.int32(), mask=rows.neighbour < 0),
             "token_ids": pa.ListArray.from_arrays(offsets, pa.array(flat_ids, pa.int32())),
             "tokens": pa.ListArray.from_arrays(offsets, words.take(pa.array(flat_ids))),
@@ -202,7 +226,7 @@ def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array
 
 def _beside(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
     """Attributions of the contexts that have them, null for all others."""
-    has = (rows.kind == KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
+    has = (rows.kind == CONTEXT_KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
     lists = [
         traced_FCW[feature, rank, skip : skip + length] if there else None
         for there, feature, rank, (skip, length) in zip(has, rows.feature, rows.rank, spans, strict=True)

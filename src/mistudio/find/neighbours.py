@@ -17,10 +17,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from mistudio.evaluate.cosines import cosine_blocks
+from mistudio.features import RELATIONS
 from mistudio.find.sample import Sample
 from mistudio.progress import progress
 
-RELATIONS = ("decoder", "correlation", "pmi", "jaccard")
 _BLOCK_PAIRS = 1 << 22  # of features that fire together, in one block
 _MAX_PAIRS = 1 << 28  # multiplications in all; tokens behind those that they are enough for are left out
 _MIN_TOGETHER = 5  # tokens; fewer say little, and the PMI of rare features would be all chance

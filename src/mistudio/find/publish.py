@@ -14,12 +14,12 @@ from mistudio.activations import OrderedRows
 from mistudio.artifacts import Draft, Summary
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
+from mistudio.features import ABOUT_NAME, FEATURES, MAP, NEIGHBOURS
 from mistudio.find.association import associations, chance_agreement, coherence
 from mistudio.find.causal import Effects, try_features
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
 from mistudio.find.landscape import Landscape, lay_out
-from mistudio.find.names import CONTEXTS_NAME, FEATURES_NAME, FIND_NAME, MAP_NAME, NEIGHBOURS_NAME
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
 from mistudio.find.reading import Tried
 from mistudio.find.sample import Sample
@@ -27,7 +27,7 @@ from mistudio.find.search import Search
 from mistudio.find.silent import SilentSearch
 from mistudio.find.tables import (
     Lens,
-    find_json,
+    about,
     logit_lens,
     statistics_columns,
     write_features,
@@ -62,8 +62,8 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     tried = Tried(subject, Ends(*points), opened.sae, opened.corpus)
     with beside(partial(_landscape, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as landscape:
         effects, attributions = try_features(tried, search.top, config, draft, seed)
-        if not draft.has(MAP_NAME):
-            with draft.stage(MAP_NAME) as path:
+        if not draft.has(MAP.name):
+            with draft.stage(MAP.name) as path:
                 write_map(path, landscape(), group_F)
     silent = SilentSearch(sample, config.context_before, config.context_after)
     contexts = Contexts(
@@ -77,12 +77,11 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
         silent.hard(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_contexts),
         attributions,
     )
-    with draft.stage(CONTEXTS_NAME) as path:
-        counts = write_contexts(path, contexts, opened.corpus, tokens)
+    counts = write_contexts(draft, contexts, opened.corpus, tokens)
     coherence_F = _coherences(opened, sample, tokens)
     lens = _lens(opened, subject, config.lens_tokens)
     _write_features(draft, opened, sample, tokens, lens, {"coherence": coherence_F, **effects}, config)
-    draft.write(FIND_NAME, find_json(search))
+    draft.write(ABOUT_NAME, about(search).model_dump_json().encode())
     return {
         **_figures(search, coherence_F, group_F, effects, config),
         "contexts": sum(counts.values()),
@@ -98,15 +97,15 @@ def _compare(
     nearest = {"decoder": nearest_directions(opened.sae.W_dec, config.neighbours)}
     nearest |= fire_together(sample, config.neighbours)
     group_F = near_duplicates(nearest["decoder"], config.duplicate_cosine)
-    if not draft.has(NEIGHBOURS_NAME):
-        with draft.stage(NEIGHBOURS_NAME) as path:
+    if not draft.has(NEIGHBOURS.name):
+        with draft.stage(NEIGHBOURS.name) as path:
             write_neighbours(path, nearest)
     return nearest, group_F
 
 
 def _landscape(draft: Draft, W_dec_FD: Tensor, config: FindConfig, seed: int) -> Landscape | None:
     """The map, if one is wanted and none is there: it takes as long as trying the features, and needs no model."""
-    return lay_out(W_dec_FD, seed) if config.map and not draft.has(MAP_NAME) else None
+    return lay_out(W_dec_FD, seed) if config.map and not draft.has(MAP.name) else None
 
 
 def _interleaved(one: Nearest, two: Nearest) -> np.ndarray:
@@ -152,7 +151,7 @@ def _write_features(
     if config.include_statistics:
         found = associations(sample, len(tokens), config.lens_tokens)
         more |= statistics_columns(opened.search.statistics, found, tokens)
-    with draft.stage(FEATURES_NAME) as path:
+    with draft.stage(FEATURES.name) as path:
         write_features(path, opened.search.statistics, lens, tokens, more)
 
 

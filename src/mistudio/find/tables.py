@@ -3,17 +3,17 @@
 Shape legend: F features, D model width, V vocabulary, Q quantiles, n neighbours.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mistudio.features import FEATURES, MAP, NEIGHBOURS, About, Table
+from mistudio.features.tables import writing
 from mistudio.find.association import Associated, Associations
 from mistudio.find.landscape import Landscape
 from mistudio.find.neighbours import Nearest
@@ -22,7 +22,10 @@ from mistudio.find.statistics import QUANTILES, FeatureStatistics, histogram_edg
 from mistudio.subject import Subject, unembed
 
 _FEATURES_AT_ONCE = 256
-_NEIGHBOUR_FEATURES_AT_ONCE = 8192
+# Of a row group: few, so that one feature is a small read, and enough for a footer that is read at once.
+_ROWS_OF_GROUP = 256
+_NEIGHBOUR_FEATURES_OF_GROUP = 256
+_PLACES_OF_GROUP = 4096
 
 
 class Lens(NamedTuple):
@@ -65,20 +68,23 @@ def write_features(
     num_features = statistics.num_features
     empty: list[list[int]] = [[] for _ in range(num_features)]
     lens = lens or Lens(empty, [[] for _ in empty], empty, [[] for _ in empty])
-    columns = {
-        "feature": pa.array(np.arange(num_features), pa.int32()),
-        "count": pa.array(statistics.count_F.numpy()),
-        "density": pa.array((statistics.count_F.double() / max(statistics.num_tokens, 1)).numpy()),
-        "mean": pa.array(statistics.mean_F.astype(np.float32)),
-        "max": pa.array(statistics.max_F.numpy()),
-        "histogram": pa.array(list(statistics.histogram_FH.numpy()), pa.list_(pa.int64())),
-        "promoted_tokens": _words(lens.promoted, tokens),
-        "promoted_logits": pa.array(lens.promoted_logits, pa.list_(pa.float32())),
-        "suppressed_tokens": _words(lens.suppressed, tokens),
-        "suppressed_logits": pa.array(lens.suppressed_logits, pa.list_(pa.float32())),
-        "quantiles": lists(statistics.quantiles()),
-    }
-    pq.write_table(pa.table({**columns, **(more or {})}), path, compression="zstd")
+    rows = FEATURES.build(
+        {
+            "feature": np.arange(num_features, dtype=np.int32),
+            "count": statistics.count_F.numpy(),
+            "density": (statistics.count_F.double() / max(statistics.num_tokens, 1)).numpy(),
+            "mean": statistics.mean_F.astype(np.float32),
+            "max": statistics.max_F.numpy(),
+            "histogram": list(statistics.histogram_FH.numpy()),
+            **_tokens("promoted", lens.promoted, tokens),
+            "promoted_logits": lens.promoted_logits,
+            **_tokens("suppressed", lens.suppressed, tokens),
+            "suppressed_logits": lens.suppressed_logits,
+            "quantiles": lists(statistics.quantiles()),
+            **(more or {}),
+        }
+    )
+    _write(path, FEATURES, rows, _ROWS_OF_GROUP)
 
 
 def statistics_columns(
@@ -88,26 +94,19 @@ def statistics_columns(
     columns = {f"{name}_density": lists(statistics.density_by(name)) for name in statistics.tokens_by}
     by_name: dict[str, Associated] = associated._asdict()
     for name, each in by_name.items():
-        columns[f"{name}_tokens"] = _words(each.tokens, tokens)
+        columns |= _tokens(name, each.tokens, tokens)
         columns[f"{name}_values"] = pa.array(each.values, pa.list_(pa.float32()))
     return columns
 
 
 def write_neighbours(path: Path, nearest: Mapping[str, Nearest]) -> None:
     """One row a neighbour, by feature, relation and rank."""
-    schema = pa.schema(
-        [
-            ("feature", pa.int32()),
-            ("relation", pa.string()),
-            ("rank", pa.int32()),
-            ("other", pa.int32()),
-            ("value", pa.float32()),
-        ]
-    )
     num_features = len(next(iter(nearest.values())).other)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for first in range(0, num_features, _NEIGHBOUR_FEATURES_AT_ONCE):
-            writer.write_table(_neighbour_rows(nearest, first).cast(schema))
+    with writing(path, NEIGHBOURS) as writer:
+        for first in range(0, num_features, _NEIGHBOUR_FEATURES_OF_GROUP):
+            rows = _neighbour_rows(nearest, first)
+            if len(rows):
+                writer.write_table(rows)
 
 
 def write_map(path: Path, landscape: Landscape | None, group_F: NDArray[np.int32]) -> None:
@@ -115,28 +114,29 @@ def write_map(path: Path, landscape: Landscape | None, group_F: NDArray[np.int32
     count = len(group_F)
     place = landscape.place if landscape else np.full((count, 2), np.nan, dtype=np.float32)
     cluster = landscape.cluster if landscape else np.full(count, -1, dtype=np.int32)
-    columns = {
-        "feature": pa.array(np.arange(count), pa.int32()),
-        "x": pa.array(place[:, 0]),
-        "y": pa.array(place[:, 1]),
-        "cluster": pa.array(cluster, mask=cluster < 0),
-        "group": pa.array(group_F, mask=group_F < 0),
-    }
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    rows = MAP.build(
+        {
+            "feature": np.arange(count, dtype=np.int32),
+            "x": place[:, 0],
+            "y": place[:, 1],
+            "cluster": pa.array(cluster, mask=cluster < 0),
+            "group": pa.array(group_F, mask=group_F < 0),
+        }
+    )
+    _write(path, MAP, rows, _PLACES_OF_GROUP)
 
 
-def find_json(search: Search) -> bytes:
+def about(search: Search) -> About:
     """What a reader of the tables needs to know of them."""
-    content = {
-        "histogram_edges": histogram_edges(search.statistics.spread),
-        "num_tokens": search.statistics.num_tokens,
-        "context_before": search.top.before,
-        "context_after": search.top.after,
-        "quantiles": QUANTILES,
-        "tasks": search.tasks,
-        "position_edges": POSITION_EDGES,
-    }
-    return json.dumps(content).encode()
+    return About(
+        histogram_edges=histogram_edges(search.statistics.spread),
+        num_tokens=search.statistics.num_tokens,
+        context_before=search.top.before,
+        context_after=search.top.after,
+        quantiles=list(QUANTILES),
+        tasks=search.tasks,
+        position_edges=list(POSITION_EDGES),
+    )
 
 
 def lists(values_FQ: NDArray[np.floating]) -> pa.Array:
@@ -147,7 +147,7 @@ def lists(values_FQ: NDArray[np.floating]) -> pa.Array:
 def _neighbour_rows(nearest: Mapping[str, Nearest], first: int) -> pa.Table:
     parts = []
     for number, (others, values) in enumerate(nearest.values()):
-        span = slice(first, first + _NEIGHBOUR_FEATURES_AT_ONCE)
+        span = slice(first, first + _NEIGHBOUR_FEATURES_OF_GROUP)
         feature, rank = np.nonzero(others[span] >= 0)
         found = others[span][feature, rank], values[span][feature, rank]
         parts.append((feature + first, np.full(len(feature), number), rank, *found))
@@ -155,11 +155,19 @@ def _neighbour_rows(nearest: Mapping[str, Nearest], first: int) -> pa.Table:
     order = np.lexsort((rank, relation, feature))
     names = pa.array(list(nearest)).take(pa.array(relation[order]))
     columns = {"feature": feature[order], "relation": names, "rank": rank[order], "other": other[order]}
-    return pa.table({**columns, "value": value[order]})
+    return NEIGHBOURS.build({**columns, "value": value[order]})
 
 
-def _words(ids: list[list[int]], tokens: list[str]) -> pa.Array:
-    """Readable tokens; a model may have logits for more ids than its tokenizer knows."""
+def _tokens(name: str, ids: list[list[int]], tokens: list[str]) -> dict[str, pa.Array]:
+    """Tokens by id and as they read; a model may have logits for more ids than its tokenizer knows."""
     known = len(tokens)
     words = [[tokens[token] if token < known else f"<unused {token}>" for token in row] for row in ids]
-    return pa.array(words, pa.list_(pa.string()))
+    return {
+        f"{name}_token_ids": pa.array(ids, pa.list_(pa.int32())),
+        f"{name}_tokens": pa.array(words, pa.list_(pa.string())),
+    }
+
+
+def _write(path: Path, table: Table, rows: pa.Table, at_once: int) -> None:
+    with writing(path, table) as writer:
+        writer.write_table(rows, row_group_size=at_once)

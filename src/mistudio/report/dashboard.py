@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from jinja2.utils import htmlsafe_json_dumps
 
-from mistudio.artifacts import Artifact
+from mistudio.features import FeatureSet
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
 from mistudio.report.metrics import METRICS, Metrics, write_metric, write_value
@@ -20,7 +20,6 @@ from mistudio.report.records import (
     FeatureIndex,
     count_features,
     density_histogram,
-    read_find,
     write_blocks,
 )
 from mistudio.report.surroundings import map_columns
@@ -47,7 +46,7 @@ _dumps = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_na
 def write_dashboard(
     path: Path,
     *,
-    features: Artifact,
+    features: FeatureSet,
     said: Interpretation | None,
     metrics: Metrics,
     lineage: Sequence[Sequence[Node]],
@@ -141,17 +140,18 @@ def _said_tiles(said: Interpretation | None) -> list[dict[str, str]]:
     return [interpretable, explained]
 
 
-def _embedded(features: Artifact, counts: Counts, index: FeatureIndex, said: Interpretation | None) -> dict[str, Any]:
+def _embedded(features: FeatureSet, counts: Counts, index: FeatureIndex, said: Interpretation | None) -> dict[str, Any]:
     """What the script starts from."""
-    find = read_find(features)
+    about = features.about
     content: dict[str, Any] = {
         **index.columns(),
         **map_columns(features, counts.shown),
         "block_features": BLOCK_FEATURES,
         "features_total": counts.features,
-        "activation_edges": find["histogram_edges"],
+        "activation_edges": about.histogram_edges,
         "density_histogram": density_histogram(features),
-        **{name: find[name] for name in ("tasks", "position_edges") if name in find},
+        "tasks": about.tasks,
+        "position_edges": about.position_edges,
     }
     if said is not None:
         content["distribution"] = said.distribution()

@@ -15,22 +15,14 @@ from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME
+from mistudio.features import Figure, is_control, main_figure
 from mistudio.report.metrics import rounded
 from mistudio.score import SCORES_NAME
 from mistudio.score import SUMMARY_NAME as SCORES_SUMMARY_NAME
 from mistudio.score.summary import INTERPRETABLE
 
 _WORDS = ["feature", "explainer", "status", "text", "label", "confidence", "model"]
-_PROGRAM = ("program", "program", "f1")
-_CONTROLS = {"token-set", "program-shuffled"}
-# Where programs were not scored: the first of these that any scorer gave stands for a feature.
-_STAND_INS = {
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "correlation": "correlation",
-    "accuracy": "accuracy",
-}
-_METRIC_LABELS = {"f1": "F1", **_STAND_INS}
+_METRIC_LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
 _BINS = 20
 # Of the summary of the scores: counts of features, and means over them.
 _COUNTS = (
@@ -45,7 +37,6 @@ _MEANS = (
     ("mean AUROC, shuffled", "shuffled_auroc"),
 )
 
-Figure = tuple[str, str, str]  # explainer, scorer, metric
 Row = dict[str, Any]
 
 
@@ -100,7 +91,7 @@ class Interpretation:
             for row in _rows(explanations, name, _WORDS):
                 self.said[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
         self.labels = {row["feature"]: row["label"] for row in _rows(explanations, LABELS_NAME, ["feature", "label"])}
-        self.figure = _main_figure(self.table.kinds())
+        self.figure = main_figure(self.table.kinds())
         self.main_F = self._values(self.figure) if self.figure else np.full(num_features, np.nan, dtype=np.float32)
 
     @property
@@ -116,7 +107,7 @@ class Interpretation:
     def explained(self) -> int:
         """Features that some explainer, or a person, has words for."""
         return sum(
-            any(each["status"] == "explained" and each["explainer"] not in _CONTROLS for each in said)
+            any(each["status"] == "explained" and not is_control(each["explainer"]) for each in said)
             for said in self.said.values()
         )
 
@@ -175,16 +166,6 @@ class Interpretation:
 
 def _thousandths(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 3)
-
-
-def _main_figure(kinds: Iterable[Figure]) -> Figure | None:
-    """The figure that stands for a feature: the program's F1, else the first that a scorer gave."""
-    kinds = [kind for kind in kinds if not _CONTROLS & set(kind)]
-    if _PROGRAM in kinds:
-        return _PROGRAM
-    order = list(_STAND_INS)
-    known = [kind for kind in kinds if kind[2] in order]
-    return min(known, key=lambda kind: order.index(kind[2]), default=None)
 
 
 def _read_scores(scores: Artifact) -> ScoreTable:

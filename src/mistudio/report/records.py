@@ -12,28 +12,22 @@ import base64
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import reduce
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mistudio.artifacts import Artifact
+from mistudio.features import FeatureSet, Limits
 from mistudio.progress import progress
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.metrics import finite, rounded
-from mistudio.report.surroundings import FeatureGroups, Neighbours, pairs, profile, read_rows
+from mistudio.report.surroundings import nearest, pairs, profile
 
 BLOCK_FEATURES = 200
-_CONTEXT_ROWS_READ = 2048
-_CONTEXT_COLUMNS = ("feature", "kind", "rank", "document", "task", "position", "value", "peak", "neighbour", "tokens")
 _ATTRIBUTIONS = ("gradient", "integrated")
+_CONTEXT_COLUMNS = ("document", "task", "position", "value", "peak", "neighbour", "tokens", "values", *_ATTRIBUTIONS)
 _CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard": "hard"}
 _FAINTEST = 0.01  # attributions below this share of the largest of their context are not shown
 _TEXT_CHARACTERS = 240  # of an explanation, in the index: enough to search by
@@ -87,28 +81,21 @@ class FeatureIndex:
         return {name: column for name, column in asdict(self).items() if column or name == "feature"}
 
 
-def count_features(features: Artifact, max_features: int | None) -> Counts:
+def count_features(features: FeatureSet, max_features: int | None) -> Counts:
     """Count all features, those that the page shows, and those that never fired."""
-    column = pq.read_table(features.file("features.parquet"), columns=["count"])["count"].to_numpy()
-    num_features = len(column)
+    count_F = features.column("count").to_numpy()
     return Counts(
-        features=num_features,
-        shown=min(num_features, max_features or num_features),
-        dead=int((column == 0).sum()),
-        tokens=int(read_find(features)["num_tokens"]),
+        features=len(count_F),
+        shown=min(len(count_F), max_features or len(count_F)),
+        dead=int((count_F == 0).sum()),
+        tokens=features.about.num_tokens,
     )
 
 
-def read_find(features: Artifact) -> Row:
-    """What ``find.json`` says of the whole search."""
-    content: Row = json.loads(features.file("find.json").read_text(encoding="utf-8"))
-    return content
-
-
-def density_histogram(features: Artifact) -> dict[str, list[float]]:
+def density_histogram(features: FeatureSet) -> dict[str, list[float]]:
     """Features by log10 of their density, over all features that fire; edges are log10 values."""
-    density = pq.read_table(features.file("features.parquet"), columns=["density"])["density"].to_numpy()
-    logs = np.log10(density[density > 0])
+    density_F = features.column("density").to_numpy()
+    logs = np.log10(density_F[density_F > 0])
     if not len(logs):
         return {"edges": [], "counts": []}
     first, last = np.floor(logs.min() * _BINS_PER_DECADE), np.ceil(logs.max() * _BINS_PER_DECADE)
@@ -118,9 +105,9 @@ def density_histogram(features: Artifact) -> dict[str, list[float]]:
 
 
 def write_blocks(
-    features: Artifact,
+    features: FeatureSet,
     counts: Counts,
-    contexts_of_kind: Mapping[str, int],
+    contexts_of_kind: Limits,
     spool: BinaryIO,
     said: Interpretation | None = None,
 ) -> FeatureIndex:
@@ -137,18 +124,16 @@ def write_blocks(
         DamagedArtifact: a table is not what was published.
     """
     index = FeatureIndex()
-    contexts = FeatureGroups(_contexts(features.file("contexts.parquet"), contexts_of_kind))
-    neighbours = Neighbours(features)
-    rows = islice(read_rows(features.file("features.parquet"), BLOCK_FEATURES), counts.shown)
+    found = features.stream(0, counts.shown, context_columns=_CONTEXT_COLUMNS, limits=contexts_of_kind)
     with progress("report", counts.shown, "features") as bar:
-        while block := list(islice(rows, BLOCK_FEATURES)):
+        while block := list(islice(found, BLOCK_FEATURES)):
             details = []
-            for row in block:
-                by_kind = _by_kind(contexts.of(row["feature"]))
-                index.add(row, by_kind.get("top", []), said)
-                detail = _detail(row, by_kind)
-                detail["neighbours"] = neighbours.of(row["feature"])
-                details.append(detail | (said.detail(row["feature"]) if said is not None else {}))
+            for each in block:
+                by_kind = _by_kind(each.contexts)
+                index.add(each.row, by_kind.get("top", []), said)
+                detail = _detail(each.row, by_kind)
+                detail["neighbours"] = nearest(each.neighbours)
+                details.append(detail | (said.detail(each.feature) if said is not None else {}))
             spool.write(encode_block(details) + b"\n")
             bar.advance(len(block))
     return index
@@ -160,27 +145,10 @@ def encode_block(details: list[Row]) -> bytes:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0))
 
 
-def _contexts(path: Path, limits: Mapping[str, int]) -> Iterator[Row]:
-    """The first contexts of each kind and feature, in the order of the table."""
-    columns = [*_CONTEXT_COLUMNS, "values", *_ATTRIBUTIONS]
-    with pq.ParquetFile(path) as file:
-        names = [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=_CONTEXT_ROWS_READ, columns=names):
-            yield from batch.filter(_wanted(batch, limits)).to_pylist()
-
-
-def _wanted(batch: pa.RecordBatch, limits: Mapping[str, int]) -> pa.Array:
-    # Before there were kinds, all contexts were the strongest.
-    if "kind" not in batch.schema.names:
-        return pc.less(batch["rank"], limits["top"])
-    parts = [pc.and_(pc.equal(batch["kind"], kind), pc.less(batch["rank"], limit)) for kind, limit in limits.items()]
-    return reduce(pc.or_, parts)
-
-
-def _by_kind(contexts: Iterator[Row]) -> dict[str, list[Row]]:
+def _by_kind(contexts: Sequence[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in contexts:
-        found.setdefault(row.get("kind", "top"), []).append(row)
+        found.setdefault(row["kind"], []).append(row)
     return found
 
 
@@ -208,9 +176,9 @@ def _context(row: Row) -> Row:
         "active": [(place, rounded(value)) for place, value in enumerate(values) if value],
         "uncaptured": [place for place, value in enumerate(values) if value is None],
     }
-    if row.get("neighbour") is not None:
+    if row["neighbour"] is not None:
         shown["neighbour"] = row["neighbour"]
-    return shown | {name: _attribution(row[name]) for name in _ATTRIBUTIONS if row.get(name)}
+    return shown | {name: _attribution(row[name]) for name in _ATTRIBUTIONS if row[name]}
 
 
 def _attribution(values: Sequence[float]) -> list[tuple[int, float | None]]:

@@ -2,13 +2,13 @@
 
 from mistudio.artifacts import Artifact, Draft, Line, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
+from mistudio.features import FeatureSet
 from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import trace
 from mistudio.report.markdown import render_markdown
 from mistudio.report.metrics import read_metrics
-from mistudio.report.records import count_features
 
 
 def report(
@@ -40,12 +40,12 @@ def report(
     def build(draft: Draft) -> Summary:
         metrics = read_metrics(evaluation)
         lineage = trace(store, inputs)
-        num_features = count_features(features, None).features
-        said = Interpretation(scores, explanations, num_features) if scores and explanations else None
+        found = FeatureSet(features)
+        said = Interpretation(scores, explanations, found.num_features) if scores and explanations else None
         with draft.stage("dashboard.html") as staged:
             counts = write_dashboard(
                 staged,
-                features=features,
+                features=found,
                 said=said,
                 metrics=metrics,
                 lineage=lineage,

@@ -3,7 +3,7 @@
 Examples that it fires on are drawn evenly over the quantiles of its activation. Examples that it does not fire on
 anywhere are of two kinds: drawn at random, and hard ones, in which features with a similar direction fire.
 
-Shape legend: N tokens, F features, A tokens that a feature fires on, D width of the decoder.
+Shape legend: N tokens, F features, A tokens that a feature fires on, n neighbours.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ class Examiner:
     Args:
         tokens: the tokens.
         firings: the features' activations over them.
-        decoder_FD: the features' directions.
+        neighbours_Fn: the features of the most similar directions, nearest first; -1 where there are no more.
         config: how many examples, and how long.
         seed: of the draws; an exam depends on it and the feature alone.
     """
@@ -33,13 +33,12 @@ class Examiner:
         self,
         tokens: Tokens,
         firings: Firings,
-        decoder_FD: NDArray[np.float32],
+        neighbours_Fn: NDArray[np.int32],
         config: ExamConfig,
         seed: int = 0,
     ) -> None:
         self.tokens, self.firings, self.config, self.seed = tokens, firings, config, seed
-        norms_F = np.maximum(np.linalg.norm(decoder_FD, axis=1, keepdims=True), 1e-12)
-        self._directions_FD = decoder_FD / norms_F
+        self._neighbours_Fn = neighbours_Fn[:, : config.neighbours]
         starts = tokens.sequence_starts
         lengths = np.diff(starts, append=len(tokens))
         self._first_N = np.repeat(starts, lengths)
@@ -82,10 +81,9 @@ class Examiner:
 
     def _near(self, feature: int) -> NDArray[np.int64]:
         """Tokens that the features of the most similar directions fire on."""
-        cosine_F = self._directions_FD @ self._directions_FD[feature]
-        cosine_F[feature] = -np.inf
-        nearest = np.argsort(-cosine_F, kind="stable")[: self.config.neighbours]
-        return np.concatenate([self.firings.of(int(neighbour))[0] for neighbour in nearest]).astype(np.int64)
+        nearest = [each for each in self._neighbours_Fn[feature].tolist() if each >= 0]
+        fired = [self.firings.of(neighbour)[0] for neighbour in nearest]
+        return np.concatenate([np.empty(0, dtype=np.int64), *fired]).astype(np.int64)
 
     def _inactive(
         self, candidates: NDArray[np.int64], token_A: NDArray[np.int32], most: int, draw: np.random.Generator

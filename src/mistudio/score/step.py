@@ -6,14 +6,13 @@ block is kept with the draft, so that a killed run goes on at the next.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain, islice
 from typing import Any, cast
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, open_input, produce
@@ -25,7 +24,6 @@ from mistudio.explain.material import Material, open_material
 from mistudio.explain.programs import Context, Program
 from mistudio.explain.records import Explanation
 from mistudio.explain.tokens import Tokens
-from mistudio.find import FEATURES_NAME
 from mistudio.parallel import in_parallel
 from mistudio.progress import progress
 from mistudio.score.config import PROGRAM, SCORERS, ScoreConfig
@@ -38,6 +36,7 @@ from mistudio.subject import SubjectConfig, SubjectSource
 
 SHUFFLED = "program-shuffled"
 _READ_NAME = "read.json"
+_BLOCKS_AT_ONCE = 64  # in memory, and for one set of worker processes
 
 
 def score(
@@ -121,6 +120,7 @@ class _Run:
         self.config, self.seed, self.judge = config, seed, judge
         # Of explanations that hold programs.
         self.threshold: float | None = explanations.manifest.config.get("program", {}).get("threshold")
+        self._said = json.loads(explanations.file("explanations.json").read_bytes())
         self._read: tuple[Tokens, Firings] | None = None
         self._context: Context | None = None
 
@@ -136,25 +136,26 @@ class _Run:
 
     def _programs(self) -> Iterator[str]:
         """Working files with the scores of programs, of the best sets of tokens, and of shuffled programs."""
-        programs = [each for each in read_explanations(self.explanations) if each.explainer == PROGRAM]
-        if not programs:
+        if PROGRAM not in self._said["explainers"]:
             message = (
                 f"{self.explanations.uri} holds no programs, so that the scorer {PROGRAM} has nothing to run: use "
                 "other scorers, such as detection."
             )
             raise ConfigError(message)
         has_sets = TOKEN_SETS_NAME in self.explanations.paths()
-        token_sets = list(read_explanations(self.explanations, TOKEN_SETS_NAME)) if has_sets else []
-        others = _shuffled(programs, self.seed)
-        lists = ((PROGRAM, programs), (PROGRAM, token_sets), (SHUFFLED, others))
+        token_sets = read_explanations(self.explanations, TOKEN_SETS_NAME) if has_sets else iter(())
+        lists = (
+            (PROGRAM, _programs(self.explanations)),
+            (PROGRAM, token_sets),
+            (SHUFFLED, _shuffled(self.explanations, self.seed)),
+        )
         for number, (name, explanations) in enumerate(lists):
-            blocks = {
-                f"{PROGRAM}-{number}-{first:07d}.parquet": block
-                for first, block in _blocks(explanations, self.config.block_features)
-            }
-            missing = {each: block for each, block in blocks.items() if not self.draft.has_work(each)}
-            self._write_program_scores(name, missing)
-            yield from blocks
+            blocks = _blocks(explanations, self.config.block_features)
+            while some := list(islice(blocks, _BLOCKS_AT_ONCE)):
+                named = {f"{PROGRAM}-{number}-{first:07d}.parquet": block for first, block in some}
+                missing = {each: block for each, block in named.items() if not self.draft.has_work(each)}
+                self._write_program_scores(name, missing)
+                yield from named
 
     def _write_program_scores(self, name: str, blocks: dict[str, list[Explanation]]) -> None:
         if not blocks:
@@ -170,7 +171,7 @@ class _Run:
         scorer: Scorer | None = None
         examiner: Examiner | None = None
         asked = self.config.scorers.index(name)
-        for first, block in _blocks(list(read_explanations(self.explanations)), self.config.block_features):
+        for first, block in _blocks(read_explanations(self.explanations), self.config.block_features):
             work_name = f"judged-{asked}-{first:07d}.parquet"
             if not self.draft.has_work(work_name):
                 examiner = examiner or self._examiner()
@@ -191,8 +192,7 @@ class _Run:
 
     def _refuse_seen(self, documents: NDArray[np.int32]) -> None:
         """No document may be both explained from and scored on."""
-        summary = json.loads(self.explanations.file("explanations.json").read_bytes())
-        seen = set(summary["searched"].get("documents", ()))
+        seen = set(self._said["searched"].get("documents", ()))
         for explanation in read_explanations(self.explanations):
             seen.update(explanation.documents)
         both = seen & set(documents.tolist())
@@ -212,21 +212,26 @@ class _Run:
         return ProgramScorer(self._context, firings, self.material.maxima(), threshold, resamples, self.seed)
 
     def _examiner(self) -> Examiner:
+        tokens, firings = self._heldout()
+        return Examiner(tokens, firings, self._neighbours(), self.config.exam, self.seed)
+
+    def _neighbours(self) -> NDArray[np.int32]:
+        """The features of the most similar directions [F, n]: those that find kept, where they are enough."""
+        wanted, material = self.config.exam.neighbours, self.material
+        if material.features.manifest.config["neighbours"] >= wanted:
+            return material.found.nearest("decoder", wanted)
+        from mistudio.find.neighbours import nearest_directions
         from mistudio.sae import load_autoencoder
 
-        tokens, firings = self._heldout()
-        decoder_FD = load_autoencoder(self.material.sae).W_dec.numpy()
-        return Examiner(tokens, firings, decoder_FD, self.config.exam, self.seed)
+        return nearest_directions(load_autoencoder(material.sae).W_dec, wanted).other
 
     def _publish(self) -> Summary:
-        columns = ["feature", "count", "density"]
-        table = pq.read_table(self.material.features.file(FEATURES_NAME), columns=columns)
         read = json.loads(self.draft.work_file(_READ_NAME).read_bytes())
         content = summarise(
             read_score_table(self.draft.file(SCORES_NAME)),
             read_explanations(self.explanations),
-            table["count"].to_numpy(),
-            table["density"].to_numpy(),
+            self.material.found.column("count").to_numpy(),
+            self.material.found.column("density").to_numpy(),
         )
         content |= {"threshold": self.threshold, "heldout": read}
         content["spending"] = self.judge.spending.totals() if self.judge is not None else None
@@ -249,18 +254,26 @@ def _program_scores(scorer: ProgramScorer, name: str, explanation: Explanation) 
     return found
 
 
-def _shuffled(programs: list[Explanation], seed: int) -> list[Explanation]:
+def _programs(explanations: Artifact) -> Iterator[Explanation]:
+    """What the program explainer said."""
+    return (each for each in read_explanations(explanations) if each.explainer == PROGRAM)
+
+
+def _shuffled(explanations: Artifact, seed: int) -> Iterator[Explanation]:
     """Each program as if it were that of another feature; no program keeps its own."""
-    written = [each for each in programs if each.program is not None]
-    order = np.random.default_rng(seed).permutation(len(written))
-    following = {int(order[place]): int(order[place - 1]) for place in range(len(order))} if len(order) > 1 else {}
-    return [
-        each.model_copy(update={"program": written[following[place]].program})
-        for place, each in enumerate(written)
-        if place in following
-    ]
+    texts = [each.program for each in _programs(explanations) if each.program is not None]
+    order = np.random.default_rng(seed).permutation(len(texts))
+    following = np.empty_like(order)
+    following[order] = np.roll(order, 1)
+    written = (each for each in _programs(explanations) if each.program is not None)
+    for other, each in zip(following.tolist(), written, strict=True):
+        if len(texts) > 1:
+            yield each.model_copy(update={"program": texts[other]})
 
 
-def _blocks(explanations: list[Explanation], size: int) -> Iterator[tuple[int, list[Explanation]]]:
-    for first in range(0, len(explanations), size):
-        yield first, explanations[first : first + size]
+def _blocks(explanations: Iterable[Explanation], size: int) -> Iterator[tuple[int, list[Explanation]]]:
+    """Some at a time, with the number of the first."""
+    left, first = iter(explanations), 0
+    while block := list(islice(left, size)):
+        yield first, block
+        first += len(block)

@@ -5,8 +5,7 @@ Every share is of all features: one without an explanation, or whose explanation
 Shape legend: F features.
 """
 
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +14,10 @@ from numpy.typing import NDArray
 
 from mistudio.explain.config import PROGRAM, TOKEN_SET
 from mistudio.explain.records import Explanation
+from mistudio.features import Figure
 from mistudio.score.records import Score
+
+Values = NDArray[np.float64]  # one a feature; NaN where there is none
 
 INTERPRETABLE = 0.8
 DENSE = 0.1
@@ -40,40 +42,53 @@ def summarise(
         count_F: on how many training tokens each feature fires.
         density_F: on which fraction of them.
     """
-    values: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+    num_features = len(count_F)
+    values: dict[Figure, Values] = defaultdict(lambda: np.full(num_features, np.nan))
+    num_scored = Counter[Figure]()
     failures: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for each in scores:
-        values[each.explainer, each.scorer, each.metric][each.feature] = each.value
+        figure = each.explainer, each.scorer, each.metric
+        values[figure][each.feature] = each.value
+        num_scored[figure] += 1
         if each.metric == _MAIN or each.scorer != PROGRAM:
             failures[each.explainer, each.scorer][0] += each.num_failures
             failures[each.explainer, each.scorer][1] += each.num_examples
-    num_features = len(count_F)
-    explained = {each.feature for each in explanations if each.status == "explained"}
+    explained_F = np.zeros(num_features, dtype=bool)
+    for explanation in explanations:
+        explained_F[explanation.feature] |= explanation.status == "explained"
     dead, dense = int((count_F == 0).sum()), int((density_F > DENSE).sum())
-    main = values.get((PROGRAM, PROGRAM, _MAIN), {})
-    any_firing = values.get((PROGRAM, PROGRAM, f"{_MAIN}_any"), {})
-    token_sets = values.get((TOKEN_SET, PROGRAM, _MAIN), {})
-    interpretable = _at_least(main)
-    gained = sum(main[feature] - token_sets[feature] >= GAIN for feature in main.keys() & token_sets.keys())
+    none_F = np.full(num_features, np.nan)
+
+    def of(explainer: str, scorer: str, metric: str) -> Values:
+        return values.get((explainer, scorer, metric), none_F)
+
+    main_F, token_sets_F = of(PROGRAM, PROGRAM, _MAIN), of(TOKEN_SET, PROGRAM, _MAIN)
+    interpretable = _at_least(main_F)
     headlines = {
         "features": num_features,
         "interpretable": interpretable,
-        "interpretable_any": _at_least(any_firing),
-        "interpretable_token_sets": _at_least(token_sets),
-        "explained": len(explained),
-        "context_gains": gained,
+        "interpretable_any": _at_least(of(PROGRAM, PROGRAM, f"{_MAIN}_any")),
+        "interpretable_token_sets": _at_least(token_sets_F),
+        "explained": int(explained_F.sum()),
+        "context_gains": int((main_F - token_sets_F >= GAIN).sum()),
         "dead": dead,
         "dense": dense,
-        **{f"program_{metric}": _mean(values.get((PROGRAM, PROGRAM, metric), {})) for metric in _SHOWN},
-        **{f"shuffled_{metric}": _mean(values.get((PROGRAM, f"{PROGRAM}-shuffled", metric), {})) for metric in _SHOWN},
+        **{f"program_{metric}": _mean(of(PROGRAM, PROGRAM, metric)) for metric in _SHOWN},
+        **{f"shuffled_{metric}": _mean(of(PROGRAM, f"{PROGRAM}-shuffled", metric)) for metric in _SHOWN},
     }
     return {
         "headlines": {name: value for name, value in headlines.items() if value is not None},
         "criterion": _criterion(interpretable, dead, num_features),
-        "histogram": _histogram(main),
+        "histogram": _histogram(main_F, num_scored[PROGRAM, PROGRAM, _MAIN]),
         "means": [
-            {"explainer": explainer, "scorer": scorer, "metric": metric, "value": _mean(of), "features": len(of)}
-            for (explainer, scorer, metric), of in sorted(values.items())
+            {
+                "explainer": explainer,
+                "scorer": scorer,
+                "metric": metric,
+                "value": _mean(of(explainer, scorer, metric)),
+                "features": num,
+            }
+            for (explainer, scorer, metric), num in sorted(num_scored.items())
         ],
         "failures": [
             {"explainer": explainer, "scorer": scorer, "failures": failed, "examples": examples}
@@ -97,22 +112,22 @@ def _criterion(interpretable: int, dead: int, num_features: int) -> dict[str, An
     }
 
 
-def _at_least(values: dict[int, float]) -> int:
-    return sum(value >= INTERPRETABLE for value in values.values())
+def _at_least(value_F: Values) -> int:
+    return int((value_F >= INTERPRETABLE).sum())
 
 
-def _mean(values: dict[int, float]) -> float | None:
+def _mean(value_F: Values) -> float | None:
     """The mean of those that are defined; None where none is."""
-    defined = [value for value in values.values() if not math.isnan(value)]
-    return round(float(np.mean(defined)), 6) if defined else None
+    defined = value_F[~np.isnan(value_F)]
+    return round(float(defined.mean()), 6) if len(defined) else None
 
 
-def _histogram(values: dict[int, float]) -> dict[str, Any]:
-    """Features by score, in bins of 0.05 from 0 to 1; those without a score are counted apart."""
-    defined = [value for value in values.values() if not math.isnan(value)]
+def _histogram(value_F: Values, num_scored: int) -> dict[str, Any]:
+    """Features by score, in bins of 0.05 from 0 to 1; those whose score is not defined are counted apart."""
+    defined = value_F[~np.isnan(value_F)]
     counts, edges = np.histogram(defined, bins=_BINS, range=(0, 1))
     return {
         "edges": [round(edge, 6) for edge in edges.tolist()],
         "features": counts.tolist(),
-        "undefined": len(values) - len(defined),
+        "undefined": num_scored - len(defined),
     }

@@ -7,36 +7,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact
+from mistudio.features import SCORES, SCORES_SUMMARY_NAME
 from mistudio.score.records import Score
 
-SCORES_NAME = "scores.parquet"
-SUMMARY_NAME = "scores.json"
+SCORES_NAME, SUMMARY_NAME = SCORES.name, SCORES_SUMMARY_NAME
 _ROWS_AT_ONCE = 65_536
-SCHEMA = pa.schema(
-    [
-        ("feature", pa.int32()),
-        ("explainer", pa.string()),
-        ("scorer", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float32()),
-        ("low", pa.float32()),
-        ("high", pa.float32()),
-        ("num_examples", pa.int64()),
-        ("num_failures", pa.int64()),
-    ]
-)
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write a table of scores."""
-    columns = list(zip(*scores, strict=True)) or [()] * len(SCHEMA)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), path, compression="zstd")
+    columns = list(zip(*scores, strict=True)) or [()] * len(SCORES.columns)
+    arrays = [pa.array(values, column.type) for values, column in zip(columns, SCORES.columns, strict=True)]
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCORES.schema), path, compression="zstd")
 
 
 def join_scores(path: Path, parts: Iterable[Path]) -> None:
     """Put tables of scores one after the other, holding one at a time."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, SCORES.schema, compression="zstd") as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))
 

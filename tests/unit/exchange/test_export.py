@@ -18,6 +18,7 @@ from mistudio.exchange import FORMATS, Names, export_features, names_of
 from mistudio.exchange import export as export_module
 from mistudio.explain import read_explanations
 from mistudio.sae import load_autoencoder
+from tests.support.contexts import read_contexts
 from tests.support.found import NUM_FEATURES, NUM_SILENT
 from tests.support.tiny_run import TinyRun
 
@@ -113,7 +114,7 @@ def test_batches_say_what_the_tables_say(features: Artifact, batch: dict[str, An
 
 
 def test_contexts_lie_in_the_interval_that_they_name(features: Artifact, batch: dict[str, Any]) -> None:
-    table = pq.read_table(features.file("contexts.parquet")).to_pylist()
+    table = read_contexts(features).to_pylist()
     written = [each for feature in batch["features"] for each in feature["activations"]]
     shown = [row for row in table if row["kind"] != "hard"]
     assert [each["tokens"] for each in written] == [row["tokens"] for row in shown]

@@ -14,16 +14,18 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, CorpusError, InputError
 from mistudio.explain import ExplainConfig, explain, read_explanations
 from mistudio.explain import registry as registry_module
-from mistudio.explain.evidence import count_firing_contexts, read_evidence
+from mistudio.explain.evidence import read_evidence
 from mistudio.explain.labels import choose_labels, read_labels
 from mistudio.explain.material import open_material
 from mistudio.explain.program import ProgramExplainer
 from mistudio.explain.programs import Context, Program
 from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.tokens import draw_sequences
+from mistudio.features import FIRING_KINDS, FeatureSet
 from mistudio.find import FindConfig, find_features
 from mistudio.sae import hook_of, load_autoencoder
-from tests.support.found import NUM_SILENT
+from tests.support.contexts import read_contexts
+from tests.support.found import NUM_FEATURES, NUM_SILENT
 from tests.support.tiny import tiny_bert
 from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
 
@@ -284,21 +286,57 @@ def test_an_explainer_without_its_language_model_says_what_to_do(llama: TinyRun,
 
 
 def test_evidence_is_what_was_found(features: Artifact) -> None:
-    everything = list(read_evidence(features))
+    found = FeatureSet(features)
+    everything = list(read_evidence(found))
     assert [each.feature for each in everything] == list(range(64))
     assert not any(each.examples for each in everything[:NUM_SILENT] if each.density > 0)
-    rows = pq.read_table(features.file("contexts.parquet")).to_pylist()
+    rows = read_contexts(features).to_pylist()
     for each in everything:
         own = [row for row in rows if row["feature"] == each.feature]
         assert [list(example.tokens) for example in each.examples] == [row["tokens"] for row in own]
-        assert [example.kind for example in each.examples] == [row.get("kind", "top") for row in own]
+        assert [example.kind for example in each.examples] == [row["kind"] for row in own]
         assert not any(np.isnan(example.values).any() for example in each.examples)
-        assert count_firing_contexts(features)[each.feature] == sum(example.is_active for example in each.examples)
-    bare = list(read_evidence(features, examples=False))
+        assert found.count_contexts(FIRING_KINDS)[each.feature] == sum(example.is_active for example in each.examples)
+    bare = list(read_evidence(found, examples=False))
     assert bare == [each._replace(examples=()) for each in everything]
-    some = list(read_evidence(features, 20, 30))
+    some = list(read_evidence(found, 20, 30))
     assert str(some) == str(everything[20:30])  # as text, where NaN equals NaN
     assert {hook_of(open_input(features.store, features.manifest.inputs["sae"], "sae"))} == {HOOK}
+
+
+@pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize("block_features", [32, 8, 4])
+def test_smaller_blocks_read_no_more_of_the_contexts(
+    llama: TinyRun, features: Artifact, monkeypatch: pytest.MonkeyPatch, block_features: int
+) -> None:
+    rows_read: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def counting(self: pq.ParquetFile, group: int, *arguments: object, **options: object) -> object:
+        rows_read.append(self.metadata.row_group(group).num_rows)
+        return read(self, group, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
+    config = CONFIG.model_copy(update={"explainers": ("echo",), "block_features": block_features})
+    explain(llama.store, features, llama.source, CPU, config)
+    num_blocks, num_contexts = NUM_FEATURES // block_features, len(read_contexts(features))
+    # All features are in one row group, of which each block reads a few columns; 16 features share one of contexts.
+    assert sum(rows_read) <= num_blocks * NUM_FEATURES + num_contexts * max(16 // block_features, 1)
+
+
+def test_evidence_of_a_block_comes_from_its_row_groups_alone(
+    features: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def counting(self: pq.ParquetFile, group: int, *arguments: object, **options: object) -> object:
+        groups.append(group)
+        return read(self, group, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
+    assert [each.feature for each in read_evidence(FeatureSet(features), 32, 48)] == list(range(32, 48))
+    assert sorted(groups) == [0, 2]  # that of the features, and the third of the contexts, of 16 features each
 
 
 def test_programs_run_on_any_tokens(llama: TinyRun, features: Artifact, explanations: Artifact) -> None:

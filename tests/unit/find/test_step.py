@@ -19,6 +19,7 @@ from mistudio.artifacts import Artifact
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import cosines, evaluate
+from mistudio.features import CONTEXTS, FEATURES, MAP, NEIGHBOURS
 from mistudio.find import causal, context_tables, neighbours, silent, tables
 from mistudio.find.config import FindConfig
 from mistudio.find.search import Search, chunks_of_part
@@ -28,7 +29,7 @@ from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
-from tests.support.fake_run import CONTEXTS_SCHEMA, FEATURES_SCHEMA
+from tests.support.contexts import read_contexts
 from tests.support.indexed import opened_files
 from tests.support.tiny import MLP_WIDTH, WIDTH, tiny_llama
 from tests.support.tiny_run import CPU, HOOK, TinyRun, publish_sae
@@ -72,12 +73,16 @@ def features(llama: TinyRun, sae: Artifact) -> Artifact:
 
 
 def rows_of(features: Artifact, name: str) -> list[Row]:
-    rows: list[Row] = pq.read_table(features.file(name)).to_pylist()
+    rows: list[Row] = table_of(features, name).to_pylist()
     return rows
 
 
+def table_of(features: Artifact, name: str) -> pa.Table:
+    return read_contexts(features) if name == "contexts" else pq.read_table(features.file(name))
+
+
 def contexts_of(features: Artifact, *kinds: str) -> list[Row]:
-    return [row for row in rows_of(features, "contexts.parquet") if row["kind"] in kinds]
+    return [row for row in rows_of(features, "contexts") if row["kind"] in kinds]
 
 
 def encoded(llama: TinyRun, sae: Artifact) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -88,13 +93,11 @@ def encoded(llama: TinyRun, sae: Artifact) -> tuple[np.ndarray, dict[str, np.nda
     return acts_NF.numpy(), reader.meta(0, len(reader))
 
 
-def test_the_tables_have_the_columns_and_types_that_the_report_reads(features: Artifact) -> None:
-    for name, expected in (("features.parquet", FEATURES_SCHEMA), ("contexts.parquet", CONTEXTS_SCHEMA)):
-        schema = pq.read_schema(features.file(name))
-        for field in expected:
-            assert schema.field(field.name).type == field.type, field.name
-    assert schema.field("sequence").type == schema.field("neighbour").type == pa.int32()
-    assert schema.field("token_ids").type == pa.list_(pa.int32())
+def test_the_tables_have_the_columns_and_types_that_are_declared(features: Artifact) -> None:
+    for table in (FEATURES, CONTEXTS, NEIGHBOURS, MAP):
+        for name in features.paths(f"{table.name}/") or [table.name]:
+            schema = pq.read_schema(features.file(name))
+            assert schema.equals(table.schema), name
 
 
 def test_the_statistics_are_those_of_all_activations_at_once(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
@@ -136,7 +139,7 @@ def test_each_context_shows_its_own_text_and_activations(llama: TinyRun, sae: Ar
     corpus, tokens = TokenCorpus(llama.corpus), token_strings(llama.subject.tokenizer)
     first_row = {sequence: row for row, sequence in reversed(list(enumerate(meta["sequence"].tolist())))}
     cut_short = with_bos = 0
-    for row in rows_of(features, "contexts.parquet"):
+    for row in rows_of(features, "contexts"):
         sequence = corpus.sequence("train", row["sequence"])
         peak = row["position"] - sequence.start + 1  # <s> comes first
         start, stop = max(peak - 5, 0), min(peak + 4, len(sequence.token_ids))
@@ -170,9 +173,9 @@ def test_an_autoencoder_that_never_fires_gives_tables_of_the_same_columns(llama:
     found = find_features(
         llama.store, publish_sae(llama.store, silent, llama.activations), llama.source, CPU, CONFIG
     ).artifact
-    contexts = pq.read_table(found.file("contexts.parquet"))
+    contexts = read_contexts(found)
     assert set(contexts["kind"].to_pylist()) == {"random"}
-    assert contexts.schema.equals(pq.read_schema(features.file("contexts.parquet")))
+    assert contexts.schema.equals(read_contexts(features).schema)
     assert found.manifest.summary["silent_features"] == 64
 
 
@@ -186,6 +189,7 @@ def test_the_logit_lens_is_the_output_head_applied_to_the_decoder(
         order = logits_V.argsort(descending=True)
         expected = {"promoted": order[:4], "suppressed": order.flip(0)[:4]}
         for name, ids in expected.items():
+            assert row[f"{name}_token_ids"] == ids.tolist()
             assert row[f"{name}_tokens"] == [tokens[token] for token in ids]
             assert row[f"{name}_logits"] == pytest.approx(logits_V[ids].tolist(), rel=1e-4, abs=1e-6)
 
@@ -214,6 +218,7 @@ def test_output_tokens_that_the_tokenizer_does_not_know_are_shown_as_unused(tmp_
     (row,) = pq.read_table(tmp_path / "features.parquet").to_pylist()
     assert row["promoted_tokens"] == ["a", "<unused 3>"]
     assert row["suppressed_tokens"] == ["c", "<unused 9>"]
+    assert (row["promoted_token_ids"], row["suppressed_token_ids"]) == ([0, 3], [2, 9])
 
 
 @pytest.mark.parametrize("chunk_rows", [64, 1_000, 100_000])
@@ -222,7 +227,7 @@ def test_how_much_is_encoded_at_once_does_not_change_the_tables(
 ) -> None:
     config = CONFIG.model_copy(update={"chunk_rows": chunk_rows})
     other = find_features(llama.store, sae, llama.source, CPU, config).artifact
-    ours, theirs = rows_of(features, "contexts.parquet"), rows_of(other, "contexts.parquet")
+    ours, theirs = rows_of(features, "contexts"), rows_of(other, "contexts")
     assert len(ours) == len(theirs)
     for one, two in zip(ours, theirs, strict=True):
         exact = ("feature", "rank", "document", "position", "tokens", "peak")
@@ -233,16 +238,19 @@ def test_how_much_is_encoded_at_once_does_not_change_the_tables(
 def test_how_many_features_are_written_at_once_does_not_change_the_tables(
     llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context_tables, "_WINDOW_TOKENS_AT_ONCE", 9 * 60 * 5)
-    monkeypatch.setattr(context_tables, "_FEATURES_AT_ONCE", 40)
-    monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_AT_ONCE", 30)
+    monkeypatch.setattr(context_tables, "_ROWS_OF_GROUP", 100)
+    monkeypatch.setattr(context_tables, "_GROUPS_OF_FILE", 5)
+    monkeypatch.setattr(context_tables, "_WINDOW_TOKENS_AT_ONCE", 9 * 60 * 9)
+    monkeypatch.setattr(tables, "_ROWS_OF_GROUP", 20)
+    monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 30)
     monkeypatch.setattr(silent, "_FEATURES_AT_ONCE", 50)
     monkeypatch.setattr(neighbours, "_BLOCK_PAIRS", 96 * 10)
     monkeypatch.setattr(cosines, "_BLOCK_COSINES", 96 * 7)
     other = find_features(
         llama.store, sae, llama.source, CPU, CONFIG.model_copy(update={"duplicate_cosine": 0.91})
     ).artifact
-    for name in ("features.parquet", "contexts.parquet", "neighbours.parquet"):
+    assert other.paths("contexts/") == [f"contexts/{first:07d}.parquet" for first in range(0, 96, 20)]
+    for name in ("features.parquet", "contexts", "neighbours.parquet"):
         assert str(rows_of(other, name)) == str(rows_of(features, name)), name  # as text, where NaN equals NaN
 
 
@@ -351,20 +359,18 @@ def test_a_search_cut_while_features_are_tried_goes_on_behind_the_last_block(
     monkeypatch.setattr(Search, "update", None)  # the pass is over
     resumed = find_features(llama.store, sae, llama.source, CPU, renamed(41)).artifact
     assert tried == [0, 40]
-    for name in ("features.parquet", "contexts.parquet"):
-        one, other = (
-            pq.read_table(found.file(name)).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features)
-        )
+    for name in ("features.parquet", "contexts"):
+        one, other = (table_of(found, name).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features))
         assert str(one) == str(other)
     for name, columns in CAUSAL.items():
         for column in columns:  # other contexts share the forward passes
-            one, other = (flat(pq.read_table(found.file(name))[column]) for found in (resumed, features))
+            one, other = (flat(table_of(found, name)[column]) for found in (resumed, features))
             np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 CAUSAL = {
     "features.parquet": ["ablation", "ablation_elsewhere", "ablation_control"],
-    "contexts.parquet": ["gradient", "integrated"],
+    "contexts": ["gradient", "integrated"],
 }
 
 
@@ -469,13 +475,14 @@ def test_contexts_without_the_feature_are_silent_throughout(llama: TinyRun, sae:
 def test_statistics_are_left_out_when_they_are_not_wanted(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
     config = CONFIG.model_copy(update={"include_statistics": False, "ablation_contexts": 0, "attribution_contexts": 0})
     found = find_features(llama.store, sae, llama.source, CPU, config).artifact
-    with_all, without = (set(pq.read_schema(each.file("features.parquet")).names) for each in (features, found))
-    assert with_all - without == {
-        "task_density", "position_density", "lift_tokens", "lift_values", "mean_tokens", "mean_values"
+    with_all, table = (table_of(each, "features.parquet") for each in (features, found))
+    left_out = {name for name in table.column_names if table[name].null_count == len(table)}
+    assert left_out - {name for name in with_all.column_names if with_all[name].null_count == len(table)} == {
+        "task_density", "position_density", "lift_token_ids", "lift_tokens", "lift_values",
+        "mean_token_ids", "mean_tokens", "mean_values", "ablation", "ablation_elsewhere", "ablation_control",
     }  # fmt: skip
-    table = pq.read_table(found.file("features.parquet"))
     assert table["ablation"].null_count == len(table)
-    contexts = pq.read_table(found.file("contexts.parquet"))
+    contexts = read_contexts(found)
     assert contexts["gradient"].null_count == len(contexts)
     assert found.manifest.summary["ablation"] is None
 
@@ -517,7 +524,7 @@ def test_only_what_is_asked_for_is_searched(llama: TinyRun, sae: Artifact, featu
     nothing = dict.fromkeys(("sampled_contexts", "random_contexts", "hard_contexts", "ablation_contexts"), 0)
     config = CONFIG.model_copy(update={**nothing, "attribution_contexts": 0, "context_before": 0, "context_after": 0})
     found = find_features(llama.store, sae, llama.source, CPU, config).artifact
-    rows = rows_of(found, "contexts.parquet")
+    rows = rows_of(found, "contexts")
     top = contexts_of(features, "top")
     assert {row["kind"] for row in rows} == {"top"}
     assert [row["values"] for row in rows] == [[row["value"]] for row in top]

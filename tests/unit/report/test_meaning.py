@@ -9,14 +9,12 @@ from mistudio.explain.records import Explanation
 from mistudio.report import ReportConfig, report
 from mistudio.score.records import Score
 from tests.support.fake_meaning import (
-    FIND,
     explain_all,
     publish_meaningful_run,
     publish_scores,
     surround,
-    surrounding_tables,
 )
-from tests.support.fake_run import make_tables, publish_run, publish_tables
+from tests.support.fake_run import ABOUT, make_tables, publish_run, publish_tables
 from tests.unit.report.page import Page
 
 EVIL = "</script><img src=x onerror=evil()>"
@@ -97,7 +95,7 @@ def test_neighbours_map_effects_and_profiles_are_those_of_the_feature(store):
     density = page.index["density"][3]
     assert page.details[3]["task_density"] == pytest.approx([2 * density, density, density / 2], rel=1e-2)
     assert "ablation" not in page.details[4]
-    assert page.index["tasks"] == FIND["tasks"]
+    assert page.index["tasks"] == ABOUT.tasks
     assert (page.index["x"][0], page.index["x"][6], page.index["y"][3]) == (2000, 0, 2000)
     assert page.index["cluster"][:4] == [0, 1, None, 0]
 
@@ -115,20 +113,11 @@ def test_contexts_come_by_kind_with_limits_of_their_own(store):
         assert "integrated" not in second
 
 
-def test_features_from_before_there_were_neighbours_and_maps_are_shown_without(store):
+def test_features_without_neighbours_or_a_place_are_shown_without(store):
     page = render(store, *publish_run(store, num_features=3))
-    assert not {"x", "y", "cluster", "tasks"} & set(page.index)
+    assert not {"x", "y", "cluster"} & set(page.index)
     assert all(detail["neighbours"] == {} for detail in page.details)
     assert "Map" not in page.text
-
-
-def test_features_without_a_place_have_no_map(store):
-    feature_rows, context_rows = make_tables(3, 2, set(), 8, True)
-    tables = surrounding_tables(3)
-    places = tables["map.parquet"]
-    tables["map.parquet"] = places.set_column(1, "x", [[float("nan")] * 3])
-    page = render(store, *publish_tables(store, feature_rows, context_rows, tables=tables))
-    assert "x" not in page.index
 
 
 def test_where_programs_were_not_scored_the_judges_figure_stands_for_a_feature(store):

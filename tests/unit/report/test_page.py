@@ -60,16 +60,6 @@ def test_blocks_hold_200_features_each_in_the_order_of_the_list(store):
         assert [context["tokens"] for context in page.details[feature]["contexts"]] == expected
 
 
-def test_feature_numbers_may_have_gaps(store):
-    feature_rows, context_rows = make_tables(6, 3, set(), 8, True)
-    kept = [0, 2, 5]
-    page = render(store, *publish_tables(store, [feature_rows[feature] for feature in kept], context_rows))
-    assert page.index["feature"] == kept
-    for place, feature in enumerate(kept):
-        expected = [row["document"] for row in context_rows if row["feature"] == feature]
-        assert [context["document"] for context in page.details[place]["contexts"]] == expected
-
-
 def test_limits_shorten_the_list_and_the_contexts_but_not_the_counts(store):
     page = render(store, *publish_run(store, num_features=30, dead=[3, 29]), max_features=10, contexts_per_feature=2)
     assert page.index["feature"] == list(range(10))

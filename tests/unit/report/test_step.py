@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from mistudio.artifacts import open_artifact, remove_artifact
 from mistudio.errors import DamagedArtifact, InputError
+from mistudio.features import FeatureSet
 from mistudio.report import ReportConfig, report
 from mistudio.report.lineage import trace
 from mistudio.report.records import count_features, write_blocks
@@ -93,9 +94,9 @@ def test_features_and_evaluation_of_two_autoencoders_are_refused(store):
 
 def test_a_damaged_table_is_refused_and_nothing_is_published(store):
     features, evaluation = publish_run(store, num_features=3)
-    path = store.fetch(f"{features.uri}/contexts.parquet")
+    path = store.fetch(f"{features.uri}/contexts/0000000.parquet")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamagedArtifact, match=r"contexts\.parquet"):
+    with pytest.raises(DamagedArtifact, match=r"contexts/0000000\.parquet"):
         report(store, features, evaluation)
     assert not list(store.list("report"))
 
@@ -109,6 +110,7 @@ def test_settings_out_of_range_or_unknown_are_refused(bad):
 def test_memory_does_not_grow_with_the_number_of_contexts(store, tmp_path):
     def peak_bytes(num_features: int) -> int:
         features, _ = publish_run(store, num_features=num_features)
+        features = FeatureSet(features)
         counts = count_features(features, None)
         with (tmp_path / "spool").open("wb") as spool:
             tracemalloc.start()

@@ -1,6 +1,8 @@
 """Program scores against naive ones, their intervals and controls; the score step; exams; the summary."""
 
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, open_input
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, DamagedArtifact, InputError
 from mistudio.explain import ExplainConfig, explain, read_explanations
@@ -202,7 +204,7 @@ def test_explanations_that_saw_held_out_documents_are_refused(
 
 def test_shuffled_programs_are_all_of_other_features(explanations: Artifact) -> None:
     programs = list(read_explanations(explanations))
-    shuffled = step_module._shuffled(programs, 0)
+    shuffled = list(step_module._shuffled(explanations, 0))
     own = {each.feature: each.program for each in programs}
     assert len(shuffled) == sum(each.program is not None for each in programs)
     assert sorted(str(each.program) for each in shuffled) == sorted(str(p) for p in own.values() if p is not None)
@@ -234,6 +236,30 @@ def test_scores_are_found_again_and_a_cut_run_goes_on(
     assert resumed.file("scores.parquet").read_bytes() == scores.file("scores.parquet").read_bytes()
 
 
+def test_explanations_are_held_a_few_blocks_at_a_time(
+    llama: TinyRun, explanations: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[int] = [0]
+    most: list[int] = []
+
+    def gone() -> None:
+        alive[0] -= 1
+
+    def watched(artifact: Artifact, *name: str) -> Iterator[Explanation]:
+        for each in read_explanations(artifact, *name):
+            alive[0] += 1
+            most.append(alive[0])
+            weakref.finalize(each, gone)
+            yield each
+
+    monkeypatch.setattr(step_module, "read_explanations", watched)
+    monkeypatch.setattr(step_module, "_BLOCKS_AT_ONCE", 2)
+    config = CONFIG.model_copy(update={"block_features": 4, "max_tokens": 160_000})
+    score(llama.store, explanations, llama.source, CPU, config)
+    assert len(most) > 4 * 64
+    assert max(most) <= 2 * 2 * 4 + 1
+
+
 def test_a_scorer_without_its_language_model_says_what_to_do(llama: TinyRun, explanations: Artifact) -> None:
     for name, message in (
         ("detection", "detection needs a language model"),
@@ -252,18 +278,18 @@ def test_another_tokenizer_is_refused(llama: TinyRun, explanations: Artifact, tm
 
 
 @pytest.fixture(scope="module")
-def heldout(llama: TinyRun, features: Artifact) -> tuple[Tokens, Firings, NDArray[np.float32]]:
+def heldout(llama: TinyRun, features: Artifact) -> tuple[Tokens, Firings, NDArray[np.int32]]:
     material = open_material(llama.store, features, llama.source, CPU)
     tokens, firings = material.read("heldout", 10**9, 0, material.strings())
-    return tokens, firings, load_autoencoder(material.sae).W_dec.numpy()
+    return tokens, firings, material.found.nearest("decoder", 5)
 
 
 def test_exams_show_held_out_text_with_its_activations(
-    heldout: tuple[Tokens, Firings, NDArray[np.float32]],
+    heldout: tuple[Tokens, Firings, NDArray[np.int32]],
 ) -> None:
-    tokens, firings, decoder_FD = heldout
+    tokens, firings, neighbours_Fn = heldout
     examiner = Examiner(
-        tokens, firings, decoder_FD, ExamConfig(before=5, after=3, num_active=10, num_random=4, num_hard=4)
+        tokens, firings, neighbours_Fn, ExamConfig(before=5, after=3, num_active=10, num_random=4, num_hard=4)
     )
     place = {
         key: row for row, key in enumerate(zip(tokens.sequence_N.tolist(), tokens.position_N.tolist(), strict=True))
@@ -286,12 +312,19 @@ def test_exams_show_held_out_text_with_its_activations(
     assert kinds == {"sampled", "random", "hard"}
 
 
+def decoder(llama: TinyRun, features: Artifact) -> NDArray[np.float32]:
+    sae = load_autoencoder(open_input(llama.store, features.manifest.inputs["sae"], "sae"))
+    directions_FD: NDArray[np.float32] = sae.W_dec.detach().numpy()
+    return directions_FD
+
+
 def test_hard_examples_are_those_in_which_neighbours_fire(
-    heldout: tuple[Tokens, Firings, NDArray[np.float32]],
+    llama: TinyRun, features: Artifact, heldout: tuple[Tokens, Firings, NDArray[np.int32]]
 ) -> None:
-    tokens, firings, decoder_FD = heldout
+    tokens, firings, neighbours_Fn = heldout
     config = ExamConfig(neighbours=2, before=5, after=3)
-    examiner = Examiner(tokens, firings, decoder_FD, config)
+    examiner = Examiner(tokens, firings, neighbours_Fn, config)
+    decoder_FD = decoder(llama, features)
     unit = decoder_FD / np.linalg.norm(decoder_FD, axis=1, keepdims=True)
     cosine = unit @ unit.T - 2 * np.eye(64)
     place = {
@@ -309,10 +342,10 @@ def test_hard_examples_are_those_in_which_neighbours_fire(
 
 
 def test_active_examples_are_spread_over_the_quantiles_and_exams_repeat(
-    heldout: tuple[Tokens, Firings, NDArray[np.float32]],
+    heldout: tuple[Tokens, Firings, NDArray[np.int32]],
 ) -> None:
-    tokens, firings, decoder_FD = heldout
-    examiner = Examiner(tokens, firings, decoder_FD, ExamConfig(num_active=20, strata=5))
+    tokens, firings, neighbours_Fn = heldout
+    examiner = Examiner(tokens, firings, neighbours_Fn, ExamConfig(num_active=20, strata=5))
     feature = int(np.argmax(np.diff(firings.start_F)))
     exam = examiner.exam(Explanation(feature=feature, explainer="program"))
     values = [example.values[example.peak] for example in exam.examples if example.kind == "sampled"]
