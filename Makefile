@@ -46,8 +46,9 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-components: install ## Write the components from the declarations of the steps
+components: install ## Write the components and the page of settings from the declarations of the steps
 	$(BIN)/python -m components.generate
+	$(BIN)/python -m components.reference
 
 compile: install ## Compile the pipelines to pipelines/compiled
 	$(BIN)/mistudio compile

@@ -13,6 +13,7 @@ def capture(
     model: str = "demo",
     hook: str = "resid_post",
     batch_size: int = 32,
+    storage_dtype: str = "float16",
     max_tokens: int = -1,
     stored: str = "all",
     capture_settings: str = "",
@@ -31,6 +32,7 @@ def capture(
         hook: Hook points, for example resid_post.3: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or
             mlp_act, at layer, or with a layer of its own.
         batch_size: Sequences of full length in one forward pass.
+        storage_dtype: Number format of the stored activations (float16, bfloat16).
         max_tokens: Stop after the training sequence that reaches this many kept tokens; -1: never.
         stored: Heldout: training activations are not stored, but computed when they are asked for (all, heldout).
         capture_settings: Other settings as JSON; mistudio capture --parameters lists them.
@@ -49,6 +51,7 @@ def capture(
         model=model,
         hook=hook,
         batch_size=batch_size,
+        storage_dtype=storage_dtype,
         max_tokens=None if max_tokens == -1 else max_tokens,
         stored=stored,
         capture_settings=capture_settings or None,

@@ -136,6 +136,17 @@ def leaves(config: type[BaseModel], above: str = "") -> Iterator[Leaf]:
             yield _leaf(path, field)
 
 
+def variants_of(config: type[BaseModel], above: str = "") -> Iterator[tuple[str, str, type[BaseModel]]]:
+    """The alternatives below a configuration: where the field is, and the name and class of each."""
+    for name, field in config.model_fields.items():
+        inner = _configuration(field.annotation)
+        variants = next((each for each in field.metadata if isinstance(each, Variants)), None)
+        if variants is not None:
+            yield from ((f"{above}{name}", variant, each) for variant, each in variants.known().items())
+        elif inner is not None:
+            yield from variants_of(inner, f"{above}{name}.")
+
+
 def find_leaf(known: Sequence[Leaf], name: str, said_by: str) -> Leaf:
     """The setting of this path or name; ``said_by`` is what named it.
 

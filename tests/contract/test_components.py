@@ -9,6 +9,7 @@ import pytest
 from kfp import dsl
 
 from components.generate import component_names, component_text, dashboard_options, plain_default
+from components.reference import PAGE, page_text
 from components.report.component import report
 from mistudio.cli.checkout import pipeline_names
 from mistudio.steps import STEPS
@@ -80,3 +81,18 @@ def test_compiled_pipeline_is_up_to_date(pipeline: str, tmp_path: Path) -> None:
 def test_every_pipeline_is_compiled() -> None:
     assert sorted(path.stem for path in (ROOT / "pipelines" / "compiled").glob("*.yaml")) == sorted(PIPELINES)
     assert pipeline_names() == sorted(PIPELINES)
+
+
+def test_the_page_of_settings_is_what_the_declarations_give() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_text(), "run make components"
+
+
+def test_the_page_of_settings_has_every_setting_of_every_step() -> None:
+    page = page_text()
+    missing = [
+        f"{step.name}: {leaf.path}"
+        for step in STEPS.values()
+        for leaf in (*step.settings, *step.runtime_settings)
+        if f"| `{leaf.path}` |" not in page
+    ]
+    assert not missing

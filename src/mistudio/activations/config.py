@@ -21,7 +21,9 @@ class CaptureConfig(Settings):
         description="sequences of full length in one forward pass",
         json_schema_extra=DASHBOARD,
     )
-    storage_dtype: Literal["float16", "bfloat16"] = "float16"
+    storage_dtype: Literal["float16", "bfloat16"] = Field(
+        default="float16", description="number format of the stored activations", json_schema_extra=DASHBOARD
+    )
     shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
     max_tokens: int | None = Field(
         default=None,

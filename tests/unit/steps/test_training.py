@@ -2,27 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
-from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from mistudio import steps
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
-from mistudio.sae import Losses, Stage, architecture_configs
+from mistudio.sae import Losses, Stage
 from mistudio.sae.topk import TopKTraining
 from mistudio.steps.given import check
 from mistudio.steps.training import TRAIN
-from mistudio.train import TrainConfig
 from tests.support.synthetic import plant, publish_activations
 from tests.support.tiny import tiny_corpus, tiny_llama
-
-PAGE = Path(__file__).parents[3] / "docs" / "concepts" / "training.md"
-OWN_OPTIONS = {"hook", "sae", "architecture", "width", "k"}  # of these the page says nothing
 
 
 def refusal(**given: object) -> str:
@@ -95,28 +89,6 @@ def store(tmp_path: Path) -> Store:
 
 def activations_of(store: Store) -> Artifact:
     return publish_activations(store, plant(1_500, width=12).acts_ND)
-
-
-def settings_of() -> dict[str, dict[str, FieldInfo]]:
-    """Settings by heading of the page."""
-    configs = {name: config.model_fields for name, config in architecture_configs().items()}
-    shared = set.intersection(*(set(fields) for fields in configs.values()))
-    own = {name: {key: field for key, field in fields.items() if key not in shared} for name, fields in configs.items()}
-    return {"training": TrainConfig.model_fields, "shared": {key: configs["topk"][key] for key in shared}, **own}
-
-
-def row_of(name: str, field: FieldInfo) -> str:
-    default = "" if field.is_required() else f"`{json.dumps(field.default)}`"
-    others = [f"`{json.dumps(value)}`" for value in get_args(field.annotation) if isinstance(value, str)]
-    values = ", ".join([default, *(other for other in others if other != default)])
-    return f"| `{name}` | {values} | {field.description} |"
-
-
-def test_the_page_on_training_has_every_setting() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    rows = {row_of(key, field) for fields in settings_of().values() for key, field in fields.items()}
-    missing = sorted(row for row in rows if row.split("`")[1] not in OWN_OPTIONS and row not in page)
-    assert not missing, "\n".join(missing)
 
 
 POINTS = {"architectures": "topk,standard", "widths": "64", "sparsities": "4", "tokens": 2048, "seed": 3}
