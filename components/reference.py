@@ -11,11 +11,12 @@ _HEAD = """# Settings
 
 Every setting of every step. Written by `make components` from the declarations: do not edit.
 
-A setting with an option is given by it on the command line (`mistudio train --k 16`); those marked with * are parameters of
-the component too, and of the pipelines that take them. Any other is given by its name or path: `--set aux_k=4` on the command
-line, in a component by the step's settings as JSON (`train_settings`), in Python `steps.run("train", aux_k=4)`. Where several
-settings of a step have one name, the path tells them apart (`--set judged.num_active=5`). Without a default a setting is
-left out, or chosen as its line says; None, and for the command line and Kubeflow -1 or an empty text, mean "not given".
+A setting with an option is given by it on the command line (`mistudio train --k 16`); those marked with * are
+parameters of the component too, and of the pipelines that take them. Any other is given by its name or path: `--set
+aux_k=4` on the command line, in a component by the step's settings as JSON (`train_settings`), in Python
+`steps.run("train", aux_k=4)`. Where several settings of a step have one name, the path tells them apart (`--set
+judged.num_active=5`). Without a default a setting is left out, or chosen as its line says; None, and for the command
+line and Kubeflow -1 or an empty text, mean "not given".
 
 What steps have in common stands in each command's help: the store, the seed, the model and how it is loaded
 (`--model-settings`), and the language model that explains and judges (`--judge-settings`).
