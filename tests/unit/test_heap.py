@@ -43,6 +43,17 @@ def test_what_the_user_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         keep_freed_memory()
 
 
+_NOT_ASKED = """
+import ctypes
+from mistudio.heap import release_freed_memory
+
+def refused(name):
+    raise SystemExit("the C library was asked")
+
+ctypes.CDLL = refused
+release_freed_memory()
+print(1)
+"""
 _RELEASED = """
 from pathlib import Path
 import numpy as np
@@ -79,6 +90,10 @@ print(sum(int(first, 16) <= place < int(last, 16) for place in places))
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read where glibc is expected")
 def test_what_is_kept_is_given_back_when_asked() -> None:
     assert printed(_RELEASED) > 200
+
+
+def test_a_process_whose_entry_point_asked_for_nothing_is_left_as_it_is() -> None:
+    assert printed(_NOT_ASKED) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the heap is found where glibc is expected")

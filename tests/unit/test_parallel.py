@@ -3,6 +3,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -11,7 +14,7 @@ import torch
 
 from mistudio import parallel
 from mistudio.errors import MistudioError
-from mistudio.parallel import beside, in_parallel, num_cores, one_thread
+from mistudio.parallel import beside, in_parallel, num_cores, one_thread, single_threads, two_at_once
 
 
 @pytest.fixture
@@ -132,3 +135,52 @@ def test_one_thread_lasts_until_its_end_also_after_an_error() -> None:
         assert [*inside, torch.get_num_threads()] == [1, 2]
     finally:
         torch.set_num_threads(threads)
+
+
+def in_new_thread() -> int:
+    """What a thread that PyTorch has not seen has: what was last set for the process."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+@pytest.mark.parametrize(("pieces", "each"), [(lambda: single_threads(2), 1), (two_at_once, 2)])
+def test_pieces_have_threads_of_their_own_and_the_rest_of_the_process_keeps_its(
+    pieces: Callable[[], AbstractContextManager[Executor]], each: int
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with pieces() as pool:
+            inside = list(pool.map(lambda _: (torch.get_num_threads(), in_new_thread()), range(3)))
+        with one_thread():
+            alone = torch.get_num_threads(), in_new_thread()
+        assert (set(inside), alone) == ({(each, 4)}, (1, 4))
+        assert (torch.get_num_threads(), in_new_thread()) == (4, 4)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_operation_of_a_single_thread_uses_one_core_alone() -> None:
+    program = (
+        "import os, torch; from mistudio.parallel import single_threads\n"
+        "torch.set_num_threads(4); x = torch.ones(1500, 1500); count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "def work(_):\n    before = count(); x @ x; x.exp(); (x.bfloat16() @ x.bfloat16()); return count() - before\n"
+        "with single_threads(1) as pool:\n    print(max(pool.map(work, range(2))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 0
+    told = program.replace("with single_threads(1)", "import concurrent.futures as cf\nwith cf.ThreadPoolExecutor(1)")
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0
+
+
+def test_where_threads_cannot_be_told_apart_one_does_the_work_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_setters", lambda: None)
+    threads = torch.get_num_threads()
+    with single_threads(8) as pool:
+        assert list(pool.map(lambda number: (number, torch.get_num_threads()), range(2))) == [
+            (0, threads),
+            (1, threads),
+        ]
+    with one_thread():
+        assert torch.get_num_threads() == threads

@@ -10,6 +10,7 @@ from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
 from mistudio.progress import EVENTS_ENV
+from mistudio.sae import built_in_configs
 from mistudio.steps import check_together
 from pipelines import sweep
 from tests.support.fake_sweep import jumprelu, publish_evaluation, topk
@@ -35,10 +36,10 @@ def test_a_grid_has_every_combination_with_the_setting_that_each_architecture_ha
 
 def test_the_default_grid_is_every_built_in_architecture_at_a_width_that_training_chooses() -> None:
     points = steps.call("grid")
-    assert len(points) == 24
+    assert len(points) == 4 * len(built_in_configs())
     assert {point["width"] for point in points} == {-1}
     with_k = {point["architecture"] for point in points if point["k"] != -1}
-    assert with_k == {"topk", "batchtopk", "matryoshka"}
+    assert with_k == {name for name, config in built_in_configs().items() if config.l0_setting == "k"}
 
 
 def test_a_grid_says_how_many_autoencoders_it_asks_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

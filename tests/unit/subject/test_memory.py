@@ -12,8 +12,14 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mistudio.errors import SubjectError
+from mistudio.errors import ConfigError, SubjectError
+from mistudio.explain import ExplainConfig
+from mistudio.find import FindConfig
+from mistudio.find.contexts import TopContexts
+from mistudio.find.search import MAX_TASKS, POOL, POSITION_EDGES
+from mistudio.find.statistics import FeatureStatistics
 from mistudio.sae import TopKConfig
+from mistudio.score import ScoreConfig
 from mistudio.steps import memory
 from mistudio.steps.memory import MemoryEstimate, estimate_memory
 from mistudio.subject import (
@@ -238,6 +244,42 @@ def test_every_part_grows_with_what_it_depends_on(tmp_path: Path) -> None:
     assert wider["train"]["sae_optimizer"] == 2 * wider["train"]["sae_weights"]
     assert wider["train"]["sae_weights"] > 1.9 * small["train"]["sae_weights"]
     assert larger_buffer["train"]["rows"] > 1.5 * small["train"]["rows"]
+
+
+def test_what_is_kept_of_features_is_what_a_search_holds(tmp_path: Path) -> None:
+    config = FindConfig(contexts=7, sampled_contexts=3, context_before=5, context_after=2)
+    window = config.context_before, config.context_after
+    classes = {"task": MAX_TASKS, "position": len(POSITION_EDGES)}
+    held = [
+        *TopContexts(256, config.contexts, *window).state_dict().values(),
+        *TopContexts(256, POOL * config.sampled_contexts, *window).state_dict().values(),
+        *FeatureStatistics(256, 1.0, classes).state_dict().values(),
+    ]
+    estimated = estimate(source_of("llama", tmp_path), find=config).parts["find"]["features"]
+    assert estimated == pytest.approx(sum(tensor.nbytes for tensor in held), rel=0.1)
+
+
+def test_finding_explaining_and_scoring_grow_with_what_they_read(tmp_path: Path) -> None:
+    source = source_of("llama", tmp_path)
+    few, many, sparse, wide = (
+        estimate(source, **changes)
+        for changes in (
+            {"explain": ExplainConfig(max_tokens=1000), "score": ScoreConfig(max_tokens=1000)},
+            {},
+            {"active": 2.0},
+            {"width": 512},
+        )
+    )
+    for step in ("explain", "score"):
+        assert few.steps[step] < sparse.steps[step] < many.steps[step] < wide.steps[step]
+    assert many.parts["explain"]["sample"] == 2 * many.parts["score"]["sample"]  # tokens by default
+    assert sparse.parts["find"]["sample"] < many.parts["find"]["sample"]
+    assert wide.parts["find"]["features"] == 2 * many.parts["find"]["features"]
+
+
+def test_an_architecture_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="architecture 'relu' is unknown"):
+        estimate(source_of("llama", tmp_path), architecture="relu")
 
 
 def test_a_penalised_autoencoder_begins_dense_unless_it_has_a_target(tmp_path: Path) -> None:
