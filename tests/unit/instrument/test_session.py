@@ -18,9 +18,9 @@ from mistudio.instrument import Ends, PlacedAutoencoder, Session, TextTokens, op
 from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, resolve_hooks, run_captured, subject_from_model
 from tests.support.directions import random_directions
+from tests.support.families import CAUSAL, ENCODERS, byte_level_tokenizer
 from tests.support.tiny import CONTEXT_LENGTH, WIDTH, tiny_llama
 from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, publish_sae
-from tests.unit.subject.families import CAUSAL, ENCODERS, byte_level_tokenizer
 
 FAMILIES = ("gpt2", "gpt_neox_parallel", "opt_post_norm", "llama", "gemma2", "mixtral", "bert", "distilbert")
 LATENTS = [40, 3, 3, 63]
@@ -206,8 +206,7 @@ def test_a_served_store_needs_the_autoencoder_alone(
 ) -> None:
     served = open_store(str(tmp_path_factory.mktemp("served")))
     for path in (*sae.paths(), "manifest.json"):
-        with served.stage(f"{sae.uri}/{path}") as staged:
-            staged.write_bytes(llama.store.fetch(f"{sae.uri}/{path}").read_bytes())
+        served.create(f"{sae.uri}/{path}", llama.store.read(f"{sae.uri}/{path}"))
     alone_there = open_artifact(served, sae.uri, "sae")
     with open_session(alone_there, llama.source, CPU) as session:
         assert session.digests[sae.uri] == sae.digest

@@ -8,7 +8,7 @@ import torch
 import transformers as tf
 
 from mistudio.subject import Subject, subject_from_model
-from tests.unit.subject.families import CAUSAL, build_model, byte_level_tokenizer
+from tests.support.families import CAUSAL, build_model, byte_level_tokenizer
 
 
 @pytest.fixture(scope="session")

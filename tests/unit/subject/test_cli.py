@@ -47,7 +47,7 @@ def test_validate_model_prints_a_table(run, model_folder: Path) -> None:
 
 
 def test_validate_model_refuses_the_tokenizer_of_another_model(run, model_folder: Path) -> None:
-    from tests.unit.subject.families import CAUSAL, build_model
+    from tests.support.families import CAUSAL, build_model
 
     assert CAUSAL["llama"]().vocab_size == 61
     build_model("llama").save_pretrained(model_folder)

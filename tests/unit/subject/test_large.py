@@ -27,7 +27,7 @@ from mistudio.subject import (
     run_captured,
 )
 from mistudio.subject.hooks import available_points
-from tests.unit.subject.families import TEXT, byte_level_tokenizer
+from tests.support.families import TEXT, byte_level_tokenizer
 
 HOOKS = [HookPoint("resid_post", 1), HookPoint("mlp_act", 2)]
 LAYERS = 4

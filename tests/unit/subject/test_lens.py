@@ -20,7 +20,7 @@ from mistudio.subject import (
     subject_from_model,
     unembed,
 )
-from tests.unit.subject.families import CAUSAL, ENCODERS, LAYERS, build_model
+from tests.support.families import CAUSAL, ENCODERS, LAYERS, build_model
 
 SubjectOf = Callable[[str], Subject]
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mistudio.errors import SubjectError
 from mistudio.subject import SubjectConfig, forward_logits, load_subject, load_tokenizer, pick_device, resolve_source
 from mistudio.subject.load import choose_auto_class
-from tests.unit.subject.families import ENCODERS, byte_level_tokenizer
+from tests.support.families import ENCODERS, byte_level_tokenizer
 
 CPU = SubjectConfig(device="cpu")
 STORIES = Path(__file__).parents[3] / ".." / "shared" / "data" / "models" / "stories260K"

@@ -26,7 +26,7 @@ from mistudio.subject import (
     run_captured,
 )
 from mistudio.train import TrainConfig
-from tests.unit.subject.families import CAUSAL, ENCODERS, FAMILIES, build_model
+from tests.support.families import CAUSAL, ENCODERS, FAMILIES, build_model
 
 GB = 10**9
 

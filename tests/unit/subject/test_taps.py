@@ -24,7 +24,7 @@ from mistudio.subject import (
     unembed,
 )
 from mistudio.subject.hooks import available_points
-from tests.unit.subject.families import build_model
+from tests.support.families import build_model
 
 
 @pytest.fixture(scope="module")

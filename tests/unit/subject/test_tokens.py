@@ -7,7 +7,7 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mistudio.subject import load_tokenizer, resolve_source, token_strings
-from tests.unit.subject.families import byte_level_tokenizer
+from tests.support.families import byte_level_tokenizer
 
 STORIES = Path(__file__).parents[3] / ".." / "shared" / "data" / "models" / "stories260K"
 
