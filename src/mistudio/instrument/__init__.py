@@ -1,9 +1,8 @@
-"""A loaded language model, and what is read from it: sessions, forward passes, latents."""
+"""A loaded language model, and what is read from it: sessions, forward passes, readings."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mistudio.instrument.latents import encode_chosen
     from mistudio.instrument.passes import CorpusSequences, ListedSequences, text_activations, token_batches
     from mistudio.instrument.readings import ActivationReading, ActiveReading, ChosenReading
     from mistudio.instrument.session import Ends, PlacedAutoencoder, Session, open_session, place_autoencoder
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "passes", "latents", "texts", "readings", "session")
+    __getattr__ = from_modules(__name__, "passes", "texts", "readings", "session")
 
 __all__ = [
     "ActivationReading",
@@ -25,7 +24,6 @@ __all__ = [
     "Session",
     "Text",
     "TextTokens",
-    "encode_chosen",
     "open_session",
     "place_autoencoder",
     "text_activations",

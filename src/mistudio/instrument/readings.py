@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.instrument.latents import encode_chosen
 from mistudio.instrument.passes import text_activations
 from mistudio.instrument.texts import Text, TextReader, TextTokens
 from mistudio.sae import SparseAutoencoder
@@ -76,8 +75,9 @@ def read_chosen(
         InputError: there is no such latent.
         SubjectError: the tokenizer's template cannot be understood, or has none for chats.
     """
+    latent_L = torch.tensor(latents, dtype=torch.int64)
     for tokens, acts in _some_at_once(subject, [hook], texts, context_length):
-        value_NL = encode_chosen(sae, acts[hook.point].to(sae.W_dec), latents).cpu().numpy()
+        value_NL = sae.encode_chosen(acts[hook.point].to(sae.W_dec), latent_L).cpu().numpy()
         ends = np.cumsum([len(one.token_ids) for one in tokens])
         yield from map(ChosenReading, tokens, np.split(value_NL, ends[:-1]))
 

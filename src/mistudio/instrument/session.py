@@ -20,7 +20,6 @@ import torch
 from mistudio.activations import captured_config, captured_source
 from mistudio.artifacts import Artifact, open_input
 from mistudio.errors import ConfigError, NotFound, SubjectError
-from mistudio.instrument.latents import check_latents
 from mistudio.instrument.readings import (
     ActivationReading,
     ActiveReading,
@@ -138,7 +137,6 @@ class Session:
             SubjectError: the tokenizer's template cannot be understood, or has none for chats.
         """
         placed = self.placed(autoencoder)
-        check_latents(placed.sae, latents)
         return read_chosen(self.subject, placed.ends.read, placed.sae, texts, latents, context_length)
 
     def active(

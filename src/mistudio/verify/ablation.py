@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.instrument import ListedSequences, encode_chosen, token_batches
+from mistudio.instrument import ListedSequences, token_batches
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced, text_rows
 from mistudio.verify.poison import padded
@@ -77,7 +77,7 @@ def ablated(model: Model, latents: list[int]) -> AbstractContextManager[None]:
     """Within this context the parts that some latents write are taken out, everywhere."""
 
     def take_out(x_BTD: Tensor) -> Tensor:
-        acts_NL = encode_chosen(model.sae, x_BTD.flatten(0, 1), latents)
+        acts_NL = model.sae.encode_chosen(x_BTD.flatten(0, 1), torch.tensor(latents))
         return x_BTD - (acts_NL @ model.sae.W_dec[latents]).view_as(x_BTD)
 
     return spliced(model.subject, model.hook, take_out) if latents else nullcontext()

@@ -302,27 +302,6 @@ def test_what_is_observed_is_what_is_captured_and_the_pass_goes_on_as_it_was(
     torch.testing.assert_close(seen, [run_captured(subject, [hook], ids_BT)[hook.point]], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["resid_pre", "resid_mid", "mlp_out", "resid_post"])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "opt_pre_norm", "granite"])
-def test_a_splice_acts_on_every_token_that_is_written_with_a_key_value_cache(
-    family: str, kind: str, subject_of: SubjectOf, ids_BT: Tensor
-) -> None:
-    subject, new_tokens = subject_of(family), 6
-    [hook] = resolve_hooks(subject, [HookPoint(kind, 1)])
-    push_D = 3 * torch.randn(hook.width, generator=torch.Generator().manual_seed(5))
-    written_BT = ids_BT
-    with spliced(subject, hook, lambda x_BTD: x_BTD + push_D):
-        for _ in range(new_tokens):
-            next_B = forward_logits(subject, written_BT)[:, -1].argmax(dim=-1)
-            written_BT = torch.cat([written_BT, next_B[:, None]], dim=1)
-        settings = {"do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
-        mask_BT = torch.ones_like(ids_BT)
-        cached_BT = subject.model.generate(ids_BT, attention_mask=mask_BT, max_new_tokens=new_tokens, **settings)
-    assert cached_BT.tolist() == written_BT.tolist()
-    plain_BT = subject.model.generate(ids_BT, attention_mask=mask_BT, max_new_tokens=new_tokens, **settings)
-    assert plain_BT.tolist() != written_BT.tolist()
-
-
 @pytest.mark.parametrize(("family", "kind"), STREAM)
 def test_splicing_in_the_stream_of_another_text_gives_the_predictions_of_that_text(
     family: str, kind: str, subject_of: SubjectOf, ids_BT: Tensor
