@@ -28,6 +28,7 @@ from mistudio.score import ScoreConfig, score
 from mistudio.steps.registry import STEPS
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
+from mistudio.train.config import TogetherConfig
 from tests.support.settings import changed
 from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run
 
@@ -74,7 +75,7 @@ class PlanningStore(LocalStore):
     """The same store, except that nothing is made in it."""
 
     @contextmanager
-    def lock(self, prefix: str) -> Iterator[None]:
+    def lease(self, prefix: str) -> Iterator[None]:
         """Refuse the step that is about to begin."""
         raise Planned(prefix)
         yield
@@ -171,13 +172,14 @@ def planned(line: Line, call: Call, config: BaseModel) -> str:
 
 def test_every_step_that_publishes_is_tried_here() -> None:
     configs = {step.config_class for step in STEPS.values() if step.config_class and step.output}
+    configs -= {TogetherConfig}  # it stands for several TrainConfigs
     assert configs - {type(config) for config, _ in CALLS.values()} == set()
 
 
 @pytest.mark.parametrize("step", CALLS)
 def test_each_setting_is_in_the_recipe(step: str, line: Line) -> None:
     config, call = CALLS[step]
-    settings = dict(changed(config, OTHERS))
+    settings = dict(changed(config, OTHERS, without=("plugins",)))  # those are of other packages
     prefixes = {name: planned(line, call, other) for name, other in settings.items()}
     own = planned(line, call, config)
     assert own == planned(line, call, config)
