@@ -1,6 +1,6 @@
 """Every setting of a configuration, with a value that it does not have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -10,20 +10,25 @@ from mistudio.errors import ConfigError
 _SOME = (1, 2, 0.5, "other")  # for settings that are not set
 
 
-def changed(config: BaseModel, others: Mapping[str, Any]) -> Iterator[tuple[str, BaseModel]]:
+def changed(
+    config: BaseModel, others: Mapping[str, Any], without: Container[str] = ()
+) -> Iterator[tuple[str, BaseModel]]:
     """For each setting, also of the configurations inside this one: its name, and the whole with another value.
 
     Args:
         config: what is changed, one setting at a time.
         others: values by the name of a setting, for those whose values cannot be guessed.
+        without: names of settings that stay as they are.
 
     Raises:
         AssertionError: no other value is known to be allowed.
     """
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
+        if name in without:
+            continue
         if isinstance(value, BaseModel):
-            for inner, other in changed(value, others):
+            for inner, other in changed(value, others, without):
                 yield f"{name}.{inner}", _with(config, name, other.model_dump())
         elif not _is_fixed(field.annotation):
             guesses = [others[name]] if name in others else _guesses(value, field.annotation)
