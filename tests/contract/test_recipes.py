@@ -18,6 +18,7 @@ from mistudio.evaluate import EvaluateConfig, evaluate
 from mistudio.evaluate.probing import ProbeConfig, probe
 from mistudio.evaluate.stability import StabilityConfig, stability
 from mistudio.explain import ExplainConfig, JudgeSource, explain
+from mistudio.explain import registry as registry_module
 from mistudio.find import FindConfig, find_features
 from mistudio.find.config import PassConfig
 from mistudio.find.step import find_part
@@ -34,7 +35,7 @@ from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run
 
 OTHER_HOOK = "resid_mid.1"
 SHORT = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000, batch_size=256, buffer_rows=1024)
-EXPLAINERS = ("program", "max-activating", "contrastive", "token-activation-pairs")
+EXPLAINERS = ("program", "max-activating", "contrastive", "token-activation-pairs", "plugin")
 SCORERS = (
     "program",
     "detection",
@@ -44,6 +45,7 @@ SCORERS = (
     "embedding",
     "intruder",
     "intervention",
+    "plugin",
 )
 # Values that cannot be guessed, by the name of the setting.
 OTHERS: dict[str, Any] = {
@@ -51,7 +53,9 @@ OTHERS: dict[str, Any] = {
     "hooks": (OTHER_HOOK,),
     "target_hook": OTHER_HOOK,
     "prefixes": (16, 64),
+    "plugins": {"plugin": {"size": 2}},
 }
+STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
 JUDGE = JudgeSource(settings={}, open=nullcontext)  # type: ignore[arg-type] -- nothing is asked
 
 
@@ -65,6 +69,27 @@ class Line(NamedTuple):
     features: Artifact
     explanations: Artifact
     scores: Artifact
+
+
+class PluginConfig(BaseModel):
+    """Settings of an explainer and scorer of another package."""
+
+    size: int = 1
+
+
+class Plugin:
+    """What that package registers, as an explainer and as a scorer."""
+
+    name, config_class = "plugin", PluginConfig
+
+    def load(self) -> type["Plugin"]:
+        """Itself: it is never made here."""
+        return Plugin
+
+
+@pytest.fixture(autouse=True)
+def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [Plugin()])
 
 
 class Planned(Exception):
@@ -195,6 +220,7 @@ def test_how_the_model_computes_is_in_the_recipe_of_each_step_that_runs_it(line:
         "evaluate": lambda store, how: evaluate(store, sae, run.source, how),
         "probe": lambda store, how: probe(store, sae, run.corpus, run.source, how),
         "find": lambda store, how: find_features(store, sae, run.source, how),
+        "score": lambda store, how: score(store, line.explanations, run.source, how, STEERED, judge=JUDGE),
     }
     for step, call in steps.items():
         one, other = (planned(line, lambda store, _, how: call(store, how), how) for how in (CPU, half))  # noqa: B023
