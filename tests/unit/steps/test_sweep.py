@@ -9,7 +9,7 @@ from mistudio import steps
 from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
-from mistudio.progress import EVENTS_ENV
+from mistudio.events import EVENTS_ENV
 from mistudio.steps import check_together
 from pipelines import sweep
 from tests.support.fake_sweep import jumprelu, publish_evaluation, topk
