@@ -1,25 +1,24 @@
 """Progress of long work: a bar on a terminal, a line now and then in a log, or events for a parent.
 
-A step that runs as a child process has no terminal. Where ``MISTUDIO_EVENTS`` names a file, each
-report is appended to it as one JSON line, and the parent (``mistudio run``) draws the bars.
+A step that runs as a child process has no terminal. Where somebody follows its events (``mistudio.events``), each
+report is one of them, and whoever follows (``mistudio run``) draws the bars.
 """
 
-import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from mistudio import events
+
+if TYPE_CHECKING:  # the steps of a pipeline draw nothing
+    from rich.progress import Progress, TaskID
 
 logger = logging.getLogger(__name__)
 
-EVENTS_ENV = "MISTUDIO_EVENTS"
 _EVENT_EVERY_S = 0.2
 _LINE_EVERY_S = 10.0
 _SHOWN_FROM_BYTES = 1 << 28
@@ -36,9 +35,9 @@ class Bar(Protocol):
 @contextmanager
 def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
     """Show the progress of ``what``; ``total`` is in ``unit`` (None where it is not known)."""
-    events = os.environ.get(EVENTS_ENV)
-    if events:
-        event_bar = _EventBar(Path(events), what, total, unit)
+    path = events.events_path()
+    if path:
+        event_bar = _EventBar(path, what, total, unit)
         yield event_bar
         event_bar.finish()
     elif sys.stderr.isatty():
@@ -55,8 +54,11 @@ def byte_progress(what: str, num_bytes: int) -> AbstractContextManager[Bar]:
     return progress(what, num_bytes, "bytes") if num_bytes >= _SHOWN_FROM_BYTES else nullcontext(_SilentBar())
 
 
-def new_display() -> Progress:
+def new_display() -> "Progress":
     """The one look of all progress bars; tasks carry the fields ``unit`` and ``note``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description:<22}", markup=False),
         BarColumn(bar_width=28),
@@ -68,20 +70,13 @@ def new_display() -> Progress:
     )
 
 
-def emit_event(**event: object) -> None:
-    """Append one event for the parent process, if there is one that listens."""
-    path = os.environ.get(EVENTS_ENV)
-    if path:
-        _append(Path(path), event)
-
-
 class _SilentBar:
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Show nothing."""
 
 
 class _RichBar:
-    def __init__(self, display: Progress, task: TaskID) -> None:
+    def __init__(self, display: "Progress", task: "TaskID") -> None:
         self._display, self._task = display, task
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -131,13 +126,9 @@ class _EventBar(_ReportingBar):
         self.report()
 
     def report(self, *, finished: bool = False) -> None:
-        event = {"event": "progress", "what": self.what, "done": self.done, "total": self.total}
-        _append(self._path, {**event, "unit": self.unit, "note": self.note, "finished": finished})
+        what, done, total, unit = self.what, self.done, self.total, self.unit
+        event = events.Progress(what=what, done=done, total=total, unit=unit, note=self.note, finished=finished)
+        events.append(self._path, event)
 
     def finish(self) -> None:
         self.report(finished=True)
-
-
-def _append(path: Path, event: dict[str, object]) -> None:
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps({"pid": os.getpid(), **event}) + "\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, scratch_folder
+from mistudio.events import emit_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Run:
             self._client.log_batch(self._run_id, params=flat)
 
     def log_metrics(self, metrics: Mapping[str, JsonScalar], step: int = 0) -> None:
-        """Log the numbers among ``metrics``, together with others of the last two seconds."""
+        """Log the numbers among ``metrics``, as an event and to MLflow, there with others of the last two seconds."""
+        emit_metrics(self.name, metrics, step)
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         if numbers and self._open():
             from mlflow.entities import Metric
@@ -101,11 +103,11 @@ class Run:
         with _finishing(Run(name, self._store_url, self)) as run:
             yield run
 
-    def finish(self, *, failed: bool = False) -> None:
-        """Close the run, if anything was logged and it is ours to close."""
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED, if anything was logged and it is ours to close."""
         self._send()
         if self._client is not None and self._owned:
-            self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
+            self._client.set_terminated(self._run_id, status)
 
     def _send(self) -> None:
         for first in range(0, len(self._waiting), _MOST_METRICS):
@@ -134,11 +136,11 @@ class Run:
 
 @contextmanager
 def pipeline_run(name: str, store_url: str) -> Iterator[Run]:
-    """A run for a whole pipeline; steps that are started inside log nested runs under it."""
-    run = Run(name, store_url)
-    settings = {}
+    """A run for a whole pipeline, or the one that was made for it; steps that are started inside log nested runs."""
+    run = Run(name, store_url, run_id=os.environ.get(_RUN_ENV))
+    settings: dict[str, str | None] = {}
     if is_tracking():
-        settings = {PARENT_ENV: run.run_id, _URI_ENV: tracking_uri(store_url)}
+        settings = {PARENT_ENV: run.run_id, _URI_ENV: tracking_uri(store_url), _RUN_ENV: None}
     with _environment(settings), _finishing(run):
         yield run
 
@@ -154,24 +156,29 @@ def step_run(step: str, store_url: str) -> Iterator[Run]:
 def _finishing(run: Run) -> Iterator[Run]:
     try:
         yield run
-    except BaseException:
-        run.finish(failed=True)
+    except BaseException as error:
+        run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.finish()
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+def _environment(settings: Mapping[str, str | None]) -> Iterator[None]:
+    """Have these variables until the end; None: not have them."""
     before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+    _set_variables(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_variables(before)
+
+
+def _set_variables(settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _client(store_url: str) -> Any:

@@ -11,7 +11,7 @@ from kfp import dsl
 from components.generate import component_names, component_text, dashboard_options, plain_default
 from components.reference import PAGE, page_text
 from components.report.component import report
-from mistudio.cli.checkout import pipeline_names
+from mistudio.runs.checkout import pipeline_names
 from mistudio.steps import STEPS
 from pipelines._kfp import compile_to
 from pipelines.interpret import TAKES as INTERPRET_TAKES

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mistudio import progress as progress_module
-from mistudio.progress import EVENTS_ENV, byte_progress, emit_event, progress
+from mistudio.events import EVENTS_ENV
+from mistudio.progress import byte_progress, progress
 
 
 class Terminal(io.StringIO):
@@ -105,27 +105,6 @@ def test_events_are_limited_in_number(events: Path) -> None:
             bar.advance()
     assert len(read(events)) < 100
     assert read(events)[-1]["done"] == 10_000
-
-
-def test_events_of_several_processes_are_whole_lines(events: Path) -> None:
-    code = """
-from mistudio.progress import emit_event
-for number in range(200):
-    emit_event(event="step", number=number, text="x" * 200)
-"""
-    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    got = read(events)
-    assert len(got) == 600
-    assert {event["pid"] for event in got} == {process.pid for process in processes}
-
-
-def test_an_event_goes_nowhere_if_nobody_listens(
-    no_events: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    emit_event(event="step_started")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_terminal_shows_a_bar(open_terminal: Callable[[], Terminal]) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import mistudio
-from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, steps, subject, verify
+from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, verify
 from mistudio.errors import MistudioError
 
 _HELP = """Interpretability of language models: capture, train, find, inspect.
@@ -35,7 +35,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, demo, steps, corpus, artifacts, subject, interchange, verify):
+for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify):
     part.register(app)
 
 

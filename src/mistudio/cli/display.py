@@ -1,79 +1,38 @@
-"""Live view of a pipeline run: follows the events that the steps append to a file."""
+"""Live view of a pipeline run: what its events say, as bars on a terminal or lines in a log."""
 
-import json
 import sys
-import threading
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import TaskID
 
+from mistudio.events import Event, Finished, Message, Progress
 from mistudio.progress import new_display
+from mistudio.runs.outcome import StepsSoFar
 
-_POLL_S = 0.2
 _LINE_STEP = 0.25
-
-Event = dict[str, Any]
-
-
-def seconds_by_step(finished: list[Event]) -> dict[str, float]:
-    """Seconds that each step took, all its runs together."""
-    seconds: dict[str, float] = {}
-    for event in finished:
-        seconds[event["step"]] = round(seconds.get(event["step"], 0) + event["seconds"], 3)
-    return seconds
 
 
 class RunView:
-    """Reads events as they come, draws them, and keeps what each step ended with."""
+    """Draws events as they come, and keeps what each step ended with."""
 
-    def __init__(self, events_path: Path) -> None:
-        self.finished: list[Event] = []
-        self.failures: list[Event] = []
-        self.running: dict[int, Event] = {}  # by process
-        self._path = events_path
-        self._offset = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+    def __init__(self) -> None:
+        self.steps = StepsSoFar()
         self._view: _BarView | _LineView = _BarView() if sys.stderr.isatty() else _LineView()
 
     def __enter__(self) -> Self:
-        self._path.touch()
         self._view.start()
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.read()
         self._view.stop()
 
-    def _follow(self) -> None:
-        while not self._stop.wait(_POLL_S):
-            self.read()
-
-    def read(self) -> None:
-        """Take in what was appended since."""
-        with self._path.open("rb") as handle:
-            handle.seek(self._offset)
-            lines = handle.readlines()
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return  # still being written
-            self._offset += len(line)
-            self._take(json.loads(line))
-
-    def _take(self, event: Event) -> None:
-        if event["event"] == "step_started":
-            self.running[event["pid"]] = event
-        elif event["event"] in ("step_finished", "step_failed"):
-            self.running.pop(event["pid"], None)
-            (self.finished if event["event"] == "step_finished" else self.failures).append(event)
+    def take(self, event: Event) -> None:
+        """Take in what happened next."""
+        self.steps.take(event)
         self._view.show(event)
 
 
@@ -91,18 +50,18 @@ class _BarView:
         self._display.stop()
 
     def show(self, event: Event) -> None:
-        if event["event"] == "progress":
-            key = (event["pid"], event["what"])
+        if isinstance(event, Progress):
+            key = (event.pid, event.what)
             if key not in self._tasks:
-                self._tasks[key] = self._display.add_task(event["what"], unit=event["unit"], note="")
-            total = event["done"] if event["finished"] else event["total"]
-            self._display.update(self._tasks[key], completed=event["done"], total=total, note=event["note"])
-        elif event["event"] == "step_finished":
-            for key in [key for key in self._tasks if key[0] == event["pid"]]:
+                self._tasks[key] = self._display.add_task(event.what, unit=event.unit, note="")
+            total = event.done if event.finished else event.total
+            self._display.update(self._tasks[key], completed=event.done, total=total, note=event.note)
+        elif isinstance(event, Finished):
+            for key in [key for key in self._tasks if key[0] == event.pid]:
                 self._display.remove_task(self._tasks.pop(key))
             self._display.console.print(_finished_line(event), highlight=False)
-        elif event["event"] == "message":
-            self._display.console.print(event["text"], highlight=False)
+        elif isinstance(event, Message):
+            self._display.console.print(event.text, highlight=False)
 
 
 class _LineView:
@@ -119,17 +78,17 @@ class _LineView:
         return
 
     def show(self, event: Event) -> None:
-        if event["event"] == "step_finished":
+        if isinstance(event, Finished):
             self._console.print(_finished_line(event), highlight=False)
-        elif event["event"] == "message":
-            self._console.print(event["text"], highlight=False)
-        elif event["event"] == "progress" and event["total"]:
-            key, done = (event["pid"], event["what"]), event["done"] / event["total"]
+        elif isinstance(event, Message):
+            self._console.print(event.text, highlight=False)
+        elif isinstance(event, Progress) and event.total:
+            key, done = (event.pid, event.what), event.done / event.total
             if 0 < done < 1 and done >= self._shown.get(key, 0) + _LINE_STEP:
                 self._shown[key] = done
-                self._console.print(f"  {event['what']}: {done:.0%}  {event['note']}", highlight=False)
+                self._console.print(f"  {event.what}: {done:.0%}  {event.note}", highlight=False)
 
 
-def _finished_line(event: Event) -> str:
-    how = "found" if event["found"] else "made"
-    return f"{event['step']:<9} {how:<6} {event['seconds']:>7.1f} s   {event['uri']}"
+def _finished_line(event: Finished) -> str:
+    how = "found" if event.found else "made"
+    return f"{event.step:<9} {how:<6} {event.seconds:>7.1f} s   {event.uri}"

@@ -18,6 +18,8 @@ Examples:
 
     mistudio run interpret --parameters
 
+    mistudio run interpret --detach
+
     mistudio run sweep --set architectures=topk,jumprelu --set sparsities=8,16,32 --set seeds=0,1
 """
 _COMPILE_HELP = """Compile pipelines to YAML, to be submitted to Kubeflow.
@@ -53,30 +55,41 @@ def run(
     summary: Annotated[
         Path | None, typer.Option(help="Write the closing table to this file, as JSON; also where a gate failed.")
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the run's id and return; mistudio runs follows and ends it.")
+    ] = False,
     parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
 ) -> None:
     """Run a pipeline locally."""
-    from mistudio.cli.checkout import check_settings, load_pipeline, parse_settings
     from mistudio.cli.running import PipelineFailed, run_locally
     from mistudio.cli.summary import print_parameters, print_summary, summarise
-    from mistudio.errors import GateFailed
+    from mistudio.errors import ConfigError, GateFailed
+    from mistudio.runs import LocalRunner, Target
+    from mistudio.runs.checkout import check_settings, load_pipeline, parse_settings
 
     loaded = load_pipeline(pipeline)
     if parameters:
         print_parameters(loaded)
         return
     values = parse_settings(loaded, settings or [])
-    if store:
-        values["store"] = store
+    store = store or str(values.pop("store", ""))
+    if detach and summary:
+        message = "--summary is of a run that has ended: leave it out with --detach, and see mistudio runs show."
+        raise ConfigError(message)
     check_settings(loaded, values)
+    # Refuses a folder that cannot be written, before anything starts.
+    runner = LocalRunner(store, tied=not detach)
+    if detach:
+        typer.echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
+        return
     try:
-        closing = summarise(run_locally(loaded, pipeline, values))
+        closing = summarise(run_locally(runner, pipeline, values))
     except PipelineFailed as failure:
         if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
             _write_summary(summary, summarise(failure.finished) | {"failed": str(failure)})
         raise
     _write_summary(summary, closing)
-    print_summary(closing, str(values.get("store", "")))
+    print_summary(closing, runner.store)
 
 
 def _write_summary(path: Path | None, closing: dict[str, Any]) -> None:
@@ -92,7 +105,7 @@ def compile_pipelines(
     ] = None,
 ) -> None:
     """Compile pipelines to YAML."""
-    from mistudio.cli.checkout import checkout, kfp_functions, load_pipeline, pipeline_names
+    from mistudio.runs.checkout import checkout, kfp_functions, load_pipeline, pipeline_names
 
     folder = output or checkout() / "pipelines" / "compiled"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,35 +8,36 @@ from rich.console import Console
 from rich.table import Table
 
 from mistudio.artifacts import default_store_url, open_artifact, open_store
-from mistudio.cli.checkout import kfp_functions, signature
-from mistudio.cli.display import Event, seconds_by_step
+from mistudio.events import Finished
+from mistudio.runs.checkout import kfp_functions, signature
+from mistudio.runs.outcome import seconds_by_step
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
 _SCORED = ("interpretable", "explained")
 _PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
 
-def summarise(finished: list[Event]) -> dict[str, Any]:
+def summarise(finished: list[Finished]) -> dict[str, Any]:
     """``tokens``, the figures of the evaluation and of the scores, ``seconds`` and ``artifacts`` by step.
 
     Of a sweep the figures are those of the best, with ``best``, ``rule`` and ``autoencoders`` beside them;
     the artifacts of a step that ran more than once are a list.
     """
-    last = {event["step"]: event["summary"] for event in finished}
+    last = {event.step: event.summary for event in finished}
     measured = last.get("compare") or last.get("evaluate") or {}
-    named = {name: measured[name] for name in ("autoencoders", "best", "rule") if name in measured}
+    named: dict[str, Any] = {name: measured[name] for name in ("autoencoders", "best", "rule") if name in measured}
     return {
         **named,
         "tokens": last["train"]["tokens"] if "train" in last else None,
         **{name: measured.get(name) for name in _FIGURES},
         **{name: last["score"].get(name) for name in _SCORED if "score" in last},
         "seconds": seconds_by_step(finished),
-        "artifacts": {step: _artifacts([event for event in finished if event["step"] == step]) for step in last},
+        "artifacts": {step: _artifacts([event for event in finished if event.step == step]) for step in last},
     }
 
 
-def _artifacts(events: list[Event]) -> dict[str, Any] | list[dict[str, Any]]:
-    artifacts = [{"uri": event["uri"], "digest": event["digest"], "found": event["found"]} for event in events]
+def _artifacts(events: list[Finished]) -> dict[str, Any] | list[dict[str, Any]]:
+    artifacts = [{"uri": event.uri, "digest": event.digest, "found": event.found} for event in events]
     return artifacts[0] if len(artifacts) == 1 else artifacts
 
 

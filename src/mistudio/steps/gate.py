@@ -6,7 +6,7 @@ import math
 from pydantic import Field
 
 from mistudio.errors import GateFailed
-from mistudio.progress import emit_event
+from mistudio.events import Failed, Message, emit
 from mistudio.settings import DASHBOARD, Settings
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Step
@@ -58,7 +58,7 @@ def _gate(_context: Context, inputs: Inputs, config: GateConfig) -> str:
         for name, value, limit, bound, any_value in limits
         if limit != any_value and not _holds(value, limit, bound)
     )
-    emit_event(event="message", text=f"Gate failed: {missed}." if missed else "Gate passed")
+    emit(Message(text=f"Gate failed: {missed}." if missed else "Gate passed"))
     return missed
 
 
@@ -70,7 +70,7 @@ def _fail_gate(context: Context, _inputs: Inputs, _config: None) -> None:
     """
     missed = context.argument("missed")
     message = f"gate failed: {missed}. Everything that was made is in the store; the report shows it."
-    emit_event(event="step_failed", step="gate", about="", message=message, exit_code=GateFailed.exit_code)
+    emit(Failed(step="gate", message=message, exit_code=GateFailed.exit_code))
     raise GateFailed(message)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
+from mistudio.events import Finished
 from mistudio.tracking import Run
 
 
@@ -46,6 +47,12 @@ class StepOutput:
             "found": self.found,
             **self.artifact.manifest.summary,
         }
+
+    def event(self) -> Finished:
+        """What is told of it to whoever follows the run."""
+        uri, digest = self.artifact.uri, self.artifact.digest
+        summary = dict(self.artifact.manifest.summary)
+        return Finished(step=self.step, uri=uri, digest=digest, found=self.found, seconds=self.seconds, summary=summary)
 
 
 def artifact_uri(path: str) -> str:

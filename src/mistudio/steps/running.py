@@ -1,4 +1,4 @@
-"""Running a step, however it was started: opening its inputs, timing, tracking, and telling a parent."""
+"""Running a step, however it was started: opening its inputs, timing, tracking, and telling who follows."""
 
 import time
 import traceback
@@ -8,13 +8,14 @@ from typing import Any
 
 from mistudio.artifacts import Artifact, Produced, open_artifact
 from mistudio.errors import ConfigError, MistudioError
+from mistudio.events import Failed, Started, emit, working_on
 from mistudio.heap import keep_freed_memory, release_freed_memory
-from mistudio.progress import emit_event
 from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
 from mistudio.steps.output import StepOutput, log_output
 from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import Asked, Input, Inputs, Step
+from mistudio.stopping import stoppable
 from mistudio.tracking import step_run
 
 
@@ -42,18 +43,19 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
     about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
     keep_freed_memory(one_heap=step.name != "ingest")  # tokenizers work on all cores, in small pieces
-    with _reported(step.name, about), step_run(step.command, store_url) as run:
-        context = Context(step, store_url, run, given.own, given.loading, given.runtime)
-        inputs = _open_inputs(context, given.inputs)
-        made = step.run(context, inputs, configure(step, context, inputs, given.content))
-        release_freed_memory()  # importing MLflow takes more than a small step does
-        produced, name = (made, "train") if isinstance(made, list) else ([made], step.name)
-        seconds = round(time.monotonic() - started, 3)
-        outputs = [StepOutput(name, each.artifact, each.found, seconds) for each in produced]
-        if isinstance(made, Produced) and not made.found:
-            log_output(run, outputs[0], step.plot)
-    if isinstance(made, Produced):
-        _emit_finished(outputs[0])
+    with _reported(step.name, about), stoppable():
+        with step_run(step.command, store_url) as run:
+            context = Context(step, store_url, run, given.own, given.loading, given.runtime)
+            inputs = _open_inputs(context, given.inputs)
+            made = step.run(context, inputs, configure(step, context, inputs, given.content))
+            release_freed_memory()  # importing MLflow takes more than a small step does
+            produced, name = (made, "train") if isinstance(made, list) else ([made], step.name)
+            seconds = round(time.monotonic() - started, 3)
+            outputs = [StepOutput(name, each.artifact, each.found, seconds) for each in produced]
+            if isinstance(made, Produced) and not made.found:
+                log_output(run, outputs[0], step.plot)
+        for output in outputs:
+            emit(output.event())
     return outputs
 
 
@@ -104,27 +106,16 @@ def _open_input(context: Context, declared: Input, given: Any) -> Iterator[Artif
 
 @contextmanager
 def _reported(step: str, about: str) -> Iterator[None]:
-    """Tell the parent process that a step began, and how it failed."""
-    emit_event(event="step_started", step=step, about=about)
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MistudioError):
-            message, exit_code = str(error), error.exit_code
-        else:
-            raised = "".join(traceback.format_exception_only(error)).strip()
-            message, exit_code = f"internal error: {raised}", 1
-        emit_event(event="step_failed", step=step, about=about, message=message, exit_code=exit_code)
-        raise
-
-
-def _emit_finished(output: StepOutput) -> None:
-    emit_event(
-        event="step_finished",
-        step=output.step,
-        uri=output.artifact.uri,
-        digest=output.artifact.digest,
-        found=output.found,
-        seconds=output.seconds,
-        summary=dict(output.artifact.manifest.summary),
-    )
+    """Tell whoever follows the run that a step began, and how it failed."""
+    with working_on(step, about):
+        emit(Started())
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, MistudioError):
+                message, exit_code = str(error), error.exit_code
+            else:
+                raised = "".join(traceback.format_exception_only(error)).strip()
+                message, exit_code = f"internal error: {raised}", 1
+            emit(Failed(message=message, exit_code=exit_code))
+            raise

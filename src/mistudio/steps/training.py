@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import ConfigError
+from mistudio.events import Message, emit
 from mistudio.settings import get, validated
 from mistudio.steps.choose import TRAINING
 from mistudio.steps.context import Context, as_object
@@ -77,11 +78,9 @@ def _train_together(context: Context, inputs: Inputs, config: "TogetherConfig") 
 
 def _grid(context: Context, _inputs: Inputs, config: "GridConfig") -> list[PointSettings]:
     """List the autoencoders of a sweep; each is checked as the train step would check it."""
-    from mistudio.progress import emit_event
-
     settings = as_object("train_settings", context.given.get("train_settings"), _EXAMPLE)
     points = grid_of(config, config.seeds, settings)
-    emit_event(event="message", text=f"{len(points)} autoencoders to train and evaluate")
+    emit(Message(text=f"{len(points)} autoencoders to train and evaluate"))
     return [{name: _OF_A_POINT.get(name) if value is None else value for name, value in p.items()} for p in points]
 
 

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from mistudio import steps
 from mistudio.cli import app
-from mistudio.cli.checkout import check_settings, load_pipeline, pipeline_names, signature
 from mistudio.errors import ConfigError, SubjectError
+from mistudio.runs.checkout import check_settings, load_pipeline, pipeline_names, signature
 from mistudio.steps import check_together, given
 from pipelines import interpret, sweep
 

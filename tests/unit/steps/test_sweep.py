@@ -9,7 +9,7 @@ from mistudio import steps
 from mistudio.artifacts import Store, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
-from mistudio.progress import EVENTS_ENV
+from mistudio.events import EVENTS_ENV
 from mistudio.sae import built_in_configs
 from mistudio.steps import check_together
 from pipelines import sweep

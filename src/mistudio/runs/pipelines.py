@@ -1,0 +1,63 @@
+"""Running a pipeline with KFP's local runner, in the process of a run: steps as child processes, one MLflow run."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mistudio.events import Finished
+from mistudio.runs.checkout import kfp_functions, load_pipeline, signature
+from mistudio.runs.folder import RunFolder
+from mistudio.runs.outcome import seconds_by_step, steps_so_far
+from mistudio.tracking import Run, pipeline_run
+
+_HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
+_SCORED = ("interpretable", "explained", "dead", "dense", "program_f1", "shuffled_f1")
+
+
+def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFolder) -> None:
+    """Run a pipeline to its end; its figures, also those of a run that fails, go to its MLflow run."""
+    pipeline = load_pipeline(name)
+    values = {**settings, "store": store}
+    with pipeline_run(name, store) as run:
+        run.log_params({key: value for key, value in _all_values(pipeline, values).items() if value not in ("", -1)})
+        try:
+            _interruptible(lambda: kfp_functions().run_here(pipeline, values, folder.kfp))
+        finally:
+            _log_results(run, steps_so_far(folder.events).finished)
+
+
+def _interruptible(work: Callable[[], object]) -> None:
+    """Do the work on another thread: the main one only waits, and a signal ends that at once.
+
+    KFP would go on with the next step of a loop where one is interrupted.
+    """
+    raised: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do, name="pipeline", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _all_values(pipeline: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values.get(name, parameter.default) for name, parameter in signature(pipeline).items()}
+
+
+def _log_results(run: Run, finished: list[Finished]) -> None:
+    """Put the run's figures, times and artifacts where two runs can be compared."""
+    last = {event.step: event for event in finished}
+    measured = last.get("compare") or last.get("evaluate")
+    run.log_metrics({name: measured.summary.get(name) for name in _HEADLINES} if measured else {})
+    run.log_metrics({name: last["score"].summary.get(name) for name in _SCORED} if "score" in last else {})
+    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
+    repeated = {event.step for event in finished if event is not last[event.step]}
+    for step, event in last.items():
+        if step not in repeated:  # a sweep's autoencoders have runs of their own
+            run.set_tags({f"{step}.uri": event.uri, f"{step}.digest": event.digest, f"{step}.found": event.found})

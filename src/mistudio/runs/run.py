@@ -1,0 +1,94 @@
+"""A run as its callers see it, and what every place that runs can do: this machine, later a cluster."""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, Protocol
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from mistudio.events import Event
+
+State = Literal["running", "finished", "failed", "cancelled", "died"]
+Settings = Mapping[str, object]  # such as JSON has
+
+
+class Target(BaseModel):
+    """What to run: a pipeline or a single step, by its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["pipeline", "step"]
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Made(BaseModel):
+    """An artifact that a run made, or found published."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    uri: str
+    digest: str
+    found: bool
+
+
+class Run(BaseModel):
+    """One run: what was asked for, and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    target: Target
+    settings: dict[str, JsonValue]
+    store: str = Field(description="where it publishes")
+    state: State = Field(description="died: its process ended without a word, as one does that is killed")
+    created_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    exit_code: int | None = None
+    message: str = Field(default="", description="why it did not end well")
+    artifacts: tuple[Made, ...] = ()
+    process_group: int | None = Field(default=None, description="of a run on this machine")
+    log: str = Field(default="", description="file that holds what it printed")
+
+
+class Runner(Protocol):
+    """A place that runs pipelines and steps."""
+
+    def start(self, target: Target, settings: Settings) -> Run:
+        """Start a run, and return at once.
+
+        Raises:
+            ConfigError: a setting looks like a secret, or there is no such step.
+        """
+        ...
+
+    def list(self) -> list[Run]:
+        """All runs, the newest first."""
+        ...
+
+    def get(self, run_id: str) -> Run:
+        """One run.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        ...
+
+    def events(self, run_id: str, *, follow: bool = False) -> Iterator[Event]:
+        """What the run has told, in order; ``follow``: and what it tells until it ends.
+
+        Raises:
+            NotFound: there is no run of that id.
+        """
+        ...
+
+    def cancel(self, run_id: str) -> Run:
+        """End a run with all its processes; what it has published stays, and running it again goes on from there.
+
+        Raises:
+            NotFound: there is no run of that id.
+            InputError: it has ended already.
+        """
+        ...
