@@ -14,7 +14,7 @@ Every setting of every step. Written by `make components` from the declarations:
 A setting with an option is given by it on the command line (`mistudio train --k 16`); those marked with * are
 parameters of the component too, and of the pipelines that take them. Any other is given by its name or path: `--set
 aux_k=4` on the command line, in a component by the step's settings as JSON (`train_settings`), in Python
-`steps.run("train", aux_k=4)`. Where several settings of a step have one name, the path tells them apart (`--set
+`steps.run_step("train", aux_k=4)`. Where several settings of a step have one name, the path tells them apart (`--set
 judged.num_active=5`). Without a default a setting is left out, or chosen as its line says; None, and for the command
 line and Kubeflow -1 or an empty text, mean "not given".
 

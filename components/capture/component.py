@@ -44,7 +44,7 @@ def capture(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "capture",
         corpus=steps.artifact_uri(corpus.path),
         layer=None if layer == -1 else layer,

@@ -28,7 +28,7 @@ def compare(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "compare",
         evaluations=[steps.artifact_uri(each.path) for each in evaluations],
         keep=keep,

@@ -38,7 +38,7 @@ def evaluate(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "evaluate",
         sae=steps.artifact_uri(sae.path),
         model=model or None,

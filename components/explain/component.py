@@ -53,7 +53,7 @@ def explain(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "explain",
         features=steps.artifact_uri(features.path),
         labels=labels or None,

@@ -48,7 +48,7 @@ def find(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "find",
         sae=steps.artifact_uri(sae.path),
         parts=[steps.artifact_uri(each.path) for each in parts or []],

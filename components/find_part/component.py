@@ -48,7 +48,7 @@ def find_part(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "find_part",
         sae=steps.artifact_uri(sae.path),
         part=part,

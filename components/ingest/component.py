@@ -36,7 +36,7 @@ def ingest(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "ingest",
         corpus=corpus,
         model=model,

@@ -45,7 +45,7 @@ def probe(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "probe",
         sae=steps.artifact_uri(sae.path),
         corpus=steps.artifact_uri(corpus.path),

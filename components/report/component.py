@@ -36,7 +36,7 @@ def report(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "report",
         features=steps.artifact_uri(features.path),
         evaluation=steps.artifact_uri(evaluation.path),

@@ -51,7 +51,7 @@ def score(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "score",
         explanations=steps.artifact_uri(explanations.path),
         model=model or None,

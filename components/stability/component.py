@@ -29,7 +29,7 @@ def stability(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "stability",
         saes=[steps.artifact_uri(each.path) for each in saes],
         found_above=found_above,

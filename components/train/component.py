@@ -54,7 +54,7 @@ def train(
     """
     from mistudio import steps
 
-    done = steps.run(
+    done = steps.run_step(
         "train",
         activations=steps.artifact_uri(activations.path),
         model=model or None,

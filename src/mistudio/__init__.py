@@ -1,7 +1,57 @@
 """miStudio: capture, sparse features, search and steering of language-model activations.
 
-The library imports neither kfp nor kserve; see ``docs/architecture.md`` for the layers and the
-direction in which they import each other.
+What a notebook needs is here; ``docs/python.md`` shows it at work. Nothing is imported before it is asked for, so that
+``import mistudio`` costs nothing.
+
+================  ==================================================================================
+open_store        a store: a folder, as a path or ``file:PATH``; ``mode="r"`` for one that is only read
+Catalog           what a store holds: the newest of a kind, by digest, parents, children, graph
+Line              what an artifact was made from: scores, explanations, features, autoencoder, ...
+FeatureSet        the features of a search, with explanations and scores: rows, pages, contexts
+Session           a loaded model with autoencoders: what is active on texts and chats
+open_session      loads one
+STEPS             the steps, each with what it takes
+run_step          runs a step here
+LocalRunner       runs pipelines and steps as processes of their own, with progress, log and cancel
+Target            what a runner starts
+MistudioError     base of all errors raised on purpose, see ``mistudio.errors``
+================  ==================================================================================
+
+The library imports neither kfp nor kserve; see ``docs/architecture.md`` for the layers and the direction in which they
+import each other.
 """
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING
+
+from mistudio.version import __version__
+
+if TYPE_CHECKING:
+    from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact, open_store
+    from mistudio.errors import MistudioError
+    from mistudio.features import FeatureSet
+    from mistudio.instrument import Session, open_session
+    from mistudio.runs import LocalRunner, Target
+    from mistudio.steps import STEPS, StepOutput, run_step
+else:
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(__name__, "artifacts", "errors", "features", "instrument", "runs", "steps")
+
+__all__ = [
+    "STEPS",
+    "Artifact",
+    "Catalog",
+    "FeatureSet",
+    "Line",
+    "LocalRunner",
+    "MistudioError",
+    "Session",
+    "StepOutput",
+    "Store",
+    "Target",
+    "__version__",
+    "open_artifact",
+    "open_session",
+    "open_store",
+    "run_step",
+]

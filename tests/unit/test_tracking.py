@@ -49,7 +49,9 @@ def all_runs(client: Any) -> list[Any]:
 
 
 def ingest(model: str, folder: Path, corpus: str = "text.jsonl") -> steps.StepOutput:
-    return steps.run("ingest", model=model, corpus=str(folder / corpus), context_length=24, store=str(folder / "store"))
+    return steps.run_step(
+        "ingest", model=model, corpus=str(folder / corpus), context_length=24, store=str(folder / "store")
+    )
 
 
 def test_a_run_that_was_made_for_the_step_is_continued_and_left_open(
@@ -116,7 +118,9 @@ def test_two_steps_in_one_process_have_each_its_run_and_its_events(
 ) -> None:
     monkeypatch.setenv(EVENTS_ENV, str(tmp_path / "events.jsonl"))
     corpus = ingest(model, tmp_path).artifact
-    steps.run("capture", corpus=corpus.uri, model=model, hook="mlp_out.0", device="cpu", store=str(tmp_path / "store"))
+    steps.run_step(
+        "capture", corpus=corpus.uri, model=model, hook="mlp_out.0", device="cpu", store=str(tmp_path / "store")
+    )
     runs = {run.info.run_name: run for run in all_runs(client)}
     assert set(runs) == {"ingest", "capture"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}

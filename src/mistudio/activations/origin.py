@@ -4,6 +4,8 @@ from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.errors import InputError, NotFound
 from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
 
+_CAPTURED = {"dtype": "subject_dtype", "quantization": "quantization"}
+
 
 def captured_source(store: Store, activations: Artifact, source: SubjectSource | None = None) -> SubjectSource:
     """The model that ``activations`` were captured from: ``source`` if it is that, else as the manifest names it.
@@ -22,7 +24,8 @@ def captured_source(store: Store, activations: Artifact, source: SubjectSource |
 def captured_config(activations: Artifact, config: SubjectConfig | None = None) -> SubjectConfig:
     """``config`` with the number format and the quantisation that the model had when it was captured."""
     captured = activations.manifest.config
-    numerics = {"dtype": captured["subject_dtype"], "quantization": captured["quantization"]}
+    # Of activations that no model of ours made, the manifest says nothing.
+    numerics = {name: captured[key] for name, key in _CAPTURED.items() if key in captured}
     return (config or SubjectConfig()).model_copy(update=numerics)
 
 

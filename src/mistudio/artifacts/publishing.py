@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import mistudio
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.kinds import qualified_kind
 from mistudio.artifacts.manifest import MANIFEST_NAME, JsonScalar, Manifest, Producer, Recipe
 from mistudio.artifacts.store import Store
 from mistudio.errors import ConfigError, NotFound
+from mistudio.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _publish(store: Store, prefix: str, manifest: Manifest) -> Produced:
 def _producer(step: str, seconds: float) -> Producer:
     return Producer(
         step=step,
-        version=mistudio.__version__,
+        version=__version__,
         git_commit=os.environ.get("MISTUDIO_GIT_COMMIT") or _git_commit(),
         image=os.environ.get("MISTUDIO_IMAGE"),
         seconds=round(seconds, 3),

@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-import mistudio
 from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, verify
 from mistudio.errors import MistudioError
+from mistudio.version import __version__
 
 _HELP = """Interpretability of language models: capture, train, find, inspect.
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
     if version:
-        typer.echo(f"mistudio {mistudio.__version__}")
+        typer.echo(f"mistudio {__version__}")
         raise typer.Exit
 
 

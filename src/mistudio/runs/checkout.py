@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mistudio
 from mistudio.errors import ConfigError
 
 _ENV = "MISTUDIO_CHECKOUT"
@@ -21,7 +20,7 @@ def checkout() -> Path:
     """
     given = os.environ.get(_ENV)
     here = Path.cwd()
-    candidates = [Path(given)] if given else [here, *here.parents, Path(mistudio.__file__).parents[2]]
+    candidates = [Path(given)] if given else [here, *here.parents, Path(__file__).parents[3]]
     for folder in candidates:
         if (folder / "pipelines" / "interpret.py").is_file():
             return folder

@@ -1,7 +1,7 @@
 """The batch steps, each declared once: what the command line and the KFP components call.
 
-``run("train", activations="activations/0123456789abcdef", k=16)`` runs one. What is not given, or None, is the default
-or chosen by the step; ``STEPS`` has what each takes.
+``run_step("train", activations="activations/0123456789abcdef", k=16)`` runs one. What is not given, or None, is the
+default, or chosen by the step; ``STEPS`` has what each takes.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from mistudio.steps.registry import STEPS
 from mistudio.steps.running import check_together
 from mistudio.steps.spec import Step
 
-__all__ = ["STEPS", "Step", "StepOutput", "artifact_uri", "call", "check_together", "named", "run", "run_all"]
+__all__ = ["STEPS", "Step", "StepOutput", "artifact_uri", "call", "check_together", "named", "run_all", "run_step"]
 
 
-def run(step: str, /, **values: Any) -> StepOutput:
+def run_step(step: str, /, **values: Any) -> StepOutput:
     """Run a step that publishes one artifact.
 
     Args:
@@ -31,12 +31,12 @@ def run(step: str, /, **values: Any) -> StepOutput:
 
 
 def run_all(step: str, /, **values: Any) -> list[StepOutput]:
-    """Run a step that publishes several artifacts; see :func:`run`."""
+    """Run a step that publishes several artifacts; see :func:`run_step`."""
     return running.run_all(named(step), values)
 
 
 def call(step: str, /, **values: Any) -> Any:
-    """Run a step of pipelines that publishes nothing, and return its value; see :func:`run`."""
+    """Run a step of pipelines that publishes nothing, and return its value; see :func:`run_step`."""
     return running.call(named(step), values)
 
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from mistudio.subject import SubjectConfig, SubjectSource
     from mistudio.subject.facts import ModelFacts
 
-# What the manifest of a capture says of how the model was loaded; that of imported activations says nothing.
-_CAPTURED = {"dtype": "subject_dtype", "quantization": "quantization"}
-
 
 @dataclass(frozen=True)
 class Context:
@@ -77,11 +74,11 @@ class Context:
         Raises:
             ConfigError: a setting is refused.
         """
+        from mistudio.activations import captured_config
         from mistudio.subject import SubjectConfig
 
         activations = None if made_from is None else activations_behind(self.store, made_from)
-        config = {} if activations is None else activations.manifest.config
-        captured = {name: config[key] for name, key in _CAPTURED.items() if key in config}
+        captured = captured_config(activations).model_dump(exclude_defaults=True) if activations is not None else {}
         return validated(SubjectConfig, {**captured, **self.loading})
 
     @property

@@ -511,13 +511,15 @@ def test_the_steps_find_in_parts_what_they_find_at_once(
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
     given = {"sae": sae.uri, "model": str(llama.source.path), "device": "cpu", "contexts": 3}
     store = str(Path(str(llama.store.url).removeprefix("file:")))
-    parts = [steps.run("find_part", **given, part=part, num_parts=2, store=store).artifact.uri for part in range(2)]
+    parts = [
+        steps.run_step("find_part", **given, part=part, num_parts=2, store=store).artifact.uri for part in range(2)
+    ]
     both = {"ablation_contexts": 0, "attribution_contexts": 0, "random_contexts": 2, "store": store}
-    merged = steps.run("find", **given, **both, parts=", ".join(parts))
+    merged = steps.run_step("find", **given, **both, parts=", ".join(parts))
     assert not merged.found
-    assert steps.run("find", **given, **both).artifact.digest == merged.artifact.digest
+    assert steps.run_step("find", **given, **both).artifact.digest == merged.artifact.digest
     with pytest.raises(InputError, match=r"features-part/\w+ is missing"):
-        steps.run("find", **{**given, "contexts": 4}, **both, parts=parts[0])
+        steps.run_step("find", **{**given, "contexts": 4}, **both, parts=parts[0])
 
 
 def test_only_what_is_asked_for_is_searched(llama: TinyRun, sae: Artifact, features: Artifact) -> None:

@@ -43,7 +43,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     corpus = tiny_corpus(store, tiny_llama(folder / "model"), folder / "text")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MISTUDIO_TRACKING", "off")
-        made = steps.run(
+        made = steps.run_step(
             "capture", corpus=corpus.uri, model=str(folder / "model"), hook="mlp_out.0", device="cpu", store=store.url
         )
     return folder / "store", made.artifact.uri
@@ -118,7 +118,7 @@ def test_a_step_runs_in_a_process_of_its_own_and_is_recorded(
 
 def test_the_same_step_in_this_process_publishes_the_same(runner: LocalRunner, activations: tuple[str, str]) -> None:
     run = ended(runner, runner.start(TRAIN, {"activations": activations[1], **SHORT}))
-    again = steps.run("train", activations=activations[1], **SHORT, store=runner.store)
+    again = steps.run_step("train", activations=activations[1], **SHORT, store=runner.store)
     assert again.found
     assert again.artifact.digest == run.artifacts[0].digest
 

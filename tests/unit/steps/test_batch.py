@@ -25,7 +25,7 @@ class Ingested(NamedTuple):
     store: str
 
     def capture(self, hook: str, layer: int | None = None) -> steps.StepOutput:
-        return steps.run(
+        return steps.run_step(
             "capture", corpus=self.corpus, model=self.model, hook=hook, layer=layer, device="cpu", store=self.store
         )
 
@@ -57,7 +57,7 @@ def test_a_hook_point_names_its_layer_or_takes_that_of_the_parameter(
 def test_a_transcoder_from_one_layer_to_the_next_is_captured_and_trained(ingested: Ingested) -> None:
     activations = ingested.capture("resid_post.0,resid_post.1").artifact.uri
     hooks = {"hook": "resid_post.0", "target_hook": "resid_post.1"}
-    trained = steps.run(
+    trained = steps.run_step(
         "train", activations=activations, **hooks, width=64, k=4, tokens=2000, device="cpu", store=ingested.store
     )
     assert {name: trained.artifact.manifest.config[name] for name in hooks} == hooks
@@ -90,7 +90,7 @@ def test_how_the_model_is_loaded_is_given_as_json(ingested: Ingested, monkeypatc
 
     monkeypatch.setattr(capturing, "load_subject", recorded)
     settings = '{"device_map": "auto", "max_memory_gb": 1.0}'
-    made = steps.run(
+    made = steps.run_step(
         "capture",
         corpus=ingested.corpus,
         model=ingested.model,
@@ -101,7 +101,7 @@ def test_how_the_model_is_loaded_is_given_as_json(ingested: Ingested, monkeypatc
     assert not made.found
     assert [(config.device_map, config.max_memory_gb) for config in loaded] == [("auto", 1.0)]
     with pytest.raises(ConfigError, match="model_settings names 'device_maps', which is no setting"):
-        steps.run(
+        steps.run_step(
             "capture",
             corpus=ingested.corpus,
             model=ingested.model,
@@ -119,9 +119,9 @@ def test_a_live_training_loads_the_model_as_it_is_told(ingested: Ingested, monke
 
     monkeypatch.setattr(opening, "load_subject", recorded)
     where = {"device": "cpu", "store": ingested.store}
-    captured = steps.run(
+    captured = steps.run_step(
         "capture", corpus=ingested.corpus, model=ingested.model, hook="resid_mid.0", stored="heldout", **where
     )
     settings = {"width": 64, "k": 4, "tokens": 2000, "model_settings": '{"trust_remote_code": true}'}
-    steps.run("train", activations=captured.artifact.uri, model=ingested.model, **settings, **where)
+    steps.run_step("train", activations=captured.artifact.uri, model=ingested.model, **settings, **where)
     assert [config.trust_remote_code for config in loaded] == [True]

@@ -36,11 +36,11 @@ class Line:
         self.folder, self.store = str(folder / "model"), store
         self.corpus = tiny_corpus(store, source, folder / "text").uri
         self.options = {"device": "cpu", "store": store.url}
-        activations = steps.run(
+        activations = steps.run_step(
             "capture", corpus=self.corpus, model=self.model, hook="resid_post.1", **self.options
         ).artifact
         train = {"width": 64, "k": 4, "tokens": 2000, "store": store.url, "device": "cpu"}
-        self.sae = steps.run("train", activations=activations.uri, **train).artifact
+        self.sae = steps.run_step("train", activations=activations.uri, **train).artifact
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,14 @@ def test_no_step_that_starts_from_an_artifact_assumes_the_demo(step: str) -> Non
 def test_from_evaluation_to_scores_no_model_has_to_be_named(lines: dict[str, Line]) -> None:
     line = lines["stored"]
     sae = line.sae.uri
-    evaluated = steps.run("evaluate", sae=sae, **line.options)
-    probed = steps.run("probe", sae=sae, corpus=line.corpus, labels="task", min_documents=2, **line.options)
+    evaluated = steps.run_step("evaluate", sae=sae, **line.options)
+    probed = steps.run_step("probe", sae=sae, corpus=line.corpus, labels="task", min_documents=2, **line.options)
     tried = {"ablation_contexts": 0, "attribution_contexts": 0}
-    part = steps.run("find_part", sae=sae, contexts=3, **line.options)
-    found = steps.run("find", sae=sae, parts=part.artifact.uri, contexts=3, **tried, **line.options)
-    explained = steps.run("explain", features=found.artifact.uri, max_tokens=1000, **line.options)
-    scored = steps.run("score", explanations=explained.artifact.uri, max_tokens=1000, resamples=20, **line.options)
-    again = steps.run("evaluate", sae=sae, model=line.model, **line.options)
+    part = steps.run_step("find_part", sae=sae, contexts=3, **line.options)
+    found = steps.run_step("find", sae=sae, parts=part.artifact.uri, contexts=3, **tried, **line.options)
+    explained = steps.run_step("explain", features=found.artifact.uri, max_tokens=1000, **line.options)
+    scored = steps.run_step("score", explanations=explained.artifact.uri, max_tokens=1000, resamples=20, **line.options)
+    again = steps.run_step("evaluate", sae=sae, model=line.model, **line.options)
     assert (evaluated.found, again.found) == (False, True)
     assert again.artifact.uri == evaluated.artifact.uri
     assert probed.artifact.manifest.inputs["subject"].uri == line.model
@@ -81,10 +81,11 @@ def test_from_evaluation_to_scores_no_model_has_to_be_named(lines: dict[str, Lin
 
 def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines: dict[str, Line]) -> None:
     line = lines["stored"]
-    published = steps.run("evaluate", sae=line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
+    published = steps.run_step("evaluate", sae=line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
     code = (
         "import sys\nfrom mistudio import steps\n"
-        f"done = steps.run('evaluate', sae={line.sae.uri!r}, ce_tokens=1000, device='cpu', store={line.store.url!r})\n"
+        f"given = {dict(sae=line.sae.uri, ce_tokens=1000, device='cpu', store=line.store.url)!r}\n"
+        "done = steps.run_step('evaluate', **given)\n"
         "print(done.artifact.uri, done.found, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -93,7 +94,7 @@ def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines
 
 def asked(step: str, line: Line, model: str, revision: str = "") -> None:
     more = {"corpus": line.corpus} if step == "probe" else {}
-    steps.run(step, sae=line.sae.uri, model=model, revision=revision, **more, **line.options)
+    steps.run_step(step, sae=line.sae.uri, model=model, revision=revision, **more, **line.options)
 
 
 @pytest.mark.parametrize("step", ["evaluate", "probe", "find", "find_part"])
@@ -108,7 +109,7 @@ def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(line
     line = lines["folder"]
     with pytest.raises(InputError, match=r"where the model folder model lies is not known: name the folder as model"):
         asked("evaluate", line, "")
-    assert not steps.run("evaluate", sae=line.sae.uri, model=line.folder, **line.options).found
+    assert not steps.run_step("evaluate", sae=line.sae.uri, model=line.folder, **line.options).found
 
 
 def test_another_model_than_the_one_captured_is_refused_before_it_is_loaded(

@@ -56,8 +56,8 @@ def png_files(store: Store, step: str, folder: Path) -> set[str]:
 
 
 def test_stability_is_measured_once_and_found_after(store: Store, two: str) -> None:
-    first = steps.run("stability", saes=two, store=store.url)
-    again = steps.run("stability", saes=two, store=store.url)
+    first = steps.run_step("stability", saes=two, store=store.url)
+    again = steps.run_step("stability", saes=two, store=store.url)
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri == again.artifact.uri
     assert first.artifact.uri.startswith("stability/")
@@ -72,19 +72,19 @@ def test_the_plot_of_stability_is_with_its_run_in_mlflow(
     store: Store, two: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
-    steps.run("stability", saes=two, found_above=0.6, store=store.url)
+    steps.run_step("stability", saes=two, found_above=0.6, store=store.url)
     assert png_files(store, "stability", tmp_path) == {"stability.png"}
 
 
 def test_stability_refuses_one_autoencoder_and_other_kinds(store: Store, two: str) -> None:
     one = two.split(",")[0]
     with pytest.raises(InputError, match="two or more autoencoders, not 1"):
-        steps.run("stability", saes=one, store=store.url)
-    found = steps.run("stability", saes=two, store=store.url).artifact.uri
+        steps.run_step("stability", saes=one, store=store.url)
+    found = steps.run_step("stability", saes=two, store=store.url).artifact.uri
     with pytest.raises(InputError, match="kind sae is needed"):
-        steps.run("stability", saes=f"{one},{found}", store=store.url)
+        steps.run_step("stability", saes=f"{one},{found}", store=store.url)
     with pytest.raises(ConfigError, match="found_above"):
-        steps.run("stability", saes=two, found_above=1.5, store=store.url)
+        steps.run_step("stability", saes=two, found_above=1.5, store=store.url)
 
 
 def test_stability_is_a_command(store: Store, two: str) -> None:
@@ -114,7 +114,7 @@ def prepared(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     text.write_text("".join(json.dumps(document) + "\n" for document in tiny_documents(150)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MISTUDIO_TRACKING", "off")
-        corpus = steps.run(
+        corpus = steps.run_step(
             "ingest",
             model=str(folder / "model"),
             corpus=str(text),
@@ -129,8 +129,8 @@ def prepared(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 def test_probing_is_done_once_found_after_and_plotted(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mistudio.evaluate.probing.check_subject", lambda *_: None)  # rows that no model made
     values = {"model": prepared.model, "min_documents": 5, "max_documents": 60, "store": prepared.store.url}
-    first = steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
-    again = steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
+    first = steps.run_step("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
+    again = steps.run_step("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri.startswith("probing/")
     assert first.metrics()["problems"] == 3  # story, code and list
@@ -147,14 +147,14 @@ def test_the_plots_of_probing_are_with_its_run_in_mlflow(
     monkeypatch.setattr("mistudio.evaluate.probing.check_subject", lambda *_: None)  # rows that no model made
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
     values = {"model": prepared.model, "min_documents": 5, "max_documents": 50, "store": prepared.store.url}
-    steps.run("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
+    steps.run_step("probe", sae=prepared.sae, corpus=prepared.corpus, **values)
     names = {"probing_accuracy.png", "probing_balanced_accuracy.png", "probing_auroc.png"}
     assert png_files(prepared.store, "probe", tmp_path) == names
 
 
 def test_probing_refuses_what_no_configuration_takes(prepared: Prepared) -> None:
     with pytest.raises(ConfigError, match=r"pool: .*'mean' or 'max'.*'median'"):
-        steps.run(
+        steps.run_step(
             "probe",
             sae=prepared.sae,
             corpus=prepared.corpus,
@@ -163,7 +163,7 @@ def test_probing_refuses_what_no_configuration_takes(prepared: Prepared) -> None
             store=prepared.store.url,
         )
     with pytest.raises(ConfigError, match="labels"):
-        steps.run(
+        steps.run_step(
             "probe",
             sae=prepared.sae,
             corpus=prepared.corpus,

@@ -73,13 +73,13 @@ def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(axes: dic
 
 def test_a_comparison_is_made_once_and_found_after(store: Store, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
-    first, again = (steps.run("compare", evaluations=two, store=store.url) for _ in range(2))
+    first, again = (steps.run_step("compare", evaluations=two, store=store.url) for _ in range(2))
     assert (first.found, again.found) == (False, True)
     assert first.artifact.uri.startswith("comparison/")
     with pytest.raises(InputError, match="compare needs evaluations"):
-        steps.run("compare", evaluations="", store=store.url)
+        steps.run_step("compare", evaluations="", store=store.url)
     with pytest.raises(ConfigError, match="keep"):
-        steps.run("compare", evaluations=two, keep=2.0, store=store.url)
+        steps.run_step("compare", evaluations=two, keep=2.0, store=store.url)
 
 
 def test_compare_is_a_command(store: Store, two: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_compare_is_a_command(store: Store, two: str, monkeypatch: pytest.Monkey
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_mlflow_has_a_run_for_each_point_with_its_settings_and_final_figures(store: Store, two: str) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
-    done = steps.run("compare", evaluations=two, store=store.url)
+    done = steps.run_step("compare", evaluations=two, store=store.url)
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
     (parent,) = (run for run in runs if run.info.run_name == "compare")

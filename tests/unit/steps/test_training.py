@@ -104,7 +104,7 @@ def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(s
     other = open_store(f"{store.url}-other")
     again = {**given, "activations": activations_of(other).uri}
     alone = [
-        steps.run("train", **again, architecture=name, width=64, tokens=2048, seed=3, store=other.url, **sparsity)
+        steps.run_step("train", **again, architecture=name, width=64, tokens=2048, seed=3, store=other.url, **sparsity)
         for name, sparsity in (("topk", {"k": 4}), ("standard", {"target_l0": 4.0}))
     ]
     assert [each.artifact.digest for each in together] == [each.artifact.digest for each in alone]
@@ -126,7 +126,7 @@ def test_several_transcoders_with_a_linear_skip(tmp_path: Path, monkeypatch: pyt
     store = open_store(str(tmp_path / "store"))
     corpus = tiny_corpus(store, tiny_llama(tmp_path / "model"), tmp_path / "text")
     where = {"store": store.url, "device": "cpu"}
-    captured = steps.run(
+    captured = steps.run_step(
         "capture", corpus=corpus.uri, model=str(tmp_path / "model"), hook="mlp_in.1,mlp_out.1", **where
     ).artifact
     asked = {"hook": "mlp_in.1", "target_hook": "mlp_out.1", "train_settings": '{"skip": "linear"}'}
@@ -177,7 +177,7 @@ def test_mlflow_has_the_step_at_which_memory_ran_out(
 
     monkeypatch.setattr(TopKTraining, "losses", in_small_memory)
     activations = publish_activations(store, plant(1_000, width=12).acts_ND).uri
-    steps.run(
+    steps.run_step(
         "train", activations=activations, width=64, k=3, tokens=2_000, batch_size=200, device="cpu", store=store.url
     )
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
