@@ -8,8 +8,10 @@ open_store        a store: a folder, as a path or ``file:PATH``; ``mode="r"`` fo
 Catalog           what a store holds: the newest of a kind, by digest, parents, children, graph
 Line              what an artifact was made from: scores, explanations, features, autoencoder, ...
 FeatureSet        the features of a search, with explanations and scores: rows, pages, contexts
+Condition         what the features of a page have to be
 Session           a loaded model with autoencoders: what is active on texts and chats
 open_session      loads one
+resolve_source    finds a model: a folder, or an id on the model hub
 STEPS             the steps, each with what it takes
 run_step          runs a step here
 LocalRunner       runs pipelines and steps as processes of their own, with progress, log and cancel
@@ -28,19 +30,21 @@ from mistudio.version import __version__
 if TYPE_CHECKING:
     from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact, open_store
     from mistudio.errors import MistudioError
-    from mistudio.features import FeatureSet
+    from mistudio.features import Condition, FeatureSet
     from mistudio.instrument import Session, open_session
     from mistudio.runs import LocalRunner, Target
     from mistudio.steps import STEPS, StepOutput, run_step
+    from mistudio.subject import resolve_source
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "artifacts", "errors", "features", "instrument", "runs", "steps")
+    __getattr__ = from_modules(__name__, "artifacts", "errors", "features", "instrument", "runs", "steps", "subject")
 
 __all__ = [
     "STEPS",
     "Artifact",
     "Catalog",
+    "Condition",
     "FeatureSet",
     "Line",
     "LocalRunner",
@@ -53,5 +57,6 @@ __all__ = [
     "open_artifact",
     "open_session",
     "open_store",
+    "resolve_source",
     "run_step",
 ]

@@ -84,7 +84,7 @@ def test_finding_what_is_there_looks_for_the_model_without_importing_torch(lines
     published = steps.run_step("evaluate", sae=line.sae.uri, ce_tokens=1000, **line.options).artifact.uri
     code = (
         "import sys\nfrom mistudio import steps\n"
-        f"given = {dict(sae=line.sae.uri, ce_tokens=1000, device='cpu', store=line.store.url)!r}\n"
+        f"given = { {'sae': line.sae.uri, 'ce_tokens': 1000, 'device': 'cpu', 'store': line.store.url}!r}\n"
         "done = steps.run_step('evaluate', **given)\n"
         "print(done.artifact.uri, done.found, 'torch' in sys.modules)"
     )
