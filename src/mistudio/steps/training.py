@@ -109,20 +109,20 @@ def _point(
     architecture: str, width: int | None, sparsity: float, seed: int, train_settings: Mapping[str, Any]
 ) -> PointSettings:
     """The train step's options for one autoencoder, checked as far as they can be before the activations are."""
-    from mistudio.sae import architecture_configs
+    from mistudio.sae import architecture_config
 
     if sparsity <= 0:
         message = f"sparsities names {sparsity:g}: give numbers of active features above 0."
         raise ConfigError(message)
-    known = architecture_configs().get(architecture)
-    if known and not known.model_fields.keys() & {"k", "target_l0"}:
+    config = architecture_config(architecture)
+    if config.l0_setting not in _L0_SETTINGS:
         message = f"{architecture} has neither k nor target_l0, so that no sweep can set its sparsity."
         raise ConfigError(message)
-    has_k = known is not None and "k" in known.model_fields
-    if has_k and not sparsity.is_integer():
+    is_whole = config.model_fields[config.l0_setting].annotation is int
+    if is_whole and not sparsity.is_integer():
         message = f"{architecture} keeps a whole number of features active, not {sparsity:g}."
         raise ConfigError(message)
-    own: PointSettings = {"k": int(sparsity), "target_l0": None} if has_k else {"k": None, "target_l0": sparsity}
+    own = {**dict.fromkeys(_L0_SETTINGS), config.l0_setting: int(sparsity) if is_whole else sparsity}
     point: PointSettings = {"architecture": architecture, "width": width, **own}
     check(TRAIN, {**point, "train_settings": train_settings})
     return {**point, "seed": seed}
@@ -190,6 +190,7 @@ def plot_training(sae: Artifact, run: Run) -> None:
     run.log_figure(figure, "training.png")
 
 
+_L0_SETTINGS = ("k", "target_l0")  # the settings that a sweep can set
 # A pipeline's parameters cannot be None: these stand for "not given" in what a loop hands to the train step.
 _OF_A_POINT: Mapping[str, int | float] = {"width": -1, "k": -1, "target_l0": -1.0}
 _SETTINGS = Argument("train_settings", dict, f"Other settings of every training as JSON, such as {_EXAMPLE}.")
