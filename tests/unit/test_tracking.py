@@ -1,6 +1,7 @@
 """MLflow: whose runs are whose, and that nothing is logged twice."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,26 @@ from tests.support.tiny import tiny_documents, tiny_llama
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp("database")
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").create_experiment(EXPERIMENT, (folder / "mlflow").as_uri())
+    return folder / "mlflow.db"
+
+
 @pytest.fixture(autouse=True)
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MISTUDIO_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    client.create_experiment(EXPERIMENT, artifact_location=(tmp_path / "mlflow").as_uri())
-    return client
+    shutil.copy(database, tmp_path)
+    return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.fixture
