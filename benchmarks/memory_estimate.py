@@ -83,7 +83,7 @@ class Case:
     buffer_rows: int = 65_536
     saved_as: str = ""  # number format of the file; empty: that of the model
     architecture: str = "topk"  # of the penalised ones, which begin dense, only training is measured
-    later_tokens: int = 0  # that features are found in, and programs searched and scored on; 0: they are not
+    later_tokens: int = 0  # that features are found in, and programs searched and scored on; only that is measured
 
     @property
     def layer(self) -> int:
@@ -102,9 +102,9 @@ class Case:
     @property
     def steps(self) -> tuple[str, ...]:
         """What is measured."""
-        if self.architecture != "topk":
-            return ("train",)
-        return (*STEPS, "train, no dead latents", *(LATER_STEPS if self.later_tokens else ()))
+        if self.later_tokens:
+            return LATER_STEPS
+        return (*STEPS, "train, no dead latents") if self.architecture == "topk" else ("train",)
 
     @property
     def sequences(self) -> int:
@@ -149,7 +149,8 @@ class Case:
 
 # The constants of the estimates were fitted to all but the last two.
 CASES = {
-    "tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, buffer_rows=8192, later_tokens=16_384),
+    "tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, buffer_rows=8192),
+    "found_tiny": Case("llama", 64, 2, 512, "float32", 8, 128, 256, later_tokens=16_384),
     "small": Case("llama", 512, 8, 32_000, "float32", 16, 128, 4096),
     "found": Case("llama", 256, 4, 4096, "float32", 16, 128, 4096, later_tokens=131_072),
     "found_wide": Case("llama", 256, 4, 4096, "float32", 16, 128, 32_768, later_tokens=65_536),

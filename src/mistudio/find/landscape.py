@@ -7,11 +7,11 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mistudio.find.neighbours import nearest_directions
+from mistudio.parallel import one_thread
 
 _UMAP_NEIGHBOURS = 15
 _MIN_FEATURES = 10  # below, neighbourhoods mean nothing
@@ -50,8 +50,8 @@ def _umap(W_dec_FD: Tensor, seed: int) -> NDArray[np.float32]:
     # UMAP counts each direction as its own nearest.
     other_FN = np.concatenate([np.arange(count, dtype=np.int32)[:, None], nearest.other], axis=1)
     distance_FN = np.pad(1 - nearest.value, ((0, 0), (1, 0))).clip(min=0)
-    threads = torch.get_num_threads()
-    with warnings.catch_warnings():
+    # numba gives the OpenMP that it shares with PyTorch all cores, whatever was asked for: the end puts that right.
+    with one_thread(), warnings.catch_warnings():
         # That a seed means one thread, and that given neighbours leave nothing to place new directions by.
         warnings.simplefilter("ignore")
         from umap import UMAP
@@ -66,11 +66,7 @@ def _umap(W_dec_FD: Tensor, seed: int) -> NDArray[np.float32]:
             random_state=seed,
             n_jobs=1,
         )
-        try:
-            places: NDArray[np.float32] = mapper.fit_transform(W_dec_FD.detach().float().cpu().numpy())
-        finally:
-            # numba gives the OpenMP that it shares with PyTorch all cores, whatever was asked for.
-            torch.set_num_threads(threads)
+        places: NDArray[np.float32] = mapper.fit_transform(W_dec_FD.detach().float().cpu().numpy())
     return np.nan_to_num(places).astype(np.float32)
 
 

@@ -31,7 +31,7 @@ ADAPTER: TypeAdapter[ArchitectureConfig] = TypeAdapter(SAEConfig)
         ({"architecture": "standard", "width": 64, "k": 8}, "k: extra inputs are not permitted"),
         ({"architecture": "topk", "width": 64, "k": 8, "l1_coefficient": 0.1}, "extra inputs are not permitted"),
         ({"architecture": "vae", "width": 64}, "architecture 'vae' is unknown: use one of topk, batchtopk, matryoshka"),
-        ({"width": 64, "k": 8}, "architecture None is unknown"),
+        ({"architecture": None, "width": 64, "k": 8}, "architecture None is unknown"),
         ({"architecture": "jumprelu", "width": 64, "target_l0": 64}, "target_l0 64 must be below width 64"),
         ({"architecture": "gated", "width": 64, "target_l0": 0}, "target_l0"),
         ({"architecture": "gated", "width": 64, "target_l0": 8, "penalty_warmup_fraction": 0.6}, "0.6 leaves"),
@@ -43,6 +43,10 @@ ADAPTER: TypeAdapter[ArchitectureConfig] = TypeAdapter(SAEConfig)
 def test_what_is_out_of_range_is_refused_with_the_reason(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=f"(?s){reason}"):
         ADAPTER.validate_python(settings)
+
+
+def test_where_no_architecture_is_named_it_is_topk() -> None:
+    assert ADAPTER.validate_python({"width": 64, "k": 8}) == TopKConfig(width=64, k=8)
 
 
 @pytest.mark.parametrize("width", [64, 32_768])
