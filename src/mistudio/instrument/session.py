@@ -226,10 +226,11 @@ def place_autoencoder(subject: Subject, artifact: Artifact) -> PlacedAutoencoder
 def _capture_of(sae: Artifact) -> Artifact | None:
     """The activations that an autoencoder was trained on; None where it has none, or where the store has not got them.
 
-    Whoever serves an autoencoder needs its weights alone.
+    Whoever serves an autoencoder needs its weights alone. Nor do activations help that name no model.
     """
     ref = sae.manifest.inputs.get("activations")
     try:
-        return None if ref is None else open_input(sae.store, ref, "activations")
+        capture = None if ref is None else open_input(sae.store, ref, "activations")
     except NotFound:
         return None
+    return capture if capture is not None and "subject" in capture.manifest.inputs else None

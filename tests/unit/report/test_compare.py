@@ -138,7 +138,7 @@ def test_one_point_and_a_perfect_one_are_drawn(store):
     ("other", "what"),
     [
         ({"layer": 3}, "they differ in activations"),
-        ({"hook": "mlp_out.2"}, r"they differ in hook \(mlp_out.2 and resid_post.2\)"),
+        ({"hook": "mlp_out.2"}, r"they differ in hook \((mlp_out.2 and resid_post.2|resid_post.2 and mlp_out.2)\)"),
         ({"ce_tokens": 5}, "they differ in evaluation settings"),
     ],
 )
