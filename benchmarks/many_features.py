@@ -75,7 +75,7 @@ FLAT = 1.5  # how much more of anything a feature may take where there are eight
 def make_features(run: TinyRun, num_features: int) -> Artifact:
     """What find would publish of so many features, at random."""
     sae = new_autoencoder(TopKConfig(width=num_features, k=8, allow_wide=True), WIDTH)
-    sae.initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    sae.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
     published = publish_sae(run.store, sae, run.activations)
     draw = np.random.default_rng(0)
 
