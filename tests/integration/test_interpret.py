@@ -36,7 +36,7 @@ def artifacts(summary: dict, step: str) -> list[dict]:
     return made if isinstance(made, list) else [made]
 
 
-def mistudio(*arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def mistudio(*arguments: str, cwd: Path = ROOT, timeout_s: float = 580) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "MISTUDIO_"))}
     environment |= {"OMP_NUM_THREADS": "1", "MISTUDIO_CHECKOUT": str(ROOT)}
     command = [sys.executable, "-c", "from mistudio.cli import main; main()", *arguments]
