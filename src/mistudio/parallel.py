@@ -1,8 +1,8 @@
 """The same work on many items, on all cores.
 
-:func:`in_parallel` and :func:`beside` are for work in Python and NumPy, which one process does on one core. Their
-workers are forks of this process, so that what they read costs neither time nor memory, however large. A fork cannot
-use a GPU, and not every library survives one: the work is to be plain Python and NumPy.
+:func:`in_parallel` and :func:`in_background` are for work in Python and NumPy, which one process does on one core.
+Their workers are forks of this process, so that what they read costs neither time nor memory, however large. A fork
+cannot use a GPU, and not every library survives one: the work is to be plain Python and NumPy.
 
 :func:`single_threads` and :func:`two_at_once` are for work in PyTorch on matrices so small that an operation gains
 little from more threads: pieces beside each other gain nearly all of it. With single threads, sums do not depend on how
@@ -57,7 +57,7 @@ def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterat
 
 
 @contextmanager
-def beside(work: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
+def in_background(work: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
     """Begin ``work()`` in a process of its own, and give a function that waits for what it gives.
 
     Where there is one core to use, or no safe fork, the function does the work.

@@ -14,7 +14,7 @@ import torch
 
 from mistudio import parallel
 from mistudio.errors import MistudioError
-from mistudio.parallel import beside, in_parallel, num_cores, one_thread, single_threads, two_at_once
+from mistudio.parallel import in_background, in_parallel, num_cores, one_thread, single_threads, two_at_once
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_work_beside_is_done_by_another_process_while_this_one_goes_on(tmp_path:
             time.sleep(0.01)
         return os.getpid()
 
-    with beside(work) as result:
+    with in_background(work) as result:
         (tmp_path / "go").touch()
         assert result() != os.getpid()
 
@@ -109,14 +109,14 @@ def test_work_beside_is_done_by_another_process_while_this_one_goes_on(tmp_path:
 def test_work_beside_that_is_killed_is_an_error() -> None:
     with (
         pytest.raises(MistudioError, match="A worker process was killed"),
-        beside(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result,
+        in_background(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result,
     ):
         result()
 
 
 def test_on_one_core_the_work_is_done_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with beside(os.getpid) as result:
+    with in_background(os.getpid) as result:
         assert result() == os.getpid()
 
 

@@ -99,7 +99,7 @@ def explain(
     def build(draft: Draft) -> Summary:
         people = read_labels(labels, material.num_features) if labels is not None else []
         with asked.open() if asked else nullcontext() as opened:
-            return _Run(draft, material, config, seed, opened).run(people)
+            return _Explaining(draft, material, config, seed, opened).run(people)
 
     return produce(store, recipe, "explain", build)
 
@@ -126,7 +126,7 @@ def _shows_contexts(config: ExplainConfig) -> bool:
     return set(config.explainers) != {PROGRAM}
 
 
-class _Run:
+class _Explaining:
     """Explains block by block, and publishes."""
 
     def __init__(self, draft: Draft, material: Material, config: ExplainConfig, seed: int, judge: Judge | None) -> None:

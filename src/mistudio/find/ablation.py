@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.find.contexts import mixed
+from mistudio.find.contexts import hashed
 from mistudio.find.reading import Batch, Readings, Tried, batches
 from mistudio.subject import forward_logits, observed, spliced
 
@@ -38,10 +38,10 @@ def ablate(tried: Tried, read: Readings, seed: int) -> Ablation:
     """Take each context's feature out of the model; three forward passes over each."""
     changes = np.full((3, len(read.token_ids)), np.nan, dtype=np.float32)
     for batch in batches(tried, read):
-        run = _Run(tried, batch, torch.from_numpy(read.feature[batch.places]))
+        run = _Passes(tried, batch, torch.from_numpy(read.feature[batch.places]))
         clean_BT = run.clean_losses()
         zeroed_BT = run.losses(run.feature_B) - clean_BT
-        lot_B = torch.from_numpy(mixed(read.feature[batch.places].astype(np.uint64), seed).astype(np.int64))
+        lot_B = torch.from_numpy(hashed(read.feature[batch.places].astype(np.uint64), seed).astype(np.int64))
         other_BT = run.losses(_another(run.feature_B, lot_B, tried.sae.width)) - clean_BT
         asked_BT = batch.text[:, :-1] & batch.text[:, 1:]
         fires_BT = (run.acts_BT.cpu() > 0)[:, :-1]
@@ -59,7 +59,7 @@ def _another(feature_B: Tensor, lot_B: Tensor, width: int) -> Tensor:
     return (feature_B + 1 + lot_B.remainder(width - 1)) % width
 
 
-class _Run:
+class _Passes:
     """Forward passes over one batch, as it is and with what one feature a row gives taken away."""
 
     def __init__(self, tried: Tried, batch: Batch, feature_B: Tensor) -> None:

@@ -184,7 +184,7 @@ class TopContexts:
             self.ints_FC[name][place] = getattr(peaks, name)
 
 
-class Lottery:
+class PrioritySample:
     """Draws a number for each (feature, token): the same for the same seed, wherever and whenever it is asked for.
 
     A feature's numbers are those of the tokens, taken in an order of its own; so the peaks with the largest are a
@@ -193,11 +193,13 @@ class Lottery:
 
     def __init__(self, num_features: int, seed: int) -> None:
         self.seed = seed
-        self._order_F = mixed(np.arange(num_features, dtype=np.uint64), seed + 1)
+        self._order_F = hashed(np.arange(num_features, dtype=np.uint64), seed + 1)
 
     def draw(self, active: ActiveLatents, rows: ChunkRows) -> NDArray[np.float32]:
         """Numbers [A] from 0 to below 2**24, as float32."""
-        token_N = mixed(mixed(rows.sequence.astype(np.uint64), self.seed) ^ rows.position.astype(np.uint64), self.seed)
+        token_N = hashed(
+            hashed(rows.sequence.astype(np.uint64), self.seed) ^ rows.position.astype(np.uint64), self.seed
+        )
         shift = np.uint64(64 - _LOT_BITS)
         token_N, order_F = (token_N >> shift).astype(np.int32), (self._order_F >> shift).astype(np.int32)
         lot_A = token_N[active.token_A.cpu().numpy()] ^ order_F[active.feature_A.cpu().numpy()]
@@ -205,7 +207,7 @@ class Lottery:
         return numbers_A
 
 
-def mixed(number_N: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+def hashed(number_N: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """Pseudo-random numbers, one for each number (SplitMix64's output function)."""
     state_N = number_N * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1342543DE82EF95) % (1 << 64))
     state_N = (state_N ^ (state_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -19,8 +19,8 @@ from mistudio.find.association import associations, chance_agreement, coherence
 from mistudio.find.causal import Effects, try_features
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
-from mistudio.find.landscape import Landscape, lay_out
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
+from mistudio.find.projection import Projection, lay_out
 from mistudio.find.reading import Tried
 from mistudio.find.sample import Sample
 from mistudio.find.search import Search
@@ -35,7 +35,7 @@ from mistudio.find.tables import (
     write_neighbours,
 )
 from mistudio.instrument import Ends
-from mistudio.parallel import beside
+from mistudio.parallel import in_background
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
 
@@ -60,11 +60,11 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     nearest, group_F = _compare(draft, opened, config, sample)
     points = resolve_hooks(subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
     tried = Tried(subject, Ends(*points), opened.sae, opened.corpus)
-    with beside(partial(_landscape, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as landscape:
+    with in_background(partial(_projection, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as projection:
         effects, attributions = try_features(tried, search.top, config, draft, seed)
         if not draft.has(MAP.name):
             with draft.stage(MAP.name) as path:
-                write_map(path, landscape(), group_F)
+                write_map(path, projection(), group_F)
     silent = SilentSearch(sample, config.context_before, config.context_after)
     contexts = Contexts(
         search.top,
@@ -103,7 +103,7 @@ def _compare(
     return nearest, group_F
 
 
-def _landscape(draft: Draft, W_dec_FD: Tensor, config: FindConfig, seed: int) -> Landscape | None:
+def _projection(draft: Draft, W_dec_FD: Tensor, config: FindConfig, seed: int) -> Projection | None:
     """The map, if one is wanted and none is there: it takes as long as trying the features, and needs no model."""
     return lay_out(W_dec_FD, seed) if config.map and not draft.has(MAP.name) else None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from mistudio.find.contexts import ChunkRows, mixed
+from mistudio.find.contexts import ChunkRows, hashed
 from mistudio.sae import ActiveLatents
 
 _ROW_FIELDS = ("document", "sequence", "position", "token_id", "num_active")
@@ -56,7 +56,7 @@ class SampleKeeper:
 
     def update(self, active: ActiveLatents, rows: ChunkRows, token_id_N: NDArray[np.int32]) -> None:
         """Take in a chunk of whole sequences."""
-        lot_N = mixed(rows.sequence.astype(np.uint64), self.seed + 2)
+        lot_N = hashed(rows.sequence.astype(np.uint64), self.seed + 2)
         wanted_N = lot_N <= np.uint64(self._limit)
         if not wanted_N.any():
             return

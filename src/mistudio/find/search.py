@@ -20,7 +20,7 @@ from mistudio.activations import OrderedRows, Prefetched
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.find.config import PassConfig
-from mistudio.find.contexts import ChunkRows, Lottery, TopContexts
+from mistudio.find.contexts import ChunkRows, PrioritySample, TopContexts
 from mistudio.find.sample import SampleKeeper
 from mistudio.find.statistics import FeatureStatistics
 from mistudio.progress import progress
@@ -72,7 +72,7 @@ class Search:
         self.top = TopContexts(num_features, config.contexts, *window)
         self.pool = TopContexts(num_features, POOL * config.sampled_contexts, *window)
         self.sample = SampleKeeper(num_features, config.sample_tokens / max(num_rows, 1), seed)
-        self._lottery = Lottery(num_features, seed)
+        self._priority_sample = PrioritySample(num_features, seed)
 
     def update(self, active: ActiveLatents, meta: Mapping[str, NDArray[np.int32]]) -> None:
         """Take in the active latents of a chunk of whole sequences."""
@@ -80,7 +80,7 @@ class Search:
         self.statistics.update(active, len(rows.document), self._classes(rows))
         self.top.update(active, rows)
         if self.config.sampled_contexts:
-            self.pool.update(active, rows, self._lottery.draw(active, rows))
+            self.pool.update(active, rows, self._priority_sample.draw(active, rows))
         self.sample.update(active, rows, meta["token_id"])
 
     def merge(self, state: dict[str, Tensor]) -> None:

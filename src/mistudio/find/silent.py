@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mistudio.find.contexts import ChunkRows, TopContexts, mixed
+from mistudio.find.contexts import ChunkRows, TopContexts, hashed
 from mistudio.find.sample import Sample
 from mistudio.sae import ActiveLatents
 
@@ -54,7 +54,7 @@ class SilentSearch:
         found = []
         for first in range(0, self.num_features, _FEATURES_AT_ONCE):
             features = np.arange(first, min(first + _FEATURES_AT_ONCE, self.num_features))
-            lots = mixed(mixed(features.astype(np.uint64), seed + 3)[:, None] + tries, seed)
+            lots = hashed(hashed(features.astype(np.uint64), seed + 3)[:, None] + tries, seed)
             row_FM = (lots % np.uint64(self.sample.num_tokens)).astype(np.int64)
             found.append(self._choose(features, row_FM, np.full(row_FM.shape, -1, dtype=np.int32), count))
         return _together(found)

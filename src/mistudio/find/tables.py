@@ -15,8 +15,8 @@ from torch import Tensor
 from mistudio.features import FEATURES, MAP, NEIGHBOURS, About, Table
 from mistudio.features.tables import writing
 from mistudio.find.association import Associated, Associations
-from mistudio.find.landscape import Landscape
 from mistudio.find.neighbours import Nearest
+from mistudio.find.projection import Projection
 from mistudio.find.search import POSITION_EDGES, Search
 from mistudio.find.statistics import QUANTILES, FeatureStatistics, histogram_edges
 from mistudio.subject import Subject, unembed
@@ -109,11 +109,11 @@ def write_neighbours(path: Path, nearest: Mapping[str, Nearest]) -> None:
                 writer.write_table(rows)
 
 
-def write_map(path: Path, landscape: Landscape | None, group_F: NDArray[np.int32]) -> None:
+def write_map(path: Path, projection: Projection | None, group_F: NDArray[np.int32]) -> None:
     """One row a feature: where it lies, its cluster and its group of near-duplicates; null where it has none."""
     count = len(group_F)
-    place = landscape.place if landscape else np.full((count, 2), np.nan, dtype=np.float32)
-    cluster = landscape.cluster if landscape else np.full(count, -1, dtype=np.int32)
+    place = projection.place if projection else np.full((count, 2), np.nan, dtype=np.float32)
+    cluster = projection.cluster if projection else np.full(count, -1, dtype=np.int32)
     rows = MAP.build(
         {
             "feature": np.arange(count, dtype=np.int32),

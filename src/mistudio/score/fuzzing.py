@@ -12,7 +12,7 @@ from mistudio.explain.judge import Reply, Request
 from mistudio.explain.prompts import DATA_NOTE, choose_marks, firing_places, marked_text, plain_text
 from mistudio.explain.records import Example
 from mistudio.score.detection import Groups, list_of_texts
-from mistudio.score.judging import ExampleScorer, Figure, Question, in_groups, mark_two_way, mixed
+from mistudio.score.judging import ExampleScorer, Figure, Question, in_groups, mark_two_way, shuffled_examples
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. In each \
@@ -30,7 +30,9 @@ class FuzzingScorer(ExampleScorer[Groups]):
 
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], Groups]:
         """Two rounds of the same texts; what is marked rightly in one is marked wrongly in the other."""
-        able = [one for one in mixed(exam, draw) if one.is_active and any(value <= 0 for value in one.values)]
+        able = [
+            one for one in shuffled_examples(exam, draw) if one.is_active and any(value <= 0 for value in one.values)
+        ]
         active = able[: self.config.num_active]
         marks = choose_marks(map(plain_text, active))
         system = _SYSTEM.replace("MARKS", f"{marks[0]} and {marks[1]}")

@@ -16,7 +16,7 @@ from mistudio.explain.material import Material
 from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
 from mistudio.score.bootstrap import mean
 from mistudio.score.config import SteeringConfig
-from mistudio.score.judging import Figure, JudgeScorer, Question, documents_of, mixed
+from mistudio.score.judging import Figure, JudgeScorer, Question, documents_of, shuffled_examples
 from mistudio.score.records import Exam
 from mistudio.score.steering import Steering, open_steering
 
@@ -41,7 +41,7 @@ class InterventionScorer(JudgeScorer[list[Question]]):
 
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
         """Continue texts that the feature does not fire on, steered and as a control."""
-        silent = [one for one in mixed(exam, draw) if not one.is_active][: self.steering.config.num_prompts]
+        silent = [one for one in shuffled_examples(exam, draw) if not one.is_active][: self.steering.config.num_prompts]
         feature, others = exam.explanation.feature, self.steering.num_features - 1
         ids_BT = self.steering.prompts(list(map(plain_text, silent)))
         if ids_BT is None or not others:

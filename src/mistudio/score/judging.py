@@ -110,14 +110,14 @@ class ExampleScorer(JudgeScorer[Content]):
         self.config = judged
 
 
-def mixed(exam: Exam, draw: np.random.Generator) -> list[Example]:
+def shuffled_examples(exam: Exam, draw: np.random.Generator) -> list[Example]:
     """The examples of an exam in random order: the first of them are as strong as all, not the strongest."""
     return [exam.examples[place] for place in draw.permutation(len(exam.examples))]
 
 
 def pick_both(exam: Exam, config: JudgeConfig, draw: np.random.Generator) -> tuple[list[Example], list[Example]]:
     """Examples that the feature fires on, drawn at random, and others, half of them near misses."""
-    examples = mixed(exam, draw)
+    examples = shuffled_examples(exam, draw)
     active = [example for example in examples if example.is_active]
     return active[: config.num_active], pick_inactive(examples, config.num_inactive)
 

@@ -16,7 +16,7 @@ from mistudio.explain.prompts import DATA_NOTE, STRONGEST, pick_inactive, quoted
 from mistudio.explain.records import Example
 from mistudio.score.bootstrap import correlation
 from mistudio.score.config import JudgeConfig, SimulationConfig
-from mistudio.score.judging import ExampleScorer, Figure, mixed
+from mistudio.score.judging import ExampleScorer, Figure, shuffled_examples
 from mistudio.score.records import Exam
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. For each \
@@ -40,7 +40,7 @@ class SimulationScorer(ExampleScorer[list[Example]]):
 
     def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
         """Half texts that activate the feature, half others; one a request."""
-        examples = mixed(exam, draw)
+        examples = shuffled_examples(exam, draw)
         half = self.num_examples // 2
         active = [example for example in examples if example.is_active][:half]
         chosen = active + pick_inactive(examples, self.num_examples - half) if active else []

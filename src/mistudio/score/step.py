@@ -82,7 +82,7 @@ def score(
 
     def build(draft: Draft) -> Summary:
         with asked.open() if asked else nullcontext() as opened:
-            return _Run(draft, material, explanations, config, seed, opened).run()
+            return _Scoring(draft, material, explanations, config, seed, opened).run()
 
     return produce(store, recipe, "score", build)
 
@@ -104,7 +104,7 @@ def _settings(config: ScoreConfig) -> dict[str, Any]:
     return SCORERS.recipe(config.scorers, config, always)
 
 
-class _Run:
+class _Scoring:
     """Scores block by block, and publishes."""
 
     def __init__(

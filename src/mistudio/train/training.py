@@ -69,7 +69,7 @@ class Training:
             _threads_for(wanted, rows),
         ):
             trainer = Trainer(wanted, rows, self.seed, self.device, workers, self.runtime.parallel)
-            run = _Run(
+            run = _TrainingLoop(
                 trainer, [drafts[number] for number in numbers], self.runtime.checkpoint_every_steps, logs, workers
             )
             run.resume()
@@ -102,7 +102,7 @@ class Training:
             return produced or [Produced(open_artifact(self.store, recipe.prefix), found=True) for recipe in recipes]
 
 
-class _Run:
+class _TrainingLoop:
     """A trainer with the drafts that its checkpoints go to; the first process writes and shows them."""
 
     def __init__(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
-from mistudio.find.contexts import ChunkRows, Lottery, TopContexts
+from mistudio.find.contexts import ChunkRows, PrioritySample, TopContexts
 from mistudio.sae import ActiveLatents
 
 FEATURES, CONTEXTS, BEFORE, AFTER = 5, 3, 2, 1
@@ -221,7 +221,7 @@ def test_searches_of_parts_put_together_equal_one_over_all(
 
 
 def drawn(texts: list[Text], seed: int, contexts: int) -> TopContexts:
-    pool, lottery = TopContexts(FEATURES, contexts, BEFORE, AFTER), Lottery(FEATURES, seed)
+    pool, lottery = TopContexts(FEATURES, contexts, BEFORE, AFTER), PrioritySample(FEATURES, seed)
     for start in range(0, len(texts), 50):
         acts_NF = torch.from_numpy(np.concatenate([text.acts_TF for text in texts[start : start + 50]]))
         token_A, feature_A = acts_NF.nonzero(as_tuple=True)

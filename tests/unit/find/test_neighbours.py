@@ -7,8 +7,8 @@ from scipy import sparse
 
 from mistudio.evaluate import cosines
 from mistudio.find import neighbours
-from mistudio.find.landscape import lay_out
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
+from mistudio.find.projection import lay_out
 from mistudio.find.sample import Sample
 
 FEATURES, TOKENS, COUNT = 30, 400, 4
@@ -98,20 +98,20 @@ def test_the_map_keeps_families_of_directions_together_and_is_the_same_again() -
     centres = torch.randn(3, 16, generator=generator)
     W_dec_FD = centres.repeat_interleave(25, dim=0) + 0.15 * torch.randn(75, 16, generator=generator)
     threads = torch.get_num_threads()
-    landscape = lay_out(W_dec_FD, seed=1)
+    projection = lay_out(W_dec_FD, seed=1)
     assert torch.get_num_threads() == threads  # numba would change it
-    assert landscape.place.shape == (75, 2)
-    families = landscape.cluster.reshape(3, 25)
+    assert projection.place.shape == (75, 2)
+    families = projection.cluster.reshape(3, 25)
     assert all(len(set(family.tolist())) == 1 for family in families)
     assert len({family[0] for family in families}) == 3
     again = lay_out(W_dec_FD, seed=1)
-    assert landscape.place.tobytes() == again.place.tobytes()
-    assert landscape.cluster.tobytes() == again.cluster.tobytes()
+    assert projection.place.tobytes() == again.place.tobytes()
+    assert projection.cluster.tobytes() == again.cluster.tobytes()
 
 
 def test_few_directions_are_laid_out_by_their_principal_components() -> None:
     W_dec_FD = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]])
-    landscape = lay_out(W_dec_FD, seed=0)
-    np.testing.assert_allclose(np.abs(landscape.place), [[3, 0], [3, 0], [0, 1], [0, 1]], atol=1e-6)
-    assert landscape.cluster.tolist() == [0] * 4
+    projection = lay_out(W_dec_FD, seed=0)
+    np.testing.assert_allclose(np.abs(projection.place), [[3, 0], [3, 0], [0, 1], [0, 1]], atol=1e-6)
+    assert projection.cluster.tolist() == [0] * 4
     assert lay_out(torch.ones(1, 3), seed=0).place.tolist() == [[0, 0]]

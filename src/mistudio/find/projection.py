@@ -18,23 +18,23 @@ _MIN_FEATURES = 10  # below, neighbourhoods mean nothing
 _CLUSTER_SIZE = 5
 
 
-class Landscape(NamedTuple):
+class Projection(NamedTuple):
     """Where each feature lies, and its cluster; -1 where it belongs to none."""
 
     place: NDArray[np.float32]  # [F, 2]
     cluster: NDArray[np.int32]  # [F]
 
 
-def lay_out(W_dec_FD: Tensor, seed: int) -> Landscape:
+def lay_out(W_dec_FD: Tensor, seed: int) -> Projection:
     """UMAP by cosine (McInnes et al. 2018, arXiv:1802.03426), then HDBSCAN on the map (Campello et al. 2013).
 
     The same bytes for the same seed on one machine. Fewer than ten directions are laid out by their principal
     components, in one cluster.
     """
     if len(W_dec_FD) < _MIN_FEATURES:
-        return Landscape(_principal_components(W_dec_FD), np.zeros(len(W_dec_FD), dtype=np.int32))
+        return Projection(_principal_components(W_dec_FD), np.zeros(len(W_dec_FD), dtype=np.int32))
     place_F2 = _umap(W_dec_FD, seed)
-    return Landscape(place_F2, _clusters(place_F2))
+    return Projection(place_F2, _clusters(place_F2))
 
 
 def _principal_components(W_dec_FD: Tensor) -> NDArray[np.float32]:
