@@ -22,6 +22,7 @@ from benchmarks import reporting, subjects
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row, timed
 from mistudio.steps.memory import estimate_memory
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import (
     HookPoint,
     SubjectConfig,
@@ -63,7 +64,8 @@ def random_phi(folder: Path, shape: argparse.Namespace, device: torch.device) ->
 def measure(source: SubjectSource, config: SubjectConfig, layer: int, batch: int) -> list[Row]:
     """Load it, run batches as far as the hook, and compare the peak with what was estimated."""
     device = pick_device(config.device)
-    estimate = estimate_memory(source, config, layer=layer, context_length=NUM_TOKENS, batch_size=batch, width=16_384)
+    work = MemoryConfig(layer=layer, context_length=NUM_TOKENS, batch_size=batch, width=16_384)
+    estimate = estimate_memory(source, config, work)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     subject = load_subject(source, config)

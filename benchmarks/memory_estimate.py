@@ -52,6 +52,7 @@ from mistudio.heap import keep_freed_memory
 from mistudio.sae import architecture_configs
 from mistudio.score import ScoreConfig, score
 from mistudio.steps.memory import MemoryEstimate, estimate_memory
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import SubjectConfig, SubjectSource, load_tokenizer, resolve_source
 from mistudio.train import TrainConfig, TrainRuntime, train
 from tests.support.indexed import index_shards
@@ -214,9 +215,7 @@ def case_rows(name: str, device: str) -> list[Row]:
 
 
 def _estimate(case: Case, source: SubjectSource, device: str) -> MemoryEstimate:
-    return estimate_memory(
-        source,
-        case.subject_config(device),
+    work = MemoryConfig(
         layer=case.layer,
         context_length=case.context_length,
         batch_size=case.batch_size,
@@ -229,6 +228,7 @@ def _estimate(case: Case, source: SubjectSource, device: str) -> MemoryEstimate:
         explain=ExplainConfig(max_tokens=case.program_tokens),
         score=ScoreConfig(max_tokens=case.program_tokens),
     )
+    return estimate_memory(source, case.subject_config(device), work)
 
 
 def _in_own_process(name: str, step: str, folder: str, device: str) -> dict[str, int]:

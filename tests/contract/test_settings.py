@@ -21,13 +21,14 @@ from mistudio.explain.llm_config import EndpointConfig, LocalModelConfig
 from mistudio.explain.registry import MethodsConfig
 from mistudio.sae.config import ArchitectureConfig
 from mistudio.steps import STEPS
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig
 
 # What steps are given: their own configurations, as declared, and what they have in common.
 ROOTS: tuple[type[BaseModel], ...] = (
     *(each for step in STEPS.values() for each in (step.config_class, step.runtime_class) if each is not None),
-    *(SubjectConfig, DemoConfig),
+    *(SubjectConfig, DemoConfig, MemoryConfig),  # the last of check-memory
     *(EndpointConfig, LocalModelConfig),  # a judge is given beside the configuration; recipes hold its settings()
 )
 PACKAGES = (

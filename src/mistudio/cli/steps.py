@@ -1,13 +1,13 @@
 """``mistudio <step>``: one batch step without KFP, its options made from the step's declaration."""
 
-import inspect
 import json
 import os
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from mistudio.cli.options import option, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput, run_all
 
@@ -35,41 +35,25 @@ def _command(step: Step) -> Callable[..., None]:
     """A typer command with the inputs and options of ``step``, ``--set``, ``--parameters`` and ``--json``."""
     options = {leaf.name: leaf for leaf in step.options}
 
-    def command(*, others: list[str], parameters: bool = False, json_output: bool = False, **values: Any) -> None:
-        if parameters:
+    def command(*, others: list[str], listing: bool = False, json_output: bool = False, **values: Any) -> None:
+        if listing:
             _print_parameters(step)
             return
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
         outputs = run_all(step.name, **given, **_read(step, others or []))
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
-    made = [
-        *(_option(each.name, str, each.text.replace("None:", "not given:"), None) for each in step.inputs),
-        *(
-            _option(leaf.name, str if leaf.kind is dict else leaf.kind, leaf.shown(), leaf.default)
-            for leaf in step.options
-        ),
-        _parameter("others", list[str], typer.Option("--set", metavar="NAME=VALUE", help=_SET), None),
-        _parameter("parameters", bool, typer.Option("--parameters", help="List all settings and exit."), False),
-        _parameter("json_output", bool, typer.Option("--json", help="Print JSON instead of a table."), False),
+    parameters = [
+        *(option(each.name, str, each.text.replace("None:", "not given:"), None) for each in step.inputs),
+        *map(option_of, step.options),
+        parameter("others", list[str], typer.Option("--set", metavar="NAME=VALUE", help=_SET), None),
+        parameter("listing", bool, typer.Option("--parameters", help="List all settings and exit."), False),
+        parameter("json_output", bool, typer.Option("--json", help="Print JSON instead of a table."), False),
     ]
-    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
-    return command
+    return with_parameters(command, parameters)
 
 
 _SET = "Set any other setting, such as those that --parameters lists; may be repeated."
-
-
-def _option(name: str, kind: type, text: str, default: Any) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    names = f"{flag}/--no-{flag[2:]}" if default is True else flag
-    return _parameter(name, kind, typer.Option(names, help=text), default)
-
-
-def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
-    hint: Any = kind | None if default is None else kind
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
 
 
 def _read(step: Step, settings: list[str]) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """``mistudio validate-model``, ``check-memory`` and ``gpu``: what runs here, and in how much memory."""
 
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.filesize import decimal
 
+from mistudio.cli.options import option_of, parameter, with_parameters
+from mistudio.settings import Leaf, validated
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mistudio.steps.memory import MemoryEstimate
+    from mistudio.steps.memory_config import MemoryConfig
     from mistudio.subject import SubjectConfig, SubjectSource
 
 _VALIDATE_HELP = """Load a model, run it once, and say what it is and where it can be hooked.
@@ -53,7 +59,7 @@ StoreOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("validate-model", help=_VALIDATE_HELP)(validate_model)
-    app.command("check-memory", help=_MEMORY_HELP)(check_memory)
+    app.command("check-memory", help=_MEMORY_HELP)(check_memory_command())
     app.command("gpu", help=_GPU_HELP)(gpu)
 
 
@@ -68,10 +74,11 @@ def validate_model(
     store: StoreOption = "",
 ) -> None:
     """Load a model, run it once, and say what it is and where it can be hooked."""
+    from mistudio.subject.config import SubjectConfig
     from mistudio.subject.validate import validate_model as validate
 
-    config = _config(device=device, dtype=dtype, quantization=quantization, trust_remote_code=trust_remote_code)
-    report = validate(_source(model, revision, store), config)
+    settings = {"device": device, "dtype": dtype, "quantization": quantization, "trust_remote_code": trust_remote_code}
+    report = validate(_source(model, revision, store), validated(SubjectConfig, settings))
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
         return
@@ -81,62 +88,45 @@ def validate_model(
     _print(table)
 
 
-def check_memory(
-    model: ModelArgument,
-    layer: Annotated[
-        int | None, typer.Option(min=0, help="Block that is hooked.", show_default="the middle one")
-    ] = None,
-    context_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a forward pass.")] = 32,
-    width: Annotated[int, typer.Option(min=1, help="Features of the autoencoder.")] = 4096,
-    architecture: Annotated[str, typer.Option(help="Kind of autoencoder, as of mistudio train.")] = "topk",
-    target_l0: Annotated[
-        float | None,
-        typer.Option(min=0, help="Active features a token that a penalty is steered to; without it, it begins dense."),
-    ] = None,
-    sae_batch_size: Annotated[int, typer.Option(min=1, help="Activations of one training step.")] = 512,
-    buffer_rows: Annotated[int, typer.Option(min=1, help="Activations in the shuffling buffer.")] = 262_144,
-    device_map: Annotated[
-        Literal["none", "auto"], typer.Option(help="auto: weights that do not fit on the device stay elsewhere.")
-    ] = "none",
-    quantization: QuantizationOption = "none",
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "auto",
-    budget_gb: Annotated[
-        float | None, typer.Option(min=0, help="Memory to fit in, in GB.", show_default="what is free on the device")
-    ] = None,
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
-    store: StoreOption = "",
+def check_memory_command() -> Callable[..., None]:
+    """``mistudio check-memory``: its options are the sizes of the work, and how the model is loaded."""
+    from mistudio.settings import leaves
+    from mistudio.steps.memory_config import MemoryConfig
+    from mistudio.subject.config import SubjectConfig
+
+    sizes = [leaf for leaf in leaves(MemoryConfig) if leaf.place == "command"]
+    loading = list(leaves(SubjectConfig))
+    budget = typer.Option(min=0, help="Memory to fit in, in GB.", show_default="what is free on the device")
+
+    def command(model: str, budget_gb: float | None, as_json: bool, store: str, **values: Any) -> None:  # noqa: FBT001
+        def given(known: list[Leaf]) -> dict[str, Any]:
+            return {leaf.path: leaf.plain(values[leaf.name]) for leaf in known}
+
+        source = _source(model, values["revision"], store)
+        config = validated(SubjectConfig, given(loading))
+        _check_memory(source, config, validated(MemoryConfig, given(sizes)), budget_gb, as_json=as_json)
+
+    return with_parameters(
+        command,
+        [
+            inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY, annotation=ModelArgument),
+            *map(option_of, sizes),
+            parameter("budget_gb", float, budget, None),
+            *map(option_of, loading),
+            parameter("revision", str, typer.Option(help="Branch, tag or commit on the model hub."), None),
+            inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+            inspect.Parameter("store", inspect.Parameter.KEYWORD_ONLY, default="", annotation=StoreOption),
+        ],
+    )
+
+
+def _check_memory(
+    source: "SubjectSource", config: "SubjectConfig", work: "MemoryConfig", budget_gb: float | None, *, as_json: bool
 ) -> None:
     """Estimate the memory that a model and its autoencoder need, and what would fit."""
     from mistudio.steps.memory import estimate_memory
-    from mistudio.subject.footprint import measure_shape
 
-    config = _config(
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-    )
-    source = _source(model, revision, store)
-    if layer is None:
-        layer = measure_shape(source, trust_remote_code).num_layers // 2
-    estimate = estimate_memory(
-        source,
-        config,
-        layer=layer,
-        context_length=context_length,
-        batch_size=batch_size,
-        width=width,
-        sae_batch_size=sae_batch_size,
-        buffer_rows=buffer_rows,
-        architecture=architecture,
-        target_l0=target_l0,
-        budget_bytes=None if budget_gb is None else int(budget_gb * 1e9),
-    )
+    estimate = estimate_memory(source, config, work, None if budget_gb is None else int(budget_gb * 1e9))
     if as_json:
         typer.echo(estimate.model_dump_json(indent=1))
     else:
@@ -164,19 +154,6 @@ def gpu(as_json: JsonOption = False) -> None:
         sizes = decimal(found.free_bytes), decimal(found.total_bytes)
         table.add_row(f"cuda:{found.index}", found.name, *sizes, found.compute_capability)
     _print(table)
-
-
-def _config(**settings: Any) -> "SubjectConfig":
-    from pydantic import ValidationError
-
-    from mistudio.errors import ConfigError
-    from mistudio.subject import SubjectConfig
-
-    try:
-        return SubjectConfig(**settings)
-    except ValidationError as error:
-        message = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-        raise ConfigError(f"{message}.") from error  # noqa: EM102 - nothing but the problems themselves
 
 
 def _source(model: str, revision: str | None, store: str) -> "SubjectSource":

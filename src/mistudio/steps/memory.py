@@ -7,6 +7,8 @@ estimated beside the step itself (``mistudio.train.footprint`` and so on), and p
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,18 +17,15 @@ from rich.filesize import decimal
 from mistudio.activations.footprint import capture_parts
 from mistudio.errors import SubjectError
 from mistudio.evaluate.footprint import evaluate_parts
-from mistudio.explain import ExplainConfig
 from mistudio.explain.footprint import explain_parts
-from mistudio.find import FindConfig
 from mistudio.find.footprint import find_parts
 from mistudio.parallel import num_cores
-from mistudio.score import ScoreConfig
 from mistudio.score.footprint import score_parts
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject.config import Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.footprint import Held, ModelShape, Parts, block_bytes, measure_shape, weight_bytes
 from mistudio.subject.source import SubjectSource
-from mistudio.train import TrainConfig
 from mistudio.train.footprint import train_parts
 
 PART_NAMES = {
@@ -55,7 +54,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Settings(_Frozen):
+class Sizes(_Frozen):
     """What can be changed to make a model fit."""
 
     quantization: Quantization
@@ -70,7 +69,7 @@ class MemoryEstimate(_Frozen):
     device: str
     dtype: str
     num_parameters: int
-    asked: Settings
+    asked: Sizes
     parts: dict[str, Parts] = Field(description="bytes that each step holds at its busiest moment, by part")
     steps: dict[str, int] = Field(description="their sums")
     weights_by_quantization: dict[str, int] = Field(description="bytes")
@@ -79,109 +78,36 @@ class MemoryEstimate(_Frozen):
     budget_bytes: int = Field(description="free on the device, or as given")
     fits: bool
     reason: str = Field(description="why it does not fit; empty where it does")
-    recommended: Settings | None = Field(description="the nearest settings that fit, None if there are none")
+    recommended: Sizes | None = Field(description="the nearest settings that fit, None if there are none")
 
 
 def estimate_memory(
-    source: SubjectSource,
-    config: SubjectConfig,
-    *,
-    layer: int,
-    context_length: int,
-    batch_size: int,
-    width: int,
-    sae_batch_size: int = TrainConfig.model_fields["batch_size"].default,
-    buffer_rows: int = TrainConfig.model_fields["buffer_rows"].default,
-    architecture: str = "topk",
-    target_l0: float | None = None,
-    active: float | None = None,
-    budget_bytes: int | None = None,
-    find: FindConfig | None = None,
-    explain: ExplainConfig | None = None,
-    score: ScoreConfig | None = None,
+    source: SubjectSource, config: SubjectConfig, work: MemoryConfig, budget_bytes: int | None = None
 ) -> MemoryEstimate:
     """Estimate the memory of each step at one layer.
 
     Args:
         source: the model; only its configuration is read.
         config: how it is to be loaded.
-        layer: the block that is hooked.
-        context_length: tokens of a sequence.
-        batch_size: sequences of a forward pass.
-        width: features of the autoencoder.
-        sae_batch_size: activations of one training step of the autoencoder.
-        buffer_rows: activations in the shuffling buffer.
-        architecture: of the autoencoder; one with a penalty begins dense, unless it is steered to a target.
-        target_l0: that target.
-        active: features a token; None: the target, or else the most that training chooses.
+        work: what is to be done with it.
         budget_bytes: memory to fit in; None is what is free on the device.
-        find: settings of find.
-        explain: settings of explain; of its explainers only programs are counted.
-        score: settings of score; of its scorers only programs are counted.
 
     Raises:
+        ConfigError: there is no such architecture.
         SubjectError: no such layer or device, a context longer than the model's, or no readable configuration.
     """
-    shape = measure_shape(source, config.trust_remote_code)
-    _check_ranges(source, shape, layer, context_length)
-    device = pick_device(config.device)
-    budget = free_memory_bytes(device) if budget_bytes is None else budget_bytes
-    asked = Settings(quantization=config.quantization, batch_size=batch_size, context_length=context_length)
-    # A budget given by hand may be that of a GPU elsewhere, where auto is a format of two bytes; so it is quantised.
-    guess = budget_bytes is not None and config.dtype == "auto"
-
-    def held(settings: Settings) -> Held:
-        dtype = "bfloat16" if guess and settings.quantization != "none" else resolve_dtype(config.dtype, device)
-        return Held(
-            layer=layer,
-            quantization=settings.quantization,
-            dtype=dtype,
-            dtype_bytes=_itemsize(dtype),
-            on_gpu=device.type == "cuda",
-            passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if device.type == "cpu" else 1,
-        )
-
-    active = active or target_l0 or _MOST_ACTIVE
-    training = train_parts(
-        shape.d_model,
-        width,
-        sae_batch_size,
-        buffer_rows,
-        on_gpu=device.type == "cuda",
-        architecture=architecture,
-        steered=target_l0 is not None,
-    )
-
-    def programs(of_step: Callable[..., Parts], max_tokens: int) -> Parts:
-        return of_step(shape.d_model, shape.vocab_size, width, active, max_tokens, on_gpu=device.type == "cuda")
-
-    def parts_of(settings: Settings) -> dict[str, Parts]:
-        own, context = held(settings), settings.context_length
-        parts = {
-            "capture": capture_parts(shape, own, settings.batch_size, context),
-            "train": training,
-            "evaluate": evaluate_parts(shape, own, context, width),
-            "find": find_parts(shape, own, context, width, active, find or FindConfig()),
-            "explain": programs(explain_parts, (explain or ExplainConfig()).max_tokens),
-            "score": programs(score_parts, (score or ScoreConfig()).max_tokens),
-        }
-        if config.device_map == "none":
-            return parts
-        return _offloaded(parts, budget, config, block_bytes(shape, own))
-
-    parts = parts_of(asked)
-    required = _required(parts)
-    recommended = next((choice for choice in _choices(asked) if _required(parts_of(choice)) <= budget), None)
-    there = f"{device} has free" if budget_bytes is None else "the budget is"
-    by_quantization = {
-        name: weight_bytes(shape, name, held(asked.model_copy(update={"quantization": name})).dtype_bytes)
-        for name in _QUANTIZATIONS
-    }
+    plan = _Plan.of(source, config, work, budget_bytes)
+    asked = Sizes(quantization=config.quantization, batch_size=work.batch_size, context_length=work.context_length)
+    parts = plan.parts(asked)
+    required, budget = _required(parts), plan.budget_bytes
+    recommended = next((choice for choice in _choices(asked) if _required(plan.parts(choice)) <= budget), None)
+    there = f"{plan.device} has free" if budget_bytes is None else "the budget is"
+    by_quantization = plan.weights_by_quantization()
     return MemoryEstimate(
         model=source.name,
-        device=str(device),
-        dtype=held(asked).dtype,
-        num_parameters=shape.num_parameters,
+        device=str(plan.device),
+        dtype=plan.held(asked.quantization).dtype,
+        num_parameters=plan.shape.num_parameters,
         asked=asked,
         parts=parts,
         steps=_sums(parts),
@@ -190,9 +116,86 @@ def estimate_memory(
         required_bytes=required,
         budget_bytes=budget,
         fits=required <= budget,
-        reason="" if required <= budget else _reason(parts, budget, there, recommended, width),
+        reason="" if required <= budget else _reason(parts, budget, there, recommended, work.width),
         recommended=recommended,
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Work on a model, of which the sizes that can be changed to make it fit are still open."""
+
+    shape: ModelShape
+    layer: int
+    config: SubjectConfig
+    work: MemoryConfig
+    device: torch.device
+    budget_bytes: int
+    is_elsewhere: bool  # a budget given by hand may be that of a GPU elsewhere
+
+    @classmethod
+    def of(cls, source: SubjectSource, config: SubjectConfig, work: MemoryConfig, budget_bytes: int | None) -> "_Plan":
+        shape = measure_shape(source, config.trust_remote_code)
+        layer = shape.num_layers // 2 if work.layer is None else work.layer
+        _check_ranges(source, shape, layer, work.context_length)
+        device = pick_device(config.device)
+        budget = free_memory_bytes(device) if budget_bytes is None else budget_bytes
+        return cls(shape, layer, config, work, device, budget, budget_bytes is not None)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def held(self, quantization: Quantization) -> Held:
+        """How the model is held; elsewhere auto is a format of two bytes, and so it is quantised."""
+        guessed = self.is_elsewhere and self.config.dtype == "auto" and quantization != "none"
+        dtype = "bfloat16" if guessed else resolve_dtype(self.config.dtype, self.device)
+        return Held(
+            layer=self.layer,
+            quantization=quantization,
+            dtype=dtype,
+            dtype_bytes=_itemsize(dtype),
+            on_gpu=self.on_gpu,
+            passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if self.device.type == "cpu" else 1,
+        )
+
+    def weights_by_quantization(self) -> dict[str, int]:
+        """Bytes of the model's weights, by their bits."""
+        return {name: weight_bytes(self.shape, name, self.held(name).dtype_bytes) for name in _QUANTIZATIONS}
+
+    @cached_property
+    def training(self) -> Parts:
+        """What training holds, which is the same whatever is changed."""
+        work = self.work
+        return train_parts(
+            self.shape.d_model,
+            work.width,
+            work.sae_batch_size,
+            work.buffer_rows,
+            on_gpu=self.on_gpu,
+            architecture=work.architecture,
+            steered=work.target_l0 is not None,
+        )
+
+    def parts(self, sizes: Sizes) -> dict[str, Parts]:
+        """What each step holds with these sizes."""
+        work, held, context = self.work, self.held(sizes.quantization), sizes.context_length
+        active = work.active or work.target_l0 or _MOST_ACTIVE
+        parts = {
+            "capture": capture_parts(self.shape, held, sizes.batch_size, context),
+            "train": self.training,
+            "evaluate": evaluate_parts(self.shape, held, context, work.width),
+            "find": find_parts(self.shape, held, context, work.width, active, work.find),
+            "explain": self._programs(explain_parts, active, work.explain.max_tokens),
+            "score": self._programs(score_parts, active, work.score.max_tokens),
+        }
+        if self.config.device_map == "none":
+            return parts
+        return _offloaded(parts, self.budget_bytes, self.config, block_bytes(self.shape, held))
+
+    def _programs(self, of_step: Callable[..., Parts], active: float, max_tokens: int) -> Parts:
+        shape, width = self.shape, self.work.width
+        return of_step(shape.d_model, shape.vocab_size, width, active, max_tokens, on_gpu=self.on_gpu)
 
 
 def _itemsize(dtype: str) -> int:
@@ -223,13 +226,13 @@ def _with_headroom(num_bytes: int) -> int:
     return int(num_bytes * _HEADROOM)
 
 
-def _choices(asked: Settings) -> Iterator[Settings]:
-    """Settings from what was asked to the most modest: first smaller batches, then fewer bits, then shorter texts."""
+def _choices(asked: Sizes) -> Iterator[Sizes]:
+    """Sizes from what was asked to the most modest: first smaller batches, then fewer bits, then shorter texts."""
     weaker = _QUANTIZATIONS[_QUANTIZATIONS.index(asked.quantization) :]
     for context_length in _halvings(asked.context_length, min(_SMALLEST_CONTEXT, asked.context_length)):
         for quantization in weaker:
             for batch_size in _halvings(asked.batch_size, 1):
-                yield Settings(quantization=quantization, batch_size=batch_size, context_length=context_length)
+                yield Sizes(quantization=quantization, batch_size=batch_size, context_length=context_length)
 
 
 def _halvings(value: int, least: int) -> Iterator[int]:
@@ -238,7 +241,7 @@ def _halvings(value: int, least: int) -> Iterator[int]:
         value //= 2
 
 
-def _reason(parts: dict[str, Parts], budget: int, there: str, recommended: Settings | None, width: int) -> str:
+def _reason(parts: dict[str, Parts], budget: int, there: str, recommended: Sizes | None, width: int) -> str:
     """One paragraph: which step needs how much, of what, and what would help."""
     steps = _sums(parts)
     step = max(steps, key=lambda name: steps[name])
@@ -264,8 +267,8 @@ def _fitting_width(own: Parts, room: int, width: int) -> int:
     return max(width * (room - total + of_features) // of_features, 0)
 
 
-def describe(settings: Settings) -> str:
-    """Settings in a few words."""
+def describe(settings: Sizes) -> str:
+    """Sizes in a few words."""
     return (
         f"quantization {settings.quantization}, batch size {settings.batch_size}, "
         f"context length {settings.context_length}"

@@ -15,6 +15,7 @@ from mistudio.corpus.ingest import ingest
 from mistudio.corpus.sources import open_source
 from mistudio.errors import SubjectError
 from mistudio.steps.memory import estimate_memory
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import (
     HookPoint,
     Subject,
@@ -97,10 +98,7 @@ def test_the_bytes_of_quantised_weights_are_as_estimated(quantization: str, fold
     estimate = estimate_memory(
         resolve_source(str(folder)),
         SubjectConfig(device="cpu", quantization=quantization),
-        layer=1,
-        context_length=32,
-        batch_size=2,
-        width=64,
+        MemoryConfig(layer=1, context_length=32, batch_size=2, width=64),
     )
     assert estimate.parts["evaluate"]["weights"] == pytest.approx(actual, rel=0.15)
     assert estimate.weights_by_quantization[quantization] == estimate.parts["evaluate"]["weights"]

@@ -22,6 +22,7 @@ from mistudio.sae import TopKConfig
 from mistudio.score import ScoreConfig
 from mistudio.steps import memory
 from mistudio.steps.memory import MemoryEstimate, estimate_memory
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import (
     HookPoint,
     Subject,
@@ -35,6 +36,7 @@ from mistudio.train import TrainConfig
 from tests.support.families import CAUSAL, ENCODERS, FAMILIES, build_model
 
 GB = 10**9
+SMALL = {"layer": 1, "context_length": 64, "batch_size": 8, "width": 256}
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +55,13 @@ def source_of(family: str, folder: Path) -> SubjectSource:
 
 
 def estimate(source: SubjectSource, **changes: Any) -> MemoryEstimate:
-    settings = {"layer": 1, "context_length": 64, "batch_size": 8, "width": 256, **changes}
-    return estimate_memory(source, SubjectConfig(device="cpu"), **settings)
+    return estimate_as(source, SubjectConfig(device="cpu"), **{**SMALL, **changes})
+
+
+def estimate_as(
+    source: SubjectSource, config: SubjectConfig, budget_bytes: int | None = None, **sizes: Any
+) -> MemoryEstimate:
+    return estimate_memory(source, config, MemoryConfig(**sizes), budget_bytes)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -154,7 +161,7 @@ def test_more_memory_never_brings_a_more_modest_recommendation(huge: SubjectSour
 def test_a_recommendation_fits(huge: SubjectSource) -> None:
     best = estimate(huge, context_length=2048, batch_size=64, budget_bytes=20 * GB).recommended
     assert best is not None
-    again = estimate_memory(
+    again = estimate_as(
         huge,
         SubjectConfig(quantization=best.quantization),
         layer=1,
@@ -192,7 +199,7 @@ def test_weights_in_the_number_format_of_their_file_are_not_read_behind_the_hook
     assert last["capture"]["weights"] - first["capture"]["weights"] == 2 * block
     assert last["evaluate"]["weights"] - last["capture"]["weights"] == head
     other = SubjectConfig(device="cpu", dtype="bfloat16")
-    converted = estimate_memory(source, other, layer=0, context_length=64, batch_size=8, width=256)
+    converted = estimate_as(source, other, layer=0, context_length=64, batch_size=8, width=256)
     assert converted.parts["capture"]["weights"] == converted.parts["evaluate"]["weights"]
 
 
@@ -205,19 +212,19 @@ def test_the_defaults_are_those_of_training(tmp_path: Path) -> None:
 
 def test_offloading_leaves_room_for_everything_else(huge: SubjectSource) -> None:
     settings = {"layer": 20, "context_length": 512, "batch_size": 8, "width": 16_384, "budget_bytes": 16 * GB}
-    found = estimate_memory(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
+    found = estimate_as(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
     assert found.fits
     assert found.required_bytes == pytest.approx(16 * GB, rel=0.01)
     kept = found.parts["evaluate"]["weights"]
     assert found.offloaded_bytes + kept == found.weights_by_quantization["none"]
     assert 0 < kept < found.offloaded_bytes
     limited = SubjectConfig(dtype="bfloat16", device_map="auto", max_memory_gb=2)
-    assert estimate_memory(huge, limited, **settings).parts["evaluate"]["weights"] == pytest.approx(2.7 * GB, rel=0.05)
+    assert estimate_as(huge, limited, **settings).parts["evaluate"]["weights"] == pytest.approx(2.7 * GB, rel=0.05)
 
 
 def test_where_offloading_leaves_no_room_at_all_it_does_not_fit(huge: SubjectSource) -> None:
     settings = {"layer": 20, "context_length": 512, "batch_size": 8, "width": 16_384, "budget_bytes": GB}
-    found = estimate_memory(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
+    found = estimate_as(huge, SubjectConfig(dtype="bfloat16", device_map="auto"), **settings)
     assert not found.fits
     assert found.parts["evaluate"]["weights"] < 2 * found.weights_by_quantization["none"] / 40
 

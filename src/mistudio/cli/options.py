@@ -1,0 +1,36 @@
+"""Options of a command, made from the declarations of what they set."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from mistudio.settings import Leaf
+
+
+def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """``command``, which takes any keywords, with these parameters for typer to read."""
+    made = list(parameters)
+    command.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
+    return command
+
+
+def option_of(leaf: Leaf) -> inspect.Parameter:
+    """The option of a setting."""
+    return option(leaf.name, str if leaf.kind is dict else leaf.kind, leaf.shown(), leaf.default)
+
+
+def option(name: str, kind: type, text: str, default: Any) -> inspect.Parameter:
+    """An option by its name; one that is on by default can be turned off."""
+    flag = f"--{name.replace('_', '-')}"
+    names = f"{flag}/--no-{flag[2:]}" if default is True else flag
+    return parameter(name, kind, typer.Option(names, help=text), default)
+
+
+def parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    """A parameter of a command, of which typer is told ``info``."""
+    hint: Any = kind | None if default is None else kind
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, keyword, default=default, annotation=Annotated[hint, info])
