@@ -5,9 +5,9 @@ Every share is of all features: one without an explanation, or whose explanation
 Shape legend: F features.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ MIN_INTERPRETABLE = 50  # more than so many features of a layer, and less than t
 MAX_DEAD = 0.2
 _BINS = 20
 _MAIN = "f1"
+_SHOWN = ("f1", "balanced_accuracy", "auroc", "correlation")
 
 
 def summarise(
@@ -42,62 +43,89 @@ def summarise(
         count_F: on how many training tokens each feature fires.
         density_F: on which fraction of them.
     """
-    num_features = len(count_F)
-    values: dict[Figure, Values] = defaultdict(lambda: np.full(num_features, np.nan))
-    num_scored = Counter[Figure]()
-    failures: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for each in scores:
-        figure = each.explainer, each.scorer, each.metric
-        values[figure][each.feature] = each.value
-        num_scored[figure] += 1
-        if each.metric == _MAIN or each.scorer != PROGRAM:
-            failures[each.explainer, each.scorer][0] += each.num_failures
-            failures[each.explainer, each.scorer][1] += each.num_examples
-    explained_F = np.zeros(num_features, dtype=bool)
-    for explanation in explanations:
-        explained_F[explanation.feature] |= explanation.status == "explained"
-    dead, dense = int((count_F == 0).sum()), int((density_F > DENSE).sum())
-    none_F = np.full(num_features, np.nan)
-
-    def of(explainer: str, scorer: str, metric: str) -> Values:
-        return values.get((explainer, scorer, metric), none_F)
-
-    main_F, token_sets_F = of(PROGRAM, PROGRAM, _MAIN), of(TOKEN_SET, PROGRAM, _MAIN)
-    interpretable = _at_least(main_F)
-    headlines = {
-        "features": num_features,
-        "interpretable": interpretable,
-        "interpretable_any": _at_least(of(PROGRAM, PROGRAM, f"{_MAIN}_any")),
-        "interpretable_token_sets": _at_least(token_sets_F),
-        "explained": int(explained_F.sum()),
-        "context_gains": int((main_F - token_sets_F >= GAIN).sum()),
+    table = _Table.of(scores, len(count_F))
+    dead = int((count_F == 0).sum())
+    main_F = table.values_of(PROGRAM, PROGRAM, _MAIN)
+    headlines = _headlines(table) | {
+        "explained": _num_explained(explanations, len(count_F)),
         "dead": dead,
-        "dense": dense,
-        **{f"program_{metric}": _mean(of(PROGRAM, PROGRAM, metric)) for metric in _SHOWN},
-        **{f"shuffled_{metric}": _mean(of(PROGRAM, f"{PROGRAM}-shuffled", metric)) for metric in _SHOWN},
+        "dense": int((density_F > DENSE).sum()),
     }
     return {
         "headlines": {name: value for name, value in headlines.items() if value is not None},
-        "criterion": _criterion(interpretable, dead, num_features),
-        "histogram": _histogram(main_F, num_scored[PROGRAM, PROGRAM, _MAIN]),
-        "means": [
-            {
-                "explainer": explainer,
-                "scorer": scorer,
-                "metric": metric,
-                "value": _mean(of(explainer, scorer, metric)),
-                "features": num,
-            }
-            for (explainer, scorer, metric), num in sorted(num_scored.items())
-        ],
-        "failures": [
-            {"explainer": explainer, "scorer": scorer, "failures": failed, "examples": examples}
-            for (explainer, scorer), (failed, examples) in sorted(failures.items())
-        ],
+        "criterion": _criterion(_at_least(main_F), dead, len(count_F)),
+        "histogram": _histogram(main_F, table.num_scored[PROGRAM, PROGRAM, _MAIN]),
+        "means": table.means(),
+        "failures": table.failures(),
     }
 
 
-_SHOWN = ("f1", "balanced_accuracy", "auroc", "correlation")
+class _Table(NamedTuple):
+    """Scores as one array a figure."""
+
+    num_features: int
+    values: dict[Figure, Values]
+    num_scored: Counter[Figure]
+    num_failed: Counter[tuple[str, str]]  # examples, by explainer and scorer
+    num_examples: Counter[tuple[str, str]]
+
+    @classmethod
+    def of(cls, scores: Iterable[Score], num_features: int) -> "_Table":
+        table = cls(num_features, {}, Counter(), Counter(), Counter())
+        for each in scores:
+            figure = each.explainer, each.scorer, each.metric
+            table.values.setdefault(figure, np.full(num_features, np.nan))[each.feature] = each.value
+            table.num_scored[figure] += 1
+            if each.metric == _MAIN or each.scorer != PROGRAM:  # programs are tried once for all their metrics
+                table.num_failed[each.explainer, each.scorer] += each.num_failures
+                table.num_examples[each.explainer, each.scorer] += each.num_examples
+        return table
+
+    def values_of(self, explainer: str, scorer: str, metric: str) -> Values:
+        """One figure; NaN throughout where it was never measured."""
+        found = self.values.get((explainer, scorer, metric))
+        return np.full(self.num_features, np.nan) if found is None else found
+
+    def means(self) -> list[dict[str, Any]]:
+        """The mean of every figure over the features that have it."""
+        names = ("explainer", "scorer", "metric")
+        return [
+            {**dict(zip(names, figure, strict=True)), "value": _mean(self.values_of(*figure)), "features": num}
+            for figure, num in sorted(self.num_scored.items())
+        ]
+
+    def failures(self) -> list[dict[str, Any]]:
+        """How many examples were judged, and of how many the judge gave no usable answer."""
+        return [
+            {"explainer": explainer, "scorer": scorer, "failures": self.num_failed[explainer, scorer], "examples": num}
+            for (explainer, scorer), num in sorted(self.num_examples.items())
+        ]
+
+
+def _headlines(table: _Table) -> dict[str, Any]:
+    """What programs reach, beside the best sets of tokens and shuffled programs."""
+
+    def program(metric: str) -> Values:
+        return table.values_of(PROGRAM, PROGRAM, metric)
+
+    token_sets_F = table.values_of(TOKEN_SET, PROGRAM, _MAIN)
+    shuffled = {metric: table.values_of(PROGRAM, f"{PROGRAM}-shuffled", metric) for metric in _SHOWN}
+    return {
+        "features": table.num_features,
+        "interpretable": _at_least(program(_MAIN)),
+        "interpretable_any": _at_least(program(f"{_MAIN}_any")),
+        "interpretable_token_sets": _at_least(token_sets_F),
+        "context_gains": int((program(_MAIN) - token_sets_F >= GAIN).sum()),
+        **{f"program_{metric}": _mean(program(metric)) for metric in _SHOWN},
+        **{f"shuffled_{metric}": _mean(value_F) for metric, value_F in shuffled.items()},
+    }
+
+
+def _num_explained(explanations: Iterable[Explanation], num_features: int) -> int:
+    explained_F = np.zeros(num_features, dtype=bool)
+    for explanation in explanations:
+        explained_F[explanation.feature] |= explanation.status == "explained"
+    return int(explained_F.sum())
 
 
 def _criterion(interpretable: int, dead: int, num_features: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mistudio.tracking import Run
 
 if TYPE_CHECKING:
     from mistudio.train import TrainConfig, TrainRuntime
-    from mistudio.train.config import GridConfig, TogetherConfig
+    from mistudio.train.config import GridConfig, ManyConfig, TogetherConfig
 
 T = TypeVar("T")
 PointSettings = dict[str, str | int | float | None]
@@ -84,9 +84,7 @@ def _grid(context: Context, _inputs: Inputs, config: "GridConfig") -> list[Point
     return [{name: _OF_A_POINT.get(name) if value is None else value for name, value in p.items()} for p in points]
 
 
-def grid_of(
-    config: "GridConfig | TogetherConfig", seeds: str, train_settings: Mapping[str, Any]
-) -> list[PointSettings]:
+def grid_of(config: "ManyConfig", seeds: str, train_settings: Mapping[str, Any]) -> list[PointSettings]:
     """Every architecture with every width, sparsity and seed, as what the train step is given.
 
     Raises:

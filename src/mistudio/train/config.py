@@ -151,8 +151,8 @@ class TrainRuntime(Settings):
     )
 
 
-class GridConfig(Settings):
-    """The autoencoders of a sweep: every architecture with every width, sparsity and seed."""
+class ManyConfig(Settings):
+    """Many autoencoders: every architecture with every width and sparsity."""
 
     architectures: str = Field(
         default=ARCHITECTURES, description="kinds of autoencoder, with commas between them", json_schema_extra=DASHBOARD
@@ -167,29 +167,26 @@ class GridConfig(Settings):
         description="active features a token, with commas: k, or the target L0 of architectures that have no k",
         json_schema_extra=DASHBOARD,
     )
+
+
+class GridConfig(ManyConfig):
+    """The autoencoders of a sweep, each with every seed."""
+
     seeds: str = Field(
         default="0", description="seeds to train each one with, with commas", json_schema_extra=DASHBOARD
     )
 
 
-class TogetherConfig(Settings):
-    """The autoencoders that learn from one stream: every architecture with every width and sparsity."""
+class TogetherConfig(ManyConfig):
+    """The autoencoders that learn from one stream."""
 
-    architectures: str = Field(
-        default=ARCHITECTURES, description="kinds of autoencoder, with commas between them", json_schema_extra=DASHBOARD
-    )
-    widths: str = Field(
-        default="",
-        description="numbers of features, with commas; empty: eight times the activations' width, at least 1,024",
-        json_schema_extra=DASHBOARD,
-    )
     sparsities: str = Field(
         default="32",
-        description="active features a token, with commas: k, or the target L0 of architectures that have no k",
+        description=ManyConfig.model_fields["sparsities"].description,
         json_schema_extra=DASHBOARD,
     )
     tokens: int = Field(
-        default=3_000_000,
+        default=TrainConfig.model_fields["tokens"].default,
         ge=1,
         description="activations (tokens) to train on; repeats the captured ones if need be",
         json_schema_extra=DASHBOARD,
