@@ -7,7 +7,7 @@ in one readable message. ``None`` means "not given": the default, or what a step
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -109,15 +109,7 @@ class Leaf:
             return text.replace(" ", "").split(",") if text.strip() else []
         if text in ("", "null") and (self.nullable or self.default is None):
             return None
-        try:
-            if self.kind is bool:
-                return {"true": True, "false": False}[text.lower()]
-            if self.kind is dict:
-                return json_object(self.name, text, "{}")
-            return self.kind(text.replace("_", "") if self.kind in (int, float) else text)
-        except (KeyError, ValueError) as error:
-            message = f"{self.name} takes a value of type {self.kind.__name__}, not {text!r}."
-            raise ConfigError(message) from error
+        return json_object(self.name, text, "{}") if self.kind is dict else parse_plain(self.name, text, self.kind)
 
 
 def leaves(config: type[BaseModel], above: str = "") -> Iterator[Leaf]:
@@ -145,6 +137,35 @@ def variants_of(config: type[BaseModel], above: str = "") -> Iterator[tuple[str,
             yield from ((f"{above}{name}", variant, each) for variant, each in variants.known().items())
         elif inner is not None:
             yield from variants_of(inner, f"{above}{name}.")
+
+
+def assignments(settings: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of each ``name=value``.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            message = f"--set takes name=value, not {setting!r}."
+            raise ConfigError(message)
+        yield name, text
+
+
+def parse_plain(name: str, text: str, kind: type) -> object:
+    """The value of a plain type that a text on the command line stands for.
+
+    Raises:
+        ConfigError: it is no value of this type.
+    """
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text.replace("_", "") if kind in (int, float) else text)
+    except (KeyError, ValueError) as error:
+        message = f"{name} takes a value of type {kind.__name__}, not {text!r}."
+        raise ConfigError(message) from error
 
 
 def find_leaf(known: Sequence[Leaf], name: str, said_by: str) -> Leaf:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from mistudio.cli.options import option, option_of, parameter, with_parameters
-from mistudio.settings import Leaf, find_leaf
+from mistudio.settings import Leaf, assignments, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput, run_all
 
 _PANEL = "Batch steps"
@@ -62,15 +62,9 @@ def _read(step: Step, settings: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a setting is unknown, or its value is not of its kind.
     """
-    from mistudio.errors import ConfigError
-
     known = step.settings + step.runtime_settings + step.loading
     values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            message = f"--set takes name=value, not {setting!r}."
-            raise ConfigError(message)
+    for name, text in assignments(settings):
         leaf = find_leaf(known, name, "--set")
         values[leaf.path if leaf.place == "settings" else leaf.name] = leaf.plain(leaf.parse(text))
     return values

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio.errors import ConfigError
+from mistudio.settings import assignments, parse_plain
 
 _ENV = "MISTUDIO_CHECKOUT"
 
@@ -88,23 +89,9 @@ def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:
     """
     parameters = signature(pipeline)
     values: dict[str, object] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            message = f"--set takes name=value, not {setting!r}."
-            raise ConfigError(message)
+    for name, text in assignments(settings):
         if name not in parameters:
             message = f"{name!r} is no parameter of this pipeline; it has {', '.join(parameters)}."
             raise ConfigError(message)
-        values[name] = _parse(name, text, parameters[name].annotation)
+        values[name] = parse_plain(name, text, parameters[name].annotation)
     return values
-
-
-def _parse(name: str, text: str, kind: type) -> object:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text.replace("_", "") if kind in (int, float) else text)
-    except (KeyError, ValueError) as error:
-        message = f"{name} takes a value of type {kind.__name__}, not {text!r}."
-        raise ConfigError(message) from error
