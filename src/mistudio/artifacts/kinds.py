@@ -10,7 +10,7 @@ from mistudio.errors import InputError
 KINDS = {
     "activations": 2,
     "comparison": 1,
-    "corpus": 1,
+    "corpus": 2,
     "evaluation": 1,
     "explanations": 2,
     "features": 2,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, produce
 from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import CorpusSource, Document
-from mistudio.corpus.shards import Tokenised, shard_writers
+from mistudio.corpus.index import write_index
+from mistudio.corpus.shards import STATISTICS_NAME, Tokenised, shard_writers
 from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Counts, ShardCounts, Split
 from mistudio.corpus.tokens import Specials, TextEncoder, chunk, find_specials
 from mistudio.errors import ConfigError, CorpusError
@@ -23,7 +24,6 @@ from mistudio.progress import progress
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STATISTICS_NAME = "statistics.json"
 SHARD_DOCUMENTS = 2048  # fixed: a resumed run has to cut the source where the killed one did
 MAX_TASKS = 1000
 _BATCH_DOCUMENTS = 512
@@ -91,6 +91,8 @@ def _build(draft: Draft, source: CorpusSource, tokenizer: "PreTrainedTokenizerBa
     special_ids = {*tokenizer.all_special_ids, *specials.prefix, *specials.suffix}
     statistics = CorpusStatistics.of(totals, config.context_length, specials.prefix, specials.suffix, special_ids)
     _check_splits(statistics, source, config)
+    for split in SPLITS:
+        write_index(draft, split, sorted(totals.tasks))
     draft.write(STATISTICS_NAME, statistics.model_dump_json(indent=1).encode() + b"\n")
     return _summary(statistics)
 

@@ -1,10 +1,12 @@
 """Random access to the sequences of a tokenised corpus, straight from memory-mapped files.
 
-The small columns (lengths, documents, tasks) are held in memory, about 20 bytes a sequence. Token ids
-stay in the files: a sequence is a view into the mapped pages, read-only and without a copy.
+The small columns (lengths, documents, tasks) come from an index of each split and are held in memory, about 20 bytes a
+sequence. Token ids stay in the shards, which are opened and checked when they are first read: a sequence is a view into
+the mapped pages, read-only and without a copy.
 """
 
 from collections.abc import Sequence as Indices
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mistudio.artifacts import Artifact
-from mistudio.corpus.ingest import STATISTICS_NAME
+from mistudio.corpus.index import read_index
+from mistudio.corpus.shards import STATISTICS_NAME, shard_path
 from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Split
 from mistudio.corpus.tokens import TokenIds
-from mistudio.errors import InputError
+from mistudio.errors import DamagedArtifact, InputError
 
 __all__ = ["SPLITS", "Batch", "Sequence", "Split", "TokenCorpus"]
 
@@ -43,7 +46,7 @@ class TokenCorpus:
     """The sequences of an artifact of kind ``corpus``, by split and number.
 
     Raises:
-        DamagedArtifact: a file differs from what was published; found when the split is first read.
+        DamagedArtifact: a file differs from what was published; found when it is first read.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -119,8 +122,7 @@ class TokenCorpus:
 
     def _split(self, split: Split) -> "_Sequences":
         if split not in self._opened:
-            tables = [_mapped(self.artifact, path) for path in self.artifact.paths(f"{split}/")]
-            self._opened[split] = _Sequences(pa.concat_tables(tables))
+            self._opened[split] = _Sequences(self.artifact, split, self.tasks)
         return self._opened[split]
 
     def _check(self, split: Split, index: int) -> None:
@@ -130,33 +132,68 @@ class TokenCorpus:
 
 
 class _Sequences:
-    """The columns of one split, in the chunks that the record batches of its shards are."""
+    """One split: what its index says of all sequences, and the shards that hold their tokens, opened when asked for."""
 
-    def __init__(self, table: pa.Table) -> None:
-        chunks: list[Any] = table["token_ids"].chunks
-        self._tokens = [(_view(chunk.offsets), _view(chunk.values)) for chunk in chunks]
-        self._ends = np.cumsum([len(offsets) - 1 for offsets, _ in self._tokens])
-        self._labels = table["label"]
-        self.lengths = _joined([np.diff(offsets) for offsets, _ in self._tokens])
-        self.documents = _joined([_view(chunk) for chunk in table["document"].chunks])
-        self.starts = _joined([_view(chunk) for chunk in table["start"].chunks])
-        tasks: list[Any] = table["task"].unify_dictionaries().chunks
-        self.tasks = np.array(tasks[0].dictionary.to_pylist() if tasks else [], dtype=np.str_)
-        self.task_codes = _joined([_view(chunk.indices) for chunk in tasks])
+    def __init__(self, artifact: Artifact, split: Split, tasks: list[str]) -> None:
+        self._artifact, self._split = artifact, split
+        self._shards: dict[int, _Shard] = {}
+        batches = read_index(artifact, split)
+        self._ends = np.cumsum([len(batch) for batch in batches])
+        self._labels: Any = pa.chunked_array([batch["label"] for batch in batches], type=pa.string())
+        self.documents, self.starts, self.lengths, self.task_codes = (
+            _joined([_view(batch[name]) for batch in batches]) for name in ("document", "start", "length", "task")
+        )
+        self.tasks = np.array(tasks, dtype=np.str_)
 
     def token_ids(self, index: int) -> TokenIds:
-        chunk = int(np.searchsorted(self._ends, index, side="right"))
-        offsets, values = self._tokens[chunk]
-        row = index - (int(self._ends[chunk - 1]) if chunk else 0)
-        return values[offsets[row] : offsets[row + 1]]
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return self._shard(shard).token_ids(index - self._first(shard))
 
     def label(self, index: int) -> str | None:
         label: str | None = self._labels[index].as_py()
         return label
 
+    def _first(self, shard: int) -> int:
+        """The number of a shard's first sequence."""
+        return int(self._ends[shard - 1]) if shard else 0
 
-def _mapped(artifact: Artifact, path: str) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(artifact.file(path)))).read_all()
+    def _shard(self, number: int) -> "_Shard":
+        """A shard, checked against its hash and the index when it is first read.
+
+        Raises:
+            DamagedArtifact: it is not what was published, or not what the index says.
+        """
+        if number not in self._shards:
+            path = shard_path(self._split, number)
+            shard = _Shard(self._artifact.file(path))
+            if not np.array_equal(shard.lengths, self.lengths[self._first(number) : int(self._ends[number])]):
+                message = (
+                    f"{self._artifact.uri}/{path} has other sequences than its index says. "
+                    f"Run mistudio artifacts remove {self._artifact.uri}, then run ingest again."
+                )
+                raise DamagedArtifact(message)
+            self._shards[number] = shard
+        return self._shards[number]
+
+
+class _Shard:
+    """The tokens of one shard, in the chunks that its record batches are."""
+
+    def __init__(self, path: Path) -> None:
+        chunks: list[Any] = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["token_ids"].chunks
+        self._tokens = [(_view(chunk.offsets), _view(chunk.values)) for chunk in chunks]
+        self._ends = np.cumsum([len(offsets) - 1 for offsets, _ in self._tokens])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each sequence."""
+        return _joined([np.diff(offsets) for offsets, _ in self._tokens])
+
+    def token_ids(self, row: int) -> TokenIds:
+        chunk = int(np.searchsorted(self._ends, row, side="right"))
+        offsets, values = self._tokens[chunk]
+        row -= int(self._ends[chunk - 1]) if chunk else 0
+        return values[offsets[row] : offsets[row + 1]]
 
 
 def _view(array: Any) -> npt.NDArray[np.int32]:

@@ -18,6 +18,7 @@ from mistudio.corpus.documents import Document
 from mistudio.corpus.statistics import SPLITS, Split
 from mistudio.corpus.tokens import Specials, TokenIds
 
+STATISTICS_NAME = "statistics.json"  # beside the shards
 SCHEMA = pa.schema(
     [
         pa.field("document", pa.int32(), nullable=False),

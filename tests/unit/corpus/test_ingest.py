@@ -262,7 +262,7 @@ def test_a_corpus_that_fills_its_last_shard_has_no_empty_shard(
     monkeypatch.setattr(ingest_module, "SHARD_DOCUMENTS", 20)
     texts = (*(f"text {number}" for number in range(40)), "", "")
     artifact = run(open_store(str(tmp_path)), ListSource(texts), causal_tokenizer, held_out_fraction=0.4).artifact
-    assert artifact.paths("train/") == ["train/tokens-00000.arrow", "train/tokens-00001.arrow"]
+    assert artifact.paths("train/tokens") == ["train/tokens-00000.arrow", "train/tokens-00001.arrow"]
     assert TokenCorpus(artifact).statistics.dropped == {"empty text": 2}
 
 
@@ -271,7 +271,8 @@ def test_a_shard_without_held_out_documents_has_an_empty_file(
 ) -> None:
     monkeypatch.setattr(ingest_module, "SHARD_DOCUMENTS", 1)
     corpus = TokenCorpus(run(store, ListSource(some_texts(40)), causal_tokenizer).artifact)
-    assert len(corpus.artifact.paths("heldout/")) == len(corpus.artifact.paths("train/")) == corpus.statistics.documents
+    heldout, train = (corpus.artifact.paths(f"{split}/tokens") for split in ("heldout", "train"))
+    assert len(heldout) == len(train) == corpus.statistics.documents
     assert len(documents_of(corpus)) == corpus.statistics.documents
 
 

@@ -9,6 +9,7 @@ from mistudio.corpus.documents import Document
 from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import DamagedArtifact, InputError
+from tests.support.indexed import opened_files
 
 
 class Documents:
@@ -84,5 +85,29 @@ def test_a_damaged_shard_is_refused(corpus: TokenCorpus, store: Store) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+    lengths = corpus.lengths("train")  # of the index
     with pytest.raises(DamagedArtifact, match=r"train/tokens-00001\.arrow has other content"):
-        corpus.lengths("train")
+        corpus.batch("train", range(len(lengths)))
+
+
+def test_only_the_shards_of_what_is_read_are_opened(corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = opened_files(monkeypatch)
+    corpus.lengths("train")
+    corpus.documents("train")
+    assert opened == {f"{corpus.artifact.uri}/train/index.arrow"}
+    last = corpus.num_sequences("train") - 1
+    corpus.batch("train", [last, last - 1])
+    shards = corpus.artifact.paths("train/tokens")
+    assert len(shards) > 2
+    assert opened == {f"{corpus.artifact.uri}/train/index.arrow", f"{corpus.artifact.uri}/{shards[-1]}"}
+
+
+def test_a_shard_that_is_not_what_the_index_says_is_refused(
+    corpus: TokenCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a manifest was made by hand around files of two corpora."""
+    file = corpus.artifact.file
+    other = {"train/tokens-00001.arrow": "train/tokens-00002.arrow"}
+    monkeypatch.setattr(type(corpus.artifact), "file", lambda _self, path: file(other.get(path, path)))
+    with pytest.raises(DamagedArtifact, match=r"train/tokens-00001\.arrow has other sequences than its index says"):
+        corpus.batch("train", range(corpus.num_sequences("train")))
