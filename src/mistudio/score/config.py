@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PROGRAM = "program"
 
 
-class ExamConfig(Settings):
+class ExamplesConfig(Settings):
     """How many examples of a feature to draw, and how long they are."""
 
     num_active: int = Field(default=40, ge=1, description="examples that the feature fires on")
@@ -83,8 +83,8 @@ class ScoreConfig(MethodsConfig):
         default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
     )
     block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
-    exam: ExamConfig = Field(
-        default=ExamConfig(), description="held-out examples that others than programs are tried on"
+    examples: ExamplesConfig = Field(
+        default=ExamplesConfig(), description="held-out examples of a feature that all scorers but program read"
     )
     judged: JudgeConfig = Field(default=JudgeConfig(), description="what a language model judges of each feature")
     simulation: SimulationConfig = Field(default=SimulationConfig(), description="simulation alone")

@@ -28,7 +28,7 @@ from mistudio.explain.prompts import (
     strengths,
 )
 from mistudio.explain.records import Evidence, Example, Explanation
-from tests.support.oracle import WORDS, planted_exams, planted_words
+from tests.support.oracle import WORDS, planted_cases, planted_words
 from tests.support.scripted_server import Answer, Fault, ScriptedServer
 from tests.support.tiny import tiny_llama
 
@@ -65,8 +65,8 @@ class Says(Reader):
 
 def evidence(num_examples: int = 30) -> list[Evidence]:
     return [
-        Evidence(exam.explanation.feature, exam.examples, 0.05, 1.15, promoted=(" then",))
-        for exam in planted_exams(NUM_FEATURES, num_examples)
+        Evidence(case.explanation.feature, case.examples, 0.05, 1.15, promoted=(" then",))
+        for case in planted_cases(NUM_FEATURES, num_examples)
     ]
 
 
