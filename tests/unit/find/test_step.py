@@ -343,22 +343,22 @@ def test_a_search_cut_while_features_are_tried_goes_on_behind_the_last_block(
     llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(causal, "_FEATURES_AT_ONCE", 40)
-    tried: list[int] = []
-    try_block = causal._try_block
+    measured: list[int] = []
+    block_effects = causal._block_effects
 
     def counting(*arguments: Any) -> Any:
-        if len(tried) == 2:
+        if len(measured) == 2:
             raise KeyboardInterrupt
-        tried.append(arguments[2].start)
-        return try_block(*arguments)
+        measured.append(arguments[2].start)
+        return block_effects(*arguments)
 
-    monkeypatch.setattr(causal, "_try_block", counting)
+    monkeypatch.setattr(causal, "_block_effects", counting)
     with pytest.raises(KeyboardInterrupt):
         find_features(llama.store, sae, llama.source, CPU, renamed(41))
-    monkeypatch.setattr(causal, "_try_block", try_block)
+    monkeypatch.setattr(causal, "_block_effects", block_effects)
     monkeypatch.setattr(Search, "update", None)  # the pass is over
     resumed = find_features(llama.store, sae, llama.source, CPU, renamed(41)).artifact
-    assert tried == [0, 40]
+    assert measured == [0, 40]
     for name in ("features.parquet", "contexts"):
         one, other = (table_of(found, name).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features))
         assert str(one) == str(other)
