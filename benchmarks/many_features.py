@@ -259,7 +259,7 @@ def run_step(name: str, store: Store, uri: str, source: SubjectSource) -> None:
         config = ExplainConfig(explainers=("max-activating",), block_features=BLOCK)
         explain(store, open_artifact(store, uri, "features"), source, CPU, config, judge=judge)
     else:
-        examples = ExamplesConfig(num_active=3, num_random=2, num_hard=1)
+        examples = ExamplesConfig(num_active=3, num_random=2, num_hard_negatives=1)
         config = ScoreConfig(scorers=("program", "detection"), resamples=20, block_features=BLOCK, examples=examples)
         score(store, open_artifact(store, uri, "explanations"), source, CPU, config, judge=judge)
     seconds = time.process_time() - started

@@ -143,16 +143,16 @@ def test_other_contexts_are_folded_and_stay_open_from_feature_to_feature(watched
     feature_is(page, 2)
     assert page.locator(".folded").evaluate_all("all => all.map(one => one.dataset.kind)") == [
         "sampled",
-        "hard",
+        "hard_negative",
         "random",
     ]
     assert page.locator(".folded li").count() == 0
-    page.locator("[data-kind=hard] summary").click()
-    page.wait_for_selector("[data-kind=hard] li")
-    assert page.locator("[data-kind=hard] .token.on").count() == 0
-    page.locator("[data-kind=hard] li .link").first.click()
+    page.locator("[data-kind=hard_negative] summary").click()
+    page.wait_for_selector("[data-kind=hard_negative] li")
+    assert page.locator("[data-kind=hard_negative] .token.on").count() == 0
+    page.locator("[data-kind=hard_negative] li .link").first.click()
     feature_is(page, 3)
-    page.wait_for_selector("[data-kind=hard] li")
+    page.wait_for_selector("[data-kind=hard_negative] li")
     assert page.locator("[data-kind=random] li").count() == 0
 
 

@@ -70,7 +70,7 @@ def cases() -> list[Case]:
 
 
 def _near_miss(example: Example) -> Example:
-    return example if example.is_active or example.sequence % 4 else example._replace(kind="hard")
+    return example if example.is_active or example.sequence % 4 else example._replace(kind="hard_negative")
 
 
 def asked_by(asker: str) -> list[Request]:

@@ -57,7 +57,7 @@ def surround(feature_rows: list[dict[str, Any]], context_rows: list[dict[str, An
         rows[0]["integrated"] = [0.0, *([0.001] * (len(rows[0]["tokens"]) - 2)), -0.4]
         rows[0]["integrated"][rows[0]["peak"]] = 2.0
         context_rows += rows
-        for kind in ("sampled", "random", "hard"):
+        for kind in ("sampled", "random", "hard_negative"):
             context_rows += [_of_kind(kind, row) for row in rows]
 
 
@@ -154,7 +154,7 @@ def _of_kind(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     beside = {"kind": kind, "integrated": None}
     if kind == "sampled":
         return row | beside
-    neighbour = row["feature"] + 1 if kind == "hard" else None
+    neighbour = row["feature"] + 1 if kind == "hard_negative" else None
     return row | beside | {"value": 0.0, "values": [0.0] * len(row["tokens"]), "neighbour": neighbour}
 
 

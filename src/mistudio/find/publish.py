@@ -74,7 +74,7 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
         search.statistics,
         sample,
         silent.random(config.random_contexts, seed),
-        silent.hard(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_contexts),
+        silent.hard_negatives(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_negatives),
         attributions,
     )
     counts = write_contexts(draft, contexts, opened.corpus, tokens)

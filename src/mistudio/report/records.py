@@ -28,7 +28,7 @@ from mistudio.report.surroundings import nearest, pairs, profile
 BLOCK_FEATURES = 200
 _ATTRIBUTIONS = ("gradient", "integrated")
 _CONTEXT_COLUMNS = ("document", "task", "position", "value", "peak", "neighbour", "tokens", "values", *_ATTRIBUTIONS)
-_CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard": "hard"}
+_CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard_negative": "hard_negative"}
 _FAINTEST = 0.01  # attributions below this share of the largest of their context are not shown
 _TEXT_CHARACTERS = 240  # of an explanation, in the index: enough to search by
 _INDEX_TOKENS = 6

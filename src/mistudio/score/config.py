@@ -22,7 +22,9 @@ class ExamplesConfig(Settings):
 
     num_active: int = Field(default=40, ge=1, description="examples that the feature fires on")
     num_random: int = Field(default=20, ge=0, description="examples that it does not fire on, drawn at random")
-    num_hard: int = Field(default=20, ge=0, description="examples that it does not fire on, and its neighbours do")
+    num_hard_negatives: int = Field(
+        default=20, ge=0, description="examples that it does not fire on, and its neighbours do"
+    )
     strata: int = Field(default=5, ge=1, description="quantiles of the activation that examples are drawn from")
     neighbours: int = Field(default=5, ge=1, description="features with the most similar direction that count")
     before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")

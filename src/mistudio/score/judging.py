@@ -116,7 +116,7 @@ def shuffled_examples(case: Case, draw: np.random.Generator) -> list[Example]:
 
 
 def pick_both(case: Case, config: JudgeConfig, draw: np.random.Generator) -> tuple[list[Example], list[Example]]:
-    """Examples that the feature fires on, drawn at random, and others, half of them near misses."""
+    """Examples that the feature fires on, drawn at random, and others, half of them hard negatives."""
     examples = shuffled_examples(case, draw)
     active = [example for example in examples if example.is_active]
     return active[: config.num_active], pick_inactive(examples, config.num_inactive)

@@ -1,7 +1,7 @@
 """Samples held-out examples of a feature, for those who judge whether a description fits them.
 
 Examples that it fires on are drawn evenly over the quantiles of its activation. Examples that it does not fire on
-anywhere are of two kinds: drawn at random, and hard ones, in which features with a similar direction fire.
+anywhere are of two kinds: drawn at random, and hard negatives, in which features with a similar direction fire.
 
 Shape legend: N tokens, F features, A tokens that a feature fires on, n neighbours.
 """
@@ -49,11 +49,17 @@ class ExampleSampler:
         draw = np.random.default_rng([self.seed, explanation.feature])
         token_A, value_A = self.firings.of(explanation.feature)
         active = self._stratified(token_A, value_A, draw)
-        hard = self._inactive(self._near(explanation.feature), token_A, self.config.num_hard, draw)
+        hard_negatives = self._inactive(self._near(explanation.feature), token_A, self.config.num_hard_negatives, draw)
         anywhere = draw.choice(len(self.tokens), size=min(_TRIES * self.config.num_random, len(self.tokens)))
         random = self._inactive(anywhere, token_A, self.config.num_random, draw)
-        kinds: list[tuple[ExampleKind, NDArray[np.int64]]] = [("sampled", active), ("random", random), ("hard", hard)]
-        examples = [self._example(kind, int(token), token_A, value_A) for kind, chosen in kinds for token in chosen]
+        kinds: dict[ExampleKind, NDArray[np.int64]] = {
+            "sampled": active,
+            "random": random,
+            "hard_negative": hard_negatives,
+        }
+        examples = [
+            self._example(kind, int(token), token_A, value_A) for kind, chosen in kinds.items() for token in chosen
+        ]
         return Case(explanation, tuple(examples))
 
     def _stratified(

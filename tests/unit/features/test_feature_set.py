@@ -45,11 +45,11 @@ def test_a_feature_is_what_the_tables_say_of_it(features: Artifact) -> None:
 def test_contexts_can_be_limited_by_kind(features: Artifact) -> None:
     found = FeatureSet(features)
     for feature in (0, 20, 63):
-        some = found.contexts(feature, {"top": 2, "hard": 1})
+        some = found.contexts(feature, {"top": 2, "hard_negative": 1})
         expected = [
             row
             for row in found.contexts(feature)
-            if (row["kind"] == "top" and row["rank"] < 2) or (row["kind"] == "hard" and row["rank"] < 1)
+            if (row["kind"] == "top" and row["rank"] < 2) or (row["kind"] == "hard_negative" and row["rank"] < 1)
         ]
         assert str(some) == str(expected)
         assert found.contexts(feature, {}) == []

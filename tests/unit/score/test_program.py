@@ -289,7 +289,10 @@ def test_sampled_examples_show_held_out_text_with_its_activations(
 ) -> None:
     tokens, firings, neighbours_Fn = heldout
     sampler = ExampleSampler(
-        tokens, firings, neighbours_Fn, ExamplesConfig(before=5, after=3, num_active=10, num_random=4, num_hard=4)
+        tokens,
+        firings,
+        neighbours_Fn,
+        ExamplesConfig(before=5, after=3, num_active=10, num_random=4, num_hard_negatives=4),
     )
     place = {
         key: row for row, key in enumerate(zip(tokens.sequence_N.tolist(), tokens.position_N.tolist(), strict=True))
@@ -309,7 +312,7 @@ def test_sampled_examples_show_held_out_text_with_its_activations(
             np.testing.assert_allclose(value_N[list(here)], example.values, rtol=1e-6)
             assert example.is_active == (example.kind == "sampled")
             assert example.kind != "sampled" or example.values[example.peak] > 0
-    assert kinds == {"sampled", "random", "hard"}
+    assert kinds == {"sampled", "random", "hard_negative"}
 
 
 def decoder(llama: TinyRun, features: Artifact) -> NDArray[np.float32]:
@@ -334,7 +337,7 @@ def test_hard_examples_are_those_in_which_neighbours_fire(
     for feature in range(20, 30):
         nearest = np.argsort(-cosine[feature])[:2]
         for example in sampler.case(Explanation(feature=feature, explainer="program")).examples:
-            if example.kind == "hard":
+            if example.kind == "hard_negative":
                 found += 1
                 row = place[example.sequence, example.position]
                 assert any(firings.dense(int(other))[row] > 0 for other in nearest)
