@@ -154,10 +154,10 @@ class ProgramScorer:
             axis=1,
         )
         n, x, y, xx, yy, xy = self._drawn(columns_PC).T
-        spread_x, spread_y = n * xx - x * x, n * yy - y * y
+        variance_x, variance_y = n * xx - x * x, n * yy - y * y
         with np.errstate(divide="ignore", invalid="ignore"):
-            value_R = (n * xy - x * y) / np.sqrt(spread_x * spread_y)
-        return np.where(spread_y > 0, np.where(spread_x > 0, value_R, 0.0), np.nan)
+            value_R = (n * xy - x * y) / np.sqrt(variance_x * variance_y)
+        return np.where(variance_y > 0, np.where(variance_x > 0, value_R, 0.0), np.nan)
 
 
 def _levels(value_R: NDArray[np.float32]) -> tuple[NDArray[np.int64], int]:
