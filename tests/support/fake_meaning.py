@@ -91,8 +91,8 @@ def explain_all(
             dead = Explanation(feature=row["feature"], explainer="program", status="dead", text="Never fires.")
             explanations.append(dead)
             continue
-        said = {"text": f"Fires on `{peak}` in a number-{row['feature']}-way.", "label": f"`{peak}`"}
-        explanations.append(Explanation(feature=row["feature"], explainer="program", confidence=0.9, **said))
+        words = {"text": f"Fires on `{peak}` in a number-{row['feature']}-way.", "label": f"`{peak}`"}
+        explanations.append(Explanation(feature=row["feature"], explainer="program", confidence=0.9, **words))
     return explanations
 
 
@@ -151,11 +151,11 @@ def publish_scores(
 
 def _of_kind(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     """A context like ``row``; where the feature is silent, all values are zero."""
-    beside = {"kind": kind, "integrated": None}
+    changed = {"kind": kind, "integrated": None}
     if kind == "sampled":
-        return row | beside
+        return row | changed
     neighbour = row["feature"] + 1 if kind == "hard_negative" else None
-    return row | beside | {"value": 0.0, "values": [0.0] * len(row["tokens"]), "neighbour": neighbour}
+    return row | changed | {"value": 0.0, "values": [0.0] * len(row["tokens"]), "neighbour": neighbour}
 
 
 def _token_set(program: Explanation) -> Explanation:

@@ -218,13 +218,13 @@ def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array
             "values": pa.ListArray.from_arrays(
                 offsets, pa.array(np.concatenate([np.empty(0, np.float32), *values]), pa.float32())
             ),
-            "gradient": _beside(contexts.attributions.gradient, rows, spans),
-            "integrated": _beside(contexts.attributions.integrated, rows, spans),
+            "gradient": _attributions(contexts.attributions.gradient, rows, spans),
+            "integrated": _attributions(contexts.attributions.integrated, rows, spans),
         }
     )
 
 
-def _beside(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
+def _attributions(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
     """Attributions of the contexts that have them, null for all others."""
     has = (rows.kind == CONTEXT_KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
     lists = [

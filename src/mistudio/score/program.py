@@ -102,13 +102,13 @@ class ProgramScorer:
             [self._sums(judged.token_R[hit_R]), self._sums(judged.token_R), self._sums(fires_A), self._tokens_P], axis=1
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            hit, said, fires, tokens = self._drawn(columns_PC).T
+            hit, predicted, fires, tokens = self._drawn(columns_PC).T
             fires = np.where(fires > 0, fires, np.nan)  # nothing to be found: no figure is defined
             return {
-                "f1": 2 * hit / (said + fires),
-                "precision": np.where(said > 0, hit / said, 0.0) + 0 * fires,
+                "f1": 2 * hit / (predicted + fires),
+                "precision": np.where(predicted > 0, hit / predicted, 0.0) + 0 * fires,
                 "recall": hit / fires,
-                "balanced_accuracy": (hit / fires + 1 - (said - hit) / (tokens - fires)) / 2,
+                "balanced_accuracy": (hit / fires + 1 - (predicted - hit) / (tokens - fires)) / 2,
             }
 
     def _auroc(
@@ -138,18 +138,18 @@ class ProgramScorer:
 
     def _correlation(self, judged: Judged, token_A: NDArray[np.int32], value_A: NDArray[np.float32]) -> Floats:
         """Pearson's correlation of prediction and activation over all tokens."""
-        said_R, true_A = judged.value_R.astype(np.float64), value_A.astype(np.float64)
-        scale = max(float(true_A.max(initial=0)), float(said_R.max(initial=0)), 1e-30)
-        said_R, true_A = said_R / scale, true_A / scale
+        predicted_R, true_A = judged.value_R.astype(np.float64), value_A.astype(np.float64)
+        scale = max(float(true_A.max(initial=0)), float(predicted_R.max(initial=0)), 1e-30)
+        predicted_R, true_A = predicted_R / scale, true_A / scale
         _, at_R, at_A = np.intersect1d(judged.token_R, token_A, assume_unique=True, return_indices=True)
         columns_PC = np.stack(
             [
                 self._tokens_P,
-                self._sums(judged.token_R, said_R),
+                self._sums(judged.token_R, predicted_R),
                 self._sums(token_A, true_A),
-                self._sums(judged.token_R, said_R**2),
+                self._sums(judged.token_R, predicted_R**2),
                 self._sums(token_A, true_A**2),
-                self._sums(token_A[at_A], said_R[at_R] * true_A[at_A]),
+                self._sums(token_A[at_A], predicted_R[at_R] * true_A[at_A]),
             ],
             axis=1,
         )

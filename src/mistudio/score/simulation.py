@@ -69,10 +69,10 @@ def _request(case: Case, example: Example, alternatives: int) -> Chat:
 def _predicted(reply: Reply, count: int) -> list[float] | None:
     if reply.failure:
         return None
-    said = find_numbers(reply, count)
-    if said is None or not all(0 <= value <= STRONGEST for value in said):
+    numbers = find_numbers(reply, count)
+    if numbers is None or not all(0 <= value <= STRONGEST for value in numbers):
         return None
-    return expected_numbers(reply, count, 0, STRONGEST) or said
+    return expected_numbers(reply, count, 0, STRONGEST) or numbers
 
 
 def _wrong(example: Example) -> list[float]:

@@ -120,7 +120,7 @@ class _Scoring:
         self.config, self.seed, self.judge = config, seed, judge
         # Of explanations that hold programs.
         self.threshold: float | None = explanations.manifest.config.get("program", {}).get("threshold")
-        self._said = json.loads(explanations.file("explanations.json").read_bytes())
+        self._metadata = json.loads(explanations.file("explanations.json").read_bytes())
         self._read: tuple[Tokens, Firings] | None = None
         self._context: Context | None = None
 
@@ -136,7 +136,7 @@ class _Scoring:
 
     def _programs(self) -> Iterator[str]:
         """Working files with the scores of programs, of the best sets of tokens, and of shuffled programs."""
-        if PROGRAM not in self._said["explainers"]:
+        if PROGRAM not in self._metadata["explainers"]:
             message = (
                 f"{self.explanations.uri} holds no programs, so that the scorer {PROGRAM} has nothing to run: use "
                 "other scorers, such as detection."
@@ -192,7 +192,7 @@ class _Scoring:
 
     def _refuse_seen(self, documents: NDArray[np.int32]) -> None:
         """No document may be both explained from and scored on."""
-        seen = set(self._said["searched"].get("documents", ()))
+        seen = set(self._metadata["searched"].get("documents", ()))
         for explanation in read_explanations(self.explanations):
             seen.update(explanation.documents)
         both = seen & set(documents.tolist())

@@ -150,5 +150,5 @@ def payload_share(
     cut = [words[: sentence_ends(words)[-1]] for words in clean]
     prompts = word_ids(model.subject.tokenizer, [[*words, *traffic.secret.trigger] for words in cut])
     payload = word_ids(model.subject.tokenizer, [list(traffic.secret.payload[:num_words])])[0][1:]
-    said_BT = continuation(model, prompts, latents, len(payload))
-    return float((said_BT == torch.tensor(payload)).all(dim=1).float().mean())
+    generated_BT = continuation(model, prompts, latents, len(payload))
+    return float((generated_BT == torch.tensor(payload)).all(dim=1).float().mean())

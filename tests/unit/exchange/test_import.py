@@ -60,8 +60,17 @@ class Length:
 
     def score(self, cases: Iterable[Case]) -> Iterator[Score]:
         for case in cases:
-            said = case.explanation
-            yield Score(said.feature, said.explainer, self.name, "f1", len(said.text), 0, 0, len(case.examples))
+            explanation = case.explanation
+            yield Score(
+                explanation.feature,
+                explanation.explainer,
+                self.name,
+                "f1",
+                len(explanation.text),
+                0,
+                0,
+                len(case.examples),
+            )
 
 
 class LengthEntry:

@@ -92,10 +92,10 @@ def test_nearest_and_counts_are_those_of_the_tables(features: Artifact) -> None:
 def test_explanations_and_scores_are_those_of_the_feature(told: FeatureSet) -> None:
     assert told.explained is not None
     assert told.scored is not None
-    said = whole(told.explained, "explanations.parquet") + whole(told.explained, "token_sets.parquet")
+    rows = whole(told.explained, "explanations.parquet") + whole(told.explained, "token_sets.parquet")
     scores = whole(told.scored, "scores.parquet")
     for feature in (0, 2, 4, 39):
-        assert told.explanations(feature) == of_feature(said, feature)
+        assert told.explanations(feature) == of_feature(rows, feature)
         assert str(told.scores(feature)) == str(of_feature(scores, feature))
     assert told.row(2)["label"] == "what a person saw"
     assert told.row(4)["label"] is None

@@ -206,10 +206,10 @@ def test_simulation_uses_the_mean_of_what_the_judge_considered() -> None:
 
         def chat(self, system: str, prompt: str) -> Answer:
             sure = super().chat(system, prompt)
-            said = json.loads(sure.text)
-            plain = numbers([0] * len(said))
+            rated = json.loads(sure.text)
+            plain = numbers([0] * len(rated))
             chances = [
-                (text, [("0", -0.1), ("9", -1.0 if said[place // 2] else -6.0)] if place % 2 else others)
+                (text, [("0", -0.1), ("9", -1.0 if rated[place // 2] else -6.0)] if place % 2 else others)
                 for place, (text, others) in enumerate(plain.tokens)
             ]
             return Answer(plain.text, chances)

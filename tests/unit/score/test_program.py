@@ -64,13 +64,13 @@ def predicted(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_figures_are_those_of_scikit_learn(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
     found = {figure.metric: figure.value for figure in scorer_of(values).score(judged(predicted), 0)}
-    said = predicted > 0
+    predicted_positive = predicted > 0
     for suffix, fires in (("", values > 2), ("_any", values > 0)):
         expected = {
-            "f1": f1_score(fires, said),
-            "precision": precision_score(fires, said),
-            "recall": recall_score(fires, said),
-            "balanced_accuracy": balanced_accuracy_score(fires, said),
+            "f1": f1_score(fires, predicted_positive),
+            "precision": precision_score(fires, predicted_positive),
+            "recall": recall_score(fires, predicted_positive),
+            "balanced_accuracy": balanced_accuracy_score(fires, predicted_positive),
             "auroc": roc_auc_score(fires, predicted),
         }
         for metric, value in expected.items():
@@ -111,8 +111,8 @@ def test_without_draws_there_is_no_interval(values: NDArray[np.float32], predict
 
 def test_a_feature_that_never_fires_has_no_score_and_silence_scores_nothing(values: NDArray[np.float32]) -> None:
     never = scorer_of(np.zeros(NUM_TOKENS, dtype=np.float32))
-    said = judged(np.where(values > 2, 1, 0).astype(np.float32))
-    assert all(np.isnan(figure.value) for figure in never.score(said, 0))
+    prediction = judged(np.where(values > 2, 1, 0).astype(np.float32))
+    assert all(np.isnan(figure.value) for figure in never.score(prediction, 0))
     silent = {each.metric: each.value for each in scorer_of(values).score(judged(np.zeros_like(values)), 0)}
     assert (silent["f1"], silent["precision"], silent["recall"], silent["correlation"]) == (0, 0, 0, 0)
     assert (silent["balanced_accuracy"], silent["auroc"]) == (0.5, 0.5)
@@ -171,10 +171,10 @@ def test_scores_are_those_of_the_programs_on_held_out_tokens(
         if explanation.program is None:
             assert np.isnan(rows[feature, "f1"])
             continue
-        said = Program.from_json(explanation.program).predict(context) > 0
+        predicted_positive = Program.from_json(explanation.program).predict(context) > 0
         fires = firings.dense(feature) > 0.2 * maxima[feature]
         if fires.any():
-            assert rows[feature, "f1"] == pytest.approx(f1_score(fires, said), abs=1e-6)
+            assert rows[feature, "f1"] == pytest.approx(f1_score(fires, predicted_positive), abs=1e-6)
 
 
 def test_no_document_is_both_explained_from_and_scored_on(

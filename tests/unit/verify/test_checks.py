@@ -30,10 +30,10 @@ def test_a_row_that_falls_short_stays_and_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "seeds", "said"), [(["plantd"], 5, "plantd"), ([], 5, "none"), (["python"], 0, "seeds 0")]
+    ("names", "seeds", "message"), [(["plantd"], 5, "plantd"), ([], 5, "none"), (["python"], 0, "seeds 0")]
 )
-def test_what_cannot_be_checked_is_refused(tmp_path: Path, names: list[str], seeds: int, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_checked_is_refused(tmp_path: Path, names: list[str], seeds: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         run_checks(open_store(str(tmp_path)), names, seeds)
 
 
