@@ -27,7 +27,7 @@ COMMAND: JsonDict = {"place": "command"}  # on the command line alone
 CONTEXT: JsonDict = {"place": "context"}  # filled in by the step from what it is given
 
 
-def called(name: str, place: JsonDict = DASHBOARD) -> JsonDict:
+def option_name(name: str, place: JsonDict = DASHBOARD) -> JsonDict:
     """A mark for a setting that people know by another name than its field's."""
     return {**place, "option": name}
 

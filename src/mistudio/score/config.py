@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mistudio.explain.registry import Method, MethodsConfig, Names, Registry
-from mistudio.settings import DASHBOARD, Settings, called
+from mistudio.settings import DASHBOARD, Settings, option_name
 
 if TYPE_CHECKING:
     from mistudio.score.records import Scorer
@@ -73,7 +73,7 @@ class ScoreConfig(MethodsConfig):
         default=(PROGRAM,),
         description="who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;"
         " several with commas",
-        json_schema_extra=called("scorer"),
+        json_schema_extra=option_name("scorer"),
     )
     max_tokens: int = Field(
         default=200_000,
