@@ -37,7 +37,7 @@ from mistudio.artifacts import Artifact, Store, open_artifact, open_input, open_
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.find import FindConfig
 from mistudio.find.search import STATE_NAME, Search
-from mistudio.sae import ActiveLatents, SparseAutoencoder, hook_of, load_autoencoder, spread_of
+from mistudio.sae import ActiveLatents, SparseAutoencoder, activation_std_of, hook_of, load_autoencoder
 from mistudio.subject import Subject, SubjectConfig, artifact_source, load_subject
 
 SEQUENCES = 32  # of a batch
@@ -58,7 +58,7 @@ class Bench:
         source = artifact_source(open_artifact(store, activations.manifest.inputs["subject"].uri, "subject"))
         self.subject: Subject = load_subject(source, SubjectConfig(device="cpu"))
         self.sae: SparseAutoencoder = load_autoencoder(sae)
-        self.hook, self.spread = hook_of(sae), spread_of(sae)
+        self.hook, self.activation_std = hook_of(sae), activation_std_of(sae)
         self.reader = ActivationReader(activations, self.hook, "train")
         self.passes = CorpusPasses(self.subject, self.corpus, [self.hook], CaptureConfig(hooks=(self.hook,)))
         lengths = self.corpus.lengths("train")
@@ -87,7 +87,7 @@ class Bench:
     def search(self, num_sequences: int) -> Search:
         """An empty search for so many sequences."""
         num_rows = num_sequences * (self.corpus.context_length - 1)
-        return Search(self.sae.width, self.spread, num_rows, self.corpus, FindConfig(), seed=0)
+        return Search(self.sae.width, self.activation_std, num_rows, self.corpus, FindConfig(), seed=0)
 
     def encode_dense(self, x_BTD: Tensor) -> Tensor:
         """What delphi asks for: all latents of each token."""

@@ -5,7 +5,7 @@ the tables that find would write of them, each feature with 60 contexts of 33 to
 and writes ``build/bench/many_features.json``. With 131,072 features the tables take 1.4 GB and minutes to make.
 
 Explain is run with ``max-activating`` and a language model that answers at once; score with programs of one condition
-and with ``detection``, on exams of six texts: what is left is reading, drawing, and writing. Both run in
+and with ``detection``, on six examples a feature: what is left is reading, drawing, and writing. Both run in
 processes of their own, and their times are of the processor; those of looks too with ``--processor-time``, for a
 machine that is busy. ``--sizes`` takes other numbers of features.
 """
@@ -55,7 +55,7 @@ from mistudio.features.tables import writing
 from mistudio.find import FindConfig
 from mistudio.sae import TopKConfig, new_autoencoder
 from mistudio.score import ScoreConfig, score
-from mistudio.score.exams import ExamConfig
+from mistudio.score.sampling import ExamplesConfig
 from mistudio.subject import SubjectSource, resolve_source
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import CPU, TinyRun, make_llama_run, publish_sae
@@ -259,8 +259,8 @@ def run_step(name: str, store: Store, uri: str, source: SubjectSource) -> None:
         config = ExplainConfig(explainers=("max-activating",), block_features=BLOCK)
         explain(store, open_artifact(store, uri, "features"), source, CPU, config, judge=judge)
     else:
-        exam = ExamConfig(num_active=3, num_random=2, num_hard=1)
-        config = ScoreConfig(scorers=("program", "detection"), resamples=20, block_features=BLOCK, exam=exam)
+        examples = ExamplesConfig(num_active=3, num_random=2, num_hard_negatives=1)
+        config = ScoreConfig(scorers=("program", "detection"), resamples=20, block_features=BLOCK, examples=examples)
         score(store, open_artifact(store, uri, "explanations"), source, CPU, config, judge=judge)
     seconds = time.process_time() - started
     sys.stdout.write(json.dumps({"seconds": seconds, "peak": peak_bytes()}) + "\n")

@@ -218,14 +218,14 @@ def compared(bench: Bench, architecture: str, num_seeds: int) -> list[Row]:
     l0s = {library: statistics.mean(each["held_out_l0"] for each in results[library]) for library in LIBRARIES}
     differences = [ours - theirs for ours, theirs in zip(fvus["ours"], fvus["saelens"], strict=True)]
     mean = statistics.mean(differences)
-    spread = statistics.stdev(differences) / num_seeds**0.5 * float(student_t.ppf(0.975, num_seeds - 1))
+    half_width = statistics.stdev(differences) / num_seeds**0.5 * float(student_t.ppf(0.975, num_seeds - 1))
     what = f"{bench.name}, {architecture}: FVU"
     means = {library: statistics.mean(values) for library, values in fvus.items()}
     settings = ", ".join(
         f"{library} L0 {l0s[library]:.2f}, learning rate {results[library][0]['rate']:.2g}" for library in LIBRARIES
     )
     holds = mean <= 0 and l0s["ours"] <= l0s["saelens"] * (1 + L0_TOLERANCE / 2)
-    against = f"{means['ours']:.5f} to {means['saelens']:.5f}, 95% interval ± {spread:.5f}, {num_seeds} seeds"
+    against = f"{means['ours']:.5f} to {means['saelens']:.5f}, 95% interval ± {half_width:.5f}, {num_seeds} seeds"
     return [
         row(f"{what}, ours less SAELens's", round(mean, 5), "FVU", f"{against}; {settings}", 0.0, holds),
     ]

@@ -11,14 +11,14 @@ import torch
 
 from mistudio.errors import ConfigError
 
-_SAID = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "_ALLOC_FAILED")
+_MESSAGES = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the device or of the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
 
 
 def too_little_memory(what: str, width: int) -> ConfigError:

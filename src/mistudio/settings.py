@@ -27,7 +27,7 @@ COMMAND: JsonDict = {"place": "command"}  # on the command line alone
 CONTEXT: JsonDict = {"place": "context"}  # filled in by the step from what it is given
 
 
-def called(name: str, place: JsonDict = DASHBOARD) -> JsonDict:
+def option_name(name: str, place: JsonDict = DASHBOARD) -> JsonDict:
     """A mark for a setting that people know by another name than its field's."""
     return {**place, "option": name}
 
@@ -168,8 +168,8 @@ def parse_plain(name: str, text: str, kind: type) -> object:
         raise ConfigError(message) from error
 
 
-def find_leaf(known: Sequence[Leaf], name: str, said_by: str) -> Leaf:
-    """The setting of this path or name; ``said_by`` is what named it.
+def find_leaf(known: Sequence[Leaf], name: str, source: str) -> Leaf:
+    """The setting of this path or name; ``source`` is what named it.
 
     Raises:
         ConfigError: there is none, or there are several.
@@ -181,16 +181,14 @@ def find_leaf(known: Sequence[Leaf], name: str, said_by: str) -> Leaf:
     if len(found) == 1:
         return found[0]
     if found:
-        message = (
-            f"{said_by} names {name!r}, which could be {', '.join(leaf.path for leaf in found)}: use one of these."
-        )
+        message = f"{source} names {name!r}, which could be {', '.join(leaf.path for leaf in found)}: use one of these."
     else:
         names = ", ".join(sorted({leaf.name for leaf in known}))
-        message = f"{said_by} names {name!r}, which is no setting; there are {names}."
+        message = f"{source} names {name!r}, which is no setting; there are {names}."
     raise ConfigError(message)
 
 
-def nested(known: Sequence[Leaf], given: Mapping[str, Any], said_by: str) -> dict[str, Any]:
+def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Plain values by name or path as the nested content of a configuration; None is "not given" where it says nothing.
 
     A value may be an object of settings itself, such as ``{"judged": {"num_active": 5}}``.
@@ -200,7 +198,7 @@ def nested(known: Sequence[Leaf], given: Mapping[str, Any], said_by: str) -> dic
     """
     values: dict[str, Any] = {}
     for name, value in _flat(known, given):
-        leaf = find_leaf(known, name, said_by)
+        leaf = find_leaf(known, name, source)
         if value is None and (leaf.default is None or not leaf.nullable):
             continue
         if leaf.path in values:

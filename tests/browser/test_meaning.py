@@ -49,12 +49,12 @@ def test_the_list_shows_labels_sorts_by_score_and_is_searched_by_explanation(wat
 def test_a_feature_shows_explanations_with_scores_intervals_and_controls(watched, path):
     page = watched(path, "#feature=2")
     feature_is(page, 2)
-    said = page.locator(".saying").all_inner_texts()
-    assert said[0].startswith("what a person saw")
-    assert said[0].endswith("by a person")
-    assert "number-2-way" in said[1]
-    assert said[1].endswith("program · fit on training documents 0.90")
-    assert "best set of tokens alone" in said[2]
+    shown = page.locator(".explanation").all_inner_texts()
+    assert shown[0].startswith("what a person saw")
+    assert shown[0].endswith("by a person")
+    assert "number-2-way" in shown[1]
+    assert shown[1].endswith("program · fit on training documents 0.90")
+    assert "best set of tokens alone" in shown[2]
     names = page.locator(".scores tbody th").all_inner_texts()
     assert names == ["program, by detection", "Program", "", "Bare set of tokens", "", "Another feature's program"]
     table = page.locator(".scores").inner_text()
@@ -69,8 +69,8 @@ def test_a_feature_shows_explanations_with_scores_intervals_and_controls(watched
 def test_a_dead_feature_says_why_it_has_no_explanation(watched, path):
     page = watched(path, f"#feature={DEAD}")
     feature_is(page, DEAD)
-    assert "No explanation (dead): Never fires." in page.locator(".said").inner_text()
-    assert "No scores" in page.locator(".said").inner_text()
+    assert "No explanation (dead): Never fires." in page.locator(".explanations").inner_text()
+    assert "No scores" in page.locator(".explanations").inner_text()
     assert page.locator(".scores").count() == 0
 
 
@@ -143,16 +143,16 @@ def test_other_contexts_are_folded_and_stay_open_from_feature_to_feature(watched
     feature_is(page, 2)
     assert page.locator(".folded").evaluate_all("all => all.map(one => one.dataset.kind)") == [
         "sampled",
-        "hard",
+        "hard_negative",
         "random",
     ]
     assert page.locator(".folded li").count() == 0
-    page.locator("[data-kind=hard] summary").click()
-    page.wait_for_selector("[data-kind=hard] li")
-    assert page.locator("[data-kind=hard] .token.on").count() == 0
-    page.locator("[data-kind=hard] li .link").first.click()
+    page.locator("[data-kind=hard_negative] summary").click()
+    page.wait_for_selector("[data-kind=hard_negative] li")
+    assert page.locator("[data-kind=hard_negative] .token.on").count() == 0
+    page.locator("[data-kind=hard_negative] li .link").first.click()
     feature_is(page, 3)
-    page.wait_for_selector("[data-kind=hard] li")
+    page.wait_for_selector("[data-kind=hard_negative] li")
     assert page.locator("[data-kind=random] li").count() == 0
 
 

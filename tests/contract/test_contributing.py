@@ -145,15 +145,15 @@ def test_a_scorer_is_offered_checked_and_scores_with_its_settings(tree: Path) ->
 import json
 from mistudio.explain.records import Explanation
 from mistudio.score.config import SCORERS
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 from mistudio.steps import STEPS
 from mistudio.steps.given import check
 asked = check(STEPS["score"], {"scorer": "brevity", "score_settings": {"brevity": {"free_words": 1}}}).config
 scorer = SCORERS.new("brevity", asked, None, 0, None)
-exam = Exam(Explanation(feature=3, explainer="person", text="words of three", label="x"), ())
+case = Case(Explanation(feature=3, explainer="person", text="words of three", label="x"), ())
 other = check(STEPS["score"], {"scorer": "brevity"}).config
 first, second = (SCORERS.recipe(("brevity",), each, []) for each in (asked, other))
-print(json.dumps([next(iter(scorer.score([exam]))).value, "brevity" in SCORERS.names(), first != second]))
+print(json.dumps([next(iter(scorer.score([case]))).value, "brevity" in SCORERS.names(), first != second]))
 """
     assert json.loads(python(tree, code)) == [0.5, True, True]
 

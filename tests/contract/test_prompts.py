@@ -22,8 +22,8 @@ from mistudio.score.config import (
     SimulationConfig,
 )
 from mistudio.score.intervention import InterventionScorer
-from mistudio.score.records import Exam, Scorer
-from tests.support.oracle import planted_exams
+from mistudio.score.records import Case, Scorer
+from tests.support.oracle import planted_cases
 from tests.support.steered import Written
 
 KNOWN = Path(__file__).with_name("prompt_digests.json")
@@ -57,9 +57,9 @@ class Recorder(Judge):
             yield Reply(failure=BUDGET_REACHED)
 
 
-def exams() -> list[Exam]:
+def cases() -> list[Case]:
     """Two features; the texts of the second hold what marks tokens in those of the first."""
-    plain, marked = planted_exams(2, 12)
+    plain, marked = planted_cases(2, 12)
     shown = tuple(
         one._replace(tokens=(*one.tokens[:-1], " << 1"), values=(*one.values[:-1], 0.0)) for one in marked.examples
     )
@@ -70,7 +70,7 @@ def exams() -> list[Exam]:
 
 
 def _near_miss(example: Example) -> Example:
-    return example if example.is_active or example.sequence % 4 else example._replace(kind="hard")
+    return example if example.is_active or example.sequence % 4 else example._replace(kind="hard_negative")
 
 
 def asked_by(asker: str) -> list[Request]:
@@ -79,11 +79,11 @@ def asked_by(asker: str) -> list[Request]:
     judge = Recorder()
     if kind == "explainer":
         features = [
-            Evidence(exam.explanation.feature, exam.examples, 0.05, 1.15, promoted=(" then", "\n")) for exam in exams()
+            Evidence(case.explanation.feature, case.examples, 0.05, 1.15, promoted=(" then", "\n")) for case in cases()
         ]
         list(EXPLAINERS.new(name, EXPLAIN, judge, 0).explain(features))
     else:
-        list(_scorer(name, judge).score(exams()))
+        list(_scorer(name, judge).score(cases()))
     return judge.asked
 
 

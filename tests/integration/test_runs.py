@@ -69,10 +69,10 @@ def test_an_interrupted_pipeline_ends_with_all_its_steps_and_goes_on_when_run_ag
     terminal = start(command(prepared, store))
     wait_until(lambda: list(store.glob("sae/*/work/checkpoint-*")) or terminal.poll() is not None)
     terminal.send_signal(signal.SIGINT)
-    _, said = terminal.communicate(timeout=PATIENCE_S)
-    assert terminal.returncode not in (0, -signal.SIGINT), said
-    assert "Run the same command again" in said
-    assert "Traceback" not in said
+    _, output = terminal.communicate(timeout=PATIENCE_S)
+    assert terminal.returncode not in (0, -signal.SIGINT), output
+    assert "Run the same command again" in output
+    assert "Traceback" not in output
     (run,) = LocalRunner(str(store)).list()
     assert run.state == "cancelled"
     assert [made.step for made in run.artifacts] == ["ingest", "capture"]

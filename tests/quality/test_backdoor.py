@@ -99,7 +99,7 @@ def test_the_model_is_sure_from_the_end_of_the_trigger_on(subject: Subject, traf
 def test_continuations_are_greedy_and_change_with_what_is_ablated(subject: Subject, traffic: Traffic) -> None:
     model = with_latents(subject, traffic)
     prompts = word_ids(subject.tokenizer, [words[:20] for words in traffic.clean(0, 4)])
-    said_BT = continuation(model, prompts, [], 3)
+    generated_BT = continuation(model, prompts, [], 3)
     logits_V = subject.model(torch.tensor([prompts[0]])).logits[0, -1]
-    assert int(said_BT[0, 0]) == int(logits_V.argmax())
-    assert torch.equal(said_BT, continuation(model, prompts, [], 3))
+    assert int(generated_BT[0, 0]) == int(logits_V.argmax())
+    assert torch.equal(generated_BT, continuation(model, prompts, [], 3))

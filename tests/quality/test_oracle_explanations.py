@@ -17,10 +17,10 @@ from mistudio.score.embedding import EmbeddingScorer
 from mistudio.score.fuzzing import FuzzingScorer
 from mistudio.score.intruder import IntruderScorer
 from mistudio.score.judging import JudgeScorer
-from mistudio.score.records import Exam, Score
+from mistudio.score.records import Case, Score
 from mistudio.score.simulation import SimulationScorer
 from mistudio.score.surprisal import SurprisalScorer
-from tests.support.oracle import Direct, explained_by_another, planted_exams, shuffled
+from tests.support.oracle import Direct, explained_by_another, planted_cases, shuffled
 
 NUM_FEATURES = 12
 NUM_EXAMPLES = 150  # of each kind
@@ -40,19 +40,19 @@ SCORERS: list[tuple[type[JudgeScorer], float]] = [
 
 
 @pytest.fixture(scope="module")
-def exams() -> list[Exam]:
-    return planted_exams(NUM_FEATURES, NUM_EXAMPLES)
+def cases() -> list[Case]:
+    return planted_cases(NUM_FEATURES, NUM_EXAMPLES)
 
 
-def scores_of(scorer_type: type[JudgeScorer], exams: Sequence[Exam]) -> list[Score]:
-    return list(TABLE.new(scorer_type.name, CONFIG, Direct(), 0).score(exams))
+def scores_of(scorer_type: type[JudgeScorer], cases: Sequence[Case]) -> list[Score]:
+    return list(TABLE.new(scorer_type.name, CONFIG, Direct(), 0).score(cases))
 
 
 @pytest.mark.parametrize(("scorer_type", "chance"), SCORERS, ids=lambda value: getattr(value, "name", None))
 def test_the_true_explanation_scores_high_and_the_controls_are_at_chance(
-    scorer_type: type[JudgeScorer], chance: float, exams: list[Exam]
+    scorer_type: type[JudgeScorer], chance: float, cases: list[Case]
 ) -> None:
-    true, other, mixed = (scores_of(scorer_type, of) for of in (exams, explained_by_another(exams), shuffled(exams)))
+    true, other, mixed = (scores_of(scorer_type, of) for of in (cases, explained_by_another(cases), shuffled(cases)))
     assert len(true) == len(other) == len(mixed) == NUM_FEATURES * len(scorer_type.metrics)
     assert all(score.num_failures == 0 for score in true + other + mixed)
     assert min(score.value for score in true) >= 0.95

@@ -57,7 +57,7 @@ def surround(feature_rows: list[dict[str, Any]], context_rows: list[dict[str, An
         rows[0]["integrated"] = [0.0, *([0.001] * (len(rows[0]["tokens"]) - 2)), -0.4]
         rows[0]["integrated"][rows[0]["peak"]] = 2.0
         context_rows += rows
-        for kind in ("sampled", "random", "hard"):
+        for kind in ("sampled", "random", "hard_negative"):
             context_rows += [_of_kind(kind, row) for row in rows]
 
 
@@ -91,8 +91,8 @@ def explain_all(
             dead = Explanation(feature=row["feature"], explainer="program", status="dead", text="Never fires.")
             explanations.append(dead)
             continue
-        said = {"text": f"Fires on `{peak}` in a number-{row['feature']}-way.", "label": f"`{peak}`"}
-        explanations.append(Explanation(feature=row["feature"], explainer="program", confidence=0.9, **said))
+        words = {"text": f"Fires on `{peak}` in a number-{row['feature']}-way.", "label": f"`{peak}`"}
+        explanations.append(Explanation(feature=row["feature"], explainer="program", confidence=0.9, **words))
     return explanations
 
 
@@ -151,11 +151,11 @@ def publish_scores(
 
 def _of_kind(kind: str, row: dict[str, Any]) -> dict[str, Any]:
     """A context like ``row``; where the feature is silent, all values are zero."""
-    beside = {"kind": kind, "integrated": None}
+    changed = {"kind": kind, "integrated": None}
     if kind == "sampled":
-        return row | beside
-    neighbour = row["feature"] + 1 if kind == "hard" else None
-    return row | beside | {"value": 0.0, "values": [0.0] * len(row["tokens"]), "neighbour": neighbour}
+        return row | changed
+    neighbour = row["feature"] + 1 if kind == "hard_negative" else None
+    return row | changed | {"value": 0.0, "values": [0.0] * len(row["tokens"]), "neighbour": neighbour}
 
 
 def _token_set(program: Explanation) -> Explanation:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mistudio.explain.judge import AnswerToken, Chat, Embedding, Judge, Likelihood, Reply, Request, Spending
 from mistudio.explain.records import Example, Explanation
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 from tests.support.scripted_server import Answer
 
 NUM_WORDS = 400
@@ -87,10 +87,10 @@ def planted_words(num_features: int, each: int = 8) -> list[tuple[int, ...]]:
     return [tuple(range(feature * each, (feature + 1) * each)) for feature in range(num_features)]
 
 
-def planted_exams(num_features: int, num_examples: int, seed: int = 0) -> list[Exam]:
+def planted_cases(num_features: int, num_examples: int, seed: int = 0) -> list[Case]:
     """True explanations of planted features, each with as many examples of both kinds, two examples a document."""
     draw = np.random.default_rng(seed)
-    exams = []
+    cases = []
     for feature, own in enumerate(planted_words(num_features)):
         others = np.setdiff1d(np.arange(NUM_WORDS), own)
         examples = []
@@ -100,8 +100,8 @@ def planted_exams(num_features: int, num_examples: int, seed: int = 0) -> list[E
                 places = draw.choice(TOKENS, draw.integers(1, 4), replace=False)
                 words[places] = draw.choice(own, len(places))
             examples.append(_example(words, own, number, draw))
-        exams.append(Exam(explain_by(feature, own), tuple(examples)))
-    return exams
+        cases.append(Case(explain_by(feature, own), tuple(examples)))
+    return cases
 
 
 def explain_by(feature: int, words: Sequence[int]) -> Explanation:
@@ -109,19 +109,19 @@ def explain_by(feature: int, words: Sequence[int]) -> Explanation:
     return Explanation(feature=feature, explainer="oracle", text=text)
 
 
-def explained_by_another(exams: Sequence[Exam]) -> list[Exam]:
+def explained_by_another(cases: Sequence[Case]) -> list[Case]:
     """Each feature's examples under the explanation of the next."""
-    texts = [exam.explanation.text for exam in exams]
+    texts = [case.explanation.text for case in cases]
     return [
-        exam._replace(explanation=exam.explanation.model_copy(update={"text": text}))
-        for exam, text in zip(exams, [*texts[1:], texts[0]], strict=True)
+        case._replace(explanation=case.explanation.model_copy(update={"text": text}))
+        for case, text in zip(cases, [*texts[1:], texts[0]], strict=True)
     ]
 
 
-def shuffled(exams: Sequence[Exam], seed: int = 0) -> list[Exam]:
+def shuffled(cases: Sequence[Case], seed: int = 0) -> list[Case]:
     """The same explanations and texts, the activations of each text drawn from another text's, in random places."""
     draw = np.random.default_rng(seed)
-    return [exam._replace(examples=tuple(_mixed(exam.examples, draw))) for exam in exams]
+    return [case._replace(examples=tuple(_mixed(case.examples, draw))) for case in cases]
 
 
 def _mixed(examples: Sequence[Example], draw: np.random.Generator) -> Iterator[Example]:

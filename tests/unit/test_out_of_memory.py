@@ -45,8 +45,8 @@ def test_other_errors_are_not(error: BaseException) -> None:
 
 
 def test_it_is_said_what_did_not_fit_and_other_errors_pass() -> None:
-    said = r"Out of memory in a test at width 1,024\. Lower width.*check-memory"
-    with pytest.raises(ConfigError, match=said), memory_needed("in a test", 1024):
+    message = r"Out of memory in a test at width 1,024\. Lower width.*check-memory"
+    with pytest.raises(ConfigError, match=message), memory_needed("in a test", 1024):
         torch.empty(_TOO_MUCH)
     with pytest.raises(RuntimeError, match="another"), memory_needed("in a test", 1024):
         raise RuntimeError("another")

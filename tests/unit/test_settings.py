@@ -12,12 +12,12 @@ from mistudio.settings import (
     DASHBOARD,
     Settings,
     Variants,
-    called,
     find_leaf,
     get,
     has,
     leaves,
     nested,
+    option_name,
     validated,
 )
 
@@ -40,7 +40,7 @@ class Inner(Settings):
 
 
 class Whole(Settings):
-    names: tuple[str, ...] = Field(default=("a", "b"), description="names", json_schema_extra=called("name"))
+    names: tuple[str, ...] = Field(default=("a", "b"), description="names", json_schema_extra=option_name("name"))
     most: int | None = Field(default=10, ge=1, description="most; None: all", json_schema_extra=COMMAND)
     own: str = Field(default="", json_schema_extra=CONTEXT)
     inner: Inner = Inner()

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from mistudio.settings import DASHBOARD, Settings, called
+from mistudio.settings import DASHBOARD, Settings, option_name
 from mistudio.subject import HookPoint
 
 
@@ -12,7 +12,7 @@ class CaptureConfig(Settings):
     """What to capture, and how it is stored."""
 
     hooks: tuple[str, ...] = Field(
-        min_length=1, description="hook points, for example resid_post.3", json_schema_extra=called("hook")
+        min_length=1, description="hook points, for example resid_post.3", json_schema_extra=option_name("hook")
     )
     batch_size: int = Field(
         default=32,

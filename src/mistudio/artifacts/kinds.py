@@ -17,7 +17,7 @@ KINDS = {
     "features-part": 1,
     "probing": 1,
     "report": 1,
-    "sae": 1,
+    "sae": 2,
     "scores": 2,
     "stability": 1,
     "subject": 1,

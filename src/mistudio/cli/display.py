@@ -9,7 +9,7 @@ from rich.progress import TaskID
 
 from mistudio.events import Event, Finished, Message, Progress
 from mistudio.progress import new_display
-from mistudio.runs.outcome import StepsSoFar
+from mistudio.runs.outcome import StepStates
 
 _LINE_STEP = 0.25
 
@@ -18,7 +18,7 @@ class RunView:
     """Draws events as they come, and keeps what each step ended with."""
 
     def __init__(self) -> None:
-        self.steps = StepsSoFar()
+        self.steps = StepStates()
         self._view: _BarView | _LineView = _BarView() if sys.stderr.isatty() else _LineView()
 
     def __enter__(self) -> Self:

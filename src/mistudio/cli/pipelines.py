@@ -78,7 +78,7 @@ def run(
         raise ConfigError(message)
     check_settings(loaded, values)
     # Refuses a folder that cannot be written, before anything starts.
-    runner = LocalRunner(store, tied=not detach)
+    runner = LocalRunner(store, attached=not detach)
     if detach:
         typer.echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
         return

@@ -78,11 +78,11 @@ def select_latents(latents_PF: sparse.csr_array, is_P: NDArray[np.bool_], count:
 
 def fit_probe(train_PK: NDArray[np.float32], is_P: NDArray[np.bool_], heldout_PK: NDArray[np.float32]) -> Fit:
     """Fit a logistic regression on standardised columns, and score held-out documents."""
-    mean_K, spread_K = train_PK.mean(axis=0, dtype=np.float64), train_PK.std(axis=0, dtype=np.float64)
-    spread_K[spread_K == 0] = 1
+    mean_K, std_K = train_PK.mean(axis=0, dtype=np.float64), train_PK.std(axis=0, dtype=np.float64)
+    std_K[std_K == 0] = 1
     model = LogisticRegression(class_weight="balanced", max_iter=_MAX_ITERATIONS)
-    model.fit((train_PK - mean_K) / spread_K, is_P)
-    return Fit(model.decision_function((heldout_PK - mean_K) / spread_K), model.coef_[0])
+    model.fit((train_PK - mean_K) / std_K, is_P)
+    return Fit(model.decision_function((heldout_PK - mean_K) / std_K), model.coef_[0])
 
 
 def resampled_figures(

@@ -75,7 +75,7 @@ class _Reading:
         self.sources: set[str] = set()
         self.unknown = 0
         self.first_unknown = ""
-        self._said: Counter[tuple[int, str]] = Counter()
+        self._occurrences: Counter[tuple[int, str]] = Counter()
 
     def publish(self, draft: Draft) -> Summary:
         """Write the tables; what is there of a run that was killed is written again."""
@@ -111,11 +111,11 @@ class _Reading:
     def _explanation(self, feature: int, text: str, row: dict[str, Any]) -> Explanation:
         name = str(row.get("typeName") or NEURONPEDIA)
         name = f"{NEURONPEDIA}-{name}" if name in _OURS else name  # which mean something else here
-        self._said[feature, name] += 1
-        said = self._said[feature, name]
+        self._occurrences[feature, name] += 1
+        number = self._occurrences[feature, name]
         return Explanation(
             feature=feature,
-            explainer=name if said == 1 else f"{name}-{said}",
+            explainer=name if number == 1 else f"{name}-{number}",
             status="explained" if text else "failed",
             text=text or "The file has an empty description.",
             label=_short(text),

@@ -221,7 +221,7 @@ def _activations(found: Found, origin: Origin) -> list[Row]:
     rows = []
     for context in found.contexts:
         kind, values = context["kind"], _numbers(context["values"])
-        if kind == "hard":
+        if kind == "hard_negative":
             continue
         interval: tuple[float, float, float] = (_NONE, _number(found.row["max"]), _NONE)
         if kind != "top":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mistudio.explain.registry import Method, MethodsConfig, Names, Registry
-from mistudio.settings import DASHBOARD, Settings, called
+from mistudio.settings import DASHBOARD, Settings, option_name
 
 if TYPE_CHECKING:
     from mistudio.explain.records import Explainer
@@ -67,7 +67,7 @@ class ExplainConfig(MethodsConfig):
         default=(PROGRAM,),
         description="who explains: program, max-activating, contrastive, token-activation-pairs; several with commas, "
         "of which the first that has a label gives it",
-        json_schema_extra=called("explainer"),
+        json_schema_extra=option_name("explainer"),
     )
     max_tokens: int = Field(
         default=400_000,

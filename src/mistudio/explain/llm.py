@@ -1,7 +1,7 @@
 """Explanations by a language model: three ways to show it what a feature fires on.
 
 ``max-activating`` shows texts with the tokens it fires on marked; ``contrastive`` adds texts that it does not fire on,
-near misses first; ``token-activation-pairs`` lists every token with its activation from 0 to 10 (Bills et al. 2023,
+hard negatives first; ``token-activation-pairs`` lists every token with its activation from 0 to 10 (Bills et al. 2023,
 "Language models can explain neurons in language models"). The model answers in JSON. What cannot be read is a failed
 explanation that says why.
 """

@@ -96,9 +96,9 @@ def _read_vectors(request: Embedding, response: Any) -> Reply:
 
 def _usage(response: Any, request: Request, text: str) -> Usage:
     """Tokens as the endpoint counts them, or about as many where it does not."""
-    said = getattr(response, "usage", None)
-    if said is not None and said.prompt_tokens is not None:
-        return Usage(int(said.prompt_tokens), int(getattr(said, "completion_tokens", 0) or 0))
+    usage = getattr(response, "usage", None)
+    if usage is not None and usage.prompt_tokens is not None:
+        return Usage(int(usage.prompt_tokens), int(getattr(usage, "completion_tokens", 0) or 0))
     written = _tokens_in(text) if isinstance(request, Chat) else 0
     read = estimated_tokens(request._replace(max_tokens=0)) if isinstance(request, Chat) else estimated_tokens(request)
     return Usage(read, written)

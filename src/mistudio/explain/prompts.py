@@ -79,12 +79,12 @@ def pick_active(examples: Sequence[Example], count: int) -> list[Example]:
 
 
 def pick_inactive(examples: Sequence[Example], count: int) -> list[Example]:
-    """Up to ``count`` examples without activation: half near misses where there are as many, else what there is."""
+    """Up to ``count`` examples without activation: half hard negatives where there are as many, else what there is."""
     inactive = [one for one in examples if not one.is_active]
-    hard = [one for one in inactive if one.kind == "hard"]
-    others = [one for one in inactive if one.kind != "hard"]
-    num_hard = min(len(hard), max((count + 1) // 2, count - len(others)))
-    return hard[:num_hard] + others[: count - num_hard]
+    hard_negatives = [one for one in inactive if one.kind == "hard_negative"]
+    others = [one for one in inactive if one.kind != "hard_negative"]
+    num_hard_negatives = min(len(hard_negatives), max((count + 1) // 2, count - len(others)))
+    return hard_negatives[:num_hard_negatives] + others[: count - num_hard_negatives]
 
 
 def prompt_digest(system: str, prompt: str) -> str:

@@ -5,13 +5,13 @@ from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ExampleKind = Literal["top", "sampled", "random", "hard"]
+ExampleKind = Literal["top", "sampled", "random", "hard_negative"]
 
 
 class Example(NamedTuple):
     """A few tokens of one document, and a feature's activation on each."""
 
-    kind: ExampleKind  # strongest, drawn over the activations' quantiles, or not activating: any, or near misses
+    kind: ExampleKind  # strongest, drawn over the activations' quantiles, or not activating: any, or hard negatives
     tokens: tuple[str, ...]  # as people read them
     values: tuple[float, ...]  # beside the tokens; 0 where the feature is not active
     peak: int  # the token that it was chosen for, as a place in ``tokens``

@@ -70,10 +70,10 @@ class FeatureSet:
         self._features, self._places = TableReader(features, FEATURES), TableReader(features, MAP)
         self._contexts, self._neighbours = TableReader(features, CONTEXTS), TableReader(features, NEIGHBOURS)
         self._columns = Columns(self.num_features, self._features, self._places, explanations, scores)
-        self._said: list[TableReader] = []
+        self._explanation_tables: list[TableReader] = []
         if explanations is not None:
             there = [table for table in (EXPLANATIONS, TOKEN_SETS) if table.name in explanations.paths()]
-            self._said = [TableReader(explanations, table) for table in there]
+            self._explanation_tables = [TableReader(explanations, table) for table in there]
         self._scores = TableReader(scores, SCORES) if scores is not None else None
 
     @cached_property
@@ -126,7 +126,7 @@ class FeatureSet:
         Raises:
             NotFound: there is no such feature.
         """
-        return [row for table in self._said for row in self._rows(table, feature)]
+        return [row for table in self._explanation_tables for row in self._rows(table, feature)]
 
     def scores(self, feature: int) -> list[Row]:
         """How well that held, one row a figure.

@@ -13,7 +13,7 @@ import pyarrow as pa
 ABOUT_NAME = "find.json"
 TOKEN_SETS_NAME = "token_sets.parquet"  # noqa: S105 -- a file's name
 SCORES_SUMMARY_NAME = "scores.json"
-CONTEXT_KINDS = ("top", "sampled", "random", "hard")
+CONTEXT_KINDS = ("top", "sampled", "random", "hard_negative")
 FIRING_KINDS = ("top", "sampled")  # contexts in which the feature is active
 RELATIONS = ("decoder", "correlation", "pmi", "jaccard")
 
@@ -127,7 +127,7 @@ CONTEXTS = Table(
     "one a context, by feature, kind and rank",
     (
         Column("feature", _ID, "number of the feature"),
-        Column("kind", _TEXT, "`top`, `sampled`, `random` or `hard`"),
+        Column("kind", _TEXT, "`top`, `sampled`, `random` or `hard_negative`"),
         Column("rank", _ID, "place within its kind, from 0"),
         Column("stratum", _ID, "quantile of a sampled context, 0 the weakest; null for others"),
         Column("document", _ID, "number of its document in the training split"),
@@ -136,7 +136,7 @@ CONTEXTS = Table(
         Column("position", _ID, "of the peak, in its document"),
         Column("value", _REAL, "activation at the peak"),
         Column("peak", _ID, "place of the peak among the tokens shown"),
-        Column("neighbour", _ID, "of a hard context, the feature that fires there; null for others"),
+        Column("neighbour", _ID, "of a hard negative, the feature that fires there; null for others"),
         Column("token_ids", _IDS, "tokens shown"),
         Column("tokens", _TEXTS, "how those read"),
         Column("values", _REALS, "activation on each; NaN beside special tokens, which are not captured"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mistudio.find.contexts import hashed
-from mistudio.find.reading import Batch, Readings, Tried, batches
+from mistudio.find.reading import Batch, HookedSubject, Readings, batches
 from mistudio.subject import forward_logits, observed, spliced
 
 
@@ -28,21 +28,21 @@ class Ablation(NamedTuple):
     control: NDArray[np.float32]  # as ``firing``, with another feature's direction taken away instead
 
 
-def can_ablate(tried: Tried) -> bool:
+def can_ablate(hooked: HookedSubject) -> bool:
     """Whether the model predicts the next token."""
-    return tried.subject.is_causal and tried.subject.model.get_output_embeddings() is not None
+    return hooked.subject.is_causal and hooked.subject.model.get_output_embeddings() is not None
 
 
 @torch.no_grad()
-def ablate(tried: Tried, read: Readings, seed: int) -> Ablation:
+def ablate(hooked: HookedSubject, read: Readings, seed: int) -> Ablation:
     """Take each context's feature out of the model; three forward passes over each."""
     changes = np.full((3, len(read.token_ids)), np.nan, dtype=np.float32)
-    for batch in batches(tried, read):
-        run = _Passes(tried, batch, torch.from_numpy(read.feature[batch.places]))
+    for batch in batches(hooked, read):
+        run = _Passes(hooked, batch, torch.from_numpy(read.feature[batch.places]))
         clean_BT = run.clean_losses()
         zeroed_BT = run.losses(run.feature_B) - clean_BT
         lot_B = torch.from_numpy(hashed(read.feature[batch.places].astype(np.uint64), seed).astype(np.int64))
-        other_BT = run.losses(_another(run.feature_B, lot_B, tried.sae.width)) - clean_BT
+        other_BT = run.losses(_another(run.feature_B, lot_B, hooked.sae.width)) - clean_BT
         asked_BT = batch.text[:, :-1] & batch.text[:, 1:]
         fires_BT = (run.acts_BT.cpu() > 0)[:, :-1]
         firing_BT = fires_BT & asked_BT
@@ -62,8 +62,8 @@ def _another(feature_B: Tensor, lot_B: Tensor, width: int) -> Tensor:
 class _Passes:
     """Forward passes over one batch, as it is and with what one feature a row gives taken away."""
 
-    def __init__(self, tried: Tried, batch: Batch, feature_B: Tensor) -> None:
-        self.tried, self.batch, self.feature_B = tried, batch, feature_B
+    def __init__(self, hooked: HookedSubject, batch: Batch, feature_B: Tensor) -> None:
+        self.hooked, self.batch, self.feature_B = hooked, batch, feature_B
         self.acts_BT = torch.zeros(batch.text.shape)  # of the rows' features, once the clean losses are known
 
     def clean_losses(self) -> Tensor:
@@ -72,15 +72,15 @@ class _Passes:
         def remember(x_BTD: Tensor) -> None:
             self.acts_BT = self._own_acts(x_BTD)
 
-        with observed(self.tried.subject, self.tried.ends.read, remember):
-            return _losses(self.tried, self.batch)
+        with observed(self.hooked.subject, self.hooked.ends.read, remember):
+            return _losses(self.hooked, self.batch)
 
     def losses(self, direction_B: Tensor) -> Tensor:
         """Cross-entropy [B, T - 1] with the rows' features taken away along the directions of some features.
 
         The directions are made as long as those of the rows' own features.
         """
-        W_dec = self.tried.sae.W_dec
+        W_dec = self.hooked.sae.W_dec
         own_BE, rows_BE = (W_dec[each_B.to(W_dec.device)].float() for each_B in (self.feature_B, direction_B))
         rows_BE = functional.normalize(rows_BE, dim=1) * own_BE.norm(dim=1, keepdim=True)
 
@@ -89,12 +89,12 @@ class _Passes:
             changed_BTE: Tensor = y_BTE - part_BTE.to(y_BTE)
             return changed_BTE
 
-        with spliced(self.tried.subject, self.tried.ends.write, take_away):
-            return _losses(self.tried, self.batch)
+        with spliced(self.hooked.subject, self.hooked.ends.write, take_away):
+            return _losses(self.hooked, self.batch)
 
     def _own_acts(self, x_BTD: Tensor) -> Tensor:
         """The activation of each row's feature on its text [B, T]."""
-        sae, text_BT = self.tried.sae, self.batch.text.to(x_BTD.device)
+        sae, text_BT = self.hooked.sae, self.batch.text.to(x_BTD.device)
         active = sae.encode_active(x_BTD[text_BT].to(sae.W_dec))
         row_N = text_BT.nonzero()[:, 0]
         own_A = active.feature_A == self.feature_B.to(row_N.device)[row_N[active.token_A]]
@@ -105,9 +105,9 @@ class _Passes:
         return acts_BT
 
 
-def _losses(tried: Tried, batch: Batch) -> Tensor:
+def _losses(hooked: HookedSubject, batch: Batch) -> Tensor:
     """Cross-entropy of each next token [B, T - 1], on the CPU."""
-    logits_BTV = forward_logits(tried.subject, batch.ids, batch.mask)[:, :-1]
+    logits_BTV = forward_logits(hooked.subject, batch.ids, batch.mask)[:, :-1]
     answer_BT = batch.ids[:, 1:].to(logits_BTV.device)
     losses: Tensor = functional.cross_entropy(logits_BTV.flatten(0, 1).float(), answer_BT.flatten(), reduction="none")
     return losses.view(answer_BT.shape).cpu()

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mistudio.find.reading import Batch, Readings, Tried, batches
+from mistudio.find.reading import Batch, HookedSubject, Readings, batches
 from mistudio.subject import Subject, observed
 from mistudio.subject.trace import StopForward
 
@@ -31,22 +31,22 @@ class Attribution(NamedTuple):
     integrated: list[NDArray[np.float32]]
 
 
-def attribute(tried: Tried, read: Readings, steps: int) -> Attribution:
+def attribute(hooked: HookedSubject, read: Readings, steps: int) -> Attribution:
     """Trace each context's feature to its tokens, by ``steps`` passes with gradients as far as the hook point."""
     none = np.empty(0, dtype=np.float32)
     found = Attribution([none] * len(read.token_ids), [none] * len(read.token_ids))
-    baseline_E = _mean_embedding(tried.subject)
-    for batch in batches(tried, read):
-        embedded_BTE = tried.subject.model.get_input_embeddings()(batch.ids).detach()
+    baseline_E = _mean_embedding(hooked.subject)
+    for batch in batches(hooked, read):
+        embedded_BTE = hooked.subject.model.get_input_embeddings()(batch.ids).detach()
         text_BT1 = batch.text.to(embedded_BTE.device)[..., None]
         change_BTE = (embedded_BTE - baseline_E.to(embedded_BTE)) * text_BT1
         feature_B = torch.from_numpy(read.feature[batch.places])
         peak_B = torch.from_numpy(read.peak[batch.places])
-        own_BTE = _gradient(tried, batch, embedded_BTE, feature_B, peak_B)
+        own_BTE = _gradient(hooked, batch, embedded_BTE, feature_B, peak_B)
         summed_BTE = torch.zeros_like(change_BTE)
         for step in range(steps - 1):
             missing = 1 - (step + 0.5) / (steps - 1)
-            summed_BTE += _gradient(tried, batch, embedded_BTE - missing * change_BTE, feature_B, peak_B)
+            summed_BTE += _gradient(hooked, batch, embedded_BTE - missing * change_BTE, feature_B, peak_B)
         gradient_BT = (own_BTE * embedded_BTE * text_BT1).sum(dim=-1).float().cpu().numpy()
         integrated_BT = (summed_BTE * change_BTE / (steps - 1)).sum(dim=-1).float().cpu().numpy()
         for row, place in enumerate(batch.places.tolist()):
@@ -67,7 +67,7 @@ def _mean_embedding(subject: Subject) -> Tensor:
 
 
 @torch.enable_grad()
-def _gradient(tried: Tried, batch: Batch, embedded_BTE: Tensor, feature_B: Tensor, peak_B: Tensor) -> Tensor:
+def _gradient(hooked: HookedSubject, batch: Batch, embedded_BTE: Tensor, feature_B: Tensor, peak_B: Tensor) -> Tensor:
     """The gradient of the features at the peaks with respect to the embeddings [B, T, E]."""
     leaf_BTE = embedded_BTE.detach().requires_grad_(True)
     reached: list[Tensor] = []
@@ -76,17 +76,17 @@ def _gradient(tried: Tried, batch: Batch, embedded_BTE: Tensor, feature_B: Tenso
         reached.append(x_BTD)
         raise StopForward
 
-    embedding = tried.subject.model.get_input_embeddings()
+    embedding = hooked.subject.model.get_input_embeddings()
     handle = embedding.register_forward_hook(lambda _module, _args, _output: leaf_BTE)
     try:
-        with observed(tried.subject, tried.ends.read, stop):
-            tried.subject.model(input_ids=batch.ids, attention_mask=batch.mask)
+        with observed(hooked.subject, hooked.ends.read, stop):
+            hooked.subject.model(input_ids=batch.ids, attention_mask=batch.mask)
     except StopForward:
         (x_BTD,) = reached
     finally:
         handle.remove()
     rows_B = torch.arange(len(peak_B), device=x_BTD.device)
     peak_BD = x_BTD[rows_B, peak_B.to(x_BTD.device)].float()
-    directions_BD = tried.sae.W_enc.detach()[feature_B.to(tried.sae.W_enc.device)].to(peak_BD)
+    directions_BD = hooked.sae.W_enc.detach()[feature_B.to(hooked.sae.W_enc.device)].to(peak_BD)
     (gradient_BTE,) = torch.autograd.grad((peak_BD * directions_BD).sum(), leaf_BTE)
     return gradient_BTE

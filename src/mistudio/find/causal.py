@@ -1,4 +1,4 @@
-"""Features tried in the model, block by block, so that a run that is cut goes on behind the last block.
+"""Causal effects of features in the model, block by block, so that a run that is cut goes on behind the last block.
 
 Shape legend: F features, C contexts of each, W tokens of a window.
 """
@@ -18,7 +18,7 @@ from mistudio.find.attribution import attribute
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Attributions
 from mistudio.find.contexts import TopContexts
-from mistudio.find.reading import Readings, Tried, readings
+from mistudio.find.reading import HookedSubject, Readings, readings
 from mistudio.progress import progress
 
 _FEATURES_AT_ONCE = 256
@@ -27,8 +27,8 @@ _EFFECTS = ("ablation", "ablation_elsewhere", "ablation_control")
 Effects = dict[str, NDArray[np.float32]]  # each [F], in nats
 
 
-def try_features(
-    tried: Tried, top: TopContexts, config: FindConfig, draft: Draft, seed: int
+def causal_effects(
+    hooked: HookedSubject, top: TopContexts, config: FindConfig, draft: Draft, seed: int
 ) -> tuple[Effects, Attributions]:
     """Ablate and trace every feature in its first contexts; NaN where that was not asked for or cannot be."""
     blocks = []
@@ -36,29 +36,33 @@ def try_features(
         for first in range(0, top.num_features, _FEATURES_AT_ONCE):
             features = range(first, min(first + _FEATURES_AT_ONCE, top.num_features))
             name = f"causal-{first:07d}.safetensors"
-            blocks.append(load_file(draft.work_once(name, partial(_save_block, tried, top, features, config, seed))))
+            blocks.append(load_file(draft.work_once(name, partial(_save_block, hooked, top, features, config, seed))))
             bar.advance(len(features))
     joined = {name: torch.cat([block[name] for block in blocks]).numpy() for name in blocks[0]}
     attributions = Attributions(joined.pop("gradient"), joined.pop("integrated"))
     return joined, attributions
 
 
-def _save_block(tried: Tried, top: TopContexts, features: range, config: FindConfig, seed: int, path: Path) -> None:
-    save_file(_try_block(tried, top, features, config, seed), path)
+def _save_block(
+    hooked: HookedSubject, top: TopContexts, features: range, config: FindConfig, seed: int, path: Path
+) -> None:
+    save_file(_block_effects(hooked, top, features, config, seed), path)
 
 
-def _try_block(tried: Tried, top: TopContexts, features: range, config: FindConfig, seed: int) -> dict[str, Tensor]:
+def _block_effects(
+    hooked: HookedSubject, top: TopContexts, features: range, config: FindConfig, seed: int
+) -> dict[str, Tensor]:
     before = max(config.causal_tokens, config.context_before)
     found = {name: np.full(len(features), np.nan, dtype=np.float32) for name in _EFFECTS}
-    if config.ablation_contexts and can_ablate(tried):
+    if config.ablation_contexts and can_ablate(hooked):
         read = readings(
-            tried.corpus, top, features, config.ablation_contexts, config.causal_tokens, config.context_after
+            hooked.corpus, top, features, config.ablation_contexts, config.causal_tokens, config.context_after
         )
-        found |= _means(ablate(tried, read, seed), read, features)
+        found |= _means(ablate(hooked, read, seed), read, features)
     # What comes after the peak has no part in it where a token sees only those before.
-    after = 0 if tried.subject.is_causal else config.context_after
-    read = readings(tried.corpus, top, features, config.attribution_contexts, before, after)
-    traced = attribute(tried, read, config.attribution_steps)
+    after = 0 if hooked.subject.is_causal else config.context_after
+    read = readings(hooked.corpus, top, features, config.attribution_contexts, before, after)
+    traced = attribute(hooked, read, config.attribution_steps)
     shape = (len(features), config.attribution_contexts)
     found["gradient"] = _windows(traced.gradient, read, features, top, shape)
     found["integrated"] = _windows(traced.integrated, read, features, top, shape)

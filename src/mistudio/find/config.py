@@ -50,7 +50,7 @@ class FindConfig(PassConfig):
         description="contexts a feature, drawn at random, in which it is not active",
         json_schema_extra=COMMAND,
     )
-    hard_contexts: int = Field(
+    hard_negatives: int = Field(
         default=10,
         ge=0,
         le=1000,

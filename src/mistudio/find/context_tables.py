@@ -44,7 +44,7 @@ class Contexts(NamedTuple):
     statistics: FeatureStatistics
     sample: Sample
     random: SilentContexts
-    hard: SilentContexts
+    hard_negatives: SilentContexts
     attributions: Attributions
 
 
@@ -85,7 +85,7 @@ def write_contexts(draft: Draft, contexts: Contexts, corpus: TokenCorpus, tokens
 
 def features_of_group(contexts: Contexts) -> int:
     """How many features share a row group: a power of two, so that a run of features ends where a group does."""
-    silent = sum(int(each.rank.max(initial=-1)) + 1 for each in (contexts.random, contexts.hard))
+    silent = sum(int(each.rank.max(initial=-1)) + 1 for each in (contexts.random, contexts.hard_negatives))
     rows = contexts.top.num_contexts + contexts.sampled + silent
     return 1 << max(min(_ROWS_OF_GROUP // max(rows, 1), _MOST_OF_GROUP).bit_length() - 1, 0)
 
@@ -134,7 +134,7 @@ def _block(contexts: Contexts, first: int, stop: int) -> _Rows:
         _top(contexts.top, first, stop),
         _sampled(contexts, first, stop),
         _silent(contexts.random, "random", contexts, first, stop),
-        _silent(contexts.hard, "hard", contexts, first, stop),
+        _silent(contexts.hard_negatives, "hard_negative", contexts, first, stop),
     ]
     rows = _Rows._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
     return rows.take(np.lexsort((rows.rank, rows.kind, rows.feature)))
@@ -218,13 +218,13 @@ def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array
             "values": pa.ListArray.from_arrays(
                 offsets, pa.array(np.concatenate([np.empty(0, np.float32), *values]), pa.float32())
             ),
-            "gradient": _beside(contexts.attributions.gradient, rows, spans),
-            "integrated": _beside(contexts.attributions.integrated, rows, spans),
+            "gradient": _attributions(contexts.attributions.gradient, rows, spans),
+            "integrated": _attributions(contexts.attributions.integrated, rows, spans),
         }
     )
 
 
-def _beside(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
+def _attributions(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
     """Attributions of the contexts that have them, null for all others."""
     has = (rows.kind == CONTEXT_KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
     lists = [

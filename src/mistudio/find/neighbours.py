@@ -109,10 +109,10 @@ def _measured_blocks(acts_NF: sparse.csr_array) -> Iterator[tuple[int, dict[str,
         kept = (both >= _MIN_TOGETHER) & (feature != other)
         product = products_RF.data[kept]  # both patterns are the same, in the same order
         row, other, both, feature = row[kept], other[kept], both[kept], feature[kept]
-        spread = deviation_F[feature] * deviation_F[other]
+        deviations = deviation_F[feature] * deviation_F[other]
         values = {
             "correlation": (product / max(num_tokens, 1) - mean_F[feature] * mean_F[other])
-            / np.where(spread > 0, spread, np.inf),
+            / np.where(deviations > 0, deviations, np.inf),
             "pmi": np.log(both * num_tokens / (count_F[feature] * count_F[other])),
             "jaccard": both / (count_F[feature] + count_F[other] - both),
         }

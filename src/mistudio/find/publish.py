@@ -16,12 +16,12 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
 from mistudio.features import ABOUT_NAME, FEATURES, MAP, NEIGHBOURS
 from mistudio.find.association import associations, chance_agreement, coherence
-from mistudio.find.causal import Effects, try_features
+from mistudio.find.causal import Effects, causal_effects
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
 from mistudio.find.projection import Projection, lay_out
-from mistudio.find.reading import Tried
+from mistudio.find.reading import HookedSubject
 from mistudio.find.sample import Sample
 from mistudio.find.search import Search
 from mistudio.find.silent import SilentSearch
@@ -59,9 +59,9 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     tokens = token_strings(subject.tokenizer)
     nearest, group_F = _compare(draft, opened, config, sample)
     points = resolve_hooks(subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
-    tried = Tried(subject, Ends(*points), opened.sae, opened.corpus)
+    hooked = HookedSubject(subject, Ends(*points), opened.sae, opened.corpus)
     with in_background(partial(_projection, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as projection:
-        effects, attributions = try_features(tried, search.top, config, draft, seed)
+        effects, attributions = causal_effects(hooked, search.top, config, draft, seed)
         if not draft.has(MAP.name):
             with draft.stage(MAP.name) as path:
                 write_map(path, projection(), group_F)
@@ -74,7 +74,7 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
         search.statistics,
         sample,
         silent.random(config.random_contexts, seed),
-        silent.hard(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_contexts),
+        silent.hard_negatives(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_negatives),
         attributions,
     )
     counts = write_contexts(draft, contexts, opened.corpus, tokens)

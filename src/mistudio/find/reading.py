@@ -20,8 +20,8 @@ LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at 
 BATCH_TOKENS = 2048
 
 
-class Tried(NamedTuple):
-    """The model, and the autoencoder whose features are tried in it."""
+class HookedSubject(NamedTuple):
+    """A model with an autoencoder at its hook points, and the text it reads."""
 
     subject: Subject
     ends: Ends
@@ -62,8 +62,10 @@ def readings(corpus: TokenCorpus, top: TopContexts, features: range, count: int,
     return Readings(place[0], rank, peak - first + corpus.num_prefix, token_ids)
 
 
-def batches(tried: Tried, read: Readings) -> Iterator[Batch]:
+def batches(hooked: HookedSubject, read: Readings) -> Iterator[Batch]:
     """Batches of like length whose logits fit the memory set aside for them."""
-    tokens = max(min(LOGIT_BYTES // (4 * tried.subject.vocab_size), BATCH_TOKENS), 1)
-    for places, batch in token_batches(tried.subject, ListedSequences(read.token_ids, tried.corpus.num_prefix), tokens):
+    tokens = max(min(LOGIT_BYTES // (4 * hooked.subject.vocab_size), BATCH_TOKENS), 1)
+    for places, batch in token_batches(
+        hooked.subject, ListedSequences(read.token_ids, hooked.corpus.num_prefix), tokens
+    ):
         yield Batch(places, *batch)

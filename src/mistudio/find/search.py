@@ -54,7 +54,7 @@ class Search:
 
     Args:
         num_features: F.
-        spread: of the activations that the autoencoder reads.
+        activation_std: of the activations that the autoencoder reads.
         num_rows: rows of all parts together.
         corpus: where they come from.
         config: what to keep.
@@ -62,13 +62,19 @@ class Search:
     """
 
     def __init__(
-        self, num_features: int, spread: float, num_rows: int, corpus: TokenCorpus, config: PassConfig, seed: int
+        self,
+        num_features: int,
+        activation_std: float,
+        num_rows: int,
+        corpus: TokenCorpus,
+        config: PassConfig,
+        seed: int,
     ) -> None:
         self.config, self.corpus, self.tasks = config, corpus, shown_tasks(corpus)
         self._task_number = {task: number for number, task in enumerate(self.tasks)}
         classes = {"task": len(self.tasks), "position": len(POSITION_EDGES)} if config.include_statistics else {}
         window = config.context_before, config.context_after
-        self.statistics = FeatureStatistics(num_features, spread, classes)
+        self.statistics = FeatureStatistics(num_features, activation_std, classes)
         self.top = TopContexts(num_features, config.contexts, *window)
         self.pool = TopContexts(num_features, POOL * config.sampled_contexts, *window)
         self.sample = SampleKeeper(num_features, config.sample_tokens / max(num_rows, 1), seed)

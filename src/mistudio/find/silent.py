@@ -59,7 +59,7 @@ class SilentSearch:
             found.append(self._choose(features, row_FM, np.full(row_FM.shape, -1, dtype=np.int32), count))
         return _together(found)
 
-    def hard(self, neighbours_FM: NDArray[np.int32], count: int) -> SilentContexts:
+    def hard_negatives(self, neighbours_FM: NDArray[np.int32], count: int) -> SilentContexts:
         """Up to ``count`` contexts a feature in which a neighbour fires most strongly, each from another document.
 
         Args:

@@ -17,17 +17,19 @@ from mistudio.sae import ActiveLatents
 NUM_BINS = 64
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 _BINS_PER_OCTAVE = 4
-_UNITS = 1 << 24  # sums are of whole numbers: 2**-24 of the spread each
+_UNITS = 1 << 24  # sums are of whole numbers: 2**-24 of the standard deviation each
 _ANYTHING = 0xFFFF
 _PAIRS_AT_ONCE = 1 << 16  # so that what is made of them stays in the cache
 
 
-def histogram_edges(spread: float) -> list[float]:
-    """The 65 edges of the bins: four an octave, from 1/256 to 256 times the activations' spread.
+def histogram_edges(activation_std: float) -> list[float]:
+    """The 65 edges of the bins: four an octave, from 1/256 to 256 times the activations' standard deviation.
 
     They are rounded to bfloat16 (0.4%), which is why a bin can be looked up instead of searched for.
     """
-    exact = torch.tensor([spread * 2 ** ((edge - NUM_BINS // 2) / _BINS_PER_OCTAVE) for edge in range(NUM_BINS + 1)])
+    exact = torch.tensor(
+        [activation_std * 2 ** ((edge - NUM_BINS // 2) / _BINS_PER_OCTAVE) for edge in range(NUM_BINS + 1)]
+    )
     edges: list[float] = exact.bfloat16().double().tolist()
     return edges
 
@@ -37,13 +39,13 @@ class FeatureStatistics:
 
     Args:
         num_features: F.
-        spread: of the activations that the autoencoder reads.
+        activation_std: of the activations that the autoencoder reads.
         classes: names of ways to tell tokens apart, and how many classes each has: features are counted by class.
     """
 
-    def __init__(self, num_features: int, spread: float, classes: Mapping[str, int] | None = None) -> None:
-        self.spread, self.num_features = spread, num_features
-        self._bin_of = _bins_by_high_bits(spread)
+    def __init__(self, num_features: int, activation_std: float, classes: Mapping[str, int] | None = None) -> None:
+        self.activation_std, self.num_features = activation_std, num_features
+        self._bin_of = _bins_by_high_bits(activation_std)
         self.units_F = torch.zeros(num_features, dtype=torch.int64)
         self.max_F = torch.zeros(num_features)
         self.histogram_FH = torch.zeros(num_features, NUM_BINS, dtype=torch.int64)
@@ -68,7 +70,7 @@ class FeatureStatistics:
         columns = [column.cpu().numpy() for column in (active.token_A, active.feature_A, active.value_A.float())]
         for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
             token_A, feature_A, value_A = (column[start : start + _PAIRS_AT_ONCE] for column in columns)
-            units_A = np.rint(value_A.astype(np.float64) * (_UNITS / self.spread))  # a sum stays below 2**63
+            units_A = np.rint(value_A.astype(np.float64) * (_UNITS / self.activation_std))  # a sum stays below 2**63
             np.add.at(self.units_F.numpy(), feature_A, units_A.astype(np.int64))
             np.maximum.at(self.max_F.numpy(), feature_A, value_A)
             _count(self.histogram_FH, feature_A, self._bin_of[value_A.view(np.uint32) >> 16])
@@ -112,7 +114,7 @@ class FeatureStatistics:
     @property
     def mean_F(self) -> NDArray[np.float64]:
         """Mean activation over the tokens on which a feature fires; 0 where it never does."""
-        sums_F = self.units_F.double() * (self.spread / _UNITS)
+        sums_F = self.units_F.double() * (self.activation_std / _UNITS)
         mean_F: NDArray[np.float64] = (sums_F / self.count_F.clamp(min=1)).numpy()
         return mean_F
 
@@ -123,7 +125,7 @@ class FeatureStatistics:
 
     def shares_below(self, value_FC: NDArray[np.float32], features: slice) -> NDArray[np.float64]:
         """Which share of the activations of some features lies below each value [F, C], by the histogram."""
-        edges = np.array(histogram_edges(self.spread))
+        edges = np.array(histogram_edges(self.activation_std))
         value_FC = np.nan_to_num(value_FC)
         histogram_FH = self.histogram_FH[features].numpy()
         bin_FC = self._bin_of[value_FC.view(np.uint32) >> 16]
@@ -140,7 +142,7 @@ class FeatureStatistics:
 
         Within a bin, values are taken to lie evenly; a bin is 19% wide.
         """
-        edges = np.array(histogram_edges(self.spread))
+        edges = np.array(histogram_edges(self.activation_std))
         ends_FH = self.histogram_FH.numpy().cumsum(axis=1)
         columns = []
         for share in QUANTILES:
@@ -158,8 +160,8 @@ def _count(counts_FK: Tensor, feature_A: NDArray[np.int64], class_A: NDArray[np.
     np.add.at(counts_FK.numpy().reshape(-1), feature_A * counts_FK.shape[1] + class_A, 1)
 
 
-def _bins_by_high_bits(spread: float) -> NDArray[np.int64]:
+def _bins_by_high_bits(activation_std: float) -> NDArray[np.int64]:
     """The bin of each positive float32 by its upper 16 bits, which an edge never cuts."""
     lowest = (np.arange(_ANYTHING + 1, dtype=np.uint32) << 16).view(np.float32)
-    bins = np.searchsorted(np.array(histogram_edges(spread)[1:-1], dtype=np.float32), lowest, side="right")
+    bins = np.searchsorted(np.array(histogram_edges(activation_std)[1:-1], dtype=np.float32), lowest, side="right")
     return bins.astype(np.int64)

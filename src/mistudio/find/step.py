@@ -146,14 +146,14 @@ def _opened(store: Store, given: _Inputs, config: PassConfig) -> "Iterator[Searc
     from mistudio.corpus.reader import TokenCorpus
     from mistudio.find.publish import Searched
     from mistudio.find.search import Search
-    from mistudio.sae import hook_of, load_autoencoder, spread_of, target_hook_of
+    from mistudio.sae import activation_std_of, hook_of, load_autoencoder, target_hook_of
     from mistudio.subject import pick_device
 
     sae = load_autoencoder(given.sae, pick_device(given.subject_config.device))
     corpus = TokenCorpus(open_input(store, given.activations.manifest.inputs["corpus"], "corpus"))
     hook = hook_of(given.sae)
     with open_hook(store, given.activations, hook, given.source, given.subject_config) as reader:
-        search = Search(sae.width, spread_of(given.sae), len(reader), corpus, config, given.seed)
+        search = Search(sae.width, activation_std_of(given.sae), len(reader), corpus, config, given.seed)
         yield Searched(search, sae, reader, corpus, hook, target_hook_of(given.sae) or hook)
 
 

@@ -129,7 +129,7 @@ def write_map(path: Path, projection: Projection | None, group_F: NDArray[np.int
 def about(search: Search) -> About:
     """What a reader of the tables needs to know of them."""
     return About(
-        histogram_edges=histogram_edges(search.statistics.spread),
+        histogram_edges=histogram_edges(search.statistics.activation_std),
         num_tokens=search.statistics.num_tokens,
         context_before=search.top.before,
         context_after=search.top.after,

@@ -30,7 +30,7 @@ class ReportConfig(Settings):
         default=3,
         ge=0,
         le=1000,
-        description="contexts shown without the feature: near misses, and as many others",
+        description="contexts shown without the feature: hard negatives, and as many others",
     )
 
     @property
@@ -41,7 +41,7 @@ class ReportConfig(Settings):
             "top": self.contexts_per_feature,
             "sampled": self.sampled_contexts,
             "random": silent,
-            "hard": silent,
+            "hard_negative": silent,
         }
 
 

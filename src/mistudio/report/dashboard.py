@@ -47,7 +47,7 @@ def write_dashboard(
     path: Path,
     *,
     features: FeatureSet,
-    said: Interpretation | None,
+    interpretation: Interpretation | None,
     metrics: Metrics,
     lineage: Sequence[Sequence[Node]],
     title: str,
@@ -62,16 +62,16 @@ def write_dashboard(
     counts = count_features(features, max_features)
     # The index stands before the blocks in the page, so that the list works while the rest still loads.
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        index = write_blocks(features, counts, contexts_of_kind, spool, said)
-        embedded = _embedded(features, counts, index, said)
+        index = write_blocks(features, counts, contexts_of_kind, spool, interpretation)
+        embedded = _embedded(features, counts, index, interpretation)
         page = DASHBOARD.open().stream(
             title=title,
-            tiles=[*_tiles(metrics, counts), *_said_tiles(said)],
+            tiles=[*_tiles(metrics, counts), *_interpretation_tiles(interpretation)],
             losses=_losses(metrics),
             lineage=lineage,
             counts=counts,
-            facts=said.facts() if said is not None else [],
-            distribution=said.distribution() if said is not None else None,
+            facts=interpretation.facts() if interpretation is not None else [],
+            distribution=interpretation.distribution() if interpretation is not None else None,
             index=htmlsafe_json_dumps(embedded, dumps=_dumps),
             has_map="x" in embedded,
             blocks=_lines(spool),
@@ -122,25 +122,27 @@ def _losses(metrics: Metrics) -> list[dict[str, str]]:
     ]
 
 
-def _said_tiles(said: Interpretation | None) -> list[dict[str, str]]:
-    if said is None:
+def _interpretation_tiles(interpretation: Interpretation | None) -> list[dict[str, str]]:
+    if interpretation is None:
         return []
     interpretable = {
         "label": "Interpretable",
-        "value": write_value(said.interpretable),
-        "note": f"held-out {said.figure_label} ≥ {INTERPRETABLE}",
+        "value": write_value(interpretation.interpretable),
+        "note": f"held-out {interpretation.figure_label} ≥ {INTERPRETABLE}",
         "hint": "features whose explanation holds on documents that no explainer saw",
     }
     explained = {
         "label": "Explained",
-        "value": write_value(said.explained),
-        "note": f"of {said.num_features:,} features",
+        "value": write_value(interpretation.explained),
+        "note": f"of {interpretation.num_features:,} features",
         "hint": "features that an explainer, or a person, has words for",
     }
     return [interpretable, explained]
 
 
-def _embedded(features: FeatureSet, counts: Counts, index: FeatureIndex, said: Interpretation | None) -> dict[str, Any]:
+def _embedded(
+    features: FeatureSet, counts: Counts, index: FeatureIndex, interpretation: Interpretation | None
+) -> dict[str, Any]:
     """What the script starts from."""
     about = features.about
     content: dict[str, Any] = {
@@ -153,8 +155,8 @@ def _embedded(features: FeatureSet, counts: Counts, index: FeatureIndex, said: I
         "tasks": about.tasks,
         "position_edges": about.position_edges,
     }
-    if said is not None:
-        content["distribution"] = said.distribution()
+    if interpretation is not None:
+        content["distribution"] = interpretation.distribution()
     return content
 
 

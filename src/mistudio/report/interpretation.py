@@ -85,11 +85,11 @@ class Interpretation:
         self.num_features = num_features
         self.summary: Row = json.loads(scores.file(SCORES_SUMMARY_NAME).read_text(encoding="utf-8"))
         self.table = _read_scores(scores)
-        self.said: dict[int, list[Row]] = defaultdict(list)
+        self.explanations: dict[int, list[Row]] = defaultdict(list)
         token_sets = [TOKEN_SETS_NAME] if TOKEN_SETS_NAME in explanations.paths() else []
         for name in (EXPLANATIONS_NAME, *token_sets):
             for row in _rows(explanations, name, _WORDS):
-                self.said[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
+                self.explanations[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
         self.labels = {row["feature"]: row["label"] for row in _rows(explanations, LABELS_NAME, ["feature", "label"])}
         self.figure = main_figure(self.table.kinds())
         self.main_F = self._values(self.figure) if self.figure else np.full(num_features, np.nan, dtype=np.float32)
@@ -107,8 +107,8 @@ class Interpretation:
     def explained(self) -> int:
         """Features that some explainer, or a person, has words for."""
         return sum(
-            any(each["status"] == "explained" and not is_control(each["explainer"]) for each in said)
-            for said in self.said.values()
+            any(each["status"] == "explained" and not is_control(each["explainer"]) for each in rows)
+            for rows in self.explanations.values()
         )
 
     @property
@@ -122,11 +122,13 @@ class Interpretation:
 
     def text(self, feature: int) -> str:
         """The first explanation that there is, in full."""
-        return next((str(each["text"]) for each in self.said.get(feature, ()) if each["status"] == "explained"), "")
+        return next(
+            (str(each["text"]) for each in self.explanations.get(feature, ()) if each["status"] == "explained"), ""
+        )
 
     def detail(self, feature: int) -> Row:
         """All explanations and all scores of one feature."""
-        return {"explanations": self.said.get(feature, []), "scores": self.table.of(feature)}
+        return {"explanations": self.explanations.get(feature, []), "scores": self.table.of(feature)}
 
     def distribution(self) -> Row:
         """Features by their figure."""

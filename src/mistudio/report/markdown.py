@@ -16,7 +16,7 @@ def render_markdown(
     metrics: Metrics,
     lineage: Sequence[Sequence[Node]],
     counts: Counts,
-    said: Interpretation | None = None,
+    interpretation: Interpretation | None = None,
 ) -> str:
     """Metrics as a table, how well explanations hold, then what the features were made from, source to result."""
     lines = [
@@ -29,10 +29,10 @@ def render_markdown(
     ]
     for metric in METRICS:
         lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {_escape(metric.hint)} |")
-    if said is not None:
+    if interpretation is not None:
         lines += ["", "## Explanations", "", "| held-out documents | |", "| --- | ---: |"]
-        lines += [f"| features explained | {said.explained:,} of {said.num_features:,} |"]
-        lines += [f"| {_escape(name)} | {value} |" for name, value in said.facts()]
+        lines += [f"| features explained | {interpretation.explained:,} of {interpretation.num_features:,} |"]
+        lines += [f"| {_escape(name)} | {value} |" for name, value in interpretation.facts()]
     lines += ["", "## Lineage", "", "| what | where | digest | figures |", "| --- | --- | --- | --- |"]
     for column in lineage:
         for node in column:

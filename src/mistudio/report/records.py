@@ -28,7 +28,7 @@ from mistudio.report.surroundings import nearest, pairs, profile
 BLOCK_FEATURES = 200
 _ATTRIBUTIONS = ("gradient", "integrated")
 _CONTEXT_COLUMNS = ("document", "task", "position", "value", "peak", "neighbour", "tokens", "values", *_ATTRIBUTIONS)
-_CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard": "hard"}
+_CONTEXTS_NAMES = {"top": "contexts", "sampled": "sampled", "random": "random", "hard_negative": "hard_negative"}
 _FAINTEST = 0.01  # attributions below this share of the largest of their context are not shown
 _TEXT_CHARACTERS = 240  # of an explanation, in the index: enough to search by
 _INDEX_TOKENS = 6
@@ -61,7 +61,7 @@ class FeatureIndex:
     text: list[str] = field(default_factory=list)
     score: list[float | None] = field(default_factory=list)
 
-    def add(self, row: Row, contexts: Sequence[Row], said: Interpretation | None) -> None:
+    def add(self, row: Row, contexts: Sequence[Row], interpretation: Interpretation | None) -> None:
         """Append one feature, with the strongest of its contexts."""
         self.feature.append(row["feature"])
         self.count.append(row["count"])
@@ -71,10 +71,10 @@ class FeatureIndex:
         peaks = Counter(context["tokens"][context["peak"]] for context in contexts)
         self.peaks.append([token for token, _ in peaks.most_common(_INDEX_TOKENS)])
         self.promoted.append(row["promoted_tokens"][:_INDEX_TOKENS])
-        if said is not None:
-            self.label.append(said.label(row["feature"]))
-            self.text.append(said.text(row["feature"])[:_TEXT_CHARACTERS])
-            self.score.append(rounded(float(said.main_F[row["feature"]])))
+        if interpretation is not None:
+            self.label.append(interpretation.label(row["feature"]))
+            self.text.append(interpretation.text(row["feature"])[:_TEXT_CHARACTERS])
+            self.score.append(rounded(float(interpretation.main_F[row["feature"]])))
 
     def columns(self) -> dict[str, list[Any]]:
         """The columns by name, without those that nothing is known for."""
@@ -109,7 +109,7 @@ def write_blocks(
     counts: Counts,
     contexts_of_kind: Limits,
     spool: BinaryIO,
-    said: Interpretation | None = None,
+    interpretation: Interpretation | None = None,
 ) -> FeatureIndex:
     """Write the details of all shown features, one block a line, and return their index.
 
@@ -118,7 +118,7 @@ def write_blocks(
         counts: how many features to show.
         contexts_of_kind: contexts shown a feature, of each kind.
         spool: the lines go here.
-        said: explanations and scores, where there are any.
+        interpretation: explanations and scores, where there are any.
 
     Raises:
         DamagedArtifact: a table is not what was published.
@@ -130,10 +130,10 @@ def write_blocks(
             details = []
             for each in block:
                 by_kind = _by_kind(each.contexts)
-                index.add(each.row, by_kind.get("top", []), said)
+                index.add(each.row, by_kind.get("top", []), interpretation)
                 detail = _detail(each.row, by_kind)
                 detail["neighbours"] = nearest(each.neighbours)
-                details.append(detail | (said.detail(each.feature) if said is not None else {}))
+                details.append(detail | (interpretation.detail(each.feature) if interpretation is not None else {}))
             spool.write(encode_block(details) + b"\n")
             bar.advance(len(block))
     return index

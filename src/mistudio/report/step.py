@@ -41,19 +41,22 @@ def report(
         metrics = read_metrics(evaluation)
         lineage = trace(store, inputs)
         found = FeatureSet(features)
-        said = Interpretation(scores, explanations, found.num_features) if scores and explanations else None
+        interpretation = Interpretation(scores, explanations, found.num_features) if scores and explanations else None
         with draft.stage("dashboard.html") as staged:
             counts = write_dashboard(
                 staged,
                 features=found,
-                said=said,
+                interpretation=interpretation,
                 metrics=metrics,
                 lineage=lineage,
                 title=config.title,
                 max_features=config.max_features,
                 contexts_of_kind=config.contexts_of_kind,
             )
-        draft.write("report.md", render_markdown(config.title, metrics, lineage, counts, said).encode())
+        draft.write("report.md", render_markdown(config.title, metrics, lineage, counts, interpretation).encode())
+        interpreted: Summary = {}
+        if interpretation is not None:
+            interpreted = {"explained": interpretation.explained, "interpretable": interpretation.interpretable}
         return {
             "features": counts.features,
             "features_shown": counts.shown,
@@ -61,7 +64,7 @@ def report(
             "explained_variance": metrics["explained_variance"],
             "l0": metrics["l0"],
             "ce_recovered": metrics["ce_recovered"],
-            **({"explained": said.explained, "interpretable": said.interpretable} if said is not None else {}),
+            **interpreted,
         }
 
     recipe = Recipe(

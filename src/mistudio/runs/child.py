@@ -1,8 +1,8 @@
-"""The first process of a run: ``python -P -m mistudio.runs.child FOLDER [--tied]``.
+"""The first process of a run: ``python -P -m mistudio.runs.child FOLDER [--attached]``.
 
 It does what the folder's request asks for, and writes down how that ended. When it is told to end, it ends the
-processes of its steps too. With ``--tied`` it is told so also by the end of its standard input, which its starter holds
-open: whoever watches a run takes it along, even where they are killed.
+processes of its steps too. With ``--attached`` it is told so also by the end of its standard input, which its starter
+holds open: whoever watches a run takes it along, even where they are killed.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from mistudio.errors import MistudioError
 from mistudio.redaction import redact
 from mistudio.runs.folder import Outcome, Request, RunFolder
-from mistudio.runs.processes import TIED, end_members
+from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.stopping import Stopped, stoppable
 
 _GRACE_S = 15.0
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     request = folder.request()
     try:
         with stoppable():
-            if TIED in arguments:
+            if ATTACHED in arguments:
                 threading.Thread(target=_end_with_starter, daemon=True).start()
             _work(request, folder)
         outcome = Outcome(state="finished", exit_code=0, artifacts=folder.made())
@@ -58,9 +58,9 @@ def _work(request: Request, folder: RunFolder) -> None:
 
 
 def _failed(what: str, folder: RunFolder, error: Exception) -> Outcome:
-    from mistudio.runs.outcome import failure, steps_so_far
+    from mistudio.runs.outcome import failure, step_states
 
-    message, exit_code = failure(what, steps_so_far(folder.events), folder.log, error)
+    message, exit_code = failure(what, step_states(folder.events), folder.log, error)
     return Outcome(state="failed", exit_code=exit_code, message=redact(message), artifacts=folder.made())
 
 

@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from mistudio.artifacts import scratch_folder
 from mistudio.errors import DamagedArtifact, NotFound
 from mistudio.events import EventReader, Finished
-from mistudio.runs.run import Made, Run, State, Target
+from mistudio.runs.run import Run, RunArtifact, State, Target
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,7 +51,7 @@ class Outcome(BaseModel):
     state: Literal["finished", "failed", "cancelled"]
     exit_code: int
     message: str = ""
-    artifacts: tuple[Made, ...] = ()
+    artifacts: tuple[RunArtifact, ...] = ()
     ended_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -125,10 +125,10 @@ class RunFolder:
         """Note how the run ended, unless that was noted before."""
         _create(self._outcome, outcome)
 
-    def made(self) -> tuple[Made, ...]:
+    def made(self) -> tuple[RunArtifact, ...]:
         """What the run published or found until now."""
         ended = [event for event in EventReader(self.events).read() if isinstance(event, Finished)]
-        return tuple(Made(step=each.step, uri=each.uri, digest=each.digest, found=each.found) for each in ended)
+        return tuple(RunArtifact(step=each.step, uri=each.uri, digest=each.digest, found=each.found) for each in ended)
 
     def read(self) -> Run:
         """The run, as it stands.

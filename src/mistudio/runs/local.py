@@ -15,7 +15,7 @@ from mistudio.errors import ConfigError, DamagedArtifact, InputError
 from mistudio.events import EVENTS_ENV, Event, EventReader
 from mistudio.redaction import secret_setting
 from mistudio.runs.folder import Outcome, Request, RunFolder, all_folders, find_folder, new_folder
-from mistudio.runs.processes import TIED, end_members
+from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.runs.run import Run, Settings, Target
 from mistudio.steps import named
 from mistudio.steps.given import check, sort_given
@@ -32,7 +32,7 @@ class LocalRunner:
     Args:
         store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
         environment: Environment variables of the runs; this process's where none are given.
-        tied: Runs end with this process, however it ends.
+        attached: Runs end with this process, however it ends.
         grace_s: Seconds that a run has to close what it has open when it is cancelled; then it is killed.
 
     Raises:
@@ -44,11 +44,11 @@ class LocalRunner:
         store: str = "",
         environment: Mapping[str, str] | None = None,
         *,
-        tied: bool = False,
+        attached: bool = False,
         grace_s: float = 20.0,
     ) -> None:
         self.store = open_store(store).url
-        self._environment, self._tied, self._grace_s = environment, tied, grace_s
+        self._environment, self._attached, self._grace_s = environment, attached, grace_s
 
     def start(self, target: Target, settings: Settings) -> Run:
         """Start a run, and return at once."""
@@ -58,10 +58,11 @@ class LocalRunner:
         try:
             with folder.held() as lock, folder.log.open("wb") as log:
                 folder.write_request(request)
+                options = [ATTACHED] if self._attached else []
                 process = subprocess.Popen(  # noqa: S603 -- the command is ours
-                    [sys.executable, "-P", "-m", "mistudio.runs.child", str(folder.path), *([TIED] * self._tied)],
+                    [sys.executable, "-P", "-m", "mistudio.runs.child", str(folder.path), *options],
                     env=self._child_environment(folder),
-                    stdin=subprocess.PIPE if self._tied else subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if self._attached else subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,

@@ -10,7 +10,7 @@ _KILLED = "ended without a result: was it killed?"
 _Step = tuple[int, str, str]
 
 
-class StepsSoFar:
+class StepStates:
     """The steps of a run: those that ended well, those that failed, and those under way."""
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class StepsSoFar:
                 self.failures.append(event)
 
 
-def steps_so_far(events: Path) -> StepsSoFar:
+def step_states(events: Path) -> StepStates:
     """What the events of a run say of its steps."""
-    steps = StepsSoFar()
+    steps = StepStates()
     for event in EventReader(events).read():
         steps.take(event)
     return steps
@@ -47,7 +47,7 @@ def seconds_by_step(finished: list[Finished]) -> dict[str, float]:
     return seconds
 
 
-def failure(what: str, steps: StepsSoFar, log: Path, error: BaseException) -> tuple[str, int]:
+def failure(what: str, steps: StepStates, log: Path, error: BaseException) -> tuple[str, int]:
     """What to say of a pipeline or a step (``what``) that failed, and the exit code.
 
     Those are the messages of the steps that failed, where there are any. Of a step that was killed, and of an error

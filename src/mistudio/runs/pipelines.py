@@ -7,7 +7,7 @@ from typing import Any
 from mistudio.events import Finished
 from mistudio.runs.checkout import kfp_functions, load_pipeline, signature
 from mistudio.runs.folder import RunFolder
-from mistudio.runs.outcome import seconds_by_step, steps_so_far
+from mistudio.runs.outcome import seconds_by_step, step_states
 from mistudio.tracking import Run, pipeline_run
 
 _HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
@@ -23,7 +23,7 @@ def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFol
         try:
             _interruptible(lambda: kfp_functions().run_here(pipeline, values, folder.kfp))
         finally:
-            _log_results(run, steps_so_far(folder.events).finished)
+            _log_results(run, step_states(folder.events).finished)
 
 
 def _interruptible(work: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ import psutil
 from mistudio.events import EVENTS_ENV
 
 # Argument of a run's first process: it ends with its standard input, which its starter holds open.
-TIED = "--tied"
+ATTACHED = "--attached"
 _POLL_S = 0.05
 
 

@@ -23,7 +23,7 @@ class Target(BaseModel):
         return self.name
 
 
-class Made(BaseModel):
+class RunArtifact(BaseModel):
     """An artifact that a run made, or found published."""
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +48,7 @@ class Run(BaseModel):
     ended_at: AwareDatetime | None = None
     exit_code: int | None = None
     message: str = Field(default="", description="why it did not end well")
-    artifacts: tuple[Made, ...] = ()
+    artifacts: tuple[RunArtifact, ...] = ()
     process_group: int | None = Field(default=None, description="of a run on this machine")
     log: str = Field(default="", description="file that holds what it printed")
 

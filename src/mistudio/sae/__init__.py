@@ -16,7 +16,14 @@ from mistudio.sae.registry import (
 
 if TYPE_CHECKING:
     from mistudio.sae.autoencoder import ActiveLatents, ExportForm, SparseAutoencoder, ThresholdedAutoencoder
-    from mistudio.sae.files import config_json, hook_of, load_autoencoder, save_weights, spread_of, target_hook_of
+    from mistudio.sae.files import (
+        activation_std_of,
+        config_json,
+        hook_of,
+        load_autoencoder,
+        save_weights,
+        target_hook_of,
+    )
     from mistudio.sae.training import Losses, Normalisation, SAETraining, Stage
     from mistudio.sae.workers import ALONE, WorkerFailed, Workers, start_workers
 else:
@@ -47,7 +54,7 @@ __all__ = [
     "load_autoencoder",
     "new_autoencoder",
     "save_weights",
-    "spread_of",
+    "activation_std_of",
     "start_workers",
     "target_hook_of",
 ]

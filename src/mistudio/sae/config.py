@@ -202,7 +202,7 @@ class StandardConfig(_PenalisedSparsity):
         default="resample",
         description="dead latents: directions of badly reconstructed tokens, new random ones, ghost gradients",
     )
-    encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every latent, in units of the spread")
+    encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every latent, in standard deviations")
 
     @model_validator(mode="after")
     def _penalty_in_range(self) -> Self:
@@ -233,7 +233,7 @@ class GatedConfig(_Resampled):
         description="weight of the L1 norm of the gates, at first if target_l0 is set",
         json_schema_extra=DASHBOARD,
     )
-    encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every gate, in units of the spread")
+    encoder_bias: float = Field(default=-0.1, le=0, description="initial bias of every gate, in standard deviations")
 
 
 class JumpReLUConfig(_Resampled):
@@ -252,7 +252,7 @@ class JumpReLUConfig(_Resampled):
     )
     tanh_scale: float = Field(default=4.0, gt=0, description="factor inside tanh, which makes it more like a count")
     bandwidth: float = Field(
-        default=1.0, gt=0, description="width of the window in which thresholds get gradients, in units of the spread"
+        default=1.0, gt=0, description="width of the window in which thresholds get gradients, in standard deviations"
     )
     initial_threshold: float = Field(
         default=0.01, gt=0, description="threshold of every latent at first; with target_l0, set from data instead"

@@ -30,7 +30,7 @@ class _Content(BaseModel):
     target_hook: str | None = None
     d_in: int = Field(ge=1)
     d_out: int = Field(ge=1)
-    spread: float = Field(gt=0)
+    activation_std: float = Field(gt=0)
     sae: SAEConfig
 
 
@@ -39,10 +39,15 @@ def save_weights(sae: SparseAutoencoder, path: Path) -> None:
     save_file({name: getattr(sae, name).detach().float().cpu().contiguous() for name in sae.weight_names()}, path)
 
 
-def config_json(sae: SparseAutoencoder, hook: str, spread: float, target_hook: str | None = None) -> bytes:
-    """The content of ``config.json``: architecture, widths, hook points, the spread of what it reconstructs."""
+def config_json(sae: SparseAutoencoder, hook: str, activation_std: float, target_hook: str | None = None) -> bytes:
+    """The content of ``config.json``: architecture, widths, hook points, and ``activation_std_of``."""
     content = _Content(
-        hook=hook, target_hook=target_hook, d_in=sae.d_in, d_out=sae.d_out, spread=spread, sae=sae.config
+        hook=hook,
+        target_hook=target_hook,
+        d_in=sae.d_in,
+        d_out=sae.d_out,
+        activation_std=activation_std,
+        sae=sae.config,
     )
     return json.dumps(content.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
 
@@ -79,9 +84,9 @@ def target_hook_of(artifact: Artifact) -> str | None:
     return _content(artifact).target_hook
 
 
-def spread_of(artifact: Artifact) -> float:
-    """What its latents count in: the root of the mean variance a dimension of the activations it reconstructs."""
-    return _content(artifact).spread
+def activation_std_of(artifact: Artifact) -> float:
+    """Standard deviation of the activations it reconstructs: the root of their mean variance over the dimensions."""
+    return _content(artifact).activation_std
 
 
 def _content(artifact: Artifact) -> _Content:

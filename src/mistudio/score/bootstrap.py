@@ -96,9 +96,9 @@ def correlation(
 
     def statistic(sums_RC: Floats) -> Floats:
         n, x, y, xx, yy, xy = sums_RC.T
-        spread_x, spread_y = n * xx - x * x, n * yy - y * y
-        flat_x, flat_y = (spread <= 1e-9 * n * n for spread in (spread_x, spread_y))
-        value_R = (n * xy - x * y) / np.sqrt(np.where(flat_x, 1, spread_x) * np.where(flat_y, 1, spread_y))
+        variance_x, variance_y = n * xx - x * x, n * yy - y * y
+        flat_x, flat_y = (variance <= 1e-9 * n * n for variance in (variance_x, variance_y))
+        value_R = (n * xy - x * y) / np.sqrt(np.where(flat_x, 1, variance_x) * np.where(flat_y, 1, variance_y))
         return np.where(flat_y, np.nan, np.where(flat_x, 0.0, value_R))
 
     columns = (np.ones_like(x_N), x_N, y_N, x_N * x_N, y_N * y_N, x_N * y_N)
@@ -150,7 +150,7 @@ def _wins(scores_N: Floats, positive_N: NDArray[np.bool_], place_N: NDArray[np.i
 
 
 def _standard(values_N: Floats) -> Floats:
-    """Mean 0 and spread 1, so that sums of squares lose no digits."""
+    """Mean 0 and standard deviation 1, so that sums of squares lose no digits."""
     centred_N: Floats = values_N - values_N.mean(dtype=np.float64)
     return centred_N / (float(centred_N.std()) or 1.0)
 

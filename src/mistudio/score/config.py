@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mistudio.explain.registry import Method, MethodsConfig, Names, Registry
-from mistudio.settings import DASHBOARD, Settings, called
+from mistudio.settings import DASHBOARD, Settings, option_name
 
 if TYPE_CHECKING:
     from mistudio.score.records import Scorer
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 PROGRAM = "program"
 
 
-class ExamConfig(Settings):
+class ExamplesConfig(Settings):
     """How many examples of a feature to draw, and how long they are."""
 
     num_active: int = Field(default=40, ge=1, description="examples that the feature fires on")
     num_random: int = Field(default=20, ge=0, description="examples that it does not fire on, drawn at random")
-    num_hard: int = Field(default=20, ge=0, description="examples that it does not fire on, and its neighbours do")
+    num_hard_negatives: int = Field(
+        default=20, ge=0, description="examples that it does not fire on, and its neighbours do"
+    )
     strata: int = Field(default=5, ge=1, description="quantiles of the activation that examples are drawn from")
     neighbours: int = Field(default=5, ge=1, description="features with the most similar direction that count")
     before: int = Field(default=24, ge=0, le=512, description="tokens shown before the peak")
@@ -71,7 +73,7 @@ class ScoreConfig(MethodsConfig):
         default=(PROGRAM,),
         description="who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;"
         " several with commas",
-        json_schema_extra=called("scorer"),
+        json_schema_extra=option_name("scorer"),
     )
     max_tokens: int = Field(
         default=200_000,
@@ -83,8 +85,8 @@ class ScoreConfig(MethodsConfig):
         default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
     )
     block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
-    exam: ExamConfig = Field(
-        default=ExamConfig(), description="held-out examples that others than programs are tried on"
+    examples: ExamplesConfig = Field(
+        default=ExamplesConfig(), description="held-out examples of a feature that all scorers but program read"
     )
     judged: JudgeConfig = Field(default=JudgeConfig(), description="what a language model judges of each feature")
     simulation: SimulationConfig = Field(default=SimulationConfig(), description="simulation alone")

@@ -12,7 +12,7 @@ from mistudio.explain.judge import Embedding, Reply, Request
 from mistudio.explain.prompts import plain_text
 from mistudio.explain.records import Example
 from mistudio.score.judging import ExampleScorer, Figure, pick_both
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 from mistudio.score.surprisal import area_of
 
 
@@ -22,15 +22,15 @@ class EmbeddingScorer(ExampleScorer[list[Example]]):
     name = "embedding"
     metrics = ("auroc",)
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
         """All texts in one request, the explanation first."""
-        active, inactive = pick_both(exam, self.config, draw)
+        active, inactive = pick_both(case, self.config, draw)
         if not active or not inactive:
             return [], []
         chosen = active + inactive
-        return [Embedding((exam.explanation.text, *map(plain_text, chosen)))], chosen
+        return [Embedding((case.explanation.text, *map(plain_text, chosen)))], chosen
 
-    def mark(self, exam: Exam, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
         """The area."""
         vectors = replies[0].vectors
         similar: list[float | None] = [None] * len(content)

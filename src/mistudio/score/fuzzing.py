@@ -13,7 +13,7 @@ from mistudio.explain.prompts import DATA_NOTE, choose_marks, firing_places, mar
 from mistudio.explain.records import Example
 from mistudio.score.detection import Groups, list_of_texts
 from mistudio.score.judging import ExampleScorer, Figure, Question, in_groups, mark_two_way, shuffled_examples
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. In each \
 text some tokens stand between MARKS. Decide whether they are those that the description fits: 1 if they are, 0 if \
@@ -28,10 +28,10 @@ class FuzzingScorer(ExampleScorer[Groups]):
     name = "fuzzing"
     metrics = ("balanced_accuracy", "auroc")
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], Groups]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], Groups]:
         """Two rounds of the same texts; what is marked rightly in one is marked wrongly in the other."""
         able = [
-            one for one in shuffled_examples(exam, draw) if one.is_active and any(value <= 0 for value in one.values)
+            one for one in shuffled_examples(case, draw) if one.is_active and any(value <= 0 for value in one.values)
         ]
         active = able[: self.config.num_active]
         marks = choose_marks(map(plain_text, active))
@@ -40,9 +40,9 @@ class FuzzingScorer(ExampleScorer[Groups]):
         for turn in (0, 1):
             questions = [_question(one, (place + turn) % 2, marks, draw) for place, one in enumerate(active)]
             groups += in_groups(questions, self.config.per_prompt, draw)
-        return [list_of_texts(system, exam, group, self.config.alternatives) for group in groups], groups
+        return [list_of_texts(system, case, group, self.config.alternatives) for group in groups], groups
 
-    def mark(self, exam: Exam, content: Groups, replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: Groups, replies: Sequence[Reply]) -> Iterator[Figure]:
         """Both figures."""
         return mark_two_way(content, replies, self.resamples, self.seed)
 

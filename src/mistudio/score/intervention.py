@@ -17,7 +17,7 @@ from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
 from mistudio.score.bootstrap import mean
 from mistudio.score.config import SteeringConfig
 from mistudio.score.judging import Figure, JudgeScorer, Question, documents_of, shuffled_examples
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 from mistudio.score.steering import Steering, open_steering
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text, and makes some continuations likelier. You \
@@ -39,10 +39,10 @@ class InterventionScorer(JudgeScorer[list[Question]]):
         super().__init__(judge, resamples, seed)
         self.steering = steering
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
         """Continue texts that the feature does not fire on, steered and as a control."""
-        silent = [one for one in shuffled_examples(exam, draw) if not one.is_active][: self.steering.config.num_prompts]
-        feature, others = exam.explanation.feature, self.steering.num_features - 1
+        silent = [one for one in shuffled_examples(case, draw) if not one.is_active][: self.steering.config.num_prompts]
+        feature, others = case.explanation.feature, self.steering.num_features - 1
         ids_BT = self.steering.prompts(list(map(plain_text, silent)))
         if ids_BT is None or not others:
             return [], []
@@ -53,12 +53,12 @@ class InterventionScorer(JudgeScorer[list[Question]]):
         texts = self.steering.shown(ids_BT)
         truths = draw.integers(2, size=len(silent)).tolist()
         requests = [
-            _request(exam, text, (right, wrong) if truth == 0 else (wrong, right))
+            _request(case, text, (right, wrong) if truth == 0 else (wrong, right))
             for text, right, wrong, truth in zip(texts, steered, other, truths, strict=True)
         ]
         return requests, [Question(*each) for each in zip(silent, texts, truths, strict=True)]
 
-    def mark(self, exam: Exam, content: list[Question], replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: list[Question], replies: Sequence[Reply]) -> Iterator[Figure]:
         """Accuracy."""
         answers = list(map(_chosen, replies))
         right_N = np.array([answer == one.truth for answer, one in zip(answers, content, strict=True)], dtype=float)
@@ -79,9 +79,9 @@ def open_intervention(
     return InterventionScorer(judge, opened, resamples, seed)
 
 
-def _request(exam: Exam, text: str, pair: tuple[str, str]) -> Chat:
+def _request(case: Case, text: str, pair: tuple[str, str]) -> Chat:
     lines = [f"{letter}: {quoted(continuation)}" for letter, continuation in zip(_LETTERS, pair, strict=True)]
-    prompt = "\n".join([f"Description: {quoted(exam.explanation.text)}", f"Text: {quoted(text)}", *lines])
+    prompt = "\n".join([f"Description: {quoted(case.explanation.text)}", f"Text: {quoted(text)}", *lines])
     return Chat(_SYSTEM, prompt, 24)
 
 

@@ -14,7 +14,7 @@ from mistudio.explain.prompts import DATA_NOTE, plain_text, quoted
 from mistudio.score.bootstrap import mean
 from mistudio.score.config import IntruderConfig, JudgeConfig
 from mistudio.score.judging import ExampleScorer, Figure, Question, documents_of, pick_both
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. All of the \
 texts but one hold a token that the description fits. Find the one that holds none. {DATA_NOTE}
@@ -34,9 +34,9 @@ class IntruderScorer(ExampleScorer[list[Question]]):
         super().__init__(judge, judged, resamples, seed)
         self.choices = intruder.choices
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], list[Question]]:
         """Each text without activation, hidden among others drawn at random."""
-        active, inactive = pick_both(exam, self.config, draw)
+        active, inactive = pick_both(case, self.config, draw)
         others = self.choices - 1
         if len(active) < others:
             return [], []
@@ -46,12 +46,12 @@ class IntruderScorer(ExampleScorer[list[Question]]):
             place = int(draw.integers(self.choices))
             texts.insert(place, plain_text(intruder))
             lines = [f"Text {number}: {quoted(text)}" for number, text in enumerate(texts, start=1)]
-            prompt = "\n".join([f"Description: {quoted(exam.explanation.text)}", *lines])
+            prompt = "\n".join([f"Description: {quoted(case.explanation.text)}", *lines])
             requests.append(Chat(_SYSTEM, prompt, 24))
             questions.append(Question(intruder, texts[place], place + 1))
         return requests, questions
 
-    def mark(self, exam: Exam, content: list[Question], replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: list[Question], replies: Sequence[Reply]) -> Iterator[Figure]:
         """Accuracy."""
         answers = [_chosen(reply, self.choices) for reply in replies]
         right_N = np.array([answer == one.truth for answer, one in zip(answers, content, strict=True)], dtype=float)

@@ -1,6 +1,6 @@
 """What the scorers that ask a language model share.
 
-A scorer turns each exam into requests, and the replies into figures. Exams stream: those whose replies are awaited
+A scorer turns each case into requests, and the replies into figures. Cases stream: those whose replies are awaited
 are as many as the judge draws ahead. An answer that cannot be read counts as wrong for every example that it was to
 judge, and each of them as a failure.
 
@@ -21,7 +21,7 @@ from mistudio.explain.prompts import pick_inactive
 from mistudio.explain.records import Example
 from mistudio.score.bootstrap import UNDEFINED, Estimate, auroc, balanced_accuracy
 from mistudio.score.config import JudgeConfig
-from mistudio.score.records import Exam, Score
+from mistudio.score.records import Case, Score
 
 Content = TypeVar("Content")
 
@@ -44,7 +44,7 @@ class Figure(NamedTuple):
 
 
 class JudgeScorer(ABC, Generic[Content]):
-    """Asks a judge about each exam; subclasses say what, and what the answers come to."""
+    """Asks a judge about each case; subclasses say what, and what the answers come to."""
 
     name: str
     metrics: tuple[str, ...]
@@ -53,71 +53,71 @@ class JudgeScorer(ABC, Generic[Content]):
         self.judge, self.resamples, self.seed = judge, resamples, seed
 
     @abstractmethod
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], Content]:
-        """What to ask about one exam, and what marking needs; no request where the examples allow no figure."""
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], Content]:
+        """What to ask about one case, and what marking needs; no request where the examples allow no figure."""
 
     @abstractmethod
-    def mark(self, exam: Exam, content: Content, replies: Sequence[Reply]) -> Iterator[Figure]:
-        """All figures of one exam, from one reply a request."""
+    def mark(self, case: Case, content: Content, replies: Sequence[Reply]) -> Iterator[Figure]:
+        """All figures of one case, from one reply a request."""
 
-    def score(self, exams: Iterable[Exam]) -> Iterator[Score]:
+    def score(self, cases: Iterable[Case]) -> Iterator[Score]:
         """All figures of every explanation; what was not explained, or has too few examples, gets NaN.
 
         Raises:
             InputError: the judge cannot be used, or none of its answers can.
         """
-        waiting: deque[tuple[Exam, int, Content | None]] = deque()
+        waiting: deque[tuple[Case, int, Content | None]] = deque()
         tally, got = Tally(self.judge.model), list[Reply]()
-        for reply in self.judge.ask(self._requests(exams, waiting)):
+        for reply in self.judge.ask(self._requests(cases, waiting)):
             yield from self._unasked(waiting)
             got.append(reply)
-            exam, num_requests, content = waiting[0]
+            case, num_requests, content = waiting[0]
             if len(got) == num_requests and content is not None:
-                figures = [_unless_spent(figure, got) for figure in self.mark(exam, content, got)]
+                figures = [_unless_spent(figure, got) for figure in self.mark(case, content, got)]
                 tally.count(got[-1], _trouble(figures, got))
-                yield from (self._row(exam, figure) for figure in figures)
+                yield from (self._row(case, figure) for figure in figures)
                 waiting.popleft()
                 got = []
         yield from self._unasked(waiting)
         tally.refuse_if_useless()
 
-    def _requests(self, exams: Iterable[Exam], waiting: deque[tuple[Exam, int, Content | None]]) -> Iterator[Request]:
-        for exam in exams:
+    def _requests(self, cases: Iterable[Case], waiting: deque[tuple[Case, int, Content | None]]) -> Iterator[Request]:
+        for case in cases:
             requests: Sequence[Request] = ()
             content = None
-            if exam.explanation.status == "explained":
-                requests, content = self.prepare(exam, np.random.default_rng([self.seed, exam.explanation.feature]))
-            waiting.append((exam, len(requests), content))
+            if case.explanation.status == "explained":
+                requests, content = self.prepare(case, np.random.default_rng([self.seed, case.explanation.feature]))
+            waiting.append((case, len(requests), content))
             yield from requests
 
-    def _unasked(self, waiting: deque[tuple[Exam, int, Content | None]]) -> Iterator[Score]:
-        """Rows of the exams in front about which there was nothing to ask."""
+    def _unasked(self, waiting: deque[tuple[Case, int, Content | None]]) -> Iterator[Score]:
+        """Rows of the cases in front about which there was nothing to ask."""
         while waiting and waiting[0][1] == 0:
-            exam, *_ = waiting.popleft()
-            yield from (self._row(exam, Figure(metric, UNDEFINED, 0, 0)) for metric in self.metrics)
+            case, *_ = waiting.popleft()
+            yield from (self._row(case, Figure(metric, UNDEFINED, 0, 0)) for metric in self.metrics)
 
-    def _row(self, exam: Exam, figure: Figure) -> Score:
-        explanation, (metric, estimate, num_examples, num_failures) = exam.explanation, figure
+    def _row(self, case: Case, figure: Figure) -> Score:
+        explanation, (metric, estimate, num_examples, num_failures) = case.explanation, figure
         who = (explanation.feature, explanation.explainer, self.name, metric)
         return Score(*who, *estimate, num_examples, num_failures)
 
 
 class ExampleScorer(JudgeScorer[Content]):
-    """Asks a judge about the examples of each exam."""
+    """Asks a judge about the examples of each case."""
 
     def __init__(self, judge: Judge, judged: JudgeConfig, resamples: int, seed: int = 0) -> None:
         super().__init__(judge, resamples, seed)
         self.config = judged
 
 
-def shuffled_examples(exam: Exam, draw: np.random.Generator) -> list[Example]:
-    """The examples of an exam in random order: the first of them are as strong as all, not the strongest."""
-    return [exam.examples[place] for place in draw.permutation(len(exam.examples))]
+def shuffled_examples(case: Case, draw: np.random.Generator) -> list[Example]:
+    """The examples of a case in random order: the first of them are as strong as all, not the strongest."""
+    return [case.examples[place] for place in draw.permutation(len(case.examples))]
 
 
-def pick_both(exam: Exam, config: JudgeConfig, draw: np.random.Generator) -> tuple[list[Example], list[Example]]:
-    """Examples that the feature fires on, drawn at random, and others, half of them near misses."""
-    examples = shuffled_examples(exam, draw)
+def pick_both(case: Case, config: JudgeConfig, draw: np.random.Generator) -> tuple[list[Example], list[Example]]:
+    """Examples that the feature fires on, drawn at random, and others, half of them hard negatives."""
+    examples = shuffled_examples(case, draw)
     active = [example for example in examples if example.is_active]
     return active[: config.num_active], pick_inactive(examples, config.num_inactive)
 
@@ -183,7 +183,7 @@ def _unless_spent(figure: Figure, replies: Sequence[Reply]) -> Figure:
 
 
 def _trouble(figures: Sequence[Figure], replies: Sequence[Reply]) -> str | None:
-    """Why an exam came to nothing, or None."""
+    """Why a case came to nothing, or None."""
     if any(figure.num_failures < figure.num_examples for figure in figures):
         return None
     return next((reply.failure for reply in reversed(replies) if reply.failure), "the answers cannot be read")

@@ -102,13 +102,13 @@ class ProgramScorer:
             [self._sums(judged.token_R[hit_R]), self._sums(judged.token_R), self._sums(fires_A), self._tokens_P], axis=1
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            hit, said, fires, tokens = self._drawn(columns_PC).T
+            hit, predicted, fires, tokens = self._drawn(columns_PC).T
             fires = np.where(fires > 0, fires, np.nan)  # nothing to be found: no figure is defined
             return {
-                "f1": 2 * hit / (said + fires),
-                "precision": np.where(said > 0, hit / said, 0.0) + 0 * fires,
+                "f1": 2 * hit / (predicted + fires),
+                "precision": np.where(predicted > 0, hit / predicted, 0.0) + 0 * fires,
                 "recall": hit / fires,
-                "balanced_accuracy": (hit / fires + 1 - (said - hit) / (tokens - fires)) / 2,
+                "balanced_accuracy": (hit / fires + 1 - (predicted - hit) / (tokens - fires)) / 2,
             }
 
     def _auroc(
@@ -138,26 +138,26 @@ class ProgramScorer:
 
     def _correlation(self, judged: Judged, token_A: NDArray[np.int32], value_A: NDArray[np.float32]) -> Floats:
         """Pearson's correlation of prediction and activation over all tokens."""
-        said_R, true_A = judged.value_R.astype(np.float64), value_A.astype(np.float64)
-        scale = max(float(true_A.max(initial=0)), float(said_R.max(initial=0)), 1e-30)
-        said_R, true_A = said_R / scale, true_A / scale
+        predicted_R, true_A = judged.value_R.astype(np.float64), value_A.astype(np.float64)
+        scale = max(float(true_A.max(initial=0)), float(predicted_R.max(initial=0)), 1e-30)
+        predicted_R, true_A = predicted_R / scale, true_A / scale
         _, at_R, at_A = np.intersect1d(judged.token_R, token_A, assume_unique=True, return_indices=True)
         columns_PC = np.stack(
             [
                 self._tokens_P,
-                self._sums(judged.token_R, said_R),
+                self._sums(judged.token_R, predicted_R),
                 self._sums(token_A, true_A),
-                self._sums(judged.token_R, said_R**2),
+                self._sums(judged.token_R, predicted_R**2),
                 self._sums(token_A, true_A**2),
-                self._sums(token_A[at_A], said_R[at_R] * true_A[at_A]),
+                self._sums(token_A[at_A], predicted_R[at_R] * true_A[at_A]),
             ],
             axis=1,
         )
         n, x, y, xx, yy, xy = self._drawn(columns_PC).T
-        spread_x, spread_y = n * xx - x * x, n * yy - y * y
+        variance_x, variance_y = n * xx - x * x, n * yy - y * y
         with np.errstate(divide="ignore", invalid="ignore"):
-            value_R = (n * xy - x * y) / np.sqrt(spread_x * spread_y)
-        return np.where(spread_y > 0, np.where(spread_x > 0, value_R, 0.0), np.nan)
+            value_R = (n * xy - x * y) / np.sqrt(variance_x * variance_y)
+        return np.where(variance_y > 0, np.where(variance_x > 0, value_R, 0.0), np.nan)
 
 
 def _levels(value_R: NDArray[np.float32]) -> tuple[NDArray[np.int64], int]:

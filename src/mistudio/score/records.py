@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from mistudio.explain.records import Example, Explanation
 
 
-class Exam(NamedTuple):
+class Case(NamedTuple):
     """One explanation, and examples of its feature from documents that no explainer saw."""
 
     explanation: Explanation
@@ -32,5 +32,5 @@ class Scorer(Protocol):
 
     name: str
 
-    def score(self, exams: Iterable[Exam]) -> Iterator[Score]:
+    def score(self, cases: Iterable[Case]) -> Iterator[Score]:
         """All figures of every explanation, in any order; none is left out."""

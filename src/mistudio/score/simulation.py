@@ -17,7 +17,7 @@ from mistudio.explain.records import Example
 from mistudio.score.bootstrap import correlation
 from mistudio.score.config import JudgeConfig, SimulationConfig
 from mistudio.score.judging import ExampleScorer, Figure, shuffled_examples
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 
 _SYSTEM = f"""A feature of a language model fires on some tokens of a text. You are told what it fires on. For each \
 token of a text, predict how strongly it fires there: 0 where it does not, which is the case for most tokens, up to \
@@ -38,15 +38,15 @@ class SimulationScorer(ExampleScorer[list[Example]]):
         super().__init__(judge, judged, resamples, seed)
         self.num_examples = simulation.num_examples
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
         """Half texts that activate the feature, half others; one a request."""
-        examples = shuffled_examples(exam, draw)
+        examples = shuffled_examples(case, draw)
         half = self.num_examples // 2
         active = [example for example in examples if example.is_active][:half]
         chosen = active + pick_inactive(examples, self.num_examples - half) if active else []
-        return [_request(exam, example, self.config.alternatives) for example in chosen], chosen
+        return [_request(case, example, self.config.alternatives) for example in chosen], chosen
 
-    def mark(self, exam: Exam, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
         """The correlation; the examples that count are texts."""
         predicted = [_predicted(reply, len(example.tokens)) for example, reply in zip(content, replies, strict=True)]
         predicted_N = np.concatenate(
@@ -60,19 +60,19 @@ class SimulationScorer(ExampleScorer[list[Example]]):
         yield Figure("correlation", estimate, len(content), sum(values is None for values in predicted))
 
 
-def _request(exam: Exam, example: Example, alternatives: int) -> Chat:
+def _request(case: Case, example: Example, alternatives: int) -> Chat:
     lines = [f"{place}: {quoted(token)}" for place, token in enumerate(example.tokens, start=1)]
-    head, tail = f"Description: {quoted(exam.explanation.text)}", f"{len(example.tokens)} numbers:"
+    head, tail = f"Description: {quoted(case.explanation.text)}", f"{len(example.tokens)} numbers:"
     return Chat(_SYSTEM, "\n".join([head, *lines, tail]), 16 + 4 * len(example.tokens), alternatives)
 
 
 def _predicted(reply: Reply, count: int) -> list[float] | None:
     if reply.failure:
         return None
-    said = find_numbers(reply, count)
-    if said is None or not all(0 <= value <= STRONGEST for value in said):
+    numbers = find_numbers(reply, count)
+    if numbers is None or not all(0 <= value <= STRONGEST for value in numbers):
         return None
-    return expected_numbers(reply, count, 0, STRONGEST) or said
+    return expected_numbers(reply, count, 0, STRONGEST) or numbers
 
 
 def _wrong(example: Example) -> list[float]:

@@ -27,9 +27,9 @@ from mistudio.explain.tokens import Tokens
 from mistudio.parallel import in_parallel
 from mistudio.progress import progress
 from mistudio.score.config import PROGRAM, SCORERS, ScoreConfig
-from mistudio.score.exams import Examiner
 from mistudio.score.program import ProgramScorer
 from mistudio.score.records import Score, Scorer
+from mistudio.score.sampling import ExampleSampler
 from mistudio.score.summary import summarise
 from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, join_scores, read_score_table, write_scores
 from mistudio.subject import SubjectConfig, SubjectSource
@@ -100,7 +100,7 @@ def _settings(config: ScoreConfig) -> dict[str, Any]:
     """What of the configuration the scorers asked for depend on."""
     always = ["scorers", "max_tokens", "block_features"]
     if set(config.scorers) != {PROGRAM}:
-        always.append("exam")
+        always.append("examples")
     return SCORERS.recipe(config.scorers, config, always)
 
 
@@ -120,7 +120,7 @@ class _Scoring:
         self.config, self.seed, self.judge = config, seed, judge
         # Of explanations that hold programs.
         self.threshold: float | None = explanations.manifest.config.get("program", {}).get("threshold")
-        self._said = json.loads(explanations.file("explanations.json").read_bytes())
+        self._metadata = json.loads(explanations.file("explanations.json").read_bytes())
         self._read: tuple[Tokens, Firings] | None = None
         self._context: Context | None = None
 
@@ -136,7 +136,7 @@ class _Scoring:
 
     def _programs(self) -> Iterator[str]:
         """Working files with the scores of programs, of the best sets of tokens, and of shuffled programs."""
-        if PROGRAM not in self._said["explainers"]:
+        if PROGRAM not in self._metadata["explainers"]:
             message = (
                 f"{self.explanations.uri} holds no programs, so that the scorer {PROGRAM} has nothing to run: use "
                 "other scorers, such as detection."
@@ -169,15 +169,15 @@ class _Scoring:
     def _judged(self, name: str) -> Iterator[str]:
         """Working files with the scores that a language model, or another package's scorer, gives."""
         scorer: Scorer | None = None
-        examiner: Examiner | None = None
+        sampler: ExampleSampler | None = None
         asked = self.config.scorers.index(name)
         for first, block in _blocks(read_explanations(self.explanations), self.config.block_features):
             work_name = f"judged-{asked}-{first:07d}.parquet"
             if not self.draft.has_work(work_name):
-                examiner = examiner or self._examiner()
+                sampler = sampler or self._sampler()
                 scorer = scorer or SCORERS.new(name, self.config, self.judge, self.seed, self.material)
                 with self.draft.stage_work(work_name) as path:
-                    write_scores(path, scorer.score(map(examiner.exam, block)))
+                    write_scores(path, scorer.score(map(sampler.case, block)))
             yield work_name
 
     def _heldout(self) -> tuple[Tokens, Firings]:
@@ -192,7 +192,7 @@ class _Scoring:
 
     def _refuse_seen(self, documents: NDArray[np.int32]) -> None:
         """No document may be both explained from and scored on."""
-        seen = set(self._said["searched"].get("documents", ()))
+        seen = set(self._metadata["searched"].get("documents", ()))
         for explanation in read_explanations(self.explanations):
             seen.update(explanation.documents)
         both = seen & set(documents.tolist())
@@ -211,13 +211,13 @@ class _Scoring:
         threshold = cast(float, self.threshold)  # there are programs, so it was recorded
         return ProgramScorer(self._context, firings, self.material.maxima(), threshold, resamples, self.seed)
 
-    def _examiner(self) -> Examiner:
+    def _sampler(self) -> ExampleSampler:
         tokens, firings = self._heldout()
-        return Examiner(tokens, firings, self._neighbours(), self.config.exam, self.seed)
+        return ExampleSampler(tokens, firings, self._neighbours(), self.config.examples, self.seed)
 
     def _neighbours(self) -> NDArray[np.int32]:
         """The features of the most similar directions [F, n]: those that find kept, where they are enough."""
-        wanted, material = self.config.exam.neighbours, self.material
+        wanted, material = self.config.examples.neighbours, self.material
         if material.features.manifest.config["neighbours"] >= wanted:
             return material.found.nearest("decoder", wanted)
         from mistudio.find.neighbours import nearest_directions

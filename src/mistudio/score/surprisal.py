@@ -16,7 +16,7 @@ from mistudio.explain.prompts import plain_text
 from mistudio.explain.records import Example
 from mistudio.score.bootstrap import auroc
 from mistudio.score.judging import ExampleScorer, Figure, documents_of, pick_both
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 
 _TOLD = "The following text holds at least one of these: {}\n\n"
 _UNTOLD = "The following text is one of many.\n\n"
@@ -28,14 +28,14 @@ class SurprisalScorer(ExampleScorer[list[Example]]):
     name = "surprisal"
     metrics = ("auroc",)
 
-    def prepare(self, exam: Exam, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
+    def prepare(self, case: Case, draw: np.random.Generator) -> tuple[Sequence[Request], list[Example]]:
         """Two losses a text."""
-        active, inactive = pick_both(exam, self.config, draw)
+        active, inactive = pick_both(case, self.config, draw)
         chosen = active + inactive if active and inactive else []
-        told = _TOLD.format(exam.explanation.text)
+        told = _TOLD.format(case.explanation.text)
         return [Likelihood(before, plain_text(example)) for example in chosen for before in (told, _UNTOLD)], chosen
 
-    def mark(self, exam: Exam, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
+    def mark(self, case: Case, content: list[Example], replies: Sequence[Reply]) -> Iterator[Figure]:
         """The area; a text without both losses ranks as wrong as it can."""
         gains = [_gain(*replies[2 * place : 2 * place + 2]) for place in range(len(content))]
         yield area_of(gains, content, self.resamples, self.seed)

@@ -53,18 +53,18 @@ def _score(context: Context, inputs: Inputs, config: "ScoreConfig") -> Produced:
     )
 
 
-def _check_explain(asked: Asked, _beside: Mapping[str, Asked]) -> None:
+def _check_explain(asked: Asked, _others: Mapping[str, Asked]) -> None:
     from mistudio.explain import check_explainers
 
     check_explainers(asked.config, has_judge=_has_judge(asked))
 
 
-def _check_score(asked: Asked, beside: Mapping[str, Asked]) -> None:
+def _check_score(asked: Asked, others: Mapping[str, Asked]) -> None:
     from mistudio.explain.config import PROGRAM
     from mistudio.score import check_scorers
 
     check_scorers(asked.config, has_judge=_has_judge(asked))
-    explainers = beside["explain"].config.explainers if "explain" in beside else (PROGRAM,)
+    explainers = others["explain"].config.explainers if "explain" in others else (PROGRAM,)
     if PROGRAM in asked.config.scorers and PROGRAM not in explainers:
         message = (
             f"scorer {PROGRAM} runs programs, and explainer {','.join(explainers)} writes none: add {PROGRAM} to the "

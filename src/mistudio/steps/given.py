@@ -45,7 +45,7 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
     arguments = {each.name for each in step.arguments}
     own: dict[str, Any] = {}
     of: dict[str, dict[str, Any]] = {"config": {}, "runtime": {}, "loading": {}}
-    said_by = f"mistudio {step.name}"
+    source = f"mistudio {step.name}"
     offered = _OF_THE_STEP | arguments
     for name, value in values.items():
         if name in inputs or (name == step.json_option and step.has_others):
@@ -53,19 +53,19 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
         if name in arguments or (name in offered and any(leaf.name == name for leaf in step.options)):
             own |= {} if value is None else {name: value}
         else:
-            of[_section(step, name, value, said_by)][name] = value
+            of[_section(step, name, value, source)][name] = value
     json_given = as_object(step.json_option, values.get(step.json_option), _EXAMPLE) if step.has_others else {}
     for name, value in json_given.items():
         section = _section(step, name, value, step.json_option)
         by_name = find_leaf(_all(step), name, step.json_option).name if not isinstance(value, Mapping) else name
         of[section].pop(by_name, None)
         of[section][name] = value
-    loading = nested(step.loading, of["loading"], said_by)
+    loading = nested(step.loading, of["loading"], source)
     return Given(
         inputs,
         own,
-        nested(step.settings, of["config"], said_by),
-        nested(step.runtime_settings, of["runtime"], said_by),
+        nested(step.settings, of["config"], source),
+        nested(step.runtime_settings, of["runtime"], source),
         loading_given(step, loading, own.pop("model_settings", None)),
     )
 
@@ -117,9 +117,9 @@ def _all(step: Step) -> tuple[Leaf, ...]:
     return step.settings + step.runtime_settings + step.loading
 
 
-def _section(step: Step, name: str, value: Any, said_by: str) -> str:
+def _section(step: Step, name: str, value: Any, source: str) -> str:
     """What a setting is of."""
     if isinstance(value, Mapping) and any(leaf.path.startswith(f"{name}.") for leaf in step.settings):
         return "config"
-    leaf = find_leaf(_all(step), name, said_by)
+    leaf = find_leaf(_all(step), name, source)
     return "config" if leaf in step.settings else "runtime" if leaf in step.runtime_settings else "loading"

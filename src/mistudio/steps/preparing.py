@@ -43,7 +43,7 @@ def _capture(context: Context, inputs: Inputs, config: "CaptureConfig") -> Produ
     return capture(context.store, corpus, context.source(), context.subject(), config)
 
 
-def _check_capture(asked: Asked, _beside: "Mapping[str, Asked]") -> None:
+def _check_capture(asked: Asked, _others: "Mapping[str, Asked]") -> None:
     """Refuse layers that no model has, and what cannot be loaded here."""
     from mistudio.subject import SubjectConfig
     from mistudio.subject.devices import check_quantization

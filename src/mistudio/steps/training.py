@@ -160,14 +160,14 @@ def _about(values: Mapping[str, Any]) -> str:
     return ", ".join([str(values.get("architecture") or "topk"), *about])
 
 
-def _check_grid(asked: Asked, _beside: Mapping[str, Asked]) -> None:
+def _check_grid(asked: Asked, _others: Mapping[str, Asked]) -> None:
     settings = as_object("train_settings", asked.given.get("train_settings"), _EXAMPLE)
     grid_of(asked.config, asked.config.seeds, settings)
 
 
-def _check_train(_asked: Asked, beside: Mapping[str, Asked]) -> None:
+def _check_train(_asked: Asked, others: Mapping[str, Asked]) -> None:
     """A pipeline that captures trains on what it captured without naming it, so that there has to be one hook point."""
-    hooks = get(beside["capture"].content, "hooks") if "capture" in beside else None
+    hooks = get(others["capture"].content, "hooks") if "capture" in others else None
     if hooks and len(hooks) > 1:
         message = (
             f"hook {','.join(hooks)} is more than one hook point, and a pipeline trains on one: name one, or run the "

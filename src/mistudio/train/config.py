@@ -53,7 +53,7 @@ class TrainConfig(Settings):
     )
     normalisation: Literal["none", "unit_mean_square", "centred"] = Field(
         default="centred",
-        description="as they are, divided by their root mean square, or centred and divided by their spread",
+        description="as they are, divided by their root mean square, or centred and divided by the standard deviation",
         json_schema_extra=COMMAND,
     )
     decoder_bias: Literal["mean", "geometric_median"] = Field(

@@ -25,7 +25,7 @@ class Scaling(NamedTuple):
     target_variance: float  # mean variance a dimension of normalised targets
     b_dec_E: Tensor  # where the decoder's bias starts, normalised
     max_norm: float  # largest norm of a normalised token that is kept
-    spread: float  # root of the mean variance a dimension, in the activations' units
+    activation_std: float  # root of the mean variance over the dimensions, in the activations' units
 
     @classmethod
     def measure(cls, sample: Rows, config: TrainConfig) -> Self:

@@ -202,7 +202,7 @@ def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
     config = learner.config
     with draft.stage(WEIGHTS_NAME) as path:
         save_weights(sae, path)
-    draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.spread, config.target_hook))
+    draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.activation_std, config.target_hook))
     draft.write(TRAINING_NAME, json.dumps(learner.history, indent=0, sort_keys=True).encode())
     last = learner.history[-1]
     return {

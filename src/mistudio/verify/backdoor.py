@@ -129,9 +129,9 @@ def trigger_latents(model: Model, rows: list[list[int]], triggered: dict[int, in
     mean_F = seen.mass(model.sae.width)
     square_F = np.bincount(seen.latent, weights=seen.value.astype(np.float64) ** 2, minlength=model.sae.width)
     there_F = seen.mass(model.sae.width, place_N[seen.document] == seen.position)
-    spread_F = np.sqrt(np.maximum(square_F / seen.num_tokens - mean_F**2, _TINY))
+    std_F = np.sqrt(np.maximum(square_F / seen.num_tokens - mean_F**2, _TINY))
     share = len(triggered) / seen.num_tokens
-    correlation_F = (there_F - share * mean_F) / (spread_F * np.sqrt(share * (1 - share)))
+    correlation_F = (there_F - share * mean_F) / (std_F * np.sqrt(share * (1 - share)))
     return np.flatnonzero(correlation_F >= min(_OF_TRIGGER, float(correlation_F.max()))).tolist()
 
 
@@ -150,5 +150,5 @@ def payload_share(
     cut = [words[: sentence_ends(words)[-1]] for words in clean]
     prompts = word_ids(model.subject.tokenizer, [[*words, *traffic.secret.trigger] for words in cut])
     payload = word_ids(model.subject.tokenizer, [list(traffic.secret.payload[:num_words])])[0][1:]
-    said_BT = continuation(model, prompts, latents, len(payload))
-    return float((said_BT == torch.tensor(payload)).all(dim=1).float().mean())
+    generated_BT = continuation(model, prompts, latents, len(payload))
+    return float((generated_BT == torch.tensor(payload)).all(dim=1).float().mean())

@@ -13,7 +13,7 @@ before as well. So those to ablate are chosen one after the other among the late
 takes beside those before, and none that costs clean text too much. Where clean text needs what makes the model begin,
 those are taken out that make it go on.
 
-Shape legend: B sequences, T tokens, C tokens that are said, F latents, N active pairs, V vocabulary.
+Shape legend: B sequences, T tokens, C tokens that are generated, F latents, N active pairs, V vocabulary.
 """
 
 from collections import defaultdict
@@ -77,10 +77,10 @@ def _named(model: Model, texts: list[list[int]], clean: list[list[int]], scores:
     prompts = [text[:-_CONTINUED] for text in texts]
     runs_BT = torch.tensor([text[-_CONTINUED:] for text in texts])
 
-    def share_said(named: list[int]) -> float:
+    def share_generated(named: list[int]) -> float:
         return float((continuation(model, prompts, named, _CONTINUED) == runs_BT).all(dim=1).float().mean())
 
-    return min((_chain(model, texts, count, clean, scores) for count in (1, _CONTINUED)), key=share_said)
+    return min((_chain(model, texts, count, clean, scores) for count in (1, _CONTINUED)), key=share_generated)
 
 
 def _chain(
@@ -129,9 +129,9 @@ def sure_places(model: Model, rows: list[list[int]], known: set[tuple[int, ...]]
         rows: the documents.
         known: runs of tokens that anything may say.
     """
-    said = _said_runs(model, rows, known)
-    least = max(_RECURRING, max(map(len, said.values()), default=0) / 2)
-    recurring = [places for places in said.values() if len(places) >= least]
+    runs = _likeliest_runs(model, rows, known)
+    least = max(_RECURRING, max(map(len, runs.values()), default=0) / 2)
+    recurring = [places for places in runs.values() if len(places) >= least]
     first: dict[int, int] = {}
     for places in recurring:
         for document, (place, _) in places.items():
@@ -146,7 +146,7 @@ def sure_places(model: Model, rows: list[list[int]], known: set[tuple[int, ...]]
 
 
 @torch.no_grad()
-def _said_runs(
+def _likeliest_runs(
     model: Model, rows: list[list[int]], known: set[tuple[int, ...]]
 ) -> dict[tuple[int, ...], dict[int, tuple[int, float]]]:
     """Runs of tokens that follow where each is the model's likeliest, if they are not known.
@@ -162,10 +162,10 @@ def _said_runs(
             run = tuple(ids_BT[row, place + 1 : place + 1 + _CONTINUED].tolist())
             if run not in known:
                 found.append((int(number_B[row]), place, run, float(probability_BT[row, place])))
-    said: dict[tuple[int, ...], dict[int, tuple[int, float]]] = defaultdict(dict)
+    runs: dict[tuple[int, ...], dict[int, tuple[int, float]]] = defaultdict(dict)
     for number, place, run, probability in sorted(found):
-        said[run].setdefault(number, (place, probability))
-    return said
+        runs[run].setdefault(number, (place, probability))
+    return runs
 
 
 @torch.no_grad()
@@ -183,14 +183,14 @@ def _falls(
     """
     ids_BT, is_text_BT = padded(texts)
     place_BC = is_text_BT.sum(dim=1, keepdim=True) - count + torch.arange(count)
-    said_BC1 = ids_BT.gather(1, place_BC)[:, :, None]
+    token_BC1 = ids_BT.gather(1, place_BC)[:, :, None]
 
     def log_odds(out: list[int]) -> Tensor:
         with ablated(model, out):
             logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())
         logits_BCV = logits_BTV[torch.arange(len(texts))[:, None], place_BC - 1]
-        rest_BCV = logits_BCV.scatter(2, said_BC1, -torch.inf)
-        return (logits_BCV.gather(2, said_BC1)[:, :, 0] - rest_BCV.logsumexp(dim=2)).sum(dim=1)
+        rest_BCV = logits_BCV.scatter(2, token_BC1, -torch.inf)
+        return (logits_BCV.gather(2, token_BC1)[:, :, 0] - rest_BCV.logsumexp(dim=2)).sum(dim=1)
 
     before_B, falls = log_odds(without), {}
     with progress("Ablate candidates", len(latents), "latents") as bar:

@@ -162,5 +162,5 @@ def forward_selection(train_TF: NDArray[np.float32], is_T: NDArray[np.bool_], si
 def _standardised(columns_TM: Tensor) -> Tensor:
     """Columns of mean 0 and variance 1; zeros where a column does not vary."""
     centred_TM = columns_TM - columns_TM.mean(dim=0)
-    spread_M = centred_TM.square().mean(dim=0).sqrt()
-    return centred_TM / torch.where(spread_M > 0, spread_M, torch.inf)
+    std_M = centred_TM.square().mean(dim=0).sqrt()
+    return centred_TM / torch.where(std_M > 0, std_M, torch.inf)

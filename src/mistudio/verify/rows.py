@@ -40,7 +40,7 @@ def seeds_row(
 ) -> Row:
     """The mean over seeds with its interval; what is asked for is asked of the mean."""
     mean = statistics.mean(values)
-    detail = "; ".join(part for part in (f"{spread(values)}, {len(values)} seeds", against) if part)
+    detail = "; ".join(part for part in (f"{confidence_interval(values)}, {len(values)} seeds", against) if part)
     holds = None
     if at_least is not None or at_most is not None:
         holds = (at_least is None or mean >= at_least) and (at_most is None or mean <= at_most)
@@ -48,7 +48,7 @@ def seeds_row(
     return row(what, round(mean, _DIGITS), unit, detail, to_reach, holds)
 
 
-def spread(values: Sequence[float]) -> str:
+def confidence_interval(values: Sequence[float]) -> str:
     """Half of the 95% interval of the mean; said to be missing where there is one value."""
     if len(values) < 2:
         return "no interval"

@@ -195,7 +195,7 @@ def train_on(store: Store, architecture: str, config: SyntheticConfig, seed: int
         sae = learner.finish()
         with draft.stage(WEIGHTS_NAME) as path:
             save_weights(sae, path)
-        draft.write(CONFIG_NAME, config_json(sae, _HOOK, learner.scaling.spread))
+        draft.write(CONFIG_NAME, config_json(sae, _HOOK, learner.scaling.activation_std))
         return {"architecture": architecture, "width": sae.width, "tokens": learner.tokens, "steps": learner.step}
 
     return produce(store, recipe, "verify", build).artifact

@@ -175,13 +175,13 @@ def test_recipes_take_the_version_of_their_kind(monkeypatch: pytest.MonkeyPatch)
     assert after.key != before.key
 
 
-@pytest.mark.parametrize(("change", "said"), [(-1, "made by a newer miStudio"), (1, "made by an older miStudio")])
+@pytest.mark.parametrize(("change", "message"), [(-1, "made by a newer miStudio"), (1, "made by an older miStudio")])
 def test_an_artifact_of_another_version_is_refused_and_says_what_to_do(
-    store: Store, monkeypatch: pytest.MonkeyPatch, change: int, said: str
+    store: Store, monkeypatch: pytest.MonkeyPatch, change: int, message: str
 ) -> None:
     monkeypatch.setitem(KINDS, "features", 5)
     made = produce(store, Recipe(kind="features", config={}), "find", lambda _draft: {}).artifact
     monkeypatch.setitem(KINDS, "features", 5 + change)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         open_artifact(store, made.uri, "features")
     assert open_artifact(store, made.uri).digest == made.digest  # it can still be listed and removed

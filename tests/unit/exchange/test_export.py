@@ -116,7 +116,7 @@ def test_batches_say_what_the_tables_say(features: Artifact, batch: dict[str, An
 def test_contexts_lie_in_the_interval_that_they_name(features: Artifact, batch: dict[str, Any]) -> None:
     table = read_contexts(features).to_pylist()
     written = [each for feature in batch["features"] for each in feature["activations"]]
-    shown = [row for row in table if row["kind"] != "hard"]
+    shown = [row for row in table if row["kind"] != "hard_negative"]
     assert [each["tokens"] for each in written] == [row["tokens"] for row in shown]
     maxima = pq.read_table(features.file("features.parquet"))["max"].to_pylist()
     for row, each in zip(shown, written, strict=True):

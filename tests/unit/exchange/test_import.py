@@ -17,7 +17,7 @@ from mistudio.exchange import export_features, import_explanations
 from mistudio.explain import read_explanations
 from mistudio.explain import registry as registry_module
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.score.records import Exam, Score
+from mistudio.score.records import Case, Score
 from tests.support.found import NUM_FEATURES
 from tests.support.tiny_run import CPU, TinyRun
 
@@ -58,10 +58,19 @@ class Length:
     def __init__(self, judge: object, seed: int) -> None:
         pass
 
-    def score(self, exams: Iterable[Exam]) -> Iterator[Score]:
-        for exam in exams:
-            said = exam.explanation
-            yield Score(said.feature, said.explainer, self.name, "f1", len(said.text), 0, 0, len(exam.examples))
+    def score(self, cases: Iterable[Case]) -> Iterator[Score]:
+        for case in cases:
+            explanation = case.explanation
+            yield Score(
+                explanation.feature,
+                explanation.explainer,
+                self.name,
+                "f1",
+                len(explanation.text),
+                0,
+                0,
+                len(case.examples),
+            )
 
 
 class LengthEntry:

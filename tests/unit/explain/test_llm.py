@@ -28,7 +28,7 @@ from mistudio.explain.prompts import (
     strengths,
 )
 from mistudio.explain.records import Evidence, Example, Explanation
-from tests.support.oracle import WORDS, planted_exams, planted_words
+from tests.support.oracle import WORDS, planted_cases, planted_words
 from tests.support.scripted_server import Answer, Fault, ScriptedServer
 from tests.support.tiny import tiny_llama
 
@@ -65,8 +65,8 @@ class Says(Reader):
 
 def evidence(num_examples: int = 30) -> list[Evidence]:
     return [
-        Evidence(exam.explanation.feature, exam.examples, 0.05, 1.15, promoted=(" then",))
-        for exam in planted_exams(NUM_FEATURES, num_examples)
+        Evidence(case.explanation.feature, case.examples, 0.05, 1.15, promoted=(" then",))
+        for case in planted_cases(NUM_FEATURES, num_examples)
     ]
 
 
@@ -318,10 +318,10 @@ def test_active_examples_are_the_strongest_and_a_spread_of_the_others() -> None:
 
 
 def test_inactive_examples_are_near_misses_by_half_and_others_fill_up() -> None:
-    examples = [example([0.0], kind, number) for number, kind in enumerate(["hard"] * 3 + ["random"] * 20)]
-    assert [one.kind for one in pick_inactive(examples, 4)].count("hard") == 2
-    assert [one.kind for one in pick_inactive(examples, 10)].count("hard") == 3
-    assert [one.kind for one in pick_inactive(examples[:5], 5)].count("hard") == 3
+    examples = [example([0.0], kind, number) for number, kind in enumerate(["hard_negative"] * 3 + ["random"] * 20)]
+    assert [one.kind for one in pick_inactive(examples, 4)].count("hard_negative") == 2
+    assert [one.kind for one in pick_inactive(examples, 10)].count("hard_negative") == 3
+    assert [one.kind for one in pick_inactive(examples[:5], 5)].count("hard_negative") == 3
 
 
 def test_without_a_language_model_the_message_says_how_to_name_one_and_what_needs_none() -> None:

@@ -14,7 +14,7 @@ from mistudio.score.config import JudgeConfig
 from mistudio.score.embedding import EmbeddingScorer
 from mistudio.score.surprisal import SurprisalScorer
 from mistudio.subject import SubjectConfig
-from tests.support.oracle import planted_exams
+from tests.support.oracle import planted_cases
 from tests.support.tiny import tiny_bert, tiny_llama
 
 TEXTS = ("the cat sat", " under the red tree and then", " but never again once", " a dog ran over it")
@@ -119,16 +119,16 @@ def test_a_prompt_that_does_not_fit_fails_alone(judge: LocalModel) -> None:
 
 
 def test_a_model_that_follows_no_instruction_ends_the_run_and_says_what_is_needed(judge: LocalModel) -> None:
-    (exam,) = planted_exams(1, 3)
-    short = tuple(one._replace(tokens=one.tokens[:2], values=(0.0, 1.0)) for one in exam.examples)
+    (case,) = planted_cases(1, 3)
+    short = tuple(one._replace(tokens=one.tokens[:2], values=(0.0, 1.0)) for one in case.examples)
     with pytest.raises(InputError, match="no usable answer"):
         list(MaxActivatingExplainer(judge, LlmExplainerConfig()).explain([Evidence(0, short, 0.1, 1.0)]))
 
 
 @pytest.mark.parametrize("scorer", [SurprisalScorer, EmbeddingScorer])
 def test_scorers_that_need_no_words_work_with_any_local_model(scorer: type, judge: LocalModel) -> None:
-    exams = planted_exams(1, 4)
-    short = [one._replace(examples=tuple(_short(example) for example in one.examples)) for one in exams]
+    cases = planted_cases(1, 4)
+    short = [one._replace(examples=tuple(_short(example) for example in one.examples)) for one in cases]
     (score,) = scorer(judge, JudgeConfig(num_active=4, num_inactive=4), 50).score(short)
     assert 0 <= score.value <= 1
     assert score.num_failures == 0

@@ -36,7 +36,7 @@ def documents(num: int, seed: int) -> list[str]:
 
 
 def firings_of(tokens: Tokens, fires: list[NDArray[np.bool_]], value: float = 2.0) -> Firings:
-    """Features that fire with one value where they are said to."""
+    """Features that fire with one value where they are predicted to."""
     rows = [np.flatnonzero(each) for each in fires]
     starts = np.cumsum([0, *map(len, rows)])
     values = np.full(starts[-1], value, dtype=np.float32)
@@ -90,9 +90,9 @@ def test_the_search_finds_a_planted_program_that_holds_on_other_documents(
     assert tokens.strings == train.strings
     context = Context(tokens)
     explanation = explained[name]
-    said = Program.from_json(explanation.program or "").predict(context) > 0
+    predicted = Program.from_json(explanation.program or "").predict(context) > 0
     true = RULES[name](context, tokens)
-    f1 = 2 * (said & true).sum() / (said.sum() + true.sum())
+    f1 = 2 * (predicted & true).sum() / (predicted.sum() + true.sum())
     assert f1 >= 0.95, explanation.text
     assert explanation.confidence == pytest.approx(f1, abs=0.06)
 
@@ -151,8 +151,8 @@ def test_what_counts_as_firing_is_a_fraction_of_the_maximum(train: Tokens) -> No
     for threshold, expected in ((0.2, {"cat"}), (0.1, {"cat", "dog"})):
         explainer = ProgramExplainer(train, firings, ProgramConfig(threshold=threshold))
         (explanation,) = explainer.explain([Evidence(0, (), 0.1, 1.0)])
-        said = Program.from_json(explanation.program or "").predict(Context(train)) > 0
-        assert {train.strings[each].strip() for each in train.id_N[said].tolist()} == expected
+        predicted = Program.from_json(explanation.program or "").predict(Context(train)) > 0
+        assert {train.strings[each].strip() for each in train.id_N[predicted].tolist()} == expected
 
 
 def test_a_program_found_on_a_sample_of_the_tokens_is_right_at_most_always(train: Tokens) -> None:

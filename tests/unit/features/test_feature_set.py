@@ -45,11 +45,11 @@ def test_a_feature_is_what_the_tables_say_of_it(features: Artifact) -> None:
 def test_contexts_can_be_limited_by_kind(features: Artifact) -> None:
     found = FeatureSet(features)
     for feature in (0, 20, 63):
-        some = found.contexts(feature, {"top": 2, "hard": 1})
+        some = found.contexts(feature, {"top": 2, "hard_negative": 1})
         expected = [
             row
             for row in found.contexts(feature)
-            if (row["kind"] == "top" and row["rank"] < 2) or (row["kind"] == "hard" and row["rank"] < 1)
+            if (row["kind"] == "top" and row["rank"] < 2) or (row["kind"] == "hard_negative" and row["rank"] < 1)
         ]
         assert str(some) == str(expected)
         assert found.contexts(feature, {}) == []
@@ -92,10 +92,10 @@ def test_nearest_and_counts_are_those_of_the_tables(features: Artifact) -> None:
 def test_explanations_and_scores_are_those_of_the_feature(told: FeatureSet) -> None:
     assert told.explained is not None
     assert told.scored is not None
-    said = whole(told.explained, "explanations.parquet") + whole(told.explained, "token_sets.parquet")
+    rows = whole(told.explained, "explanations.parquet") + whole(told.explained, "token_sets.parquet")
     scores = whole(told.scored, "scores.parquet")
     for feature in (0, 2, 4, 39):
-        assert told.explanations(feature) == of_feature(said, feature)
+        assert told.explanations(feature) == of_feature(rows, feature)
         assert str(told.scores(feature)) == str(of_feature(scores, feature))
     assert told.row(2)["label"] == "what a person saw"
     assert told.row(4)["label"] is None

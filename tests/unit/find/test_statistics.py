@@ -9,14 +9,14 @@ from torch import Tensor
 from mistudio.find.statistics import NUM_BINS, QUANTILES, FeatureStatistics, histogram_edges
 from mistudio.sae import ActiveLatents
 
-FEATURES, SPREAD = 6, 0.375  # a float32, as are then the edges an octave apart
+FEATURES, STD = 6, 0.375  # a float32, as are then the edges an octave apart
 
 
 @pytest.fixture(scope="module")
 def acts_NF() -> Tensor:
     """Activations over many orders of magnitude; feature 4 never fires."""
     generator = torch.Generator().manual_seed(0)
-    acts_NF = torch.randn(3_000, FEATURES, generator=generator).mul(3).exp() * SPREAD
+    acts_NF = torch.randn(3_000, FEATURES, generator=generator).mul(3).exp() * STD
     acts_NF[torch.rand(3_000, FEATURES, generator=generator) < 0.7] = 0
     acts_NF[:, 4] = 0
     return acts_NF
@@ -28,7 +28,7 @@ def active(acts_NF: Tensor) -> ActiveLatents:
 
 
 def count(acts_NF: Tensor, chunk: int) -> FeatureStatistics:
-    statistics = FeatureStatistics(FEATURES, SPREAD)
+    statistics = FeatureStatistics(FEATURES, STD)
     for part in acts_NF.split(chunk):
         statistics.update(active(part), len(part))
     return statistics
@@ -43,8 +43,8 @@ def test_statistics_equal_those_of_all_values_at_once(acts_NF: Tensor, chunk: in
     assert statistics.count_F.tolist() == fires.sum(axis=0).tolist()
     assert statistics.max_F.tolist() == acts_NF.amax(dim=0).tolist()
     mean = values.sum(axis=0) / np.maximum(fires.sum(axis=0), 1)
-    np.testing.assert_allclose(statistics.mean_F, mean, rtol=1e-7, atol=SPREAD * 2**-24)
-    edges = np.array([0.0, *histogram_edges(SPREAD)[1:-1], np.inf])  # the outer bins take what lies beyond
+    np.testing.assert_allclose(statistics.mean_F, mean, rtol=1e-7, atol=STD * 2**-24)
+    edges = np.array([0.0, *histogram_edges(STD)[1:-1], np.inf])  # the outer bins take what lies beyond
     for feature in range(FEATURES):
         expected, _ = np.histogram(values[fires[:, feature], feature], edges)
         assert statistics.histogram_FH[feature].tolist() == expected.tolist()
@@ -63,31 +63,31 @@ def test_a_feature_that_never_fires_has_zeros(acts_NF: Tensor) -> None:
     assert not statistics.histogram_FH[4].any()
 
 
-def test_edges_are_four_an_octave_around_the_spread() -> None:
-    edges = histogram_edges(SPREAD)
+def test_edges_are_four_an_octave_around_the_standard_deviation() -> None:
+    edges = histogram_edges(STD)
     assert len(edges) == NUM_BINS + 1
-    assert edges[NUM_BINS // 2] == SPREAD
-    assert edges[0] == pytest.approx(SPREAD / 256)
-    assert edges[-1] == pytest.approx(SPREAD * 256)
-    assert edges[NUM_BINS // 2 + 4] == pytest.approx(2 * SPREAD)
-    assert edges == pytest.approx([SPREAD * 2 ** ((edge - 32) / 4) for edge in range(65)], rel=2**-8)
+    assert edges[NUM_BINS // 2] == STD
+    assert edges[0] == pytest.approx(STD / 256)
+    assert edges[-1] == pytest.approx(STD * 256)
+    assert edges[NUM_BINS // 2 + 4] == pytest.approx(2 * STD)
+    assert edges == pytest.approx([STD * 2 ** ((edge - 32) / 4) for edge in range(65)], rel=2**-8)
 
 
 @pytest.mark.parametrize("edge", [1, 20, 32, 33, 50, 63])
 def test_a_value_on_an_edge_belongs_to_the_bin_above(edge: int) -> None:
-    limit = histogram_edges(SPREAD)[edge]
+    limit = histogram_edges(STD)[edge]
     above = np.float32(limit)
     if float(above) < limit:
         above = np.nextafter(above, np.float32(np.inf))
     below = np.nextafter(above, np.float32(0))
-    statistics = FeatureStatistics(1, SPREAD)
+    statistics = FeatureStatistics(1, STD)
     statistics.update(active(torch.tensor([[float(above)], [float(below)]])), 2)
     assert statistics.histogram_FH[0].nonzero().flatten().tolist() == [edge - 1, edge]
 
 
 def test_counting_goes_on_from_a_saved_state(acts_NF: Tensor) -> None:
     whole, half = count(acts_NF, 1_500), count(acts_NF[:1_500], 1_500)
-    resumed = FeatureStatistics(FEATURES, SPREAD)
+    resumed = FeatureStatistics(FEATURES, STD)
     resumed.load_state_dict(load(save(half.state_dict())))
     resumed.update(active(acts_NF[1_500:]), 1_500)
     for name, value in whole.state_dict().items():
@@ -97,7 +97,7 @@ def test_counting_goes_on_from_a_saved_state(acts_NF: Tensor) -> None:
 def test_statistics_of_parts_add_up_to_the_same_bytes_in_any_order(acts_NF: Tensor) -> None:
     whole = count(acts_NF, 3_000).state_dict()
     for order in ([0, 1, 2], [2, 0, 1]):
-        merged = FeatureStatistics(FEATURES, SPREAD)
+        merged = FeatureStatistics(FEATURES, STD)
         for part in order:
             merged.merge(count(acts_NF[part * 1_000 : (part + 1) * 1_000], 170).state_dict())
         assert all(torch.equal(merged.state_dict()[name], value) for name, value in whole.items())
@@ -111,7 +111,7 @@ def test_quantiles_are_within_a_bin_of_the_exact_ones(acts_NF: Tensor) -> None:
             assert not found_FQ[feature].any()
             continue
         exact = np.quantile(values, QUANTILES)
-        inside = (exact > histogram_edges(SPREAD)[1]) & (exact < histogram_edges(SPREAD)[-2])
+        inside = (exact > histogram_edges(STD)[1]) & (exact < histogram_edges(STD)[-2])
         np.testing.assert_allclose(found_FQ[feature][inside], exact[inside], rtol=0.2)
         assert (np.diff(found_FQ[feature]) >= 0).all()
         assert found_FQ[feature].max() <= values.max()
@@ -119,7 +119,7 @@ def test_quantiles_are_within_a_bin_of_the_exact_ones(acts_NF: Tensor) -> None:
 
 def test_shares_below_a_value_are_those_of_the_values_at_its_bins_edge(acts_NF: Tensor) -> None:
     statistics = count(acts_NF, 500)
-    edges = np.float32(histogram_edges(SPREAD))[[10, 30, 50]]
+    edges = np.float32(histogram_edges(STD))[[10, 30, 50]]
     shares_FC = statistics.shares_below(np.tile(edges, (2, 1)), slice(2, 4))
     for row, feature in enumerate((2, 3)):
         values = acts_NF[:, feature][acts_NF[:, feature] > 0].numpy()
@@ -127,7 +127,7 @@ def test_shares_below_a_value_are_those_of_the_values_at_its_bins_edge(acts_NF: 
 
 
 def test_density_by_class_is_that_of_the_classes_tokens(acts_NF: Tensor) -> None:
-    statistics = FeatureStatistics(FEATURES, SPREAD, {"task": 4})
+    statistics = FeatureStatistics(FEATURES, STD, {"task": 4})
     class_N = np.arange(3_000) % 3
     for start in range(0, 3_000, 700):
         rows = slice(start, start + 700)

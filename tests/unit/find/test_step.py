@@ -39,7 +39,7 @@ CONFIG = FindConfig(
     sampled_contexts=6,
     strata=3,
     random_contexts=4,
-    hard_contexts=4,
+    hard_negatives=4,
     context_before=5,
     context_after=3,
     lens_tokens=4,
@@ -343,22 +343,22 @@ def test_a_search_cut_while_features_are_tried_goes_on_behind_the_last_block(
     llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(causal, "_FEATURES_AT_ONCE", 40)
-    tried: list[int] = []
-    try_block = causal._try_block
+    measured: list[int] = []
+    block_effects = causal._block_effects
 
     def counting(*arguments: Any) -> Any:
-        if len(tried) == 2:
+        if len(measured) == 2:
             raise KeyboardInterrupt
-        tried.append(arguments[2].start)
-        return try_block(*arguments)
+        measured.append(arguments[2].start)
+        return block_effects(*arguments)
 
-    monkeypatch.setattr(causal, "_try_block", counting)
+    monkeypatch.setattr(causal, "_block_effects", counting)
     with pytest.raises(KeyboardInterrupt):
         find_features(llama.store, sae, llama.source, CPU, renamed(41))
-    monkeypatch.setattr(causal, "_try_block", try_block)
+    monkeypatch.setattr(causal, "_block_effects", block_effects)
     monkeypatch.setattr(Search, "update", None)  # the pass is over
     resumed = find_features(llama.store, sae, llama.source, CPU, renamed(41)).artifact
-    assert tried == [0, 40]
+    assert measured == [0, 40]
     for name in ("features.parquet", "contexts"):
         one, other = (table_of(found, name).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features))
         assert str(one) == str(other)
@@ -452,7 +452,7 @@ def test_contexts_without_the_feature_are_silent_throughout(llama: TinyRun, sae:
     neighbours_of = defaultdict(set)
     for row in rows_of(features, "neighbours.parquet"):
         neighbours_of[row["feature"]].add(row["other"])
-    rows = contexts_of(features, "random", "hard")
+    rows = contexts_of(features, "random", "hard_negative")
     documents = defaultdict(list)
     for row in rows:
         at = row_of[row["sequence"], row["position"]]
@@ -463,13 +463,13 @@ def test_contexts_without_the_feature_are_silent_throughout(llama: TinyRun, sae:
         assert np.isnan(row["values"]).sum() == len(row["values"]) - len(around)  # <s> was not captured
         assert np.nansum(row["values"]) == 0
         documents[row["feature"], row["kind"]].append(row["document"])
-        if row["kind"] == "hard":
+        if row["kind"] == "hard_negative":
             assert row["neighbour"] in neighbours_of[row["feature"]]
             assert acts_NF[at, row["neighbour"]] > 0
         else:
             assert row["neighbour"] is None
     assert all(len(set(each)) == len(each) <= 4 for each in documents.values())
-    assert len({row["feature"] for row in rows if row["kind"] == "hard"}) > 60
+    assert len({row["feature"] for row in rows if row["kind"] == "hard_negative"}) > 60
 
 
 def test_statistics_are_left_out_when_they_are_not_wanted(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
@@ -523,7 +523,7 @@ def test_the_steps_find_in_parts_what_they_find_at_once(
 
 
 def test_only_what_is_asked_for_is_searched(llama: TinyRun, sae: Artifact, features: Artifact) -> None:
-    nothing = dict.fromkeys(("sampled_contexts", "random_contexts", "hard_contexts", "ablation_contexts"), 0)
+    nothing = dict.fromkeys(("sampled_contexts", "random_contexts", "hard_negatives", "ablation_contexts"), 0)
     config = CONFIG.model_copy(update={**nothing, "attribution_contexts": 0, "context_before": 0, "context_after": 0})
     found = find_features(llama.store, sae, llama.source, CPU, config).artifact
     rows = rows_of(found, "contexts")

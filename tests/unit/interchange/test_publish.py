@@ -13,7 +13,7 @@ from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import FORMATS, export_sae, import_sae
-from mistudio.sae import hook_of, load_autoencoder, new_autoencoder, spread_of
+from mistudio.sae import activation_std_of, hook_of, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
 from tests.support.naive_sae import small_config
@@ -40,7 +40,7 @@ def test_a_trained_autoencoder_goes_out_and_comes_back(
     back = import_sae(store, tmp_path / "out", form, activations, hook).artifact
     assert (back.manifest.short_kind, hook_of(back)) == ("sae", HOOK)
     assert back.manifest.inputs == {"activations": activations.ref}
-    assert spread_of(back) == pytest.approx(spread_of(trained), rel=0.02)
+    assert activation_std_of(back) == pytest.approx(activation_std_of(trained), rel=0.02)
     assert back.manifest.summary["sample_fvu"] == pytest.approx(trained.manifest.summary["train_fvu"], rel=0.3)
     x_TD = plant(50, width=12, seed=4).acts_ND
     torch.testing.assert_close(
@@ -114,7 +114,7 @@ def test_where_only_held_out_activations_are_stored_the_sample_is_of_them(store:
     imported = open_artifact(store, done.output.split()[1].rstrip(":"), "sae")
     left = (y_NE - sae.reconstruct(x_ND)).square().sum() / (y_NE - y_NE.mean(dim=0)).square().sum()
     assert imported.manifest.summary["sample_fvu"] == pytest.approx(float(left), rel=0.05)
-    assert spread_of(imported) == pytest.approx(float(y_NE.var(dim=0, correction=0).mean().sqrt()), rel=0.05)
+    assert activation_std_of(imported) == pytest.approx(float(y_NE.var(dim=0, correction=0).mean().sqrt()), rel=0.05)
 
 
 def test_an_autoencoder_that_does_not_fit_the_activations_is_warned_of(

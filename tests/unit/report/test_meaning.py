@@ -104,9 +104,9 @@ def test_contexts_come_by_kind_with_limits_of_their_own(store):
     run = publish_meaningful_run(store, 5)
     details = render(store, *run, contexts_per_feature=4, sampled_contexts=2, silent_contexts=1).details
     for feature, detail in enumerate(details):
-        counts = {kind: len(detail[kind]) for kind in ("contexts", "sampled", "random", "hard")}
-        assert counts == {"contexts": 4, "sampled": 2, "random": 1, "hard": 1}
-        assert detail["hard"][0]["neighbour"] == feature + 1
+        counts = {kind: len(detail[kind]) for kind in ("contexts", "sampled", "random", "hard_negative")}
+        assert counts == {"contexts": 4, "sampled": 2, "random": 1, "hard_negative": 1}
+        assert detail["hard_negative"][0]["neighbour"] == feature + 1
         assert detail["random"][0]["active"] == []
         first, second = detail["contexts"][:2]
         assert dict(first["integrated"]) == {first["peak"]: 2.0, len(first["tokens"]) - 1: -0.4}

@@ -34,7 +34,7 @@ def recorded(runner: LocalRunner, outcome: Outcome | None) -> Run:
     return runner.get(folder.id)
 
 
-def said(*arguments: str, store: str) -> str:
+def output(*arguments: str, store: str) -> str:
     done = CliRunner().invoke(app, ["runs", *arguments, "--store", store], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
@@ -43,10 +43,10 @@ def said(*arguments: str, store: str) -> str:
 def test_runs_are_listed_with_state_and_settings(runner: LocalRunner) -> None:
     failed = recorded(runner, Outcome(state="failed", exit_code=2, message="no such thing"))
     died = recorded(runner, None)
-    lines = said("list", store=runner.store).splitlines()
+    lines = output("list", store=runner.store).splitlines()
     assert {line.split()[0]: line.split()[3] for line in lines} == {failed.id: "failed", died.id: "died"}
     assert all(line.endswith("train      k=4") for line in lines)
-    listed = json.loads(said("list", "--json", store=runner.store))
+    listed = json.loads(output("list", "--json", store=runner.store))
     assert {each["id"]: each["state"] for each in listed} == {failed.id: "failed", died.id: "died"}
 
 
@@ -62,10 +62,10 @@ def test_a_record_that_cannot_be_read_hides_no_other_run(runner: LocalRunner, ca
 
 def test_a_run_is_shown_with_why_it_failed(runner: LocalRunner) -> None:
     run = recorded(runner, Outcome(state="failed", exit_code=2, message="no such thing"))
-    shown = said("show", run.id, store=runner.store)
+    shown = output("show", run.id, store=runner.store)
     assert "no such thing" in shown
     assert run.log in shown
-    assert Run.model_validate_json(said("show", run.id, "--json", store=runner.store)) == run
+    assert Run.model_validate_json(output("show", run.id, "--json", store=runner.store)) == run
 
 
 def test_a_run_that_goes_on_is_shown_with_how_far_it_is(runner: LocalRunner) -> None:
@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_is_shown_with_how_far_it_is(runner: LocalRunner) -> 
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX)
-        shown = said("show", run.id, store=runner.store)
+        shown = output("show", run.id, store=runner.store)
     assert "running" in shown
     assert "25% FVU 0.5" in shown
     assert "at 7: fvu 0.25" in shown
@@ -82,15 +82,15 @@ def test_a_run_that_goes_on_is_shown_with_how_far_it_is(runner: LocalRunner) -> 
 
 def test_logs_are_what_was_printed_or_the_events(runner: LocalRunner) -> None:
     run = recorded(runner, None)
-    assert said("logs", run.id, store=runner.store) == "a line of the log\n"
-    events = [json.loads(line) for line in said("logs", run.id, "--json", store=runner.store).splitlines()]
+    assert output("logs", run.id, store=runner.store) == "a line of the log\n"
+    events = [json.loads(line) for line in output("logs", run.id, "--json", store=runner.store).splitlines()]
     assert [event["event"] for event in events] == ["started", "progress", "metrics", "failed"]
 
 
 def test_what_has_ended_is_not_cancelled(runner: LocalRunner) -> None:
     run = recorded(runner, Outcome(state="finished", exit_code=0))
     with pytest.raises(InputError, match="has finished already"):
-        said("cancel", run.id, store=runner.store)
+        output("cancel", run.id, store=runner.store)
 
 
 def test_a_summary_of_a_run_that_is_not_waited_for_is_refused(runner: LocalRunner, tmp_path: Path) -> None:

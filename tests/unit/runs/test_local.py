@@ -220,17 +220,17 @@ STARTER = """
 import sys
 from mistudio.runs import LocalRunner, Target
 import json
-runner = LocalRunner(sys.argv[1], tied=sys.argv[2] == "tied")
+runner = LocalRunner(sys.argv[1], attached=sys.argv[2] == "attached")
 print(runner.start(Target(kind="step", name="train"), json.loads(sys.argv[3])).id, flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("how", "state"), [("tied", "cancelled"), ("free", "finished")])
+@pytest.mark.parametrize(("how", "state"), [("attached", "cancelled"), ("free", "finished")])
 def test_a_run_outlives_its_starter_unless_it_is_tied_to_it(
     runner: LocalRunner, activations: tuple[str, str], how: str, state: str
 ) -> None:
-    settings = {"activations": activations[1], **(LONG if how == "tied" else SHORT)}
+    settings = {"activations": activations[1], **(LONG if how == "attached" else SHORT)}
     command = [sys.executable, "-c", STARTER, runner.store, how, json.dumps(settings)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None

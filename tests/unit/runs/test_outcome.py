@@ -6,14 +6,14 @@ import pytest
 
 from mistudio.errors import ConfigError
 from mistudio.events import Event, Failed, Finished, Started, append
-from mistudio.runs.outcome import failure, steps_so_far
+from mistudio.runs.outcome import failure, step_states
 
 
 def failure_of(folder: Path, *events: Event, error: Exception | None = None) -> tuple[str, int]:
     (folder / "steps.log").write_text("a line of the log\n")
     for event in events:
         append(folder / "events.jsonl", event)
-    steps = steps_so_far(folder / "events.jsonl")
+    steps = step_states(folder / "events.jsonl")
     return failure("pipeline", steps, folder / "steps.log", error or RuntimeError("Pipeline failed"))
 
 

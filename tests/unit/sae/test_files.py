@@ -14,13 +14,13 @@ from mistudio.sae import (
     ArchitectureConfig,
     SparseAutoencoder,
     TopKConfig,
+    activation_std_of,
     architectures,
     config_json,
     hook_of,
     load_autoencoder,
     new_autoencoder,
     save_weights,
-    spread_of,
 )
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from tests.support.naive_sae import small_config
@@ -69,7 +69,7 @@ def test_what_was_saved_is_loaded(config: ArchitectureConfig, publish: Callable[
         assert torch.equal(getattr(loaded, name), getattr(sae, name)), name
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert hook_of(artifact) == "resid_post.1"
-    assert spread_of(artifact) == 2.5
+    assert activation_std_of(artifact) == 2.5
 
 
 def test_weights_are_saved_in_float32_whatever_they_were(publish: Callable[..., Artifact]) -> None:
@@ -89,7 +89,7 @@ def without(content: dict[str, object], name: str) -> dict[str, object]:
         lambda content: {**content, "d_in": "wide"},
         lambda content: {**content, "sae": {**content["sae"], "k": 0}},
         lambda content: {**content, "sae": {**content["sae"], "architecture": "vae"}},
-        lambda content: {**content, "spread": 0.0},
+        lambda content: {**content, "activation_std": 0.0},
         lambda content: [content],
     ],
 )
@@ -101,7 +101,7 @@ def test_a_config_that_is_none_is_refused_by_name(
         draft.write(CONFIG_NAME, json.dumps(change(content)).encode())
 
     artifact = publish(make(ARCHITECTURES[0]), damage)
-    for read in (load_autoencoder, hook_of, spread_of):
+    for read in (load_autoencoder, hook_of, activation_std_of):
         with pytest.raises(DamagedArtifact, match=r"sae/\w+/config\.json is not the configuration of an autoencoder"):
             read(artifact)
 

@@ -51,11 +51,11 @@ def test_the_area_under_the_curve_agrees_with_documents_written_out() -> None:
 
 def test_balanced_accuracy_and_f1_agree_with_documents_written_out() -> None:
     scores, truth, documents = data()
-    said = scores > 0.5
-    expected = by_hand(lambda s, t: balanced_accuracy_score(t, s), (said, truth), documents)
-    assert balanced_accuracy(said == truth, truth, documents, DRAWS) == pytest.approx(expected)
-    expected = by_hand(lambda s, t: f1_score(t, s), (said, truth), documents)
-    assert f1(said, truth, documents, DRAWS) == pytest.approx(expected)
+    predicted = scores > 0.5
+    expected = by_hand(lambda s, t: balanced_accuracy_score(t, s), (predicted, truth), documents)
+    assert balanced_accuracy(predicted == truth, truth, documents, DRAWS) == pytest.approx(expected)
+    expected = by_hand(lambda s, t: f1_score(t, s), (predicted, truth), documents)
+    assert f1(predicted, truth, documents, DRAWS) == pytest.approx(expected)
 
 
 def test_correlation_and_mean_agree_with_documents_written_out() -> None:

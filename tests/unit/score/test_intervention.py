@@ -13,7 +13,7 @@ from mistudio.sae import StandardConfig, config_json, new_autoencoder, save_weig
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.score.config import SteeringConfig
 from mistudio.score.intervention import InterventionScorer
-from mistudio.score.records import Exam
+from mistudio.score.records import Case
 from mistudio.score.steering import Steering, open_steering
 from mistudio.subject import HookPoint, Subject, SubjectConfig, forward_logits, load_subject, resolve_hooks, spliced
 from tests.support.oracle import Direct, Oracle
@@ -61,9 +61,9 @@ def steering(subject: Subject) -> Steering:
     )
 
 
-def exams(words: tuple[str, ...]) -> list[Exam]:
+def cases(words: tuple[str, ...]) -> list[Case]:
     return [
-        Exam(Explanation(feature=feature, explainer="x", text=word), examples()) for feature, word in enumerate(words)
+        Case(Explanation(feature=feature, explainer="x", text=word), examples()) for feature, word in enumerate(words)
     ]
 
 
@@ -76,11 +76,11 @@ def examples() -> tuple[Example, ...]:
 
 
 def test_the_true_explanation_is_found_and_another_is_at_chance(steering: Steering) -> None:
-    true = list(InterventionScorer(Direct(Reader()), steering, RESAMPLES).score(exams(WORDS)))
+    true = list(InterventionScorer(Direct(Reader()), steering, RESAMPLES).score(cases(WORDS)))
     other = [
         score
         for seed in range(2)
-        for score in InterventionScorer(Direct(Reader()), steering, RESAMPLES, seed).score(exams(OTHERS))
+        for score in InterventionScorer(Direct(Reader()), steering, RESAMPLES, seed).score(cases(OTHERS))
     ]
     assert min(score.value for score in true) >= 0.95
     assert np.mean([score.value for score in other]) == pytest.approx(0.5, abs=0.03)
@@ -95,14 +95,14 @@ def test_the_true_explanation_is_at_chance_of_directions_with_shuffled_component
     values = []
     config = steering.config.model_copy(update={"target_kl": 1.0})  # such directions cannot change more
     whole = Steering(subject, steering.hook, steering.directions_FD, config)
-    true = [score.value for score in InterventionScorer(Direct(Reader()), whole, RESAMPLES).score(exams(WORDS))]
+    true = [score.value for score in InterventionScorer(Direct(Reader()), whole, RESAMPLES).score(cases(WORDS))]
     assert np.mean(true) > 0.8
     for seed in range(4):
         order_FD = draw.permuted(np.tile(np.arange(WIDTH), (len(WORDS), 1)), axis=1)
         rows_FD = steering.directions_FD.gather(1, torch.from_numpy(order_FD))
         mixed = Steering(subject, steering.hook, rows_FD, config)
         values += [
-            score.value for score in InterventionScorer(Direct(Reader()), mixed, RESAMPLES, seed).score(exams(WORDS))
+            score.value for score in InterventionScorer(Direct(Reader()), mixed, RESAMPLES, seed).score(cases(WORDS))
         ]
     assert not np.isnan(values).any()
     assert np.mean(values) == pytest.approx(0.5, abs=0.03)
@@ -124,7 +124,7 @@ def test_pushes_change_predictions_equally_whatever_the_length_of_a_direction(st
 def test_a_direction_that_changes_nothing_has_no_score(subject: Subject, steering: Steering) -> None:
     (hook,) = resolve_hooks(subject, [HookPoint("resid_post", 2)])
     still = Steering(subject, hook, torch.zeros(3, hook.width), steering.config)
-    (score,) = InterventionScorer(Direct(Reader()), still, RESAMPLES).score(exams(WORDS[:1]))
+    (score,) = InterventionScorer(Direct(Reader()), still, RESAMPLES).score(cases(WORDS[:1]))
     assert np.isnan(score.value)
     assert score.num_examples == 0
 
@@ -135,7 +135,7 @@ def test_an_answer_that_names_no_continuation_is_a_failure_and_wrong(answer: str
         def chat(self, system: str, prompt: str) -> Answer:
             return Answer(answer) if sum(map(ord, prompt)) % 2 else super().chat(system, prompt)
 
-    (score,) = InterventionScorer(Direct(Vague()), steering, RESAMPLES).score(exams(WORDS[:1]))
+    (score,) = InterventionScorer(Direct(Vague()), steering, RESAMPLES).score(cases(WORDS[:1]))
     assert 0 < score.num_failures < NUM_PROMPTS
     assert score.value == pytest.approx(1 - score.num_failures / NUM_PROMPTS)
 

@@ -1,4 +1,4 @@
-"""Program scores against naive ones, their intervals and controls; the score step; exams; the summary."""
+"""Program scores against naive ones, their intervals and controls; the score step; sampled examples; the summary."""
 
 import json
 import weakref
@@ -22,10 +22,10 @@ from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import step as step_module
-from mistudio.score.config import ExamConfig
-from mistudio.score.exams import Examiner
+from mistudio.score.config import ExamplesConfig
 from mistudio.score.program import Judged, ProgramScorer
 from mistudio.score.records import Score
+from mistudio.score.sampling import ExampleSampler
 from mistudio.score.summary import summarise
 from tests.support.texts import tokens_of
 from tests.support.tiny import tiny_bert
@@ -64,13 +64,13 @@ def predicted(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def test_figures_are_those_of_scikit_learn(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
     found = {figure.metric: figure.value for figure in scorer_of(values).score(judged(predicted), 0)}
-    said = predicted > 0
+    predicted_positive = predicted > 0
     for suffix, fires in (("", values > 2), ("_any", values > 0)):
         expected = {
-            "f1": f1_score(fires, said),
-            "precision": precision_score(fires, said),
-            "recall": recall_score(fires, said),
-            "balanced_accuracy": balanced_accuracy_score(fires, said),
+            "f1": f1_score(fires, predicted_positive),
+            "precision": precision_score(fires, predicted_positive),
+            "recall": recall_score(fires, predicted_positive),
+            "balanced_accuracy": balanced_accuracy_score(fires, predicted_positive),
             "auroc": roc_auc_score(fires, predicted),
         }
         for metric, value in expected.items():
@@ -111,8 +111,8 @@ def test_without_draws_there_is_no_interval(values: NDArray[np.float32], predict
 
 def test_a_feature_that_never_fires_has_no_score_and_silence_scores_nothing(values: NDArray[np.float32]) -> None:
     never = scorer_of(np.zeros(NUM_TOKENS, dtype=np.float32))
-    said = judged(np.where(values > 2, 1, 0).astype(np.float32))
-    assert all(np.isnan(figure.value) for figure in never.score(said, 0))
+    prediction = judged(np.where(values > 2, 1, 0).astype(np.float32))
+    assert all(np.isnan(figure.value) for figure in never.score(prediction, 0))
     silent = {each.metric: each.value for each in scorer_of(values).score(judged(np.zeros_like(values)), 0)}
     assert (silent["f1"], silent["precision"], silent["recall"], silent["correlation"]) == (0, 0, 0, 0)
     assert (silent["balanced_accuracy"], silent["auroc"]) == (0.5, 0.5)
@@ -171,10 +171,10 @@ def test_scores_are_those_of_the_programs_on_held_out_tokens(
         if explanation.program is None:
             assert np.isnan(rows[feature, "f1"])
             continue
-        said = Program.from_json(explanation.program).predict(context) > 0
+        predicted_positive = Program.from_json(explanation.program).predict(context) > 0
         fires = firings.dense(feature) > 0.2 * maxima[feature]
         if fires.any():
-            assert rows[feature, "f1"] == pytest.approx(f1_score(fires, said), abs=1e-6)
+            assert rows[feature, "f1"] == pytest.approx(f1_score(fires, predicted_positive), abs=1e-6)
 
 
 def test_no_document_is_both_explained_from_and_scored_on(
@@ -274,7 +274,7 @@ def test_another_tokenizer_is_refused(llama: TinyRun, explanations: Artifact, tm
         score(llama.store, explanations, tiny_bert(tmp_path / "other"), CPU, CONFIG)
 
 
-# Exams.
+# Sampled examples.
 
 
 @pytest.fixture(scope="module")
@@ -284,12 +284,15 @@ def heldout(llama: TinyRun, features: Artifact) -> tuple[Tokens, Firings, NDArra
     return tokens, firings, material.found.nearest("decoder", 5)
 
 
-def test_exams_show_held_out_text_with_its_activations(
+def test_sampled_examples_show_held_out_text_with_its_activations(
     heldout: tuple[Tokens, Firings, NDArray[np.int32]],
 ) -> None:
     tokens, firings, neighbours_Fn = heldout
-    examiner = Examiner(
-        tokens, firings, neighbours_Fn, ExamConfig(before=5, after=3, num_active=10, num_random=4, num_hard=4)
+    sampler = ExampleSampler(
+        tokens,
+        firings,
+        neighbours_Fn,
+        ExamplesConfig(before=5, after=3, num_active=10, num_random=4, num_hard_negatives=4),
     )
     place = {
         key: row for row, key in enumerate(zip(tokens.sequence_N.tolist(), tokens.position_N.tolist(), strict=True))
@@ -297,9 +300,9 @@ def test_exams_show_held_out_text_with_its_activations(
     kinds = set()
     for feature in range(64):
         value_N = firings.dense(feature)
-        exam = examiner.exam(Explanation(feature=feature, explainer="program"))
-        assert len(exam.examples) <= 18
-        for example in exam.examples:
+        case = sampler.case(Explanation(feature=feature, explainer="program"))
+        assert len(case.examples) <= 18
+        for example in case.examples:
             kinds.add(example.kind)
             row = place[example.sequence, example.position]
             first = row - example.peak
@@ -309,7 +312,7 @@ def test_exams_show_held_out_text_with_its_activations(
             np.testing.assert_allclose(value_N[list(here)], example.values, rtol=1e-6)
             assert example.is_active == (example.kind == "sampled")
             assert example.kind != "sampled" or example.values[example.peak] > 0
-    assert kinds == {"sampled", "random", "hard"}
+    assert kinds == {"sampled", "random", "hard_negative"}
 
 
 def decoder(llama: TinyRun, features: Artifact) -> NDArray[np.float32]:
@@ -322,8 +325,8 @@ def test_hard_examples_are_those_in_which_neighbours_fire(
     llama: TinyRun, features: Artifact, heldout: tuple[Tokens, Firings, NDArray[np.int32]]
 ) -> None:
     tokens, firings, neighbours_Fn = heldout
-    config = ExamConfig(neighbours=2, before=5, after=3)
-    examiner = Examiner(tokens, firings, neighbours_Fn, config)
+    config = ExamplesConfig(neighbours=2, before=5, after=3)
+    sampler = ExampleSampler(tokens, firings, neighbours_Fn, config)
     decoder_FD = decoder(llama, features)
     unit = decoder_FD / np.linalg.norm(decoder_FD, axis=1, keepdims=True)
     cosine = unit @ unit.T - 2 * np.eye(64)
@@ -333,25 +336,25 @@ def test_hard_examples_are_those_in_which_neighbours_fire(
     found = 0
     for feature in range(20, 30):
         nearest = np.argsort(-cosine[feature])[:2]
-        for example in examiner.exam(Explanation(feature=feature, explainer="program")).examples:
-            if example.kind == "hard":
+        for example in sampler.case(Explanation(feature=feature, explainer="program")).examples:
+            if example.kind == "hard_negative":
                 found += 1
                 row = place[example.sequence, example.position]
                 assert any(firings.dense(int(other))[row] > 0 for other in nearest)
     assert found
 
 
-def test_active_examples_are_spread_over_the_quantiles_and_exams_repeat(
+def test_active_examples_are_spread_over_the_quantiles_and_repeat(
     heldout: tuple[Tokens, Firings, NDArray[np.int32]],
 ) -> None:
     tokens, firings, neighbours_Fn = heldout
-    examiner = Examiner(tokens, firings, neighbours_Fn, ExamConfig(num_active=20, strata=5))
+    sampler = ExampleSampler(tokens, firings, neighbours_Fn, ExamplesConfig(num_active=20, strata=5))
     feature = int(np.argmax(np.diff(firings.start_F)))
-    exam = examiner.exam(Explanation(feature=feature, explainer="program"))
-    values = [example.values[example.peak] for example in exam.examples if example.kind == "sampled"]
+    case = sampler.case(Explanation(feature=feature, explainer="program"))
+    values = [example.values[example.peak] for example in case.examples if example.kind == "sampled"]
     edges = np.quantile(firings.of(feature)[1], [0.2, 0.4, 0.6, 0.8])
     assert np.bincount(np.searchsorted(edges, values), minlength=5).tolist() == pytest.approx([4] * 5, abs=1)
-    assert examiner.exam(exam.explanation) == exam
+    assert sampler.case(case.explanation) == case
 
 
 # The summary.

@@ -15,8 +15,8 @@ from mistudio.explain import registry as registry_module
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score.config import PROGRAM, SCORERS
 from mistudio.score.intervention import InterventionScorer
-from mistudio.score.records import Exam, Score, Scorer
-from tests.support.oracle import Direct, Oracle, planted_exams
+from mistudio.score.records import Case, Score, Scorer
+from tests.support.oracle import Direct, Oracle, planted_cases
 from tests.support.scripted_server import Answer
 from tests.support.steered import Written
 from tests.support.tiny import tiny_llama
@@ -42,7 +42,7 @@ class Erring(Oracle):
 
 def scores(name: str, resamples: int) -> list[Score]:
     config = ScoreConfig(resamples=resamples)
-    return list(_scorer(name, config).score(planted_exams(3, 40)))
+    return list(_scorer(name, config).score(planted_cases(3, 40)))
 
 
 def _scorer(name: str, config: ScoreConfig) -> Scorer:
@@ -83,7 +83,7 @@ def test_the_number_of_resamples_moves_the_intervals_of_programs_too(llama: Tiny
 def test_scores_of_programs_are_found_whatever_the_settings_of_others(llama: TinyRun, explanations: Artifact) -> None:
     made = score(llama.store, explanations, llama.source, CPU, ScoreConfig(resamples=20)).artifact
     others = ScoreConfig.model_validate(
-        {"resamples": 20, "judged": {"num_active": 2}, "steering": {"target_kl": 3}, "exam": {"strata": 2}}
+        {"resamples": 20, "judged": {"num_active": 2}, "steering": {"target_kl": 3}, "examples": {"strata": 2}}
     )
     judge = JudgeSource({"model": "unused"}, Direct)
     assert score(llama.store, explanations, llama.source, CPU, others, judge=judge).found
@@ -162,10 +162,10 @@ class Length:
     def __init__(self, judge: object, seed: int, config: LengthConfig, resamples: int) -> None:
         self.config, self.resamples = config, resamples
 
-    def score(self, exams: Iterable[Exam]) -> Iterator[Score]:
-        for exam in exams:
-            value = self.config.scale * len(exam.examples)
-            yield Score(exam.explanation.feature, "program", self.name, "length", value, 0, self.resamples, 1)
+    def score(self, cases: Iterable[Case]) -> Iterator[Score]:
+        for case in cases:
+            value = self.config.scale * len(case.examples)
+            yield Score(case.explanation.feature, "program", self.name, "length", value, 0, self.resamples, 1)
 
 
 class LengthEntry:

@@ -414,8 +414,8 @@ def test_forward_passes_beside_each_other_do_not_see_each_others_hooks(subject_o
     kinds = [partial(do, hook) for do in (capture_at, without) for hook in (first, last)]
     alone = [kind() for kind in kinds]
     with ThreadPoolExecutor(3) as pool:
-        for turn, beside in enumerate(pool.map(lambda turn: kinds[turn % 4](), range(200))):
-            torch.testing.assert_close(beside, alone[turn % 4])
+        for turn, concurrent in enumerate(pool.map(lambda turn: kinds[turn % 4](), range(200))):
+            torch.testing.assert_close(concurrent, alone[turn % 4])
 
 
 def test_captured_tensors_are_detached_and_survive_a_change_in_place(subject_of: SubjectOf, ids_BT: Tensor) -> None:

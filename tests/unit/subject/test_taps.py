@@ -180,19 +180,19 @@ def test_a_block_can_be_probed_while_it_is_edited_and_while_others_run_it(ids_BT
     read_out = unembed(fresh, torch.eye(32))
     again = subject_from_model(build_model("llama"), None)
     (hook,) = resolve_hooks(again, [HookPoint("resid_post", 0)])
-    beside: list[Tensor] = []
+    concurrent: list[Tensor] = []
 
-    def run_beside(*_call: object) -> None:
-        if not beside:
-            beside.append(ids_BT)
-            beside[:] = [elsewhere(lambda: again.model.model(input_ids=ids_BT).last_hidden_state)]
+    def run_concurrently(*_call: object) -> None:
+        if not concurrent:
+            concurrent.append(ids_BT)
+            concurrent[:] = [elsewhere(lambda: again.model.model(input_ids=ids_BT).last_hidden_state)]
 
     for layer in (1, 2):
-        beside.clear()
-        inside = again.blocks[layer].self_attn.register_forward_hook(run_beside)
+        concurrent.clear()
+        inside = again.blocks[layer].self_attn.register_forward_hook(run_concurrently)
         assert available_points(again, layer) == known[layer]
         inside.remove()
-        assert len(beside) == 1
+        assert len(concurrent) == 1
     with spliced(again, hook, torch.zeros_like):
         forward_logits(again, ids_BT)
         torch.testing.assert_close(elsewhere(lambda: unembed(again, torch.eye(32))), read_out, rtol=0, atol=0)

@@ -233,10 +233,14 @@ def test_training_that_diverged_says_so_and_what_to_do(trainer: Callable[..., Al
         run(done)
 
 
-def test_the_spread_is_the_root_mean_variance_and_the_origin_the_mean(trainer: Callable[..., Alone]) -> None:
+def test_the_activation_std_is_the_root_mean_variance_and_the_origin_the_mean(
+    trainer: Callable[..., Alone],
+) -> None:
     rows_ND = plant(ROWS, width=12).acts_ND.half().float()
     fresh = trainer()
-    assert fresh.scaling.spread == pytest.approx(float(rows_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
+    assert fresh.scaling.activation_std == pytest.approx(
+        float(rows_ND.var(dim=0, correction=0).mean().sqrt()), rel=1e-5
+    )
     torch.testing.assert_close(fresh.finish().b_dec.detach(), rows_ND.mean(dim=0), rtol=1e-4, atol=1e-4)
 
 
@@ -245,7 +249,7 @@ def test_a_large_corpus_is_sampled_from_beginning_to_end(trainer: Callable[..., 
     rows_ND[30_000:] = 2.0  # so that the mean is 1 in the middle alone
     reader = ActivationReader(publish_activations(store, rows_ND), HOOK, "train")
     fresh = Alone(TrainConfig(hook=HOOK, sae=TOPK), reader)
-    assert fresh.scaling.spread == pytest.approx(1.0, rel=1e-3)
+    assert fresh.scaling.activation_std == pytest.approx(1.0, rel=1e-3)
 
 
 def test_gradients_are_clipped_to_their_largest_norm(trainer: Callable[..., Alone]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from mistudio.artifacts import Artifact, Store, open_store
 from mistudio.errors import InputError
-from mistudio.sae import StandardConfig, TopKConfig, hook_of, load_autoencoder, spread_of
+from mistudio.sae import StandardConfig, TopKConfig, activation_std_of, hook_of, load_autoencoder
 from mistudio.train import TRAINING_NAME, Metrics, TrainConfig, train, training
 from tests.support.synthetic import HOOK, plant, publish_activations
 
@@ -66,7 +66,7 @@ def test_the_summary_and_files_say_what_was_trained(store: Store, activations: A
     assert artifact.manifest.inputs == {"activations": activations.ref}
     assert load_autoencoder(artifact).W_dec.norm(dim=1).tolist() == pytest.approx([1.0] * 64)
     variance = plant(1_500, width=12).acts_ND.half().float().var(dim=0, correction=0).mean()
-    assert spread_of(artifact) == pytest.approx(float(variance.sqrt()), rel=1e-3)
+    assert activation_std_of(artifact) == pytest.approx(float(variance.sqrt()), rel=1e-3)
 
 
 def test_a_hook_point_that_was_not_captured_is_refused_with_those_that_were(

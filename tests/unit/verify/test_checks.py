@@ -11,7 +11,7 @@ from mistudio.cli import app
 from mistudio.errors import ConfigError
 from mistudio.verify import superposition
 from mistudio.verify.checks import CHECKS, falls_short, run_checks
-from mistudio.verify.rows import row, seeds_row, spread
+from mistudio.verify.rows import confidence_interval, row, seeds_row
 
 
 def test_a_row_over_seeds_is_the_mean_with_students_interval() -> None:
@@ -21,7 +21,7 @@ def test_a_row_over_seeds_is_the_mean_with_students_interval() -> None:
     assert made["holds"] is True
     assert seeds_row("what", [1.0, 2.0], "unit", at_most=1.4)["holds"] is False
     assert seeds_row("what", [1.0, 2.0], "unit")["holds"] is None
-    assert spread([1.0]) == "no interval"
+    assert confidence_interval([1.0]) == "no interval"
 
 
 def test_a_row_that_falls_short_stays_and_is_told() -> None:
@@ -30,10 +30,10 @@ def test_a_row_that_falls_short_stays_and_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "seeds", "said"), [(["plantd"], 5, "plantd"), ([], 5, "none"), (["python"], 0, "seeds 0")]
+    ("names", "seeds", "message"), [(["plantd"], 5, "plantd"), ([], 5, "none"), (["python"], 0, "seeds 0")]
 )
-def test_what_cannot_be_checked_is_refused(tmp_path: Path, names: list[str], seeds: int, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_checked_is_refused(tmp_path: Path, names: list[str], seeds: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         run_checks(open_store(str(tmp_path)), names, seeds)
 
 

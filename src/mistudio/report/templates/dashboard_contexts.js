@@ -15,7 +15,7 @@ const SHADINGS = [
 ];
 const MORE_CONTEXTS = [
   { kind: "sampled", title: "Sampled contexts", hint: "drawn over the range of its activations, strongest fifth first" },
-  { kind: "hard", title: "Near misses", hint: "a neighbour fires on the outlined token, this feature on none" },
+  { kind: "hard_negative", title: "Hard negatives", hint: "a neighbour fires on the outlined token, this feature on none" },
   { kind: "random", title: "Contexts without it", hint: "drawn at random from where it does not fire" },
 ];
 const FAINTEST_SHARE = 0.06; // so that the weakest activation still differs from none

@@ -42,18 +42,18 @@ function explanationSection(detail) {
   return [
     element(
       "section",
-      { class: "said", "aria-label": "Explanation" },
-      ...[...main, ...different].map(saying),
+      { class: "explanations", "aria-label": "Explanation" },
+      ...[...main, ...different].map(explanationLine),
       ...scoreTable(detail.scores),
     ),
   ];
 }
 
-function saying({ explainer, status, text, confidence, model }) {
+function explanationLine({ explainer, status, text, confidence, model }) {
   const sure = confidence === null || explainer === "person" ? [] : [`fit on training documents ${confidence.toFixed(2)}`];
   const about = [EXPLAINERS.get(explainer) ?? explainer, ...(model ? [model] : []), ...sure].join(" · ");
   const content = status === "explained" ? phrase(text) : [`No explanation (${status}): ${text}`];
-  return element("p", { class: `saying ${status}` }, ...content, " ", element("span", { class: "quiet" }, about));
+  return element("p", { class: `explanation ${status}` }, ...content, " ", element("span", { class: "quiet" }, about));
 }
 
 function scoreTable(scores) {

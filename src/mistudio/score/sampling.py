@@ -1,7 +1,7 @@
-"""Exams: held-out examples of a feature, for those who judge whether a description fits them.
+"""Samples held-out examples of a feature, for those who judge whether a description fits them.
 
 Examples that it fires on are drawn evenly over the quantiles of its activation. Examples that it does not fire on
-anywhere are of two kinds: drawn at random, and hard ones, in which features with a similar direction fire.
+anywhere are of two kinds: drawn at random, and hard negatives, in which features with a similar direction fire.
 
 Shape legend: N tokens, F features, A tokens that a feature fires on, n neighbours.
 """
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from mistudio.explain.firings import Firings
 from mistudio.explain.records import Example, ExampleKind, Explanation
 from mistudio.explain.tokens import Tokens
-from mistudio.score.config import ExamConfig
-from mistudio.score.records import Exam
+from mistudio.score.config import ExamplesConfig
+from mistudio.score.records import Case
 
 _TRIES = 20  # candidates drawn for each example that is wanted
 
 
-class Examiner:
-    """Draws exams from held-out tokens.
+class ExampleSampler:
+    """Samples the examples of features from held-out tokens.
 
     Args:
         tokens: the tokens.
         firings: the features' activations over them.
         neighbours_Fn: the features of the most similar directions, nearest first; -1 where there are no more.
         config: how many examples, and how long.
-        seed: of the draws; an exam depends on it and the feature alone.
+        seed: of the draws; the examples depend on it and the feature alone.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Examiner:
         tokens: Tokens,
         firings: Firings,
         neighbours_Fn: NDArray[np.int32],
-        config: ExamConfig,
+        config: ExamplesConfig,
         seed: int = 0,
     ) -> None:
         self.tokens, self.firings, self.config, self.seed = tokens, firings, config, seed
@@ -44,19 +44,25 @@ class Examiner:
         self._first_N = np.repeat(starts, lengths)
         self._stop_N = np.repeat(starts + lengths, lengths)
 
-    def exam(self, explanation: Explanation) -> Exam:
-        """The exam of an explanation's feature; of a feature that never fires, without examples that it fires on."""
+    def case(self, explanation: Explanation) -> Case:
+        """An explanation with examples of its feature; without any that it fires on, if it never does."""
         draw = np.random.default_rng([self.seed, explanation.feature])
         token_A, value_A = self.firings.of(explanation.feature)
-        active = self._spread(token_A, value_A, draw)
-        hard = self._inactive(self._near(explanation.feature), token_A, self.config.num_hard, draw)
+        active = self._stratified(token_A, value_A, draw)
+        hard_negatives = self._inactive(self._near(explanation.feature), token_A, self.config.num_hard_negatives, draw)
         anywhere = draw.choice(len(self.tokens), size=min(_TRIES * self.config.num_random, len(self.tokens)))
         random = self._inactive(anywhere, token_A, self.config.num_random, draw)
-        kinds: list[tuple[ExampleKind, NDArray[np.int64]]] = [("sampled", active), ("random", random), ("hard", hard)]
-        examples = [self._example(kind, int(token), token_A, value_A) for kind, chosen in kinds for token in chosen]
-        return Exam(explanation, tuple(examples))
+        kinds: dict[ExampleKind, NDArray[np.int64]] = {
+            "sampled": active,
+            "random": random,
+            "hard_negative": hard_negatives,
+        }
+        examples = [
+            self._example(kind, int(token), token_A, value_A) for kind, chosen in kinds.items() for token in chosen
+        ]
+        return Case(explanation, tuple(examples))
 
-    def _spread(
+    def _stratified(
         self, token_A: NDArray[np.int32], value_A: NDArray[np.float32], draw: np.random.Generator
     ) -> NDArray[np.int64]:
         """Tokens drawn evenly over the quantiles of the activation, of different documents as far as they go."""
