@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mistudio.sae import SparseAutoencoder
 
 _META_ROWS = 1 << 20
-_GAP_ROWS = 1 << 12
 ROWS_AT_ONCE = 8192
 
 
@@ -105,26 +104,14 @@ def _batches(source: "RowSource[Tensor]", tokens: Tokens) -> Iterator[tuple[NDAr
     sequences = tokens.sequence_N[starts]
     first_position = tokens.position_N[starts]
     length_S = np.diff(starts, append=len(tokens))
-    for start, stop in _ranges(source.sequence_ends(), sequences):
-        meta = source.meta(start, stop)
+    for start in range(0, len(source), _META_ROWS):
+        meta = source.meta(start, min(start + _META_ROWS, len(source)))
         at_R = np.minimum(np.searchsorted(sequences, meta["sequence"]), len(sequences) - 1)
         place_R = meta["position"] - first_position[at_R]
         wanted = (sequences[at_R] == meta["sequence"]) & (place_R >= 0) & (place_R < length_S[at_R])
         row_R, token_R = start + np.flatnonzero(wanted), (starts[at_R] + place_R)[wanted]
         for first in range(0, len(row_R), ROWS_AT_ONCE):
             yield row_R[first : first + ROWS_AT_ONCE], token_R[first : first + ROWS_AT_ONCE]
-
-
-def _ranges(ends_S: NDArray[np.int64], sequences: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that hold these ascending sequences; one goes on over gaps that are not worth another read."""
-    stop_S = ends_S[sequences]
-    start_S = np.where(sequences > 0, ends_S[sequences - 1], 0)
-    first = 0
-    for last in range(len(sequences)):
-        is_last = last + 1 == len(sequences)
-        if is_last or start_S[last + 1] - stop_S[last] > _GAP_ROWS or stop_S[last + 1] - start_S[first] > _META_ROWS:
-            yield int(start_S[first]), int(stop_S[last])
-            first = last + 1
 
 
 def _rows(source: "RowSource[Tensor]", row_R: NDArray[np.int64]) -> "Tensor":
