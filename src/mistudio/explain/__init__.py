@@ -1,14 +1,22 @@
 """The explain step: a description of each feature, made from documents that no scorer uses."""
 
+from typing import TYPE_CHECKING
+
 from mistudio.explain.config import ExplainConfig
-from mistudio.explain.step import JudgeSource, check_explainers, explain
-from mistudio.explain.tables import (
-    EXPLANATIONS_NAME,
-    LABELS_NAME,
-    SUMMARY_NAME,
-    TOKEN_SETS_NAME,
-    read_explanations,
-)
+
+if TYPE_CHECKING:
+    from mistudio.explain.step import JudgeSource, check_explainers, explain
+    from mistudio.explain.tables import (
+        EXPLANATIONS_NAME,
+        LABELS_NAME,
+        SUMMARY_NAME,
+        TOKEN_SETS_NAME,
+        read_explanations,
+    )
+else:
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(__name__, "step", "tables")
 
 __all__ = [
     "EXPLANATIONS_NAME",

@@ -3,15 +3,15 @@
 from typing import TYPE_CHECKING
 
 from mistudio.train.config import TRAINING_NAME, TrainConfig, TrainRuntime
-from mistudio.train.step import train, train_together
 
 if TYPE_CHECKING:
     from mistudio.train.learner import Learner, Metrics, MetricsLog
+    from mistudio.train.step import train, train_together
     from mistudio.train.trainer import Trainer
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "learner", "trainer")
+    __getattr__ = from_modules(__name__, "step", "learner", "trainer")
 
 __all__ = [
     "TRAINING_NAME",
