@@ -63,7 +63,6 @@ def test_a_grid_says_how_many_autoencoders_it_asks_for(tmp_path, monkeypatch: py
         ({"seeds": "0,1,0"}, "seeds names 0 twice"),
         ({"seeds": ""}, "The sweep is empty"),
         ({"train_settings": '{"k": 4}'}, "train_settings names sae.k, which sparsities sets"),
-        ({"train_settings": '{"sae": {"target_l0": 4}}'}, "train_settings names sae.target_l0, which sparsities sets"),
         ({"train_settings": '{"width": 512}'}, "which widths sets"),
     ],
 )
