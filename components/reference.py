@@ -21,10 +21,10 @@ Every setting of every step. Written by `make components` from the declarations:
 
 A setting with an option is given by it on the command line (`mistudio train --k 16`); those marked with * are
 parameters of the component too, and of the pipelines that take them. Each can be given by its name or path: `--set
-aux_k=4` on the command line, in a component by the step's settings as JSON (`train_settings`), in Python
-`steps.run_step("train", aux_k=4)`. Where several settings of a step have one name, the path tells them apart (`--set
-judged.num_active=5`). Without a default a setting is left out, or chosen as its line says; None, and for the command
-line and Kubeflow -1 or an empty text, mean "not given".
+aux_k=4` on the command line of a step, in components and pipelines by the step's settings as JSON (`train_settings`),
+in Python `run_step("train", aux_k=4)`. Where several settings of a step have one name, the path tells them apart
+(`--set judged.num_active=5`). Without a default a setting is left out, or chosen as its line says; None, and for the
+command line and Kubeflow -1 or an empty text, mean "not given".
 
 What steps have in common stands in each command's help: the store, the seed, the model and how it is loaded
 (`--model-settings`), and the language model that explains and judges (`--judge-settings`).
@@ -43,9 +43,13 @@ def _section(step: Step) -> Iterator[str]:
     yield from _table(shared)
     if step.config_class is None:
         return
-    of_one = {leaf.path for leaf in step.settings if leaf.owners}
+    of_one = {leaf.path: leaf for leaf in step.settings if leaf.owners}
     for above, name, config in variants_of(step.config_class):
-        own = [leaf for leaf in leaves(config, f"{above}.") if leaf.path in of_one]
+        own = [
+            of_one[leaf.path] if leaf.path in step.choices else leaf
+            for leaf in leaves(config, f"{above}.")
+            if leaf.path in of_one
+        ]
         if own:
             yield f"### {step.name}: {name}\n"
             yield from _table(own)

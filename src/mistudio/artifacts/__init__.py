@@ -7,6 +7,7 @@ from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
 from mistudio.artifacts.hashing import HashingWriter, hash_file
 from mistudio.artifacts.inventory import artifact_uris, remove_artifact
+from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
 from mistudio.artifacts.names import check_name
@@ -50,6 +51,7 @@ __all__ = [
     "artifact_uris",
     "canonical_json",
     "check_name",
+    "check_version",
     "default_store_url",
     "find",
     "find_reference",

@@ -22,7 +22,7 @@ from mistudio.artifacts.manifest import MANIFEST_NAME, Manifest
 from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.store import Store
-from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Catalog:
             NotFound: there is none.
             DamagedArtifact: it was damaged since its manifest was last read.
         """
-        return self._first(lambda: self.newest(kind, where=where, limit=1), f"of kind {kind}")
+        return self._first(lambda: self.newest(kind, where=where, limit=1), f"of kind {_readable(kind)}")
 
     def by_digest(self, digits: str) -> Artifact:
         """The artifact of a digest, of which the first six digits or more may be given.
@@ -149,7 +149,7 @@ class Catalog:
             try:
                 self._refresh()
                 return list(question(self._index))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ValueError) as error:  # another's content in the file
                 logger.info("The index of %s cannot be used (%s): reading the store anew", self.store.url, error)
                 self._index.close()
                 self._index = Index(None)
@@ -175,14 +175,21 @@ class Catalog:
         name = f"{uri}/{MANIFEST_NAME}"
         try:
             return Entry.of(uri, Manifest.from_json(self.store.read(name), name))
-        except DamagedArtifact as error:
+        except (DamagedArtifact, StorageError) as error:
             return Entry.damaged(uri, str(error))
         except NotFound:
             return None
 
     def _open_index(self) -> Index:
+        path = scratch_folder(self.store) / INDEX_NAME
         try:
-            return Index(scratch_folder(self.store) / INDEX_NAME)
+            try:
+                return Index(path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # such as a full disk
+                    raise
+                path.unlink()  # it is no index, and can be made anew
+                return Index(path)
         except (sqlite3.Error, OSError) as error:
             logger.info("No index of %s can be kept (%s)", self.store.url, error)
             return Index(None)

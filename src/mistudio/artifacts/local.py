@@ -90,7 +90,9 @@ class LocalStore(Store):
 
     def open(self, name: str) -> BinaryIO:
         """Open the file itself."""
-        return self.fetch(name).open("rb")
+        path = self.fetch(name)
+        with self._translated(f"read {name} in"):
+            return path.open("rb")
 
     def fetch(self, name: str) -> Path:
         """The file itself."""
@@ -101,7 +103,9 @@ class LocalStore(Store):
 
     def sha256(self, name: str) -> str:
         """The hash of a file, which is read for it."""
-        return hash_file(self.fetch(name))
+        path = self.fetch(name)
+        with self._translated(f"read {name} in"):
+            return hash_file(path)
 
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""

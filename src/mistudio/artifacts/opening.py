@@ -4,6 +4,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import platformdirs
 
@@ -30,6 +31,9 @@ def open_store(url: str = "", mode: Mode = "rw") -> Store:
         ConfigError: the scheme is unknown.
         StorageError: the folder cannot be made or written; to read, that there is none.
     """
+    if mode not in get_args(Mode):
+        message = f"mode {mode!r} is unknown: use one of {', '.join(get_args(Mode))}."
+        raise ConfigError(message)
     return LocalStore(_folder(url), mode)
 
 

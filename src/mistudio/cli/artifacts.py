@@ -37,7 +37,7 @@ _STATES = {
 UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
+    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
 ]
 
 
@@ -71,10 +71,13 @@ def list_(
     from mistudio.artifacts import Catalog, open_to_read
 
     console = Console()
-    rows = [_row(entry) for entry in Catalog(open_to_read(store)).entries(kind)]
+    opened = open_to_read(store)
+    rows = [_row(entry) for entry in Catalog(opened).entries(kind)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
+    if not rows:
+        typer.echo(f"The store {opened.url} holds {f'nothing of kind {kind}' if kind else 'nothing yet'}.", err=True)
     # Of a narrow terminal, only the figures give way: the rest is there to be copied.
     width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:

@@ -184,7 +184,7 @@ def _read(path: Path, model: type[Model]) -> Model | None:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValidationError as error:
+    except (OSError, ValidationError) as error:
         message = f"{path} was not written by this version of miStudio, or is damaged: remove {path.parent}."
         raise DamagedArtifact(message) from error
 

@@ -16,6 +16,7 @@ from mistudio.artifacts import open_store, store_url
 from mistudio.errors import ConfigError, DamagedArtifact, InputError
 from mistudio.events import EVENTS_ENV, Event, EventReader
 from mistudio.redaction import secret_setting
+from mistudio.runs import checkout
 from mistudio.runs.folder import SETTINGS, Outcome, Request, RunFolder, all_folders, find_folder, new_folder
 from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.runs.run import Run, Settings, Target
@@ -57,6 +58,7 @@ class LocalRunner:
             ConfigError: a setting is refused.
             StorageError: the store cannot be written.
         """
+        settings = {name: value for name, value in settings.items() if value is not None}
         _check(target, settings)
         try:
             plain = SETTINGS.validate_python(dict(settings))
@@ -109,6 +111,7 @@ class LocalRunner:
         """What the run has printed; ``follow``: and what it prints until it ends."""
         folder = find_folder(self.store, run_id)
         folder.request()
+        folder.log.touch()  # of one that was killed before it could
         with folder.log.open("rb") as handle:
             for _ in _until_the_end(folder, follow=follow):
                 yield handle.read()
@@ -118,7 +121,8 @@ class LocalRunner:
         folder = find_folder(self.store, run_id)
         run = folder.read()
         if run.state not in ("running", "died"):
-            message = f"Run {run_id} cannot be cancelled: it has {run.state} already."
+            how = "was cancelled" if run.state == "cancelled" else f"has {run.state}"
+            message = f"Run {run_id} cannot be cancelled: it {how} already."
             raise InputError(message)
         group = _process_group(folder)
         if group is not None:
@@ -157,7 +161,11 @@ def _check(target: Target, settings: Settings) -> None:
     if target.kind == "step":
         step = named(target.name)
         sort_given(step, settings)  # names what is missing or unknown
-        check(step, settings)
+        asked = check(step, settings)
+        if step.check is not None:
+            step.check(asked, {})
+    else:
+        checkout.check_settings(checkout.load_pipeline(target.name), dict(settings))
 
 
 def _until_the_end(folder: RunFolder, *, follow: bool) -> Iterator[None]:

@@ -63,7 +63,7 @@ def named(step: str) -> Step:
     Raises:
         ConfigError: there is none of that name.
     """
-    found = STEPS.get(step)
+    found = STEPS.get(step) if isinstance(step, str) else None
     if found is None:
         message = f"There is no step {step!r}; there are {', '.join(STEPS)}."
         raise ConfigError(message)

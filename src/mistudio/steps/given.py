@@ -1,27 +1,29 @@
 """What a step was given: sorted by what it is of, completed by what the step chooses, and checked before a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError
 from mistudio.settings import Leaf, by_path, get, has, nested, put, validated
 from mistudio.steps.context import Context, as_object, loading_given
-from mistudio.steps.spec import Asked, Inputs, Step
+from mistudio.steps.spec import Asked, Input, Inputs, Step
 
 # Named by every step that can be given them; all other names are settings.
 _OF_THE_STEP = frozenset(
     {"model", "revision", "model_settings", "seed", "store", "judge_url", "judge_model", "judge_tokens"}
     | {"judge_settings"}
 )
+MOST_SEED = (1 << 31) - 1  # what all that draw at random take, also with a little added
 
 
 @dataclass(frozen=True)
 class Given:
     """What a step was given, sorted by what it is of."""
 
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Sequence[str]]  # prefixes
     own: Mapping[str, Any]  # arguments, and what steps have in common
     content: Mapping[str, Any]  # of the configuration, nested
     runtime: Mapping[str, Any]
@@ -34,23 +36,26 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
     Raises:
         ConfigError: a name is unknown, an input is missing, or a setting is not one of what was chosen.
     """
-    inputs = {each.name: values.get(each.name) for each in step.inputs}
-    for each in step.inputs:
-        if not inputs[each.name] and not each.optional:
-            message = f"{step.command} needs {each.name}: {each.text}"
-            raise ConfigError(message)
-    arguments = {each.name for each in step.arguments}
+    inputs = {each.name: _uris(step, each, values.get(each.name)) for each in step.inputs}
+    options = {leaf.name: leaf for leaf in step.options}
     own: dict[str, Any] = {}
     by_name: dict[str, Any] = {}
     source = f"mistudio {step.command}"
-    offered = _OF_THE_STEP | arguments
+    offered = _OF_THE_STEP | {each.name for each in step.arguments}
     for name, value in values.items():
         if name in inputs or (name == step.json_option and step.has_others):
             continue
-        if name in arguments or (name in offered and any(leaf.name == name for leaf in step.options)):
-            own |= {} if value is None else {name: value}
+        if name in offered and name in options:
+            own |= {} if value is None else {name: options[name].checked(value)}
         else:
             by_name[name] = value
+    for each in step.arguments:
+        if each.required and each.name not in own:
+            message = f"{step.command} needs {each.name}: {each.text}"
+            raise ConfigError(message)
+    if not 0 <= own.get("seed", 0) <= MOST_SEED:
+        message = f"seed {own['seed']!r:.60} is out of range: give one from 0 to {MOST_SEED:,}."
+        raise ConfigError(message)
     known = (step.settings, step.runtime_settings, step.loading)
     everything = step.settings + step.runtime_settings + step.loading
     given = by_path(everything, by_name, source) | by_path(everything, json_settings(step, values), step.json_option)
@@ -58,6 +63,28 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
         nested(part, {leaf.path: given[leaf.path] for leaf in part if leaf.path in given}, source) for part in known
     )
     return Given(inputs, own, content, runtime, loading_given(step, loading, own.pop("model_settings", None)))
+
+
+def _uris(step: Step, declared: Input, given: Any) -> Sequence[str]:
+    """The prefixes that an input names: texts with commas between them, artifacts, or a list of such.
+
+    Raises:
+        ConfigError: it names none and is needed, several and takes one, or something else.
+    """
+    several = [] if given is None else list(given) if isinstance(given, Sequence | Set) else [given]
+    texts = several if not isinstance(given, str) else given.split(",")
+    uris = [each.uri if isinstance(each, Artifact) else each for each in texts]
+    if not all(isinstance(each, str) for each in uris):
+        message = f"{declared.name} takes artifacts, such as {declared.kind}/0123456789abcdef, not {given!r:.60}."
+        raise ConfigError(message)
+    found = [each.strip() for each in uris if each.strip()]
+    if not found and not declared.optional:
+        message = f"{step.command} needs {declared.name}: {declared.text}"
+        raise ConfigError(message)
+    if len(found) > 1 and not declared.many:
+        message = f"{declared.name} takes one artifact, not {len(found)}: {', '.join(found)}."
+        raise ConfigError(message)
+    return found
 
 
 def json_settings(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
