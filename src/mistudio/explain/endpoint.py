@@ -233,7 +233,8 @@ class Endpoint:
             except (openai.APIConnectionError, openai.APIResponseValidationError, TimeoutError, ValueError) as error:
                 if isinstance(error, Malformed):
                     self._count_unusable(request)
-                trouble, named = self._clean(f"{type(error).__name__}: {error.__cause__ or error}"), None
+                reason = error.__cause__ if isinstance(error, openai.APIError) else None
+                trouble, named = self._clean(f"{type(error).__name__}: {reason or error}"), None
                 kind = type(error).__name__
             else:
                 self._unanswered = 0

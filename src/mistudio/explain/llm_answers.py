@@ -19,6 +19,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?|true|false")
 _SHOWN_CHARACTERS = 200
 _TEXT_CHARACTERS = 4000  # of an explanation, which is to be a sentence
 _LABEL_CHARACTERS = 60
+_LINES_COST = 16  # characters in which lines are counted, in the time in which one is parsed
 _MOST_READ = 4_000_000  # characters that are looked at in one answer, each start of a list or object from there on
 
 
@@ -132,6 +133,7 @@ def _values(text: str, opening: str) -> Iterator[tuple[int, Any]]:
             value, stop = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
             stop = error.pos
+            num_read += stop // _LINES_COST  # the error counts all lines before it
         except (ValueError, RecursionError):  # numbers of thousands of digits; nested too deep
             pass
         num_read += max(stop - start, 1)

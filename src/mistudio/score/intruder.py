@@ -68,5 +68,7 @@ def _chosen(reply: Reply, choices: int) -> int | None:
     listed = find_numbers(reply, 1)
     value = named["intruder"] if named else listed[0] if listed else reply.text.strip().rstrip(".")
     named_by = value.strip() if isinstance(value, str) else value
+    if isinstance(named_by, bool):
+        return None
     # Compared as it is: what is infinite, between two numbers or thousands of digits long names no text.
     return next((number for number in range(1, choices + 1) if named_by in (number, str(number))), None)
