@@ -9,6 +9,7 @@ bounds.
 """
 
 import asyncio
+import json
 import logging
 import math
 import threading
@@ -36,6 +37,7 @@ from mistudio.explain.judge import (
     Usage,
     as_asked,
     recipe_of,
+    texts_of,
     with_twice_the_room,
 )
 from mistudio.explain.llm_cache import AnswerCache
@@ -52,6 +54,7 @@ _WINDOW = 4  # requests drawn ahead, as a multiple of those that run
 _REFUSALS = (401, 403, 404)  # of the whole endpoint or model, not of one request
 _PASSING = (408, 409, 425, 429)
 _SHOWN_CHARACTERS = 300
+_TELLING_CHARACTERS = 12  # of a line: shorter ones may stand in any message
 _LONGEST_WAIT_S = 1e9  # that is told
 
 
@@ -222,9 +225,9 @@ class Endpoint:
                 async with asyncio.timeout(self.config.timeout_s):
                     reply = await self._exchange(request)
             except openai.APIStatusError as error:
-                trouble = self._clean(error.message)
+                trouble = self._clean(error.message, request)
                 if not _may_pass(error.status_code):
-                    return self._refused(error, trouble)
+                    return self._refused(error, request, trouble)
                 named, kind = _named_wait_s(error), f"status {error.status_code}"
             except TooLarge as error:
                 self._count_unusable(request)
@@ -234,7 +237,7 @@ class Endpoint:
                 if isinstance(error, Malformed):
                     self._count_unusable(request)
                 reason = error.__cause__ if isinstance(error, openai.APIError) else None
-                trouble, named = self._clean(f"{type(error).__name__}: {reason or error}"), None
+                trouble, named = self._clean(f"{type(error).__name__}: {reason or error}", request), None
                 kind = type(error).__name__
             else:
                 self._unanswered = 0
@@ -285,21 +288,21 @@ class Endpoint:
         logger.info("%s: %s; trying again in %.1f s", self.model, kind, wait_s)
         await asyncio.sleep(wait_s)
 
-    def _refused(self, error: openai.APIStatusError, trouble: str) -> Reply:
+    def _refused(self, error: openai.APIStatusError, request: Request, trouble: str) -> Reply:
         if error.response.has_redirect_location:
+            place = self._clean(error.response.headers["location"], request)
             message = (
-                f"The endpoint {self.config.base_url} points to another address, "
-                f"{self._clean(error.response.headers['location'])}. Nothing is sent there unasked: if it is the right "
-                "one, give it as the address."
+                f"The endpoint {self.config.base_url} points to another address, {place}. Nothing is sent there unasked: "
+                "if it is the right one, give it as the address."
             )
-            raise InputError(message)
+            raise InputError(message) from None
         if error.status_code not in _REFUSALS:
             return Reply(failure=trouble)
         message = (
             f"The endpoint {self.config.base_url} refuses model {self.model!r}: {trouble}. Check the address, the name "
             f"of the model and the key in the environment variable {KEY_VARIABLES[0]}."
         )
-        raise InputError(message)
+        raise InputError(message) from None  # the endpoint's own words are not shown
 
     def _given_up(self, trouble: str) -> Reply:
         self._unanswered += 1
@@ -311,8 +314,12 @@ class Endpoint:
         )
         raise InputError(message)
 
-    def _clean(self, message: str) -> str:
-        """An error message short enough to show, and without the key, which some endpoints repeat."""
+    def _clean(self, message: str, request: Request) -> str:
+        """An error message short enough to show, without the key and the texts, which some endpoints repeat."""
+        for text in texts_of(request):
+            for line in text.splitlines():
+                if len(line) >= _TELLING_CHARACTERS:
+                    message = message.replace(line, "...").replace(json.dumps(line)[1:-1], "...")
         return on_one_line(redact(self._key.hide_in(message)))[:_SHOWN_CHARACTERS].rstrip(".")
 
 

@@ -134,6 +134,11 @@ def as_asked(request: Request) -> tuple[Request, ...]:
     return (request, with_twice_the_room(request)) if isinstance(request, Chat) else (request,)
 
 
+def texts_of(request: Request) -> tuple[str, ...]:
+    """All texts that the request holds."""
+    return request.texts if isinstance(request, Embedding) else (request[0], request[1])
+
+
 def recipe_of(model: str, request: Request, settings: dict[str, Any]) -> str:
     """The sha256 that an answer is remembered by."""
     content = {"model": model, "kind": type(request).__name__, "request": request._asdict(), "settings": settings}
