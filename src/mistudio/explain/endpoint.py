@@ -292,8 +292,8 @@ class Endpoint:
         if error.response.has_redirect_location:
             place = self._clean(error.response.headers["location"], request)
             message = (
-                f"The endpoint {self.config.base_url} points to another address, {place}. Nothing is sent there unasked: "
-                "if it is the right one, give it as the address."
+                f"The endpoint {self.config.base_url} points to another address, {place}. Nothing is sent there "
+                "unasked: if it is the right one, give it as the address."
             )
             raise InputError(message) from None
         if error.status_code not in _REFUSALS:
