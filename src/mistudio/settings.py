@@ -189,13 +189,13 @@ def find_leaf(known: Sequence[Leaf], name: str, source: str) -> Leaf:
     raise ConfigError(message)
 
 
-def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Plain values by name or path as the nested content of a configuration; None is "not given" where it says nothing.
+def by_path(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Plain values by name or path, each by its path; None is "not given" where it says nothing.
 
     A value may be an object of settings itself, such as ``{"judged": {"num_active": 5}}``.
 
     Raises:
-        ConfigError: a name is unknown or could be several, a setting is given twice, or its variant does not have it.
+        ConfigError: a name is unknown or could be several, or a setting is given twice.
     """
     values: dict[str, Any] = {}
     for name, value in _flat(known, given):
@@ -206,6 +206,16 @@ def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict
             message = f"{leaf.name} is given twice, as {values[leaf.path]!r} and as {value!r}: give it once."
             raise ConfigError(message)
         values[leaf.path] = leaf.parse(value) if leaf.many and isinstance(value, str) else value
+    return values
+
+
+def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Plain values by name or path as the nested content of a configuration; see :func:`by_path`.
+
+    Raises:
+        ConfigError: a name is unknown or could be several, a setting is given twice, or its variant does not have it.
+    """
+    values = by_path(known, given, source)
     _check_variants(known, values)
     content: dict[str, Any] = {}
     for path, value in values.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
+from typing import Self
 
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
@@ -34,6 +35,8 @@ Where = Callable[[Entry], bool]
 class Catalog:
     """What a store holds. May be asked from several threads.
 
+    Close it, or use it in ``with``, where there are many.
+
     Args:
         store: the store; it is not written to.
     """
@@ -42,6 +45,17 @@ class Catalog:
         self.store = store
         self._lock = threading.RLock()  # what is asked for may ask again
         self._index = self._open_index()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of the index; a catalogue that is closed can be asked nothing."""
+        with self._lock:
+            self._index.close()
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """All artifacts, or those of one kind, by prefix; those with a damaged manifest say so."""

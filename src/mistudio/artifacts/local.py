@@ -32,7 +32,7 @@ class LocalStore(Store):
     """
 
     def __init__(self, root: Path, mode: Mode = "rw") -> None:
-        self.root = _expanded(root).absolute()
+        self.root = expanded(root).absolute()
         self.url = str(self.root)
         self.read_only = mode == "r"
         self._staging = self.root / PRIVATE / "staging"
@@ -213,7 +213,12 @@ class LocalStore(Store):
         return path is not None and (path.is_relative_to(self.root) or self.root.is_relative_to(path))
 
 
-def _expanded(root: Path) -> Path:
+def expanded(root: Path) -> Path:
+    """A folder with ``~`` as the user's home.
+
+    Raises:
+        StorageError: there is no such user.
+    """
     try:
         return root.expanduser()
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from mistudio.artifacts import scratch_folder
 from mistudio.errors import DamagedArtifact, NotFound
@@ -27,6 +27,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _DIED = "its process ended without a result: was it killed? Run it again: it goes on where it stopped."
+
+
+SETTINGS = TypeAdapter(dict[str, JsonValue])
 
 
 class Request(BaseModel):

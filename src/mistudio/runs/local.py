@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mistudio.artifacts import open_store
+from pydantic import ValidationError
+
+from mistudio.artifacts import open_store, store_url
 from mistudio.errors import ConfigError, DamagedArtifact, InputError
 from mistudio.events import EVENTS_ENV, Event, EventReader
 from mistudio.redaction import secret_setting
-from mistudio.runs.folder import Outcome, Request, RunFolder, all_folders, find_folder, new_folder
+from mistudio.runs.folder import SETTINGS, Outcome, Request, RunFolder, all_folders, find_folder, new_folder
 from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.runs.run import Run, Settings, Target
+from mistudio.settings import refused
 from mistudio.steps import named
 from mistudio.steps.given import check, sort_given
 from mistudio.stopping import Stopped
@@ -34,9 +37,6 @@ class LocalRunner:
         environment: Environment variables of the runs; this process's where none are given.
         attached: Runs end with this process, however it ends.
         grace_s: Seconds that a run has to close what it has open when it is cancelled; then it is killed.
-
-    Raises:
-        StorageError: the store cannot be written.
     """
 
     def __init__(
@@ -47,14 +47,23 @@ class LocalRunner:
         attached: bool = False,
         grace_s: float = 20.0,
     ) -> None:
-        self.store = open_store(store).url
+        self.store = store_url(store)
         self._environment, self._attached, self._grace_s = environment, attached, grace_s
 
     def start(self, target: Target, settings: Settings) -> Run:
-        """Start a run, and return at once."""
+        """Start a run, and return at once.
+
+        Raises:
+            ConfigError: a setting is refused.
+            StorageError: the store cannot be written.
+        """
         _check(target, settings)
-        folder = new_folder(self.store)
-        request = Request(id=folder.id, target=target, settings=dict(settings), store=self.store)
+        try:
+            plain = SETTINGS.validate_python(dict(settings))
+        except ValidationError as error:
+            raise refused(error) from error
+        folder = new_folder(open_store(self.store).url)
+        request = Request(id=folder.id, target=target, settings=plain, store=self.store)
         try:
             with folder.held() as lock, folder.log.open("wb") as log:
                 folder.write_request(request)

@@ -7,13 +7,25 @@ default, or chosen by the step; ``STEPS`` has what each takes.
 from typing import Any
 
 from mistudio.errors import ConfigError
+from mistudio.heap import keep_freed_memory
 from mistudio.steps import running
 from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
 from mistudio.steps.running import check_together
 from mistudio.steps.spec import Step
 
-__all__ = ["STEPS", "Step", "StepOutput", "artifact_uri", "call", "check_together", "named", "run_all", "run_step"]
+__all__ = [
+    "STEPS",
+    "Step",
+    "StepOutput",
+    "artifact_uri",
+    "call",
+    "check_together",
+    "named",
+    "own_process",
+    "run_all",
+    "run_step",
+]
 
 
 def run_step(step: str, /, **values: Any) -> StepOutput:
@@ -38,6 +50,11 @@ def run_all(step: str, /, **values: Any) -> list[StepOutput]:
 def call(step: str, /, **values: Any) -> Any:
     """Run a step of pipelines that publishes nothing, and return its value; see :func:`run_step`."""
     return running.call(named(step), values)
+
+
+def own_process(step: str, /) -> None:
+    """Say that this process is there for one step alone, which may set what is the process's, such as its heap."""
+    keep_freed_memory(one_heap=step != "ingest")  # tokenizers work on all cores, in small pieces
 
 
 def named(step: str) -> Step:

@@ -6,7 +6,7 @@ import math
 from pydantic import Field
 
 from mistudio.errors import GateFailed
-from mistudio.events import Failed, Message, emit
+from mistudio.events import Message, emit
 from mistudio.settings import DASHBOARD, Settings
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Step
@@ -70,7 +70,6 @@ def _fail_gate(context: Context, _inputs: Inputs, _config: None) -> None:
     """
     missed = context.argument("missed")
     message = f"gate failed: {missed}. Everything that was made is in the store; the report shows it."
-    emit(Failed(step="gate", message=message, exit_code=GateFailed.exit_code))
     raise GateFailed(message)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from mistudio.artifacts import Artifact, Produced, open_artifact
 from mistudio.errors import ConfigError, MistudioError
 from mistudio.events import Failed, Started, emit, working_on
-from mistudio.heap import keep_freed_memory, release_freed_memory
+from mistudio.heap import release_freed_memory
 from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
 from mistudio.steps.output import StepOutput, log_output
@@ -42,8 +42,8 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
     given = sort_given(step, values)
     about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
-    keep_freed_memory(one_heap=step.name != "ingest")  # tokenizers work on all cores, in small pieces
     with _reported(step.name, about), stoppable():
+        emit(Started())
         with step_run(step.command, store_url) as run:
             context = Context(step, store_url, run, given.own, given.loading, given.runtime)
             inputs = _open_inputs(context, given.inputs)
@@ -63,7 +63,7 @@ def call(step: Step, values: Mapping[str, Any]) -> Any:
     """Run a step that publishes nothing, and return its value; see :func:`run`."""
     given = sort_given(step, values)
     store_url = str(given.own.get("store") or "")
-    with step_run(step.command, store_url) as run:
+    with _reported(step.name, step.about(values)), stoppable(), step_run(step.command, store_url) as run:
         context = Context(step, store_url, run, given.own, given.loading, given.runtime)
         inputs = _open_inputs(context, given.inputs)
         return step.run(context, inputs, configure(step, context, inputs, given.content))
@@ -106,9 +106,8 @@ def _open_input(context: Context, declared: Input, given: Any) -> Iterator[Artif
 
 @contextmanager
 def _reported(step: str, about: str) -> Iterator[None]:
-    """Tell whoever follows the run that a step began, and how it failed."""
+    """Tell whoever follows the run which step is at work, and how it failed."""
     with working_on(step, about):
-        emit(Started())
         try:
             yield
         except Exception as error:

@@ -240,6 +240,14 @@ def test_a_store_that_is_read_only_is_catalogued_and_left_alone(
     assert len(Catalog(open_store(store.url, "r")).entries()) == 6
 
 
+def test_a_catalogue_lets_go_of_its_index(store: Store) -> None:
+    made_line(store)
+    with Catalog(store) as catalog:
+        assert catalog.newest_line().artifact.uri == "scores/1"
+    with pytest.raises(sqlite3.ProgrammingError):
+        catalog._index.versions()
+
+
 def test_the_newest_line_is_the_one_worked_on_last(store: Store) -> None:
     made_line(store, "1", second=0)
     assert Catalog(store).newest_line().artifact.uri == "scores/1"

@@ -155,6 +155,17 @@ def test_what_cannot_run_or_must_not_be_written_is_refused(
 
 
 @pytest.mark.slow
+def test_settings_that_no_record_can_hold_leave_no_run(runner: LocalRunner) -> None:
+    with pytest.raises(ConfigError, match="corpus"):
+        runner.start(Target(kind="pipeline", name="interpret"), {"corpus": object()})  # type: ignore[dict-item]
+    assert runner.list() == []
+
+
+def test_looking_at_runs_makes_no_store(tmp_path: Path) -> None:
+    assert LocalRunner(str(tmp_path / "none")).list() == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_training_that_is_cancelled_ends_when_run_again_as_if_it_had_not_been(
     runner: LocalRunner, activations: tuple[str, str], tmp_path: Path
 ) -> None:
