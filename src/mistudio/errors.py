@@ -15,14 +15,20 @@
         └── StorageFull         no space is left; everything already written stays usable
 
 A message says what was wrong, with which value, and what to do about it. The command line prints it
-as one paragraph and exits with ``exit_code``; any other exception is a bug and keeps its traceback.
+as one paragraph and exits with ``exit_code``; any other exception is a bug and keeps its traceback. Whatever value a
+message repeats, secrets are taken out of it: messages go to screens, logs and records of runs.
 """
+
+from mistudio.redaction import redact
 
 
 class MistudioError(Exception):
     """Base of all errors that miStudio raises on purpose."""
 
     exit_code = 2
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class InputError(MistudioError):

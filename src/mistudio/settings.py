@@ -19,6 +19,7 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from mistudio.errors import ConfigError
+from mistudio.redaction import secret_setting
 
 Model = TypeVar("Model", bound=BaseModel)
 _KINDS = {
@@ -452,4 +453,6 @@ def _reason(problem: dict[str, object], names: Mapping[str, str]) -> str:
         return text  # our own validators name the field themselves
     text = text[:1].lower() + text[1:]
     name = names.get(".".join(parts), names.get(parts[-1], parts[-1])) if parts else "settings"
+    if secret_setting({name: problem["input"]}) is not None:
+        return f"{name}: {text}; secrets are never settings, they come from the environment"
     return f"{name}: {text}, not {problem['input']!r}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, scratch_folder
 from mistudio.events import emit_metrics
+from mistudio.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Run:
         if self._open():
             from mlflow.entities import Param
 
-            flat = [Param(name, str(value)[:_MAX_PARAM_CHARS]) for name, value in params.items()]
+            flat = [Param(name, redact(str(value))[:_MAX_PARAM_CHARS]) for name, value in params.items()]
             self._client.log_batch(self._run_id, params=flat)
 
     def log_metrics(self, metrics: Mapping[str, JsonScalar], step: int = 0) -> None:
@@ -85,7 +86,9 @@ class Run:
         if self._open():
             from mlflow.entities import RunTag
 
-            self._client.log_batch(self._run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+            self._client.log_batch(
+                self._run_id, tags=[RunTag(name, redact(str(value))) for name, value in tags.items()]
+            )
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Keep a file with the run."""

@@ -35,13 +35,17 @@ class Answerer(Protocol):
 
 
 class Fault(NamedTuple):
-    """What goes wrong: ``status`` with headers, ``reset``, ``hang``, ``garbage``, ``half``, ``hollow``, ``length``."""
+    """What goes wrong: ``status`` with headers, ``reset``, ``garbage``, ``half``, ``hollow``, ``length``.
+
+    ``body`` answers with ``content`` instead, and ``drip`` so slowly that it would take hours.
+    """
 
     kind: str
     status: int = 500
     headers: tuple[tuple[str, str], ...] = ()
     message: str = "scripted"
     delay_s: float = 0.0
+    content: bytes = b""
 
 
 class Asked(NamedTuple):
@@ -169,12 +173,17 @@ class _Handler(BaseHTTPRequestHandler):
             content = b"<html>no JSON at all"
         elif kind == "hollow":
             content = b'{"choices": []}'
+        elif kind in ("body", "drip") and fault:
+            content = fault.content
         self.send_response(fault.status if kind == "status" and fault else 200)
         for name, value in fault.headers if fault else ():
             self.send_header(name, value)
         self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
+        self.send_header("content-length", str(1_000_000 if kind == "drip" else len(content)))
         self.end_headers()
+        while kind == "drip":
+            self.wfile.write(b" ")
+            time.sleep(0.02)
         self.wfile.write(content[: len(content) // 2] if kind == "half" else content)
         self.close_connection = self.close_connection or kind == "half"
 

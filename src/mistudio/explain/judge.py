@@ -79,6 +79,8 @@ class Spending:
         found: answers that were remembered.
         retried: requests that were sent again.
         failed: requests that got no answer.
+        unusable: answers that came and were not what was asked for.
+        unusable_tokens: about as many as they took; they count for the budget of the run.
         answers: different answers in use, whichever run computed them.
         prompt_tokens: tokens read for those.
         completion_tokens: tokens written for them.
@@ -89,6 +91,8 @@ class Spending:
     found: int = 0
     retried: int = 0
     failed: int = 0
+    unusable: int = 0
+    unusable_tokens: int = 0
     answers: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -116,8 +120,27 @@ class Judge(Protocol):
     def ask(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in their order; requests are drawn a bounded number ahead of the replies."""
 
+    def forget(self, requests: Iterable[Request]) -> None:
+        """Drop what is remembered of the answers to these, so that they are asked for again."""
+
+
+def with_twice_the_room(chat: Chat) -> Chat:
+    """What is asked where the answer was cut off."""
+    return chat._replace(max_tokens=2 * chat.max_tokens)
+
+
+def as_asked(request: Request) -> tuple[Request, ...]:
+    """The request in all forms in which it may have been asked."""
+    return (request, with_twice_the_room(request)) if isinstance(request, Chat) else (request,)
+
+
+def texts_of(request: Request) -> tuple[str, ...]:
+    """All texts that the request holds."""
+    return request.texts if isinstance(request, Embedding) else (request[0], request[1])
+
 
 def recipe_of(model: str, request: Request, settings: dict[str, Any]) -> str:
     """The sha256 that an answer is remembered by."""
     content = {"model": model, "kind": type(request).__name__, "request": request._asdict(), "settings": settings}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

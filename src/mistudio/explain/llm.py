@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.judge import Chat, Judge, Reply, Request
-from mistudio.explain.llm_answers import Tally, find_object, find_objects
+from mistudio.explain.llm_answers import Tally, explanation_in, find_object, find_objects
 from mistudio.explain.prompts import (
     DATA_NOTE,
     Marks,
@@ -37,7 +37,6 @@ them. Do not mention the examples, the marks or the numbers. {DATA_NOTE}
 
 Answer with nothing but one JSON object for each feature:
 {{"feature": 1, "explanation": "one sentence that says what it fires on", "label": "at most five words"}}"""
-_LABEL_CHARACTERS = 60
 
 
 class _Shown(NamedTuple):
@@ -65,7 +64,7 @@ class _LlmExplainer(ABC):
         """
         silent: deque[Explanation] = deque()
         asked: deque[tuple[Chat, list[_Shown]]] = deque()
-        tally = Tally(self.judge.model)
+        tally = Tally(self.judge)
         for reply in self.judge.ask(self._requests(features, silent, asked)):
             chat, group = asked.popleft()
             seen = tuple(sorted({document for shown in group for document in shown.documents}))
@@ -73,7 +72,7 @@ class _LlmExplainer(ABC):
                 self._explanation(chat, shown.feature, seen, reply, place) for place, shown in enumerate(group, start=1)
             ]
             useful = any(explanation.status == "explained" for explanation in made)
-            tally.count(reply, None if useful else made[0].text)
+            tally.count([chat], reply, None if useful else made[0].text)
             yield from made
             while silent:
                 yield silent.popleft()
@@ -137,18 +136,18 @@ class _LlmExplainer(ABC):
             "documents": seen,
         }
         answer = None if reply.failure else self._answer_for(reply.text, place)
-        text = str(answer["explanation"]).strip() if answer else ""
-        if not answer or not text:
+        text, label = explanation_in(answer or {})
+        if not text:
             made |= {"status": "failed", "text": reply.failure or "the answer holds no JSON object with an explanation"}
         else:
-            made |= {"text": text, "label": str(answer.get("label") or "").strip()[:_LABEL_CHARACTERS]}
+            made |= {"text": text, "label": label}
         return Explanation.model_validate(made)
 
     def _answer_for(self, text: str, place: int) -> dict[str, Any] | None:
         if self.config.features_per_prompt == 1:
             return find_object(text, ["explanation"])
-        found = (one for one in find_objects(text) if "explanation" in one and str(one.get("feature")) == str(place))
-        return next(found, None)
+        named = (place, str(place))
+        return next((one for one in find_objects(text) if "explanation" in one and one.get("feature") in named), None)
 
 
 class MaxActivatingExplainer(_LlmExplainer):

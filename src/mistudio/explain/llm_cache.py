@@ -1,12 +1,14 @@
 """Answers of a language model, remembered: a run that goes on after a failure asks nothing twice.
 
 One database, in which each answer stands under the sha256 of model, request and settings. Several processes may read
-and write it at the same time. What was put stays, whatever happens to the process.
+and write it at the same time. What was put stays, whatever happens to the process. Each answer is checked when it is
+found: one that cannot be used is dropped, and asked for again.
 """
 
 import json
+import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,16 @@ from typing import Any
 from mistudio.errors import StorageError
 from mistudio.explain.judge import AnswerToken, Reply, Usage
 
+logger = logging.getLogger(__name__)
+
 DATABASE_NAME = "answers.sqlite"
+_MOST_BYTES = 1 << 27  # of one answer as it is kept
 _PATIENCE_S = 60.0  # longest wait for another process that writes
 _SET_UP = (
     # Readers do not wait for who writes, and a commit waits for no disk: only a computer that stops can undo the last.
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
+    "PRAGMA secure_delete = ON",  # what is dropped may hold what nobody should read
     "CREATE TABLE IF NOT EXISTS answers (recipe TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID",
 )
 
@@ -35,6 +41,7 @@ class AnswerCache:
         """
         self._path = folder / DATABASE_NAME if folder else None
         self._database: sqlite3.Connection | None = None
+        self.dropped = 0  # answers found that could not be used
         if self._path is not None:
             with self._told_of("opened"):
                 self._database = _opened(self._path)
@@ -45,8 +52,12 @@ class AnswerCache:
             self._database.close()
             self._database = None
 
-    def get(self, recipe: str) -> Reply | None:
-        """The answer of that recipe, if there is one.
+    def get(self, recipe: str, check: Callable[[Reply], Reply] = lambda reply: reply) -> Reply | None:
+        """The answer of that recipe, if there is one that can be used.
+
+        Args:
+            recipe: what it was remembered by.
+            check: gives the answer as it may be used, or raises ValueError; what it changes is remembered so.
 
         Raises:
             StorageError: the answers cannot be read.
@@ -54,8 +65,24 @@ class AnswerCache:
         if self._database is None:
             return None
         with self._told_of("read"):
-            row = self._database.execute("SELECT reply FROM answers WHERE recipe = ?", (recipe,)).fetchone()
-        return _reply_from(json.loads(row[0])) if row else None
+            row = self._database.execute(
+                "SELECT CASE WHEN length(reply) <= ? THEN reply END FROM answers WHERE recipe = ?",
+                (_MOST_BYTES, recipe),
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            kept = _reply_from(json.loads(row[0]))
+            reply = check(kept)
+        # Whatever stands there: it was written by an older version, or by somebody else.
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            logger.warning("a remembered answer cannot be used (%s); it is asked for again", type(error).__name__)
+            self.dropped += 1
+            self.drop(recipe)
+            return None
+        if reply != kept:
+            self.put(recipe, reply)
+        return reply
 
     def put(self, recipe: str, reply: Reply) -> None:
         """Remember an answer.
@@ -64,9 +91,19 @@ class AnswerCache:
             StorageError: it cannot be written.
         """
         if self._database is not None:
-            text = json.dumps(_plain(reply), ensure_ascii=False)
+            text = json.dumps(_plain(reply), ensure_ascii=False, allow_nan=False)
             with self._told_of("written"):
                 self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (recipe, text))
+
+    def drop(self, recipe: str) -> None:
+        """Remember the answer no longer.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self._database is not None:
+            with self._told_of("written"):
+                self._database.execute("DELETE FROM answers WHERE recipe = ?", (recipe,))
 
     @contextmanager
     def _told_of(self, done: str) -> Iterator[None]:
@@ -83,6 +120,7 @@ class AnswerCache:
 def _opened(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+    database.text_factory = bytes  # a text that is not UTF-8 makes its own answer unusable, not the database
     try:
         for statement in _SET_UP:
             database.execute(statement)

@@ -1,19 +1,36 @@
 """How the language model that explains and judges is reached or loaded; what recipes hold of it, without loading it."""
 
+import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mistudio.redaction import redact
 from mistudio.subject import SubjectConfig, device_name, resolve_dtype, resolve_source
 
 KEY_VARIABLES = ("MISTUDIO_LLM_API_KEY", "OPENAI_API_KEY")
+_MARKS = "@?#"  # in an address: behind or before them stand passwords and keys
+_HOST = re.compile(r"[\w.:%-]+")
+_SHOWN_CHARACTERS = 100
+
+
+def _is_address(base_url: str) -> bool:
+    """Whether something could be there: http or https, a host that names can have, and a port that there is."""
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        return False
+    is_one_word = base_url.isprintable() and " " not in base_url
+    return is_one_word and parts.scheme in ("http", "https") and bool(_HOST.fullmatch(host)) and port != 0
 
 
 class EndpointConfig(BaseModel):
     """Where the language model is, and how to use it. Its API key comes from the environment alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     base_url: str = Field(description="address of the API, as a rule up to and with /v1")
     model: str = Field(min_length=1, description="name of the model at the endpoint")
@@ -51,12 +68,11 @@ class EndpointConfig(BaseModel):
     @field_validator("base_url")
     @classmethod
     def _is_plain_url(cls, base_url: str) -> str:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            message = f"base_url is {base_url!r}; write an address such as http://localhost:8000/v1"
-            raise ValueError(message)
-        if parts.username or parts.password or parts.query:
+        if any(mark in base_url for mark in _MARKS):
             message = f"base_url must hold no secret: put the key into the environment variable {KEY_VARIABLES[0]}"
+            raise ValueError(message)
+        if not _is_address(base_url):
+            message = f"base_url is {redact(base_url)[:_SHOWN_CHARACTERS]!r}; write an address such as http://localhost:8000/v1"
             raise ValueError(message)
         return base_url
 
@@ -79,7 +95,7 @@ class EndpointConfig(BaseModel):
 class LocalModelConfig(BaseModel):
     """A language model to be loaded on this machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: str = Field(min_length=1, description="folder in Hugging Face format, or an id on the model hub")
     subject: SubjectConfig = Field(default_factory=SubjectConfig, description="how it is loaded")

@@ -8,6 +8,7 @@ Shape legend: B texts of a batch, T tokens, V vocabulary, D width of the model, 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +19,22 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from mistudio.errors import SubjectError
-from mistudio.explain.judge import AnswerToken, Chat, Embedding, Likelihood, Reply, Request, Spending, Usage, recipe_of
+from mistudio.explain.judge import (
+    AnswerToken,
+    Chat,
+    Embedding,
+    Likelihood,
+    Reply,
+    Request,
+    Spending,
+    Usage,
+    as_asked,
+    recipe_of,
+    with_twice_the_room,
+)
 from mistudio.explain.llm_answers import is_complete
 from mistudio.explain.llm_cache import AnswerCache
+from mistudio.explain.llm_checks import LEAST_LOGPROB, Malformed, check_reply
 from mistudio.explain.llm_config import LocalModelConfig
 from mistudio.subject import load_subject, resolve_source
 
@@ -58,13 +72,20 @@ class LocalModel:
         while batch := [self._with_room(one) for one in islice(source, self.config.batch_size)]:
             replies = self._answers(batch)
             again = {
-                request: request._replace(max_tokens=2 * request.max_tokens)
+                request: with_twice_the_room(request)
                 for request in batch
                 if isinstance(request, Chat) and replies[request].truncated
             }
             second = self._answers(list(again.values()))
             for request in batch:
                 yield _final(second[again[request]], again[request]) if request in again else replies[request]
+
+    def forget(self, requests: Iterable[Request]) -> None:
+        """Drop what is remembered of the answers to these, so that they are asked for again."""
+        digest, settings = self._identity
+        for request in map(self._with_room, requests):
+            for sent in as_asked(request):
+                self._cache.drop(recipe_of(digest, sent, settings))
 
     def _with_room(self, request: Request) -> Request:
         if not isinstance(request, Chat):
@@ -76,15 +97,19 @@ class LocalModel:
         """Each different request once, from memory or computed with those of its kind."""
         digest, settings = self._identity
         recipes = {request: recipe_of(digest, request, settings) for request in requests}
-        replies = {request: reply for request, recipe in recipes.items() if (reply := self._cache.get(recipe))}
+        replies = {
+            request: reply
+            for request, recipe in recipes.items()
+            if (reply := self._cache.get(recipe, partial(check_reply, request)))
+        }
         self.spending.found += len(replies)
         alike: dict[tuple[Any, ...], list[Request]] = defaultdict(list)
         for request in recipes:
             if request not in replies:
                 alike[_kind(request)].append(request)
         for group in alike.values():
-            for request, reply in zip(group, self._compute(group), strict=True):
-                replies[request] = reply
+            for request, computed in zip(group, self._compute(group), strict=True):
+                reply = replies[request] = _usable(request, computed)
                 self.spending.failed += reply.failure is not None
                 self.spending.answered += reply.failure is None
                 if reply.failure is None:
@@ -224,6 +249,16 @@ class _Watch:
         return torch.tensor([is_complete(text) for text in written], device=ids_BT.device)
 
 
+def _usable(request: Request, reply: Reply) -> Reply:
+    """The reply, or what is wrong with it: a model whose numbers overflow gives losses and vectors that are none."""
+    if reply.failure is not None:
+        return reply
+    try:
+        return check_reply(request, reply)
+    except Malformed as error:
+        return Reply(failure=f"the model's answer cannot be used: {error}")
+
+
 def _kind(request: Request) -> tuple[Any, ...]:
     """Requests of one kind can share a batch."""
     if isinstance(request, Chat):
@@ -250,6 +285,11 @@ def _chat_text(tokenizer: Any, request: Chat) -> str:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
+def _bounded(logprob: float) -> float:
+    """A log-probability in the range of those that are kept; of a model whose numbers overflowed that of nothing."""
+    return max(logprob, LEAST_LOGPROB) if logprob <= 0 else LEAST_LOGPROB
+
+
 def _spelled(tokenizer: Any, written: Sequence[int], place: int, seen: Sequence[tuple[int, float]]) -> AnswerToken:
     """A token as it continues the text before it, with what else was considered there."""
     before = tokenizer.decode(written[:place])
@@ -257,4 +297,4 @@ def _spelled(tokenizer: Any, written: Sequence[int], place: int, seen: Sequence[
     def spell(token: int) -> str:
         return str(tokenizer.decode([*written[:place], token]))[len(before) :]
 
-    return AnswerToken(spell(written[place]), tuple((spell(token), logprob) for token, logprob in seen))
+    return AnswerToken(spell(written[place]), tuple((spell(token), _bounded(logprob)) for token, logprob in seen))

@@ -89,4 +89,4 @@ def pick_inactive(examples: Sequence[Example], count: int) -> list[Example]:
 
 def prompt_digest(system: str, prompt: str) -> str:
     """The sha256 of what a model was asked, in hexadecimal."""
-    return hashlib.sha256(f"{system}\n{prompt}".encode()).hexdigest()
+    return hashlib.sha256(f"{system}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()

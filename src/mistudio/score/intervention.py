@@ -5,7 +5,6 @@ feature drawn at random. It says which of them fits the explanation. An explanat
 on and still fail here: that is what this score is for.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -90,5 +89,5 @@ def _chosen(reply: Reply) -> int | None:
     if reply.failure:
         return None
     named = find_object(reply.text, ["continuation"])
-    letter = str(named["continuation"]).strip() if named else reply.text.strip().rstrip(".")
-    return _LETTERS.index(letter) if re.fullmatch("[AB]", letter) else None
+    letter = named["continuation"] if named else reply.text.strip().rstrip(".")
+    return _LETTERS.index(letter.strip()) if isinstance(letter, str) and letter.strip() in ("A", "B") else None

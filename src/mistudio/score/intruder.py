@@ -67,8 +67,8 @@ def _chosen(reply: Reply, choices: int) -> int | None:
     named = find_object(reply.text, ["intruder"])
     listed = find_numbers(reply, 1)
     value = named["intruder"] if named else listed[0] if listed else reply.text.strip().rstrip(".")
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
+    named_by = value.strip() if isinstance(value, str) else value
+    if isinstance(named_by, bool):
         return None
-    return number if 1 <= number <= choices else None
+    # Compared as it is: what is infinite, between two numbers or thousands of digits long names no text.
+    return next((number for number in range(1, choices + 1) if named_by in (number, str(number))), None)

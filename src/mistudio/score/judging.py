@@ -24,6 +24,7 @@ from mistudio.score.config import JudgeConfig
 from mistudio.score.records import Case, Score
 
 Content = TypeVar("Content")
+_Waiting = tuple[Case, Sequence[Request], Content | None]  # a case, what was asked about it, and what marking needs
 
 
 class Question(NamedTuple):
@@ -66,33 +67,33 @@ class JudgeScorer(ABC, Generic[Content]):
         Raises:
             InputError: the judge cannot be used, or none of its answers can.
         """
-        waiting: deque[tuple[Case, int, Content | None]] = deque()
-        tally, got = Tally(self.judge.model), list[Reply]()
+        waiting: deque[_Waiting[Content]] = deque()
+        tally, got = Tally(self.judge), list[Reply]()
         for reply in self.judge.ask(self._requests(cases, waiting)):
             yield from self._unasked(waiting)
             got.append(reply)
-            case, num_requests, content = waiting[0]
-            if len(got) == num_requests and content is not None:
+            case, requests, content = waiting[0]
+            if len(got) == len(requests) and content is not None:
                 figures = [_unless_spent(figure, got) for figure in self.mark(case, content, got)]
-                tally.count(got[-1], _trouble(figures, got))
+                tally.count(requests, got[-1], _trouble(figures, got))
                 yield from (self._row(case, figure) for figure in figures)
                 waiting.popleft()
                 got = []
         yield from self._unasked(waiting)
         tally.refuse_if_useless()
 
-    def _requests(self, cases: Iterable[Case], waiting: deque[tuple[Case, int, Content | None]]) -> Iterator[Request]:
+    def _requests(self, cases: Iterable[Case], waiting: "deque[_Waiting[Content]]") -> Iterator[Request]:
         for case in cases:
             requests: Sequence[Request] = ()
             content = None
             if case.explanation.status == "explained":
                 requests, content = self.prepare(case, np.random.default_rng([self.seed, case.explanation.feature]))
-            waiting.append((case, len(requests), content))
+            waiting.append((case, requests, content))
             yield from requests
 
-    def _unasked(self, waiting: deque[tuple[Case, int, Content | None]]) -> Iterator[Score]:
+    def _unasked(self, waiting: "deque[_Waiting[Content]]") -> Iterator[Score]:
         """Rows of the cases in front about which there was nothing to ask."""
-        while waiting and waiting[0][1] == 0:
+        while waiting and not waiting[0][1]:
             case, *_ = waiting.popleft()
             yield from (self._row(case, Figure(metric, UNDEFINED, 0, 0)) for metric in self.metrics)
 

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from mistudio.errors import InputError, SubjectError
 from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.judge import Chat, Embedding, Likelihood, Reply, Request
 from mistudio.explain.llm import MaxActivatingExplainer
-from mistudio.explain.llm_local import LocalModel, LocalModelConfig
+from mistudio.explain.llm_local import LocalModel, LocalModelConfig, _bounded, _usable
 from mistudio.explain.llm_open import open_judge
 from mistudio.explain.records import Evidence
 from mistudio.score.config import JudgeConfig
@@ -152,3 +153,17 @@ def test_an_encoder_cannot_be_the_judge(tmp_path: Path) -> None:
     tiny_bert(tmp_path)
     with pytest.raises(SubjectError, match="writes no text"):
         LocalModel(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("request_", "reply"),
+    [
+        (Likelihood("a", "b"), Reply(loss=math.nan)),
+        (Likelihood("a", "b"), Reply(loss=math.inf)),
+        (Embedding(("a", "b")), Reply(vectors=((1.0,), (math.nan,)))),
+        (Embedding(("a", "b")), Reply(vectors=((1.0,), (math.inf,)))),
+    ],
+)
+def test_numbers_that_overflowed_are_failures_and_not_kept(request_: Request, reply: Reply) -> None:
+    assert (_usable(request_, reply).failure or "").startswith("the model's answer cannot be used")
+    assert [_bounded(value) for value in (-math.inf, math.nan, -1.5)] == [-10_000.0, -10_000.0, -1.5]

@@ -1,19 +1,24 @@
 """Explain and score with a language model behind an endpoint, as the command line starts them."""
 
 import json
+import logging
 import re
+import traceback
+from collections import Counter
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from mistudio.artifacts import Artifact, Store
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, InputError
 from mistudio.explain import ExplainConfig, JudgeSource, explain, read_explanations
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.steps import STEPS
+from mistudio.steps import STEPS, run_step
 from mistudio.steps.context import Context
 from mistudio.tracking import Run
-from tests.support.scripted_server import Answer, ScriptedServer
+from tests.support.scripted_server import Answer, Fault, ScriptedServer
 from tests.support.tiny_run import CPU, TinyRun
 
 
@@ -98,3 +103,56 @@ def test_other_settings_of_the_judge_are_a_json_object(llama: TinyRun) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             judge(wrong)
+
+
+KEY = "a-key-that-nobody-may-see"
+
+
+class Indiscreet(Clerk):
+    """Repeats the key wherever it can."""
+
+    def chat(self, _system: str, _prompt: str) -> Answer:
+        return Answer(json.dumps({"explanation": f"the key {KEY}", "label": KEY}))
+
+
+def test_a_key_that_the_endpoint_repeats_is_in_nothing_that_a_step_leaves(
+    llama: TinyRun,
+    features: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    client = MagicMock()
+    monkeypatch.setattr("mistudio.tracking._client", lambda _store: client)
+    monkeypatch.setenv("MISTUDIO_TRACKING", "on")
+    monkeypatch.setenv("MISTUDIO_EVENTS", str(tmp_path / "events.jsonl"))
+    monkeypatch.setenv("MISTUDIO_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("MISTUDIO_LLM_API_KEY", f"{KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    tried = Counter[str]()
+
+    def script(prompt: str, _attempt: int) -> Fault | None:
+        """Some requests fail for good, some in passing; at the end the key is refused."""
+        tried[prompt] += 1
+        place = list(tried).index(prompt)
+        status = {0: 400, 1: 500, 40: 401}.get(place, 0) if place == 0 or tried[prompt] == 1 else 0
+        return Fault("status", status, message=f"trouble with {KEY} and {prompt}") if status else None
+
+    given = {"features": features.uri, "explainer": "max-activating", "block_features": 16, "store": llama.store.url}
+    judge = {"judge_model": "clerk", "judge_settings": {"concurrency": 1, "backoff_s": 0.001}, "device": "cpu"}
+    with ScriptedServer(Indiscreet(), script) as server:
+        asked = {**given, **judge, "model": str(llama.source.path), "judge_url": server.url}
+        with pytest.raises(InputError, match="refuses model 'clerk'") as caught:
+            run_step("explain", **asked)
+        explained = run_step("explain", **asked).artifact
+    assert {asked.key for asked in server.asked} == {f"Bearer {KEY}"}
+    texts = Counter(row.text.split(" - ")[0] for row in read_explanations(explained) if row.status != "dead")
+    assert texts["the key ***"] > 50
+    assert texts["Error code: 400"] == 1
+    seen = ["".join(traceback.format_exception(caught.value)), caplog.text, *capfd.readouterr(), str(client.mock_calls)]
+    assert not any(KEY in text or "<<" in text for text in seen)  # which mark tokens in prompts
+    assert "log_batch" in seen[-1]
+    files = [path for folder in (tmp_path, explained.file("explanations.parquet").parent) for path in folder.rglob("*")]
+    assert {"events.jsonl", "answers.sqlite", "explanations.parquet"} <= {path.name for path in files}
+    assert not any(KEY.encode() in path.read_bytes() for path in files if path.is_file())
