@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import logging
 import os
 import stat
 import uuid
@@ -15,8 +14,7 @@ from mistudio.artifacts.hashing import hash_file
 from mistudio.artifacts.names import check_name, is_name
 from mistudio.artifacts.store import Mode, Staged, Store, StoredFile
 from mistudio.errors import NotFound, StorageError, StorageFull
-
-logger = logging.getLogger(__name__)
+from mistudio.progress import say
 
 # Staged files and locks live beside the content: same file system, so that a rename is atomic.
 PRIVATE = ".mistudio"
@@ -160,7 +158,7 @@ class LocalStore(Store):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.info("Another process is working on %s: waiting for it.", prefix)
+                say(f"Another process is working on {prefix}: waiting for it.")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
+from mistudio.terminal import console, echo, plain
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
@@ -65,25 +67,24 @@ def list_(
     """
     import json
 
-    from rich.console import Console
     from rich.text import Text
 
     from mistudio.artifacts import Catalog, open_to_read
 
-    console = Console()
+    out = console()
     opened = open_to_read(store)
     rows = [_row(entry) for entry in Catalog(opened).entries(kind)]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     if not rows:
-        typer.echo(f"The store {opened.url} holds {f'nothing of kind {kind}' if kind else 'nothing yet'}.", err=True)
+        echo(f"The store {opened.url} holds {f'nothing of kind {kind}' if kind else 'nothing yet'}.", err=True)
     # Of a narrow terminal, only the figures give way: the rest is there to be copied.
     width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:
         figures = row["damage"] or _figures(row["summary"])
         line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {decimal(row['bytes']):>9}  {figures}"
-        console.print(Text(line), no_wrap=True, overflow="ellipsis")
+        out.print(Text(plain(line)), no_wrap=True, overflow="ellipsis")
 
 
 def latest(
@@ -100,7 +101,7 @@ def latest(
     from mistudio.artifacts import Catalog, Entry, open_to_read
 
     newest = Catalog(open_to_read(store)).latest(kind)
-    typer.echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1) if as_json else newest.uri)
+    echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1) if as_json else newest.uri)
 
 
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
@@ -117,9 +118,7 @@ def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "")
     lineage = _lineage(opened, artifact)
     if as_json:
         content = artifact.manifest.model_dump(mode="json")
-        typer.echo(
-            json.dumps({"uri": artifact.uri, "digest": artifact.digest, **content, "lineage": lineage}, indent=1)
-        )
+        echo(json.dumps({"uri": artifact.uri, "digest": artifact.digest, **content, "lineage": lineage}, indent=1))
         return
     _print(_facts(artifact))
     _print(_tree(artifact.uri, lineage))
@@ -140,7 +139,7 @@ def verify(
     num_damaged = 0
     for uri, artifact in artifacts.items():
         found = [str(artifact)] if isinstance(artifact, DamagedArtifact) else list(artifact.problems())
-        typer.echo(f"{'damaged' if found else 'ok':<8} {uri}")
+        echo(f"{'damaged' if found else 'ok':<8} {uri}")
         problems += found
         num_damaged += bool(found)
     if problems:
@@ -150,7 +149,7 @@ def verify(
             "Remove each (mistudio artifacts remove URI), then run its step again."
         )
         raise DamagedArtifact(message)
-    typer.echo(f"All {len(artifacts)} artifacts are as they were published.")
+    echo(f"All {len(artifacts)} artifacts are as they were published.")
 
 
 def remove(
@@ -177,7 +176,7 @@ def remove(
     if not yes:
         typer.confirm(f"Remove {uri} ({what})?", abort=True)
     remove_artifact(opened, uri)
-    typer.echo(f"Removed {uri} ({what}).")
+    echo(f"Removed {uri} ({what}).")
 
 
 def name_(
@@ -195,7 +194,7 @@ def name_(
     opened = open_store(store)
     artifact = open_artifact(opened, uri)
     added = add_reference(opened, artifact.manifest.short_kind, name, artifact, author or _author())
-    typer.echo(f"{added.kind} {added.name} is {artifact.uri} ({added.number}).")
+    echo(f"{added.kind} {added.name} is {artifact.uri} ({added.number}).")
 
 
 def refs(
@@ -216,10 +215,10 @@ def refs(
         for each in references(open_to_read(store), kind)
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        typer.echo(f"{row['kind']}  {row['name']}  {row['uri']}  {row['created_at'][:_DATE_CHARS]}  {row['author']}")
+        echo(f"{row['kind']}  {row['name']}  {row['uri']}  {row['created_at'][:_DATE_CHARS]}  {row['author']}")
 
 
 def _author() -> str:
@@ -318,13 +317,12 @@ def _lineage(store: "Store", artifact: "Artifact") -> dict[str, Any]:
 
 
 def _tree(title: str, lineage: dict[str, Any]) -> "Tree":
-    from rich.markup import escape
     from rich.tree import Tree
 
     def grow(branch: Tree, inputs: dict[str, Any]) -> None:
         for role, node in inputs.items():
             text = f"{role}: {node['uri']}  {node['digest'][:_DIGITS_SHOWN]}  {node['state']}"
-            grow(branch.add(escape(text)), node["inputs"])
+            grow(branch.add(text), node["inputs"])
 
     tree = Tree(f"What {title} was made from")
     grow(tree, lineage)
@@ -354,9 +352,7 @@ def _table(*columns: str) -> "Table":
 
 
 def _print(shown: "Table | Tree") -> None:
-    from rich.console import Console
-
-    Console(markup=False).print(shown)
+    console().print(shown)
 
 
 def _shown(value: object) -> str:

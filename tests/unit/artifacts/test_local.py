@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,22 @@ def test_a_step_finds_what_a_store_that_cannot_be_written_holds(
     open_store(str(tmp_path))
     monkeypatch.setattr(os, "access", refuse)
     assert open_to_read(str(tmp_path), make=True).read_only
+
+
+def test_who_waits_for_another_process_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MISTUDIO_EVENTS", raising=False)
+    store = open_store(str(tmp_path))
+
+    def wait() -> None:
+        with store.lease("sae/1"):
+            pass
+
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(1) as pool:
+        with store.lease("sae/1"):
+            waiting = pool.submit(wait)
+            while not caplog.messages:
+                assert not waiting.done()
+        waiting.result()
+    assert caplog.messages == ["Another process is working on sae/1: waiting for it."]
