@@ -21,6 +21,7 @@ MAX_VALUES = 16_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}|[eE]\+?\d{{3}}")  # one in a string only costs time
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _SHOWN_CHARACTERS = 40
 
 
@@ -62,6 +63,20 @@ def parse_json_file(path: Path, *, finite: bool = True) -> Any:
         message = f"it has more than {MAX_FILE_BYTES:,} bytes, the most that is read"
         raise RefusedJSON(message)
     return parse_json(content, finite=finite)
+
+
+def whole_number(value: object) -> int | None:
+    """The number from 0 that a value of JSON or a field of CSV is; None where it is something else.
+
+    1.9 is none, nor is true; 7.0 is 7, which tables with gaps write so.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and value >= 0 else None
+    if isinstance(value, int):
+        return value if value >= 0 else None
+    return int(value) if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()) else None
 
 
 def _parse(text: str, *, finite: bool) -> Any:

@@ -1,9 +1,10 @@
 """What must not be written down: secrets among settings, and in texts that go to disk."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+
+from mistudio.guarded_json import RefusedJSON, parse_json
 
 _NAME = re.compile(
     r"(?:^|_)(?:api_?key|access_?key|private_?key|secret|password|passwd|token|credentials?)$", re.IGNORECASE
@@ -44,6 +45,6 @@ def _json_object(text: str) -> object:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text, finite=False)
+    except RefusedJSON:
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mistudio import guarded_json
-from mistudio.guarded_json import MAX_DEPTH, MAX_DIGITS, RefusedJSON, parse_json, parse_json_file
+from mistudio.guarded_json import MAX_DEPTH, MAX_DIGITS, RefusedJSON, parse_json, parse_json_file, whole_number
 from mistudio.plain_text import has_surrogates, shortened, without_surrogates
 
 REFUSED = {
@@ -71,6 +71,16 @@ def test_values_and_files_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(guarded_json, "MAX_FILE_BYTES", 5)
     with pytest.raises(RefusedJSON, match="more than 5 bytes"):
         parse_json_file(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(7, 7), (0, 0), ("12", 12), (" 3 ", 3), (7.0, 7)]
+    + [(value, None) for value in (1.9, -1, True, None, "1.9", "-1", "1_0", "٧", "", float("nan"), float("inf"), [1])]
+    + [("9" * 5000, None), ("nan", None)],
+)
+def test_whole_numbers_are_told_from_everything_else(value: object, number: int | None) -> None:
+    assert whole_number(value) == number
 
 
 def test_lone_surrogates_are_seen_and_replaced() -> None:

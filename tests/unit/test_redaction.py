@@ -39,3 +39,8 @@ def test_texts_lose_the_secrets_of_the_environment_and_what_looks_like_one() -> 
     environment = {"OPENAI_API_KEY": "a-long-secret", "EDITOR": "a-long-editor", "X_TOKEN": "of"}
     text = "a-long-secret of a-long-editor at s3://me:word@host/x with hf_0123456789abcdefghij"
     assert redact(text, environment) == "*** of a-long-editor at s3://***@host/x with ***"
+
+
+@pytest.mark.parametrize("text", ["{" * 100_000, '{"a":' * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_cannot_be_read_is_no_setting_with_a_secret(text: str) -> None:
+    assert secret_setting({"model_settings": text}) is None

@@ -6,7 +6,6 @@ can run code.
 Shape legend: D width of the input, E width of the output, F features (latents).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mistudio.errors import ConfigError, InputError, NotFound
+from mistudio.guarded_json import RefusedJSON, parse_json_file
 from mistudio.sae import SparseAutoencoder, ThresholdedAutoencoder, architecture_config, new_autoencoder
 from mistudio.sae.config import MAX_WIDTH
 
@@ -66,8 +66,8 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it is no JSON, or no object.
     """
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = parse_json_file(path)
+    except RefusedJSON as error:
         message = f"{path} cannot be read as JSON: {error}"
         raise InputError(message) from error
     if not isinstance(content, dict):
