@@ -7,6 +7,7 @@ Shape legend: N rows, D width of the input, E width of the output.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, OrderedRows
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, hash_file, produce
-from mistudio.errors import ConfigError, NotFound
+from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import dictionary_learning, gemma_scope, onnx, saelens, sparsify
 from mistudio.interchange.weights import Reading
 from mistudio.sae import SparseAutoencoder, config_json, hook_of, load_autoencoder, save_weights, target_hook_of
@@ -181,6 +182,9 @@ def _fit(sae: SparseAutoencoder, inputs_ND: Tensor, targets_NE: Tensor, variance
     active = sae.encode_active(inputs_ND)
     error_NE = targets_NE - sae.decode_active(active, len(inputs_ND), inputs_ND)
     fvu = float(error_NE.square().mean()) / max(variance, 1e-12)
+    if not math.isfinite(fvu):
+        message = "The autoencoder's reconstructions are not finite: its weights are too large for these activations."
+        raise InputError(message)
     if fvu > 1:
         logger.warning(
             "The autoencoder reconstructs these activations worse than their mean does (FVU %.2f): check that the "
