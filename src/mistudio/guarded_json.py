@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 200
-MAX_DIGITS = 100
+MAX_DIGITS = 100  # where numbers have to be finite; elsewhere as many as Python reads
 MAX_VALUES = 16_000_000
 MAX_FILE_BYTES = 256 * 1024 * 1024
 
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1}}}|[eE]\+?\d{{3}}")  # one in a string only costs time
+_LARGEST = 10**18
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")
 _SHOWN_CHARACTERS = 40
 
@@ -34,7 +35,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
     Args:
         text: a whole document; bytes may be UTF-8, UTF-16 or UTF-32.
-        finite: refuse NaN, Infinity and numbers like 1e999, which Python reads beyond the standard.
+        finite: refuse NaN, Infinity and numbers like 1e999, which Python reads beyond the standard. Looking for them
+            takes several times as long as reading: for settings, not for records by the million.
 
     Raises:
         RefusedJSON: it is no JSON, or passes a bound.
@@ -47,7 +49,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     except RefusedJSON:
         raise
     except ValueError as error:
-        raise RefusedJSON(str(error)) from error
+        is_of_json = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        raise RefusedJSON(str(error) if is_of_json else "a number has more digits than are read") from error
 
 
 def parse_json_file(path: Path, *, finite: bool = True) -> Any:
@@ -68,14 +71,14 @@ def parse_json_file(path: Path, *, finite: bool = True) -> Any:
 def whole_number(value: object) -> int | None:
     """The number from 0 that a value of JSON or a field of CSV is; None where it is something else.
 
-    1.9 is none, nor is true; 7.0 is 7, which tables with gaps write so.
+    1.9 is none, nor is true; 7.0 is 7, which tables with gaps write so. Below 10^18.
     """
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
-        return int(value) if value.is_integer() and value >= 0 else None
+        value = int(value) if value.is_integer() else -1
     if isinstance(value, int):
-        return value if value >= 0 else None
+        return value if 0 <= value < _LARGEST else None
     return int(value) if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()) else None
 
 
@@ -87,8 +90,8 @@ def _parse(text: str, *, finite: bool) -> Any:
     hooks: dict[str, Any] = {"object_pairs_hook": _object}
     if finite:
         hooks["parse_constant"] = _constant
-    if _LONG_NUMBER.search(text):  # functions for every number would slow all other texts down
-        hooks |= {"parse_int": _integer, "parse_float": _finite_float if finite else float}
+        if _LONG_NUMBER.search(text):
+            hooks |= {"parse_int": _integer, "parse_float": _finite_float}
     value = json.loads(text, **hooks)
     if num_openings > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise RefusedJSON(_too_deep())

@@ -77,7 +77,7 @@ def test_values_and_files_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     ("value", "number"),
     [(7, 7), (0, 0), ("12", 12), (" 3 ", 3), (7.0, 7)]
     + [(value, None) for value in (1.9, -1, True, None, "1.9", "-1", "1_0", "٧", "", float("nan"), float("inf"), [1])]
-    + [("9" * 5000, None), ("nan", None)],
+    + [("9" * 5000, None), ("nan", None), (10**18, None), (1e30, None), (10**18 - 1, 10**18 - 1)],
 )
 def test_whole_numbers_are_told_from_everything_else(value: object, number: int | None) -> None:
     assert whole_number(value) == number

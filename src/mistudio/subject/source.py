@@ -16,6 +16,7 @@ from pathlib import Path
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
+from mistudio.plain_text import without_surrogates
 from mistudio.progress import progress
 
 _CONFIG = "config.json"
@@ -109,8 +110,8 @@ def _folder_source(folder: Path) -> SubjectSource:
         raise SubjectError(message)
     hashes = _hash_folder(folder)
     return SubjectSource(
-        name=folder.name,
-        uri=f"folder:{folder.name}",
+        name=without_surrogates(folder.name),
+        uri=f"folder:{without_surrogates(folder.name)}",
         path=str(folder),
         revision=None,
         digest=_digest(hashes),
