@@ -28,20 +28,21 @@ def largest_page_bytes(path: Path, table: pq.ParquetFile, names: Iterable[str]) 
     Raises:
         ValueError: a header is damaged.
     """
-    wanted, largest = set(names), 0
+    wanted, largest = list(names), 0
     with path.open("rb") as file:
         for group_number in range(table.num_row_groups):
             group = table.metadata.row_group(group_number)
             for number in range(group.num_columns):
                 chunk = group.column(number)
-                if chunk.path_in_schema.split(".")[0] in wanted:
+                # A name may have dots in it, and a column that is nested has them after its name.
+                if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in wanted):
                     largest = max(largest, _largest_of(file, chunk))
     return largest
 
 
 def _largest_of(file: BinaryIO, chunk: Any) -> int:
     starts = (chunk.data_page_offset, chunk.dictionary_page_offset)
-    file.seek(min(start for start in starts if start))
+    file.seek(min((start for start in starts if start), default=0))
     largest = num_values = 0
     while num_values < chunk.num_values:
         header = _read_struct(file)

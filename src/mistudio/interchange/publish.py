@@ -87,6 +87,7 @@ def import_sae(
 
     def build(draft: Draft) -> Summary:
         variance = float(targets_NE.var(dim=0, correction=0).mean())
+        fit = _fit(reading.sae, inputs_ND, targets_NE, variance)
         with draft.stage(WEIGHTS_NAME) as path:
             save_weights(reading.sae, path)
         draft.write(CONFIG_NAME, config_json(reading.sae, hook, max(variance**0.5, 1e-8), target_hook))
@@ -97,7 +98,7 @@ def import_sae(
             "target_hook": target_hook,
             "d_in": reading.sae.d_in,
             "width": reading.sae.width,
-            **_fit(reading.sae, inputs_ND, targets_NE, variance),
+            **fit,
         }
 
     return produce(store, recipe, "import", build)
@@ -178,7 +179,11 @@ def _evenly_spaced(reader: OrderedRows) -> Tensor:
 
 
 def _fit(sae: SparseAutoencoder, inputs_ND: Tensor, targets_NE: Tensor, variance: float) -> dict[str, float]:
-    """How well it reconstructs a sample of what was captured; badly, if it belongs elsewhere."""
+    """How well it reconstructs a sample of what was captured; badly, if it belongs elsewhere.
+
+    Raises:
+        InputError: the reconstructions are not finite.
+    """
     active = sae.encode_active(inputs_ND)
     error_NE = targets_NE - sae.decode_active(active, len(inputs_ND), inputs_ND)
     fvu = float(error_NE.square().mean()) / max(variance, 1e-12)

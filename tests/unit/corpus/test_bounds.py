@@ -98,6 +98,15 @@ def test_pages_are_measured_as_they_are(options: dict[str, object], tmp_path: Pa
     assert [document.text for document in read(tmp_path / "a.parquet")] == texts
 
 
+def test_columns_with_dots_in_their_names_and_without_rows_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a.b": ["x" * 10_000], "a": ["y"], "ab": ["z" * 20_000]}), path)
+    with pq.ParquetFile(path) as opened:
+        assert 10_000 < largest_page_bytes(path, opened, ["a.b"]) < 11_000
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    assert read(path) == []
+
+
 def test_a_damaged_page_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for junk in (b"\xff" * 64, bytes(64), b"\x1c" * 64, b"\x15\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"):
