@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mistudio.corpus.documents import (
+    BROKEN,
     LABEL_NAMES,
     MAX_RECORD_BYTES,
     TASK_NAMES,
@@ -246,22 +247,22 @@ def _parquet_documents(path: Path, origin: str, columns: Columns, dropped: "Coun
         with pq.ParquetFile(path) as table:
             schema = table.schema_arrow
             found = columns.resolve(schema.names, [field.name for field in schema if _is_text(field.type)], origin)
-            rows = _parquet_rows(table, found.used, _rows_at_once(path, table, found.used, origin), dropped)
+            rows = _parquet_rows(table, found.used, _rows_at_once(path, found.used, origin), dropped)
             yield from documents_of(rows, found, origin, _task(path), dropped)
     except FileNotFoundError as error:
         raise CorpusError(unreadable(origin, error)) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(_no_parquet(origin, error)) from error
 
 
-def _rows_at_once(path: Path, table: pq.ParquetFile, names: list[str], origin: str) -> int:
+def _rows_at_once(path: Path, names: list[str], origin: str) -> int:
     """How many rows may be held at a time, whatever is in them.
 
     Raises:
         CorpusError: a page alone is too large, or damaged.
     """
     try:
-        largest = largest_page_bytes(path, table, names)
+        largest = largest_page_bytes(path, names)
     except ValueError as error:
         raise CorpusError(_no_parquet(origin, error)) from error
     if largest > MAX_PAGE_BYTES:
@@ -282,9 +283,20 @@ def _parquet_rows(
             if dropped is not None:
                 dropped[TOO_LONG] += 1
         else:
-            for number, values in enumerate(batch.to_pylist(), start=start):
-                yield Row(f"row {number}", values)
+            yield from _batch_rows(batch, start, dropped)
         start += batch.num_rows
+
+
+def _batch_rows(batch: pa.RecordBatch, start: int, dropped: "Counter[str] | None") -> Iterator[Row]:
+    """The rows of a batch, but those whose texts are not UTF-8, which Parquet does not see to."""
+    try:
+        yield from [Row(f"row {start + place}", values) for place, values in enumerate(batch.to_pylist())]
+    except UnicodeDecodeError:
+        if batch.num_rows > 1:
+            for place in range(batch.num_rows):
+                yield from _batch_rows(batch.slice(place, 1), start + place, dropped)
+        elif dropped is not None:
+            dropped[BROKEN] += 1
 
 
 def _value_bytes(batch: pa.RecordBatch) -> int:

@@ -91,20 +91,27 @@ def test_pages_are_measured_as_they_are(options: dict[str, object], tmp_path: Pa
     texts = [f"{number} " * 50 for number in range(200)]
     table = pa.table({"other": ["y" * 100_000] * 200, "text": texts, "lists": [[1, 2], None] * 100})
     pq.write_table(table, tmp_path / "a.parquet", data_page_size=10_000, **options)
-    with pq.ParquetFile(tmp_path / "a.parquet") as opened:
-        assert len(max(texts)) < largest_page_bytes(tmp_path / "a.parquet", opened, ["text", "lists"]) < 80_000
-        assert largest_page_bytes(tmp_path / "a.parquet", opened, ["other"]) > 100_000
-        assert largest_page_bytes(tmp_path / "a.parquet", opened, []) == 0
+    assert len(max(texts)) < largest_page_bytes(tmp_path / "a.parquet", ["text", "lists"]) < 80_000
+    assert largest_page_bytes(tmp_path / "a.parquet", ["other"]) > 100_000
+    assert largest_page_bytes(tmp_path / "a.parquet", []) == 0
     assert [document.text for document in read(tmp_path / "a.parquet")] == texts
 
 
 def test_columns_with_dots_in_their_names_and_without_rows_are_measured(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a.b": ["x" * 10_000], "a": ["y"], "ab": ["z" * 20_000]}), path)
-    with pq.ParquetFile(path) as opened:
-        assert 10_000 < largest_page_bytes(path, opened, ["a.b"]) < 11_000
+    assert 10_000 < largest_page_bytes(path, ["a.b"]) < 11_000
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     assert read(path) == []
+
+
+def test_texts_of_parquet_that_are_not_utf8_are_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["before", "here", "after"]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"here", b"h\xffre"))
+    dropped = Counter[str]()
+    assert [document.text for document in read(path, dropped)] == ["before", "after"]
+    assert dropped == {"broken Unicode": 1}
 
 
 def test_a_damaged_page_header_is_refused(tmp_path: Path) -> None:
