@@ -79,7 +79,8 @@ def whole_number(value: object) -> int | None:
         value = int(value) if value.is_integer() else -1
     if isinstance(value, int):
         return value if 0 <= value < _LARGEST else None
-    return int(value) if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value.strip()) else None
+    digits = value.strip() if isinstance(value, str) else ""
+    return int(digits) if _WHOLE_NUMBER.fullmatch(digits) else None
 
 
 def _parse(text: str, *, finite: bool) -> Any:

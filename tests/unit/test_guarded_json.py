@@ -75,7 +75,7 @@ def test_values_and_files_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(7, 7), (0, 0), ("12", 12), (" 3 ", 3), (7.0, 7)]
+    [(7, 7), (0, 0), ("12", 12), (" 3 ", 3), ("\x1f3", 3), (7.0, 7)]
     + [(value, None) for value in (1.9, -1, True, None, "1.9", "-1", "1_0", "٧", "", float("nan"), float("inf"), [1])]
     + [("9" * 5000, None), ("nan", None), (10**18, None), (1e30, None), (10**18 - 1, 10**18 - 1)],
 )
