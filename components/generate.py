@@ -2,7 +2,8 @@
 
 A component is a typed contract that calls the library. What people can set in the dashboard is what the step's
 declaration marks for it; everything else goes through one parameter with settings as JSON. KFP parameters cannot be
-None, so that here -1 and the empty text stand for it, and nowhere else.
+None, so that -1 and the empty text stand for it in components, in pipelines and on the command line, whose texts say
+so; the library takes None.
 """
 
 import textwrap
@@ -117,7 +118,9 @@ def _body(step: Step) -> str:
     given += [f"{leaf.name}={_given(leaf)}" for leaf in dashboard_options(step)]
     arguments = "".join(f"        {line},\n" for line in given)
     result = "done = " if step.output is not None else "return " if step.returns else ""
-    lines = f'    from mistudio import steps\n\n    {result}steps.{verb}(\n        "{step.name}",\n{arguments}    )\n'
+    own = f'    steps.own_process("{step.name}")\n' if step.output is not None else ""
+    lines = f"    from mistudio import steps\n\n{own}"
+    lines += f'    {result}steps.{verb}(\n        "{step.name}",\n{arguments}    )\n'
     if step.output is None:
         return lines
     lines += f"    done.write_to({step.output.name})\n"

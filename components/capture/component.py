@@ -44,6 +44,7 @@ def capture(
     """
     from mistudio import steps
 
+    steps.own_process("capture")
     done = steps.run_step(
         "capture",
         corpus=steps.artifact_uri(corpus.path),

@@ -28,6 +28,7 @@ def compare(
     """
     from mistudio import steps
 
+    steps.own_process("compare")
     done = steps.run_step(
         "compare",
         evaluations=[steps.artifact_uri(each.path) for each in evaluations],

@@ -38,6 +38,7 @@ def evaluate(
     """
     from mistudio import steps
 
+    steps.own_process("evaluate")
     done = steps.run_step(
         "evaluate",
         sae=steps.artifact_uri(sae.path),

@@ -53,6 +53,7 @@ def explain(
     """
     from mistudio import steps
 
+    steps.own_process("explain")
     done = steps.run_step(
         "explain",
         features=steps.artifact_uri(features.path),

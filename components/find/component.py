@@ -48,6 +48,7 @@ def find(
     """
     from mistudio import steps
 
+    steps.own_process("find")
     done = steps.run_step(
         "find",
         sae=steps.artifact_uri(sae.path),

@@ -48,6 +48,7 @@ def find_part(
     """
     from mistudio import steps
 
+    steps.own_process("find_part")
     done = steps.run_step(
         "find_part",
         sae=steps.artifact_uri(sae.path),

@@ -36,6 +36,7 @@ def ingest(
     """
     from mistudio import steps
 
+    steps.own_process("ingest")
     done = steps.run_step(
         "ingest",
         corpus=corpus,

@@ -45,6 +45,7 @@ def probe(
     """
     from mistudio import steps
 
+    steps.own_process("probe")
     done = steps.run_step(
         "probe",
         sae=steps.artifact_uri(sae.path),

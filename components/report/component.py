@@ -36,6 +36,7 @@ def report(
     """
     from mistudio import steps
 
+    steps.own_process("report")
     done = steps.run_step(
         "report",
         features=steps.artifact_uri(features.path),

@@ -51,6 +51,7 @@ def score(
     """
     from mistudio import steps
 
+    steps.own_process("score")
     done = steps.run_step(
         "score",
         explanations=steps.artifact_uri(explanations.path),

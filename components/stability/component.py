@@ -29,6 +29,7 @@ def stability(
     """
     from mistudio import steps
 
+    steps.own_process("stability")
     done = steps.run_step(
         "stability",
         saes=[steps.artifact_uri(each.path) for each in saes],

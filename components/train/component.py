@@ -54,6 +54,7 @@ def train(
     """
     from mistudio import steps
 
+    steps.own_process("train")
     done = steps.run_step(
         "train",
         activations=steps.artifact_uri(activations.path),

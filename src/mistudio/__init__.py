@@ -1,10 +1,14 @@
-"""miStudio: capture, sparse features, search and steering of language-model activations.
+"""miStudio: capture, sparse features and search in the activations of language models.
 
 What a notebook needs is here; ``docs/python.md`` shows it at work. Nothing is imported before it is asked for, so that
 ``import mistudio`` costs nothing.
 
 ================  ==================================================================================
+__version__       of this library
 open_store        a store: a folder, as a path or ``file:PATH``; ``mode="r"`` for one that is only read
+Store             what it gives: files by name, with leases and publication
+open_artifact     what is published under a prefix
+Artifact          its manifest and files, checked when they are read
 Catalog           what a store holds: the newest of a kind, by digest, parents, children, graph
 Line              what an artifact was made from: scores, explanations, features, autoencoder, ...
 FeatureSet        the features of a search, with explanations and scores: rows, pages, contexts
@@ -14,6 +18,7 @@ open_session      loads one
 resolve_source    finds a model: a folder, or an id on the model hub
 STEPS             the steps, each with what it takes
 run_step          runs a step here
+StepOutput        what that published, whether it was there before, and its figures
 LocalRunner       runs pipelines and steps as processes of their own, with progress, log and cancel
 Target            what a runner starts
 MistudioError     base of all errors raised on purpose, see ``mistudio.errors``

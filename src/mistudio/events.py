@@ -103,7 +103,15 @@ def emit(event: Event) -> None:
     """Append an event for whoever follows the run, if anybody does."""
     path = events_path()
     if path is not None:
-        append(path, event)
+        try:
+            append(path, event)
+        except OSError as error:
+            _say_once(f"{EVENTS_ENV} names {path}, which cannot be written: {error.strerror}. Nothing is told there.")
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def events_path() -> Path | None:

@@ -3,8 +3,8 @@
 By default glibc gives large pieces back to the system at once, and every new tensor is made of fresh pages, which the
 kernel has to clear (ADR 7 has figures). Other C libraries are left as they are.
 
-That is a setting of the whole process, so only what starts one for a single piece of work asks for it: a command, or
-the runner of a step. Where nobody did, nothing here does anything.
+That is a setting of the whole process, so only what starts one for a single piece of work asks for it: a command, a
+component, the first process of a run. Where nobody did, nothing here does anything.
 """
 
 import ctypes

@@ -6,8 +6,10 @@ them by. ``nested`` puts plain values where they belong, and ``validated`` build
 in one readable message. ``None`` means "not given": the default, or what a step chooses.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -20,6 +22,13 @@ from mistudio.guarded_json import RefusedJSON, parse_json
 from mistudio.plain_text import shortened
 
 Model = TypeVar("Model", bound=BaseModel)
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: "settings as an object",
+}
 Place = Literal["dashboard", "command", "settings"]
 
 # Where a setting is offered by a name of its own; without either mark it is set by path.
@@ -99,6 +108,39 @@ class Leaf:
         """A plain value as it is meant: -1 and an empty text are None where None is a value, or the default."""
         can_be_none = self.nullable or self.default is None
         return None if can_be_none and value in (-1, "") and not isinstance(value, bool) else value
+
+    def checked(self, value: Any) -> Any:
+        """A value from Python or JSON as a plain one of this kind, or several; None stays.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        if not self.many or value is None:
+            return value if value is None else self._checked(value)
+        if isinstance(value, str):
+            return self.parse(value)
+        if not isinstance(value, Sequence | Set):
+            message = f"{self.name} takes several values, with commas between them or as a list, not {value!r:.60}."
+            raise ConfigError(message)
+        return [self._checked(each) for each in value]
+
+    def _checked(self, value: Any) -> Any:
+        """One value. A flag is no number, nor a text that reads like one; a number of NumPy's is one."""
+        is_flag = isinstance(value, bool)
+        if self.kind is bool and is_flag:
+            return value
+        if self.kind is float and isinstance(value, Real) and not is_flag:
+            return float(value)
+        if self.kind is int and isinstance(value, Integral) and not is_flag:
+            return int(value)
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.kind is str and isinstance(value, str | PathLike):
+            return fspath(value)
+        if self.kind is dict and isinstance(value, Mapping | str):
+            return value
+        message = f"{self.name} takes {_KINDS[self.kind]}, not {value!r:.60}."
+        raise ConfigError(message)
 
     def parse(self, text: str) -> Any:
         """The value that a text on the command line stands for.
@@ -189,13 +231,13 @@ def find_leaf(known: Sequence[Leaf], name: str, source: str) -> Leaf:
     raise ConfigError(message)
 
 
-def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Plain values by name or path as the nested content of a configuration; None is "not given" where it says nothing.
+def by_path(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Plain values by name or path, each by its path; None is "not given" where it says nothing.
 
     A value may be an object of settings itself, such as ``{"judged": {"num_active": 5}}``.
 
     Raises:
-        ConfigError: a name is unknown or could be several, a setting is given twice, or its variant does not have it.
+        ConfigError: a name is unknown or could be several, or a setting is given twice.
     """
     values: dict[str, Any] = {}
     for name, value in _flat(known, given):
@@ -205,7 +247,17 @@ def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict
         if leaf.path in values:
             message = f"{leaf.name} is given twice, as {values[leaf.path]!r} and as {value!r}: give it once."
             raise ConfigError(message)
-        values[leaf.path] = leaf.parse(value) if leaf.many and isinstance(value, str) else value
+        values[leaf.path] = leaf.checked(value)
+    return values
+
+
+def nested(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Plain values by name or path as the nested content of a configuration; see :func:`by_path`.
+
+    Raises:
+        ConfigError: a name is unknown or could be several, a setting is given twice, or its variant does not have it.
+    """
+    values = by_path(known, given, source)
     _check_variants(known, values)
     content: dict[str, Any] = {}
     for path, value in values.items():

@@ -78,7 +78,7 @@ def publish_sae(
         with draft.stage(WEIGHTS_NAME) as path:
             save_weights(sae, path)
         draft.write(CONFIG_NAME, config_json(sae, hook, 0.5, target_hook))
-        return {}
+        return {"d_in": sae.d_in, "width": sae.width}
 
     content = {
         "weights": float(sum((value.double() ** 2).sum() for value in sae.state_dict().values())),

@@ -125,3 +125,12 @@ def test_no_secret_of_the_environment_is_written(events: Path, monkeypatch: pyte
     emit(Message(text="with a-long-secret"))
     assert "a-long-secret" not in events.read_text()
     assert [json.loads(line).get("message") for line in events.read_text().splitlines()] == ["refused: ***", None]
+
+
+def test_a_file_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(EVENTS_ENV, str(tmp_path / "none" / "events.jsonl"))
+    for _ in range(2):
+        emit(Started(step="train"))
+    assert caplog.text.count("cannot be written") == 1

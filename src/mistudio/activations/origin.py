@@ -34,8 +34,8 @@ def _named_source(store: Store, activations: Artifact) -> SubjectSource:
     scheme, _, name = uri.rpartition(":")
     if scheme == "folder":
         message = (
-            f"{activations.uri} was captured from {uri}, and where the model folder {name} lies is not known: name the "
-            "folder as model."
+            f"{activations.uri} was captured from {uri}, and where the model folder {name} lies is not known: give it "
+            "as model (--model FOLDER)."
         )
         raise InputError(message)
     if scheme == "hub":

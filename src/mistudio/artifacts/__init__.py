@@ -6,11 +6,12 @@ from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
 from mistudio.artifacts.hashing import HashingWriter, hash_file
-from mistudio.artifacts.inventory import artifact_uris, list_artifacts, remove_artifact
+from mistudio.artifacts.inventory import artifact_uris, remove_artifact
+from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
 from mistudio.artifacts.names import check_name
-from mistudio.artifacts.opening import default_store_url, open_store
+from mistudio.artifacts.opening import default_store_url, open_store, open_to_read, store_url
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
 from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
@@ -50,18 +51,20 @@ __all__ = [
     "artifact_uris",
     "canonical_json",
     "check_name",
+    "check_version",
     "default_store_url",
     "find",
     "find_reference",
     "hash_file",
-    "list_artifacts",
     "open_artifact",
     "open_input",
     "open_store",
+    "open_to_read",
     "produce",
     "produce_together",
     "reference_history",
     "references",
     "remove_artifact",
     "scratch_folder",
+    "store_url",
 ]

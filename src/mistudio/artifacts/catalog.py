@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
+from typing import Self
 
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
@@ -21,7 +22,7 @@ from mistudio.artifacts.manifest import MANIFEST_NAME, Manifest
 from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.store import Store
-from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ Where = Callable[[Entry], bool]
 class Catalog:
     """What a store holds. May be asked from several threads.
 
+    Close it, or use it in ``with``, where there are many.
+
     Args:
         store: the store; it is not written to.
     """
@@ -42,6 +45,17 @@ class Catalog:
         self.store = store
         self._lock = threading.RLock()  # what is asked for may ask again
         self._index = self._open_index()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of the index; a catalogue that is closed can be asked nothing."""
+        with self._lock:
+            self._index.close()
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """All artifacts, or those of one kind, by prefix; those with a damaged manifest say so."""
@@ -59,7 +73,7 @@ class Catalog:
             NotFound: there is none.
             DamagedArtifact: it was damaged since its manifest was last read.
         """
-        return self._first(lambda: self.newest(kind, where=where, limit=1), f"of kind {kind}")
+        return self._first(lambda: self.newest(kind, where=where, limit=1), f"of kind {_readable(kind)}")
 
     def by_digest(self, digits: str) -> Artifact:
         """The artifact of a digest, of which the first six digits or more may be given.
@@ -135,7 +149,7 @@ class Catalog:
             try:
                 self._refresh()
                 return list(question(self._index))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ValueError) as error:  # another's content in the file
                 logger.info("The index of %s cannot be used (%s): reading the store anew", self.store.url, error)
                 self._index.close()
                 self._index = Index(None)
@@ -161,14 +175,21 @@ class Catalog:
         name = f"{uri}/{MANIFEST_NAME}"
         try:
             return Entry.of(uri, Manifest.from_json(self.store.read(name), name))
-        except DamagedArtifact as error:
+        except (DamagedArtifact, StorageError) as error:
             return Entry.damaged(uri, str(error))
         except NotFound:
             return None
 
     def _open_index(self) -> Index:
+        path = scratch_folder(self.store) / INDEX_NAME
         try:
-            return Index(scratch_folder(self.store) / INDEX_NAME)
+            try:
+                return Index(path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # such as a full disk
+                    raise
+                path.unlink()  # it is no index, and can be made anew
+                return Index(path)
         except (sqlite3.Error, OSError) as error:
             logger.info("No index of %s can be kept (%s)", self.store.url, error)
             return Index(None)

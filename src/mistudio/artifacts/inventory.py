@@ -1,32 +1,17 @@
-"""What a store holds: listing artifacts, and removing one; see ``catalog`` for finding them."""
+"""The prefixes of what a store holds, and removing an artifact; see ``catalog`` for finding them."""
 
 from collections.abc import Iterator
 
-from mistudio.artifacts.artifact import Artifact, checked_uri, open_artifact
+from mistudio.artifacts.artifact import checked_uri
 from mistudio.artifacts.manifest import MANIFEST_NAME
 from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.store import Store
-from mistudio.errors import NotFound
 
 
 def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
     """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
     for file in store.outermost(MANIFEST_NAME, folder, skip=(REFS,)):
         yield file.name.removesuffix(f"/{MANIFEST_NAME}")
-
-
-def list_artifacts(store: Store) -> Iterator[Artifact]:
-    """All published artifacts, by prefix.
-
-    Raises:
-        DamagedArtifact: a manifest cannot be read.
-    """
-    for uri in artifact_uris(store):
-        try:
-            artifact = open_artifact(store, uri)
-        except NotFound:  # removed since it was listed
-            continue
-        yield artifact
 
 
 def remove_artifact(store: Store, uri: str) -> None:

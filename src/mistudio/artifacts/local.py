@@ -32,7 +32,7 @@ class LocalStore(Store):
     """
 
     def __init__(self, root: Path, mode: Mode = "rw") -> None:
-        self.root = _expanded(root).absolute()
+        self.root = expanded(root).absolute()
         self.url = str(self.root)
         self.read_only = mode == "r"
         self._staging = self.root / PRIVATE / "staging"
@@ -90,7 +90,9 @@ class LocalStore(Store):
 
     def open(self, name: str) -> BinaryIO:
         """Open the file itself."""
-        return self.fetch(name).open("rb")
+        path = self.fetch(name)
+        with self._translated(f"read {name} in"):
+            return path.open("rb")
 
     def fetch(self, name: str) -> Path:
         """The file itself."""
@@ -101,7 +103,9 @@ class LocalStore(Store):
 
     def sha256(self, name: str) -> str:
         """The hash of a file, which is read for it."""
-        return hash_file(self.fetch(name))
+        path = self.fetch(name)
+        with self._translated(f"read {name} in"):
+            return hash_file(path)
 
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
@@ -213,7 +217,12 @@ class LocalStore(Store):
         return path is not None and (path.is_relative_to(self.root) or self.root.is_relative_to(path))
 
 
-def _expanded(root: Path) -> Path:
+def expanded(root: Path) -> Path:
+    """A folder with ``~`` as the user's home.
+
+    Raises:
+        StorageError: there is no such user.
+    """
     try:
         return root.expanduser()
     except RuntimeError as error:

@@ -81,7 +81,7 @@ class Recipe(_Frozen):
 class Manifest(_Frozen):
     """The content of ``manifest.json``."""
 
-    kind: str = Field(description="kind and schema version, for example mistudio.activations/1")
+    kind: str = Field(pattern=r"^[^/]+/\d{1,9}$", description="kind and version, for example mistudio.activations/1")
     config: dict[str, Any]
     seed: int
     inputs: dict[str, InputRef]

@@ -2,13 +2,15 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import platformdirs
 
-from mistudio.artifacts.local import LocalStore
+from mistudio.artifacts.local import PRIVATE, LocalStore, expanded
 from mistudio.artifacts.store import Mode, Store
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, StorageError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
 
@@ -29,14 +31,50 @@ def open_store(url: str = "", mode: Mode = "rw") -> Store:
         ConfigError: the scheme is unknown.
         StorageError: the folder cannot be made or written; to read, that there is none.
     """
+    if mode not in get_args(Mode):
+        message = f"mode {mode!r} is unknown: use one of {', '.join(get_args(Mode))}."
+        raise ConfigError(message)
+    return LocalStore(_folder(url), mode)
+
+
+def open_to_read(url: str = "", *, make: bool = False) -> Store:
+    """Open the store at ``url``, also where it cannot be written; a folder that is not there is no store.
+
+    One that can be written is opened so that what is worked out about it, such as an index, is kept in it.
+
+    Args:
+        url: which; by default :func:`default_store_url`.
+        make: Make the store where there is none.
+
+    Raises:
+        ConfigError: the scheme is unknown.
+        StorageError: there is none.
+    """
+    folder = expanded(_folder(url))
+    if make or (folder / PRIVATE).is_dir():
+        with suppress(StorageError):
+            return LocalStore(folder)
+    return LocalStore(folder, "r")
+
+
+def store_url(url: str = "") -> str:
+    """The one URL of a store however it was named; it need not exist.
+
+    Raises:
+        ConfigError: the scheme is unknown.
+    """
+    return str(expanded(_folder(url)).absolute())
+
+
+def _folder(url: str) -> Path:
     url = url or default_store_url()
     folder = local_folder(url)
-    if folder is not None:
-        return LocalStore(folder, mode)
-    message = (
-        f"store {url!r} has the unknown scheme {url.partition(':')[0]!r}. Use a folder, as a path or as file:PATH."
-    )
-    raise ConfigError(message)
+    if folder is None:
+        message = (
+            f"store {url!r} has the unknown scheme {url.partition(':')[0]!r}. Use a folder, as a path or as file:PATH."
+        )
+        raise ConfigError(message)
+    return folder
 
 
 def local_folder(url: str) -> Path | None:

@@ -18,6 +18,7 @@ from mistudio.errors import DamagedArtifact, InputError, NotFound
 
 REFS = "refs"
 _DIGITS = 8
+_PARTS = 4  # refs, the kind, the name, the number
 
 
 class Target(BaseModel):
@@ -90,8 +91,9 @@ def references(store: Store, kind: str | None = None) -> Iterator[Reference]:
     """What every name stands for now, of one kind or of all; names that stand for nothing are left out."""
     newest: dict[tuple[str, str], int] = {}
     for file in store.stat(f"{REFS}/{check_name(kind)}" if kind else REFS):
-        _, its_kind, name, number = file.name.split("/")
-        newest[its_kind, name] = int(number)
+        parts = file.name.split("/")
+        if len(parts) == _PARTS and parts[-1].isdecimal():  # anything else was put there by hand
+            newest[parts[1], parts[2]] = int(parts[-1])
     for (its_kind, its_name), last in newest.items():
         found = _read(store, its_kind, its_name, last)
         if found.target.uri is not None:
@@ -106,7 +108,8 @@ def _prefix(kind: str, name: str) -> str:
 
 
 def _numbers(store: Store, prefix: str) -> list[int]:
-    return [int(name.rpartition("/")[2]) for name in store.list(prefix)]
+    lasts = [name.removeprefix(f"{prefix}/") for name in store.list(prefix)]
+    return [int(last) for last in lasts if last.isdecimal()]
 
 
 def _read(store: Store, kind: str, name: str, number: int) -> Reference:

@@ -37,7 +37,7 @@ _STATES = {
 UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
+    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
 ]
 
 
@@ -68,13 +68,16 @@ def list_(
     from rich.console import Console
     from rich.text import Text
 
-    from mistudio.artifacts import Catalog
+    from mistudio.artifacts import Catalog, open_to_read
 
     console = Console()
-    rows = [_row(entry) for entry in Catalog(_to_read(store)).entries(kind)]
+    opened = open_to_read(store)
+    rows = [_row(entry) for entry in Catalog(opened).entries(kind)]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
+    if not rows:
+        typer.echo(f"The store {opened.url} holds {f'nothing of kind {kind}' if kind else 'nothing yet'}.", err=True)
     # Of a narrow terminal, only the figures give way: the rest is there to be copied.
     width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:
@@ -94,9 +97,9 @@ def latest(
     """
     import json
 
-    from mistudio.artifacts import Catalog, Entry
+    from mistudio.artifacts import Catalog, Entry, open_to_read
 
-    newest = Catalog(_to_read(store)).latest(kind)
+    newest = Catalog(open_to_read(store)).latest(kind)
     typer.echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1) if as_json else newest.uri)
 
 
@@ -107,9 +110,9 @@ def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "")
     """
     import json
 
-    from mistudio.artifacts import open_artifact
+    from mistudio.artifacts import open_artifact, open_to_read
 
-    opened = _to_read(store)
+    opened = open_to_read(store)
     artifact = open_artifact(opened, uri)
     lineage = _lineage(opened, artifact)
     if as_json:
@@ -128,9 +131,10 @@ def verify(
     store: StoreOption = "",
 ) -> None:
     """Hash every file again, and name each that is not what was published."""
+    from mistudio.artifacts import open_to_read
     from mistudio.errors import DamagedArtifact
 
-    opened = _to_read(store)
+    opened = open_to_read(store)
     artifacts = {uri.strip("/"): _open(opened, uri) for uri in uris} if uris else _open_all(opened)
     problems: list[str] = []
     num_damaged = 0
@@ -205,28 +209,17 @@ def refs(
     """
     import json
 
-    from mistudio.artifacts import references
+    from mistudio.artifacts import open_to_read, references
 
     rows = [
         {"kind": each.kind, "name": each.name, "number": each.number, **each.target.model_dump()}
-        for each in references(_to_read(store), kind)
+        for each in references(open_to_read(store), kind)
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         typer.echo(f"{row['kind']}  {row['name']}  {row['uri']}  {row['created_at'][:_DATE_CHARS]}  {row['author']}")
-
-
-def _to_read(url: str) -> "Store":
-    """The store, where it cannot be written to be read only."""
-    from mistudio.artifacts import open_store
-    from mistudio.errors import StorageError
-
-    try:
-        return open_store(url)
-    except StorageError:
-        return open_store(url, "r")
 
 
 def _author() -> str:

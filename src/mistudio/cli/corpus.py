@@ -68,11 +68,12 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_to_read, store_url
     from mistudio.corpus.documents import BUILTIN_NAMES
     from mistudio.corpus.uploads import list_corpora, upload_name
 
-    uploads = list(list_corpora(open_store(store)))
+    there = Path(store_url(store)).exists()
+    uploads = list(list_corpora(open_to_read(store))) if there else []
     if as_json:
         rows = [
             {"name": upload_name(upload), "uri": upload.uri, "digest": upload.digest, **upload.manifest.summary}

@@ -53,7 +53,7 @@ class _BarView:
         if isinstance(event, Progress):
             key = (event.pid, event.what)
             if key not in self._tasks:
-                self._tasks[key] = self._display.add_task(event.what, unit=event.unit, note="")
+                self._tasks[key] = self._display.add_task(_what(event), unit=event.unit, note="")
             total = event.done if event.finished else event.total
             self._display.update(self._tasks[key], completed=event.done, total=total, note=event.note)
         elif isinstance(event, Finished):
@@ -86,9 +86,15 @@ class _LineView:
             key, done = (event.pid, event.what), event.done / event.total
             if 0 < done < 1 and done >= self._shown.get(key, 0) + _LINE_STEP:
                 self._shown[key] = done
-                self._console.print(f"  {event.what}: {done:.0%}  {event.note}", highlight=False)
+                self._console.print(f"  {_what(event)}: {done:.0%}  {event.note}", highlight=False)
 
 
 def _finished_line(event: Finished) -> str:
     how = "found" if event.found else "made"
-    return f"{event.step:<9} {how:<6} {event.seconds:>7.1f} s   {event.uri}"
+    about = f"   ({event.about})" if event.about else ""
+    return f"{event.step:<9} {how:<6} {event.seconds:>7.1f} s   {event.uri}{about}"
+
+
+def _what(event: Progress) -> str:
+    """What is done, and by which of the steps of one name, which may run side by side."""
+    return f"{event.what} ({event.about})" if event.about else event.what

@@ -112,11 +112,11 @@ def export(
     store: StoreOption = "",
 ) -> None:
     """Export an autoencoder."""
-    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.artifacts import open_artifact, open_to_read
     from mistudio.interchange import export_sae
 
     numbers = _numbers(features)
-    paths = export_sae(open_artifact(open_store(store), sae, "sae"), folder, format_name, numbers)
+    paths = export_sae(open_artifact(open_to_read(store), sae, "sae"), folder, format_name, numbers)
     typer.echo(f"Wrote {', '.join(map(str, paths))}.")
 
 
@@ -159,11 +159,11 @@ def export_features(
     store: StoreOption = "",
 ) -> None:
     """Export features."""
-    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.artifacts import open_artifact, open_to_read
     from mistudio.exchange import export_features as write
     from mistudio.exchange import names_of
 
-    opened = open_store(store)
+    opened = open_to_read(store)
     exported = write(
         opened,
         open_artifact(opened, features, "features"),

@@ -1,6 +1,7 @@
 """``mistudio run``, ``compile`` and ``mlflow``: pipelines on this machine, and their compiled form."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +66,7 @@ def run(
     from mistudio.cli.summary import print_parameters, print_summary, summarise
     from mistudio.errors import ConfigError, GateFailed
     from mistudio.runs import LocalRunner, Target
-    from mistudio.runs.checkout import check_settings, load_pipeline, parse_settings
+    from mistudio.runs.checkout import load_pipeline, parse_settings
 
     loaded = load_pipeline(pipeline)
     if parameters:
@@ -76,7 +77,9 @@ def run(
     if detach and summary:
         message = "--summary is of a run that has ended: leave it out with --detach, and see mistudio runs show."
         raise ConfigError(message)
-    check_settings(loaded, values)
+    if summary and (summary.is_dir() or not os.access(_nearest_folder(summary), os.W_OK)):
+        message = f"--summary {summary} cannot be written: name a file in a folder that can."
+        raise ConfigError(message)
     # Refuses a folder that cannot be written, before anything starts.
     runner = LocalRunner(store, attached=not detach)
     if detach:
@@ -86,10 +89,16 @@ def run(
         closing = summarise(run_locally(runner, pipeline, values))
     except PipelineFailed as failure:
         if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
-            _write_summary(summary, summarise(failure.finished) | {"failed": str(failure)})
+            closing = summarise(failure.finished)
+            _write_summary(summary, closing | {"failed": str(failure)})
+            print_summary(closing, runner.store)
         raise
     _write_summary(summary, closing)
     print_summary(closing, runner.store)
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
 
 
 def _write_summary(path: Path | None, closing: dict[str, Any]) -> None:

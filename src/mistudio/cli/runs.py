@@ -1,6 +1,7 @@
 """``mistudio runs``: what was started here, how it goes, and how to end it."""
 
 import json
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mistudio.events import Event
+    from mistudio.events import Event, Started
     from mistudio.runs import Run
 
 _LIST_HELP = """List the runs of a store, the newest first.
@@ -19,7 +20,7 @@ Examples:
 
     mistudio runs list --json
 """
-_SHOW_HELP = """Show a run: what was asked for, how far it is, its last figures, and what it published.
+_SHOW_HELP = """Show a run: what was asked for, which steps are at work and how far they are, and what it published.
 
 Example:
 
@@ -128,25 +129,38 @@ def _facts(run: "Run", events: "list[Event]") -> "Table":
         table.add_row("why", run.message)
     for name, value in run.settings.items():
         table.add_row(f"setting: {name}", str(value))
-    for what, figures in (_latest(events) if run.state == "running" else {}).items():
-        table.add_row(what, figures)
+    for step in _at_work(events) if run.state == "running" else ():
+        about = f" ({step.about})" if step.about else ""
+        table.add_row(f"{step.step}{about}", f"at work for {time.time() - step.time:,.0f} s")
+    for (what, about, _), figures in (_latest(events) if run.state == "running" else {}).items():
+        table.add_row(f"{what} ({about})" if about else what, figures)
     for made in run.artifacts:
         table.add_row(made.step, f"{made.uri} ({'found' if made.found else 'made'})")
     return table
 
 
-def _latest(events: "list[Event]") -> dict[str, str]:
-    """How far each piece of work under way is, and the last figures of each curve."""
+def _at_work(events: "list[Event]") -> "list[Started]":
+    from mistudio.runs.outcome import StepStates
+
+    steps = StepStates()
+    for event in events:
+        steps.take(event)
+    return list(steps.running.values())
+
+
+def _latest(events: "list[Event]") -> dict[tuple[str, str, int], str]:
+    """How far each piece of work under way is, and the last figures of each curve; several processes do the same."""
     from mistudio.events import Metrics, Progress
 
-    latest: dict[str, str] = {}
+    latest: dict[tuple[str, str, int], str] = {}
     for event in events:
         if isinstance(event, Progress):
-            latest.pop(event.what, None)
+            key = (event.what, event.about, event.pid)
+            latest.pop(key, None)
             if not event.finished:
                 done = f"{event.done / event.total:.0%}" if event.total else f"{event.done:,.0f}"
-                latest[event.what] = f"{done} {event.note}"
+                latest[key] = f"{done} {event.note}"
         elif isinstance(event, Metrics):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
-            latest[event.run] = f"at {event.number:,}: {figures}"
+            latest[event.run, "", event.pid] = f"at {event.number:,}: {figures}"
     return latest

@@ -7,9 +7,10 @@ from typing import Any
 
 import typer
 
+from mistudio import steps
 from mistudio.cli.options import option, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, assignments, find_leaf
-from mistudio.steps import STEPS, Step, StepOutput, run_all
+from mistudio.steps import STEPS, Step, StepOutput
 
 _PANEL = "Batch steps"
 _EXAMPLES = {
@@ -40,7 +41,8 @@ def _command(step: Step) -> Callable[..., None]:
             _print_parameters(step)
             return
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
-        outputs = run_all(step.name, **given, **_read(step, others or []))
+        steps.own_process(step.name)
+        outputs = steps.run_all(step.name, **{**given, **_read(step, others or [])})
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
     parameters = [
@@ -53,7 +55,7 @@ def _command(step: Step) -> Callable[..., None]:
     return with_parameters(command, parameters)
 
 
-_SET = "Set any other setting, such as those that --parameters lists; may be repeated."
+_SET = "Set any setting that --parameters lists; wins over its option; may be repeated."
 
 
 def _read(step: Step, settings: list[str]) -> dict[str, Any]:

@@ -157,10 +157,10 @@ def gpu(as_json: JsonOption = False) -> None:
 
 
 def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_to_read
     from mistudio.demo import resolve_model
 
-    return resolve_model(model, revision, open_store(store))
+    return resolve_model(model, revision, open_to_read(store, make=True))
 
 
 def _show_estimate(estimate: "MemoryEstimate") -> None:

@@ -13,7 +13,9 @@ from mistudio.runs.checkout import kfp_functions, signature
 from mistudio.runs.outcome import seconds_by_step
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
+_RANDOM = "ce_recovered_random"
 _SCORED = ("interpretable", "explained")
+_HOLLOW = 0.1  # a control that comes so near leaves the figure without meaning
 _PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
 
@@ -30,6 +32,7 @@ def summarise(finished: list[Finished]) -> dict[str, Any]:
         **named,
         "tokens": last["train"]["tokens"] if "train" in last else None,
         **{name: measured.get(name) for name in _FIGURES},
+        _RANDOM: measured.get("control.random_ce_recovered"),
         **{name: last["score"].get(name) for name in _SCORED if "score" in last},
         "seconds": seconds_by_step(finished),
         "artifacts": {step: _artifacts([event for event in finished if event.step == step]) for step in last},
@@ -48,14 +51,14 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     if "best" in closing:
         table.add_row("autoencoders", f"{closing['autoencoders']:,}")
         table.add_row("best", f"{closing['best']}: {closing['rule']}")
-    table.add_row("tokens trained on", f"{closing['tokens']:,}")
+    table.add_row("tokens trained on", _number(closing["tokens"], ","))
     table.add_row("L0 (features active on a token)", _number(closing["l0"], ".2f"))
     table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
     table.add_row("dead features", _number(closing["dead_fraction"], ".2%"))
-    table.add_row("CE recovered", _number(closing["ce_recovered"], ".4f"))
+    table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_RANDOM]))
     if "interpretable" in closing:
         table.add_row("explained features", f"{closing['explained']:,}")
-        table.add_row("interpretable features (score 0.8 or more)", f"{closing['interpretable']:,}")
+        table.add_row("interpretable features (score 0.8 or more)", _number(closing["interpretable"], ","))
     seconds = ", ".join(f"{step} {time:.1f}" for step, time in closing["seconds"].items())
     table.add_row("seconds a step", f"{seconds} (sum {sum(closing['seconds'].values()):.1f})")
     console.print(table)
@@ -77,6 +80,15 @@ def print_parameters(pipeline: Any) -> None:
     for name, parameter in signature(pipeline).items():
         table.add_row(name, parameter.annotation.__name__, str(parameter.default), texts.get(name, ""))
     Console().print(table)
+
+
+def _recovered(value: float | None, random: float | None) -> str:
+    """With what a random autoencoder recovers, which says how much the figure is worth."""
+    shown = _number(value, ".4f")
+    if value is None or random is None:
+        return shown
+    hollow = random >= value - _HOLLOW * abs(value)
+    return f"{shown} (a random one: {random:.4f}{', so that it says little' if hollow else ''})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -89,8 +89,8 @@ def _check_comparable(saes: Sequence[Artifact]) -> str:
 
 
 def _shape(sae: Artifact) -> str:
-    width, d_out = load_autoencoder(sae).W_dec.shape
-    return f"{width:,} latents over {d_out:,} dimensions ({_hooks(sae)})"
+    summary = sae.manifest.summary
+    return f"{summary['width']:,} latents over {summary['d_in']:,} dimensions ({_hooks(sae)})"
 
 
 def _hooks(sae: Artifact) -> str:

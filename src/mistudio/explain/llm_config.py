@@ -90,6 +90,8 @@ class LocalModelConfig(BaseModel):
     def settings(self) -> dict[str, Any]:
         """What of this changes what a step publishes; the model is named by its content.
 
+        Which requests are answered together (``batch_size``, and which were remembered) changes answers by rounding.
+
         Raises:
             SubjectError: there is no such model.
         """

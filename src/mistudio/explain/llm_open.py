@@ -68,9 +68,9 @@ def open_judge(config: JudgeChoice | None, wanted_by: str, answers: Path | None 
 
         return LocalModel(config, answers)
     message = (
-        f"{wanted_by} needs a language model, and none is configured. Give the address and model of an "
-        "OpenAI-compatible endpoint (for example http://localhost:8000/v1 of vLLM, http://localhost:11434/v1 of "
+        f"{wanted_by} needs a language model, and none is named. Give address and model (--judge-url, --judge-model) "
+        "of an OpenAI-compatible endpoint (for example http://localhost:8000/v1 of vLLM, http://localhost:11434/v1 of "
         f"Ollama), with its key, if it wants one, in the environment variable {KEY_VARIABLES[0]}; or the folder of a "
-        "local model. The program explainer and the program score need none."
+        "local model as --judge-model. The program explainer and the program score need none."
     )
     raise ConfigError(message)

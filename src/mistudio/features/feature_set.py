@@ -9,6 +9,7 @@ Shape legend: F features, n neighbours.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 from itertools import groupby
+from numbers import Integral
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mistudio.artifacts import Artifact
-from mistudio.errors import NotFound
+from mistudio.artifacts import Artifact, check_version
+from mistudio.errors import InputError, NotFound
 from mistudio.features.about import About
 from mistudio.features.columns import Columns
 from mistudio.features.paging import Condition, Order, Page, Row, choose
@@ -60,11 +61,15 @@ class FeatureSet:
         features: artifact of kind ``features``.
         explanations: artifact of kind ``explanations``, of these features.
         scores: artifact of kind ``scores``, of these explanations.
+
+    Raises:
+        InputError: one is of another kind, of another version than this library reads, or of another search.
     """
 
     def __init__(
         self, features: Artifact, explanations: Artifact | None = None, scores: Artifact | None = None
     ) -> None:
+        _check_together(features, explanations, scores)
         self.artifact, self.explained, self.scored = features, explanations, scores
         self.num_features = int(str(features.manifest.summary["features"]))
         self._features, self._places = TableReader(features, FEATURES), TableReader(features, MAP)
@@ -156,6 +161,9 @@ class FeatureSet:
         Raises:
             InputError: there is no such column, or a condition does not fit its column.
         """
+        if offset < 0 or limit < 0:
+            message = f"offset {offset} and limit {limit} count features: give 0 or more."
+            raise InputError(message)
         matching = choose(self.column, where, order, self.num_features)
         chosen = matching.slice(offset, limit)
         columns = self._columns.shown if columns is None else columns
@@ -211,11 +219,32 @@ class FeatureSet:
         return count_F
 
     def _rows(self, table: TableReader, feature: int, limits: Limits | None = None) -> list[Row]:
-        if not 0 <= feature < self.num_features:
-            message = f"{self.artifact.uri} has no feature {feature}: there are 0 to {self.num_features - 1}."
+        if not _is_whole(feature) or not 0 <= feature < self.num_features:
+            message = f"{self.artifact.uri} has no feature {feature!r}: there are 0 to {self.num_features - 1}."
             raise NotFound(message)
         rows: list[Row] = _limited(table.read(feature, feature + 1), limits).to_pylist()
         return rows
+
+
+def _is_whole(feature: object) -> bool:
+    return isinstance(feature, Integral)
+
+
+def _check_together(features: Artifact, explanations: Artifact | None, scores: Artifact | None) -> None:
+    given = {"features": features, "explanations": explanations, "scores": scores}
+    before: Artifact | None = None
+    for kind, artifact in given.items():
+        if artifact is None:
+            continue
+        if artifact.manifest.short_kind != kind:
+            message = f"{artifact.uri} is of kind {artifact.manifest.kind}, but kind {kind} is needed here."
+            raise InputError(message)
+        check_version(artifact.uri, artifact.manifest.kind)
+        of = artifact.manifest.inputs.get(before.manifest.short_kind) if before is not None else None
+        if before is not None and of is not None and of.digest != before.digest:
+            message = f"{artifact.uri} is of {of.uri}, not of {before.uri}: give those that belong together."
+            raise InputError(message)
+        before = artifact
 
 
 def _limited(contexts: pa.Table, limits: Limits | None) -> pa.Table:

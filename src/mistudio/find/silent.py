@@ -20,8 +20,6 @@ _TRIES = 8  # candidates for each context that is wanted
 _STRONG = 8  # contexts of each neighbour that are looked at
 _FEATURES_AT_ONCE = 1024
 
-Candidates = tuple[NDArray[np.int64], NDArray[np.int32]]  # rows of the sample [F, M], and who fires there; -1: none
-
 
 class SilentContexts(NamedTuple):
     """Places in the sample, by feature and rank."""

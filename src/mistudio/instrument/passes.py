@@ -1,7 +1,8 @@
 """Forward passes over sequences: put together by length, padded, run, and told apart again.
 
-Everything above capture that runs a model over more than one sequence goes through :func:`token_batches`. What comes
-of a pass is the caller's: activations at hook points (:func:`~mistudio.subject.text_rows`), or logits.
+What reads a model above capture goes through :func:`token_batches`. What comes of a pass is the caller's: activations
+at hook points (:func:`~mistudio.subject.text_rows`), or logits. Splicing and steering, which run a batch several times
+with something changed, and a judge that writes make their batches themselves.
 
 Shape legend: S sequences, B sequences of a batch, T tokens, D width of a hook point, N tokens of text.
 """

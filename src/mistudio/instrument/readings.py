@@ -7,6 +7,7 @@ Shape legend: T tokens of a text, N tokens of some texts, D width of a hook poin
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mistudio.errors import InputError
 from mistudio.instrument.passes import text_activations
 from mistudio.instrument.texts import Text, TextReader, TextTokens
 from mistudio.sae import SparseAutoencoder
@@ -75,7 +77,7 @@ def read_chosen(
         InputError: there is no such latent.
         SubjectError: the tokenizer's template cannot be understood, or has none for chats.
     """
-    latent_L = torch.tensor(latents, dtype=torch.int64)
+    latent_L = torch.tensor([_whole(each) for each in latents], dtype=torch.int64)
     for tokens, acts in _some_at_once(subject, [hook], texts, context_length):
         value_NL = sae.encode_chosen(acts[hook.point].to(sae.W_dec), latent_L).cpu().numpy()
         ends = np.cumsum([len(one.token_ids) for one in tokens])
@@ -109,10 +111,20 @@ def _some_at_once(
     subject: Subject, hooks: Sequence[ResolvedHook], texts: Iterable[Text], context_length: int | None
 ) -> Iterator[tuple[list[TextTokens], dict[HookPoint, Tensor]]]:
     """Some texts and the activations of their tokens, one text after the other, until there are no more."""
+    if isinstance(texts, str):
+        message = "texts is one text: give a list of texts."
+        raise InputError(message)
     reader = TextReader(subject, context_length)
     for some in _groups(texts):
         found = reader.read(some)
         yield found.texts, text_activations(subject, hooks, found.sequences)
+
+
+def _whole(latent: object) -> int:
+    if isinstance(latent, bool) or not isinstance(latent, Integral):
+        message = f"{latent!r} is no number of a latent: give whole numbers."
+        raise InputError(message)
+    return int(latent)
 
 
 def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
@@ -121,9 +133,19 @@ def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
     size = 0
     for text in texts:
         group.append(text)
-        size += len(text) if isinstance(text, str) else sum(len(message["content"]) for message in text)
+        size += _num_characters(text)
         if size >= _CHARACTERS_AT_ONCE or len(group) == _TEXTS_AT_ONCE:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+def _num_characters(text: Text) -> int:
+    if isinstance(text, str):
+        return len(text)
+    try:
+        return sum(len(message["content"]) for message in text)
+    except (KeyError, TypeError) as error:
+        said = f"{text!r:.60} is neither a text nor a chat: a chat is a list of messages, each with role and content."
+        raise InputError(said) from error

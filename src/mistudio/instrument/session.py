@@ -115,6 +115,7 @@ class Session:
         Raises:
             ConfigError: there is none of that number.
         """
+        _ = self.subject  # refuses, where the session is closed
         if not 0 <= number < len(self._autoencoders):
             message = f"There is no autoencoder {number} in this session: it has {len(self._autoencoders)}."
             raise ConfigError(message)

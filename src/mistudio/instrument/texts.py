@@ -55,7 +55,8 @@ class TextReader:
     def __init__(self, subject: Subject, context_length: int | None = None) -> None:
         self._tokenizer = subject.tokenizer
         self._encoder, self._specials = TextEncoder(self._tokenizer), find_specials(self._tokenizer)
-        limit = min(context_length or _NO_LIMIT, subject.max_positions or _NO_LIMIT)
+        wanted = _NO_LIMIT if context_length is None else context_length
+        limit = min(wanted, subject.max_positions or _NO_LIMIT)
         self._room = limit - self._specials.num
         if self._room < 1:
             message = f"Sequences of {limit} tokens have no room for text beside {self._specials.num} special tokens."

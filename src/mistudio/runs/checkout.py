@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,23 @@ def check_settings(pipeline: Any, values: dict[str, object]) -> None:
     """
     from mistudio.steps import check_together
 
+    refuse_unknown(values, signature(pipeline))
     check_together(kfp_functions().function_of(pipeline).takes, values)
+
+
+def refuse_unknown(names: Iterable[str], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse what is no parameter of a pipeline.
+
+    Raises:
+        ConfigError: a name is none.
+    """
+    for name in names:
+        if name not in parameters:
+            message = (
+                f"{name!r} is no parameter of this pipeline; it has {', '.join(parameters)}. Other settings of a step "
+                "go into its JSON, such as train_settings."
+            )
+            raise ConfigError(message)
 
 
 def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:
@@ -90,8 +107,6 @@ def parse_settings(pipeline: Any, settings: list[str]) -> dict[str, object]:
     parameters = signature(pipeline)
     values: dict[str, object] = {}
     for name, text in assignments(settings):
-        if name not in parameters:
-            message = f"{name!r} is no parameter of this pipeline; it has {', '.join(parameters)}."
-            raise ConfigError(message)
+        refuse_unknown([name], parameters)
         values[name] = parse_plain(name, text, parameters[name].annotation)
     return values

@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> int:
         outcome = _failed(request.target.kind, folder, error)
         if not isinstance(error, MistudioError):
             traceback.print_exception(error)
+    except BaseException as error:  # what ends a process has an outcome too
+        folder.write_outcome(_failed(request.target.kind, folder, RuntimeError(f"{type(error).__name__}: {error}")))
+        raise
     folder.write_outcome(outcome)
     return outcome.exit_code
 
@@ -49,10 +52,11 @@ def _work(request: Request, folder: RunFolder) -> None:
 
         run_pipeline(request.target.name, dict(request.settings), request.store, folder)
     else:
-        from mistudio.steps import call, named, run_all
+        from mistudio.steps import call, named, own_process, run_all
 
         step = named(request.target.name)
         has_store = any(option.name == "store" for option in step.options)
+        own_process(step.name)
         do = run_all if step.output else call
         do(step.name, **request.settings, **({"store": request.store} if has_store else {}))
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from mistudio.artifacts import scratch_folder
 from mistudio.errors import DamagedArtifact, NotFound
@@ -27,6 +27,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _DIED = "its process ended without a result: was it killed? Run it again: it goes on where it stopped."
+
+
+SETTINGS = TypeAdapter(dict[str, JsonValue])
 
 
 class Request(BaseModel):
@@ -181,7 +184,7 @@ def _read(path: Path, model: type[Model]) -> Model | None:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValidationError as error:
+    except (OSError, ValidationError) as error:
         message = f"{path} was not written by this version of miStudio, or is damaged: remove {path.parent}."
         raise DamagedArtifact(message) from error
 

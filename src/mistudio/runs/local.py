@@ -10,13 +10,17 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mistudio.artifacts import open_store
+from pydantic import ValidationError
+
+from mistudio.artifacts import open_store, store_url
 from mistudio.errors import ConfigError, DamagedArtifact, InputError
 from mistudio.events import EVENTS_ENV, Event, EventReader
 from mistudio.redaction import secret_setting
-from mistudio.runs.folder import Outcome, Request, RunFolder, all_folders, find_folder, new_folder
+from mistudio.runs import checkout
+from mistudio.runs.folder import SETTINGS, Outcome, Request, RunFolder, all_folders, find_folder, new_folder
 from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.runs.run import Run, Settings, Target
+from mistudio.settings import refused
 from mistudio.steps import named
 from mistudio.steps.given import check, sort_given
 from mistudio.stopping import Stopped
@@ -34,9 +38,6 @@ class LocalRunner:
         environment: Environment variables of the runs; this process's where none are given.
         attached: Runs end with this process, however it ends.
         grace_s: Seconds that a run has to close what it has open when it is cancelled; then it is killed.
-
-    Raises:
-        StorageError: the store cannot be written.
     """
 
     def __init__(
@@ -47,14 +48,24 @@ class LocalRunner:
         attached: bool = False,
         grace_s: float = 20.0,
     ) -> None:
-        self.store = open_store(store).url
+        self.store = store_url(store)
         self._environment, self._attached, self._grace_s = environment, attached, grace_s
 
     def start(self, target: Target, settings: Settings) -> Run:
-        """Start a run, and return at once."""
+        """Start a run, and return at once.
+
+        Raises:
+            ConfigError: a setting is refused.
+            StorageError: the store cannot be written.
+        """
+        settings = {name: value for name, value in settings.items() if value is not None}
         _check(target, settings)
-        folder = new_folder(self.store)
-        request = Request(id=folder.id, target=target, settings=dict(settings), store=self.store)
+        try:
+            plain = SETTINGS.validate_python(dict(settings))
+        except ValidationError as error:
+            raise refused(error) from error
+        folder = new_folder(open_store(self.store).url)
+        request = Request(id=folder.id, target=target, settings=plain, store=self.store)
         try:
             with folder.held() as lock, folder.log.open("wb") as log:
                 folder.write_request(request)
@@ -100,6 +111,7 @@ class LocalRunner:
         """What the run has printed; ``follow``: and what it prints until it ends."""
         folder = find_folder(self.store, run_id)
         folder.request()
+        folder.log.touch()  # of one that was killed before it could
         with folder.log.open("rb") as handle:
             for _ in _until_the_end(folder, follow=follow):
                 yield handle.read()
@@ -109,7 +121,8 @@ class LocalRunner:
         folder = find_folder(self.store, run_id)
         run = folder.read()
         if run.state not in ("running", "died"):
-            message = f"Run {run_id} cannot be cancelled: it has {run.state} already."
+            how = "was cancelled" if run.state == "cancelled" else f"has {run.state}"
+            message = f"Run {run_id} cannot be cancelled: it {how} already."
             raise InputError(message)
         group = _process_group(folder)
         if group is not None:
@@ -148,7 +161,11 @@ def _check(target: Target, settings: Settings) -> None:
     if target.kind == "step":
         step = named(target.name)
         sort_given(step, settings)  # names what is missing or unknown
-        check(step, settings)
+        asked = check(step, settings)
+        if step.check is not None:
+            step.check(asked, {})
+    else:
+        checkout.check_settings(checkout.load_pipeline(target.name), dict(settings))
 
 
 def _until_the_end(folder: RunFolder, *, follow: bool) -> Iterator[None]:

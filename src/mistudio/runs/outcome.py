@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mistudio.errors import MistudioError
 from mistudio.events import Event, EventReader, Failed, Finished, Started
+from mistudio.steps import STEPS
 
 _LOG_TAIL_LINES = 25
 _KILLED = "ended without a result: was it killed?"
@@ -64,5 +65,7 @@ def failure(what: str, steps: StepStates, log: Path, error: BaseException) -> tu
 
 
 def _line(event: Started | Failed, text: str) -> str:
+    if event.step in STEPS and STEPS[event.step].output is None:  # its message speaks for itself
+        return text
     about = f" ({event.about})" if event.about else ""
     return f"{event.step}{about}: {text}"

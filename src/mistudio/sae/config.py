@@ -81,7 +81,9 @@ class _FixedSparsity(ArchitectureConfig):
     l0_setting: ClassVar[str | None] = "k"
 
     k: int = Field(description="active latents a token", json_schema_extra=DASHBOARD)
-    aux_k: int | None = Field(default=None, ge=1, description="dead latents in the auxiliary loss; default: half of D")
+    aux_k: int | None = Field(
+        default=None, ge=1, description="dead latents in the auxiliary loss; default: half of the activations' width"
+    )
     aux_coefficient: float = Field(default=1 / 32, ge=0, description="weight of the auxiliary loss")
 
     @model_validator(mode="after")

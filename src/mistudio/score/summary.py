@@ -46,6 +46,7 @@ def summarise(
     table = _Table.of(scores, len(count_F))
     dead = int((count_F == 0).sum())
     main_F = table.values_of(PROGRAM, PROGRAM, _MAIN)
+    interpretable = _at_least(main_F)
     headlines = _headlines(table) | {
         "explained": _num_explained(explanations, len(count_F)),
         "dead": dead,
@@ -53,7 +54,7 @@ def summarise(
     }
     return {
         "headlines": {name: value for name, value in headlines.items() if value is not None},
-        "criterion": _criterion(_at_least(main_F), dead, len(count_F)),
+        **({"criterion": _criterion(interpretable, dead, len(count_F))} if interpretable is not None else {}),
         "histogram": _histogram(main_F, table.num_scored[PROGRAM, PROGRAM, _MAIN]),
         "means": table.means(),
         "failures": table.failures(),
@@ -109,13 +110,14 @@ def _headlines(table: _Table) -> dict[str, Any]:
         return table.values_of(PROGRAM, PROGRAM, metric)
 
     token_sets_F = table.values_of(TOKEN_SET, PROGRAM, _MAIN)
+    gain_F = program(_MAIN) - token_sets_F
     shuffled = {metric: table.values_of(PROGRAM, f"{PROGRAM}-shuffled", metric) for metric in _SHOWN}
     return {
         "features": table.num_features,
         "interpretable": _at_least(program(_MAIN)),
         "interpretable_any": _at_least(program(f"{_MAIN}_any")),
         "interpretable_token_sets": _at_least(token_sets_F),
-        "context_gains": int((program(_MAIN) - token_sets_F >= GAIN).sum()),
+        "context_gains": int((gain_F >= GAIN).sum()) if not np.isnan(gain_F).all() else None,
         **{f"program_{metric}": _mean(program(metric)) for metric in _SHOWN},
         **{f"shuffled_{metric}": _mean(value_F) for metric, value_F in shuffled.items()},
     }
@@ -140,8 +142,9 @@ def _criterion(interpretable: int, dead: int, num_features: int) -> dict[str, An
     }
 
 
-def _at_least(value_F: Values) -> int:
-    return int((value_F >= INTERPRETABLE).sum())
+def _at_least(value_F: Values) -> int | None:
+    """How many reach what counts as interpretable; None where nothing was measured."""
+    return None if np.isnan(value_F).all() else int((value_F >= INTERPRETABLE).sum())
 
 
 def _mean(value_F: Values) -> float | None:

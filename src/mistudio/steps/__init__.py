@@ -7,13 +7,25 @@ default, or chosen by the step; ``STEPS`` has what each takes.
 from typing import Any
 
 from mistudio.errors import ConfigError
+from mistudio.heap import keep_freed_memory
 from mistudio.steps import running
 from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
 from mistudio.steps.running import check_together
 from mistudio.steps.spec import Step
 
-__all__ = ["STEPS", "Step", "StepOutput", "artifact_uri", "call", "check_together", "named", "run_all", "run_step"]
+__all__ = [
+    "STEPS",
+    "Step",
+    "StepOutput",
+    "artifact_uri",
+    "call",
+    "check_together",
+    "named",
+    "own_process",
+    "run_all",
+    "run_step",
+]
 
 
 def run_step(step: str, /, **values: Any) -> StepOutput:
@@ -40,13 +52,18 @@ def call(step: str, /, **values: Any) -> Any:
     return running.call(named(step), values)
 
 
+def own_process(step: str, /) -> None:
+    """Say that this process is there for one step alone, which may set what is the process's, such as its heap."""
+    keep_freed_memory(one_heap=step != "ingest")  # tokenizers work on all cores, in small pieces
+
+
 def named(step: str) -> Step:
     """The declaration of a step.
 
     Raises:
         ConfigError: there is none of that name.
     """
-    found = STEPS.get(step)
+    found = STEPS.get(step) if isinstance(step, str) else None
     if found is None:
         message = f"There is no step {step!r}; there are {', '.join(STEPS)}."
         raise ConfigError(message)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from mistudio.artifacts import Artifact, Line, Store, open_store, scratch_folder
+from mistudio.artifacts import Artifact, Line, Store, open_to_read, scratch_folder
 from mistudio.errors import ConfigError, InputError
 from mistudio.settings import json_object, nested, refused, validated
 from mistudio.steps.spec import Step
@@ -43,8 +43,8 @@ class Context:
 
     @cached_property
     def store(self) -> Store:
-        """Where everything is; opened when it is first asked for."""
-        return open_store(self.store_url)
+        """Where everything is, opened when it is first asked for; from one that cannot be written, what is there."""
+        return open_to_read(self.store_url, make=True)
 
     @property
     def seed(self) -> int:

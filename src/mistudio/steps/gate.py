@@ -6,7 +6,7 @@ import math
 from pydantic import Field
 
 from mistudio.errors import GateFailed
-from mistudio.events import Failed, Message, emit
+from mistudio.events import Message, emit
 from mistudio.settings import DASHBOARD, Settings
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Step
@@ -51,14 +51,15 @@ def _gate(_context: Context, inputs: Inputs, config: GateConfig) -> str:
         ("explained variance", measured["explained_variance"], config.min_explained_variance, "at least", 0.0),
         ("CE recovered", measured.get("ce_recovered"), config.min_ce_recovered, "at least", 0.0),
         ("dead features", measured["dead_fraction"], config.max_dead, "at most", 1.0),
-        ("interpretable features", scored["interpretable"], config.min_interpretable, "at least", 0),
+        ("interpretable features", scored.get("interpretable"), config.min_interpretable, "at least", 0),
     )
     missed = "; ".join(
         f"{name} {_shown(value)}, asked for {bound} {limit:g}"
         for name, value, limit, bound, any_value in limits
         if limit != any_value and not _holds(value, limit, bound)
     )
-    emit(Message(text=f"Gate failed: {missed}." if missed else "Gate passed"))
+    if not missed:
+        emit(Message(text="Gate passed"))
     return missed
 
 
@@ -69,8 +70,7 @@ def _fail_gate(context: Context, _inputs: Inputs, _config: None) -> None:
         GateFailed: always.
     """
     missed = context.argument("missed")
-    message = f"gate failed: {missed}. Everything that was made is in the store; the report shows it."
-    emit(Failed(step="gate", message=message, exit_code=GateFailed.exit_code))
+    message = f"gate failed: {missed}. Everything that was made is in the store."
     raise GateFailed(message)
 
 

@@ -1,30 +1,29 @@
 """What a step was given: sorted by what it is of, completed by what the step chooses, and checked before a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError
-from mistudio.settings import Leaf, find_leaf, get, has, nested, put, validated
+from mistudio.settings import Leaf, by_path, get, has, nested, put, validated
 from mistudio.steps.context import Context, as_object, loading_given
-from mistudio.steps.spec import Asked, Inputs, Step
+from mistudio.steps.spec import Asked, Input, Inputs, Step
 
 # Named by every step that can be given them; all other names are settings.
 _OF_THE_STEP = frozenset(
     {"model", "revision", "model_settings", "seed", "store", "judge_url", "judge_model", "judge_tokens"}
     | {"judge_settings"}
 )
-
-
-_EXAMPLE = '{"ema_decay": 0.999}'
+MOST_SEED = (1 << 31) - 1  # what all that draw at random take, also with a little added
 
 
 @dataclass(frozen=True)
 class Given:
     """What a step was given, sorted by what it is of."""
 
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Sequence[str]]  # prefixes
     own: Mapping[str, Any]  # arguments, and what steps have in common
     content: Mapping[str, Any]  # of the configuration, nested
     runtime: Mapping[str, Any]
@@ -37,37 +36,68 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
     Raises:
         ConfigError: a name is unknown, an input is missing, or a setting is not one of what was chosen.
     """
-    inputs = {each.name: values.get(each.name) for each in step.inputs}
-    for each in step.inputs:
-        if not inputs[each.name] and not each.optional:
-            message = f"{step.name} needs {each.name}: {each.text}"
-            raise ConfigError(message)
-    arguments = {each.name for each in step.arguments}
+    inputs = {each.name: _uris(step, each, values.get(each.name)) for each in step.inputs}
+    options = {leaf.name: leaf for leaf in step.options}
     own: dict[str, Any] = {}
-    of: dict[str, dict[str, Any]] = {"config": {}, "runtime": {}, "loading": {}}
-    source = f"mistudio {step.name}"
-    offered = _OF_THE_STEP | arguments
+    by_name: dict[str, Any] = {}
+    source = f"mistudio {step.command}"
+    offered = _OF_THE_STEP | {each.name for each in step.arguments}
     for name, value in values.items():
         if name in inputs or (name == step.json_option and step.has_others):
             continue
-        if name in arguments or (name in offered and any(leaf.name == name for leaf in step.options)):
-            own |= {} if value is None else {name: value}
+        if name in offered and name in options:
+            own |= {} if value is None else {name: options[name].checked(value)}
         else:
-            of[_section(step, name, value, source)][name] = value
-    json_given = as_object(step.json_option, values.get(step.json_option), _EXAMPLE) if step.has_others else {}
-    for name, value in json_given.items():
-        section = _section(step, name, value, step.json_option)
-        by_name = find_leaf(_all(step), name, step.json_option).name if not isinstance(value, Mapping) else name
-        of[section].pop(by_name, None)
-        of[section][name] = value
-    loading = nested(step.loading, of["loading"], source)
-    return Given(
-        inputs,
-        own,
-        nested(step.settings, of["config"], source),
-        nested(step.runtime_settings, of["runtime"], source),
-        loading_given(step, loading, own.pop("model_settings", None)),
+            by_name[name] = value
+    for each in step.arguments:
+        if each.required and each.name not in own:
+            message = f"{step.command} needs {each.name}: {each.text}"
+            raise ConfigError(message)
+    if not 0 <= own.get("seed", 0) <= MOST_SEED:
+        message = f"seed {own['seed']!r:.60} is out of range: give one from 0 to {MOST_SEED:,}."
+        raise ConfigError(message)
+    known = (step.settings, step.runtime_settings, step.loading)
+    everything = step.settings + step.runtime_settings + step.loading
+    given = by_path(everything, by_name, source) | by_path(everything, json_settings(step, values), step.json_option)
+    content, runtime, loading = (
+        nested(part, {leaf.path: given[leaf.path] for leaf in part if leaf.path in given}, source) for part in known
     )
+    return Given(inputs, own, content, runtime, loading_given(step, loading, own.pop("model_settings", None)))
+
+
+def _uris(step: Step, declared: Input, given: Any) -> Sequence[str]:
+    """The prefixes that an input names: texts with commas between them, artifacts, or a list of such.
+
+    Raises:
+        ConfigError: it names none and is needed, several and takes one, or something else.
+    """
+    several = [] if given is None else list(given) if isinstance(given, Sequence | Set) else [given]
+    texts = several if not isinstance(given, str) else given.split(",")
+    uris = [each.uri if isinstance(each, Artifact) else each for each in texts]
+    if not all(isinstance(each, str) for each in uris):
+        message = f"{declared.name} takes artifacts, such as {declared.kind}/0123456789abcdef, not {given!r:.60}."
+        raise ConfigError(message)
+    found = [each.strip() for each in uris if each.strip()]
+    if not found and not declared.optional:
+        message = f"{step.command} needs {declared.name}: {declared.text}"
+        raise ConfigError(message)
+    if len(found) > 1 and not declared.many:
+        message = f"{declared.name} takes one artifact, not {len(found)}: {', '.join(found)}."
+        raise ConfigError(message)
+    return found
+
+
+def json_settings(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a step that were given as one JSON object.
+
+    Raises:
+        ConfigError: what was given is no object.
+    """
+    if not step.has_others:
+        return {}
+    (example, *_) = (leaf for leaf in step.settings + step.runtime_settings if leaf.place == "settings")
+    shown = json.dumps({example.path: example.default})
+    return as_object(step.json_option, values.get(step.json_option), shown)
 
 
 def configure(step: Step, context: Context, inputs: Inputs, content: Mapping[str, Any]) -> Any:
@@ -111,15 +141,3 @@ def check(step: Step, values: Mapping[str, Any], names: Mapping[str, str] | None
 def names_of(settings: tuple[Leaf, ...]) -> dict[str, str]:
     """What people call the settings whose field has another name, by path."""
     return {leaf.path: leaf.name for leaf in settings if leaf.name != leaf.path}
-
-
-def _all(step: Step) -> tuple[Leaf, ...]:
-    return step.settings + step.runtime_settings + step.loading
-
-
-def _section(step: Step, name: str, value: Any, source: str) -> str:
-    """What a setting is of."""
-    if isinstance(value, Mapping) and any(leaf.path.startswith(f"{name}.") for leaf in step.settings):
-        return "config"
-    leaf = find_leaf(_all(step), name, source)
-    return "config" if leaf in step.settings else "runtime" if leaf in step.runtime_settings else "loading"

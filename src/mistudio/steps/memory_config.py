@@ -40,7 +40,10 @@ class MemoryConfig(Settings):
         json_schema_extra=COMMAND,
     )
     active: float | None = Field(
-        default=None, gt=0, description="features a token; None: the target, or else the most that training chooses"
+        default=None,
+        gt=0,
+        description="features a token of one that is trained; None: the target, or else the most that training chooses",
+        json_schema_extra=COMMAND,
     )
     sae_batch_size: int = Field(
         default=TrainConfig.model_fields["batch_size"].default,

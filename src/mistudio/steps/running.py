@@ -2,19 +2,19 @@
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mistudio.artifacts import Artifact, Produced, open_artifact
+from mistudio.artifacts import Produced, open_artifact
 from mistudio.errors import ConfigError, MistudioError
 from mistudio.events import Failed, Started, emit, working_on
-from mistudio.heap import keep_freed_memory, release_freed_memory
+from mistudio.heap import release_freed_memory
 from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
 from mistudio.steps.output import StepOutput, log_output
 from mistudio.steps.registry import STEPS
-from mistudio.steps.spec import Asked, Input, Inputs, Step
+from mistudio.steps.spec import Asked, Inputs, Step
 from mistudio.stopping import stoppable
 from mistudio.tracking import step_run
 
@@ -30,6 +30,9 @@ def run(step: Step, values: Mapping[str, Any]) -> StepOutput:
         ConfigError: a name is unknown, or a value is refused.
         MistudioError: the step cannot be done as asked.
     """
+    if step.output is not None and step.output.many:
+        message = f"{step.name} publishes several artifacts: use run_all."
+        raise ConfigError(message)
     (output,) = run_all(step, values)
     return output
 
@@ -39,11 +42,14 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
 
     A step that was found published opens no MLflow run, so that repeating a pipeline stays quick.
     """
+    if step.output is None:
+        message = f"{step.name} publishes nothing: use call."
+        raise ConfigError(message)
     given = sort_given(step, values)
     about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
-    keep_freed_memory(one_heap=step.name != "ingest")  # tokenizers work on all cores, in small pieces
     with _reported(step.name, about), stoppable():
+        emit(Started())
         with step_run(step.command, store_url) as run:
             context = Context(step, store_url, run, given.own, given.loading, given.runtime)
             inputs = _open_inputs(context, given.inputs)
@@ -61,9 +67,12 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
 
 def call(step: Step, values: Mapping[str, Any]) -> Any:
     """Run a step that publishes nothing, and return its value; see :func:`run`."""
+    if step.output is not None:
+        message = f"{step.name} publishes what it makes: use run_step, or run_all."
+        raise ConfigError(message)
     given = sort_given(step, values)
     store_url = str(given.own.get("store") or "")
-    with step_run(step.command, store_url) as run:
+    with _reported(step.name, step.about(values)), stoppable(), step_run(step.command, store_url) as run:
         context = Context(step, store_url, run, given.own, given.loading, given.runtime)
         inputs = _open_inputs(context, given.inputs)
         return step.run(context, inputs, configure(step, context, inputs, given.content))
@@ -91,24 +100,17 @@ def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, 
             refuse(each, asked)
 
 
-def _open_inputs(context: Context, given: Mapping[str, Any]) -> Inputs:
-    return Inputs({each.name: tuple(_open_input(context, each, given.get(each.name))) for each in context.step.inputs})
-
-
-def _open_input(context: Context, declared: Input, given: Any) -> Iterator[Artifact]:
-    """The artifacts that an input names: URIs with commas between them, or a list."""
-    uris = given.replace(" ", "").split(",") if isinstance(given, str) else given or []
-    if len(uris) > 1 and not declared.many:
-        message = f"{declared.name} takes one artifact, not {len(uris)}: {', '.join(uris)}."
-        raise ConfigError(message)
-    return (open_artifact(context.store, uri, declared.kind) for uri in uris if uri)
+def _open_inputs(context: Context, given: Mapping[str, Sequence[str]]) -> Inputs:
+    kinds = {each.name: each.kind for each in context.step.inputs}
+    return Inputs(
+        {name: tuple(open_artifact(context.store, uri, kinds[name]) for uri in uris) for name, uris in given.items()}
+    )
 
 
 @contextmanager
 def _reported(step: str, about: str) -> Iterator[None]:
-    """Tell whoever follows the run that a step began, and how it failed."""
+    """Tell whoever follows the run which step is at work, and how it failed."""
     with working_on(step, about):
-        emit(Started())
         try:
             yield
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import ConfigError
 from mistudio.events import Message, emit
-from mistudio.settings import get, validated
+from mistudio.settings import by_path, get, validated
 from mistudio.steps.choose import TRAINING
 from mistudio.steps.context import Context, as_object
 from mistudio.steps.given import check, configure, sort_given
@@ -51,7 +51,7 @@ def _train_together(context: Context, inputs: Inputs, config: "TogetherConfig") 
     activations = inputs.one("activations")
     settings = as_object("train_settings", context.given.get("train_settings"), _EXAMPLE)
     by_name = {name: context.given.get(name) for name in ("hook", "target_hook")}
-    settings |= {name: value for name, value in by_name.items() if value}
+    settings = {name: value for name, value in by_name.items() if value} | settings
     settings.setdefault("tokens", config.tokens)
     points = grid_of(config, str(context.seed), settings)
     given = [
@@ -100,6 +100,11 @@ def grid_of(config: "ManyConfig", seeds: str, train_settings: Mapping[str, Any])
     if not all(chosen):
         message = "The sweep is empty: give architectures, sparsities and seeds, one of each or more."
         raise ConfigError(message)
+    for path in by_path(TRAIN.settings, train_settings, "train_settings"):
+        axis = _AXES.get(path.rpartition(".")[2])
+        if axis:
+            message = f"train_settings names {path}, which {axis} sets for each autoencoder: give it there."
+            raise ConfigError(message)
     return [_point(*values, train_settings) for values in product(*chosen)]
 
 
@@ -189,6 +194,8 @@ def plot_training(sae: Artifact, run: Run) -> None:
 
 
 _L0_SETTINGS = ("k", "target_l0")  # the settings that a sweep can set
+# What a sweep sets for each of its autoencoders, and by which of its own settings.
+_AXES = {"architecture": "architectures", "width": "widths", **dict.fromkeys(_L0_SETTINGS, "sparsities")}
 # A pipeline's parameters cannot be None: these stand for "not given" in what a loop hands to the train step.
 _OF_A_POINT: Mapping[str, int | float] = {"width": -1, "k": -1, "target_l0": -1.0}
 _SETTINGS = Argument("train_settings", dict, f"Other settings of every training as JSON, such as {_EXAMPLE}.")

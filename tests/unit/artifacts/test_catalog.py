@@ -1,8 +1,11 @@
 """The catalogue: what a store holds, by kind, age and digest, and what was made from what."""
 
+import errno
 import os
+import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -226,6 +229,35 @@ def test_an_index_that_cannot_be_used_is_done_without(store: Store, damage: str)
             connection.execute("CREATE TABLE artifacts (uri TEXT PRIMARY KEY, kind TEXT, created_at TEXT, digest TEXT)")
     assert len(Catalog(store).entries()) == 6
     assert Catalog(store).newest_line().artifact.uri == "scores/1"
+    if damage == "not a database":
+        assert path.read_bytes().startswith(b"SQLite")
+
+
+def test_an_index_with_rows_that_another_wrote_is_done_without(store: Store) -> None:
+    made_line(store)
+    assert len(Catalog(store).entries()) == 6
+    with sqlite3.connect(scratch_folder(store) / INDEX_NAME) as connection:
+        connection.execute("UPDATE artifacts SET content = 'no JSON'")
+    assert len(Catalog(store).entries()) == 6
+
+
+def test_a_manifest_that_cannot_be_read_or_names_no_kind_hides_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_line(store)
+    path = store.fetch("scores/1/manifest.json")
+    path.write_text(re.sub(r"mistudio\.scores/\d+", "mistudio.scores/abc", path.read_text()))
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.as_posix().endswith("features/1/manifest.json"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    problems = {entry.uri: entry.damage for entry in Catalog(store).entries()}
+    assert len(problems) == 6
+    assert {uri for uri, problem in problems.items() if problem} == {"scores/1", "features/1"}
 
 
 def test_a_store_that_is_read_only_is_catalogued_and_left_alone(
@@ -238,6 +270,14 @@ def test_a_store_that_is_read_only_is_catalogued_and_left_alone(
     assert sorted(Path(store.url).rglob("*")) == before
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)  # where nothing can be kept
     assert len(Catalog(open_store(store.url, "r")).entries()) == 6
+
+
+def test_a_catalogue_lets_go_of_its_index(store: Store) -> None:
+    made_line(store)
+    with Catalog(store) as catalog:
+        assert catalog.newest_line().artifact.uri == "scores/1"
+    with pytest.raises(sqlite3.ProgrammingError):
+        catalog._index.versions()
 
 
 def test_the_newest_line_is_the_one_worked_on_last(store: Store) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.artifacts import Draft, Recipe, Summary, default_store_url, open_store, produce
+from mistudio.artifacts import Draft, Recipe, Summary, default_store_url, open_store, open_to_read, produce
 from mistudio.errors import ConfigError, StorageError, StorageFull
 
 RECIPE = Recipe(kind="sae", config={})
@@ -43,7 +43,7 @@ with ShardWriter(path, 32, "float16") as writer:
 # No file may grow beyond 100 kB: the write fails as on a full disk, with another error number.
 STEP = """
 import resource, sys
-from mistudio.artifacts import Recipe, open_store, produce
+from mistudio.artifacts import Recipe, open_store, open_to_read, produce
 from mistudio.errors import StorageFull
 
 def build(draft):
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(open_folder: 
     before = sorted(open_folder.rglob("*"))
     read = """
 import os, sys
-from mistudio.artifacts import open_artifact, open_store, scratch_folder
+from mistudio.artifacts import open_artifact, open_store, open_to_read, scratch_folder
 from mistudio.errors import StorageError
 if os.geteuid() == 0:
     os.setgid(65534); os.setuid(65534)
@@ -207,3 +207,25 @@ for act in (lambda: open_store(sys.argv[1]), lambda: store.create("x", b"")):
     )
     assert done.stdout.splitlines() == ["b'1' False", "refused", "refused"]
     assert sorted(open_folder.rglob("*")) == before
+
+
+def test_a_store_that_is_read_is_not_made_and_may_be_one_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="none"):
+        open_to_read(str(tmp_path / "none"))
+    (tmp_path / "mount").mkdir()
+    assert open_to_read(str(tmp_path / "mount")).read_only
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mount"]
+    made = open_store(str(tmp_path / "store"))
+    assert not open_to_read(made.url).read_only
+    assert not open_to_read(str(tmp_path / "new"), make=True).read_only
+
+
+def test_a_step_finds_what_a_store_that_cannot_be_written_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, mode: int) -> bool:
+        return mode != os.W_OK
+
+    open_store(str(tmp_path))
+    monkeypatch.setattr(os, "access", refuse)
+    assert open_to_read(str(tmp_path), make=True).read_only

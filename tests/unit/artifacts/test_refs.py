@@ -70,6 +70,14 @@ def test_a_damaged_reference_is_named(store: Store, publish: Publish) -> None:
         find_reference(store, "sae", "champion")
 
 
+def test_other_files_among_the_names_are_left_alone(store: Store, publish: Publish) -> None:
+    add_reference(store, "sae", "champion", publish(), "ada")
+    for name in ("README", "sae/README", "sae/champion/notes", "sae/champion/1/2"):
+        assert store.create(f"refs/{name}", b"by hand")
+    assert [each.name for each in references(store)] == ["champion"]
+    assert add_reference(store, "sae", "champion", publish(), "ada").number == 2
+
+
 def test_no_name_is_given_in_a_store_that_cannot_be_written(store: Store, publish: Publish) -> None:
     artifact = publish()
     add_reference(store, "sae", "champion", artifact, "ada")

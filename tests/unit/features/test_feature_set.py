@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,32 @@ def test_a_page_that_cannot_be_made_is_refused(told: FeatureSet) -> None:
         told.page([Condition("density", "contains", "1")])
     with pytest.raises(InputError, match="no column 'histogram' of one value"):
         told.page(order=[("histogram", "ascending")])
+    for count in ({"offset": -1}, {"limit": -1}):
+        with pytest.raises(InputError, match="give 0 or more"):
+            told.page(**count)
+
+
+def test_what_is_not_of_one_search_is_refused(told: FeatureSet, features: Artifact) -> None:
+    explained, scored = told.explained, told.scored
+    assert explained is not None
+    assert scored is not None
+    with pytest.raises(InputError, match="kind features is needed"):
+        FeatureSet(explained)
+    with pytest.raises(InputError, match="kind explanations is needed"):
+        FeatureSet(features, scored)
+    ref = explained.manifest.inputs["features"].model_copy(update={"digest": "0" * 64})
+    other = replace(explained, manifest=explained.manifest.model_copy(update={"inputs": {"features": ref}}))
+    with pytest.raises(InputError, match="give those that belong together"):
+        FeatureSet(told.artifact, other)
+    old = replace(features, manifest=features.manifest.model_copy(update={"kind": "mistudio.features/1"}))
+    with pytest.raises(InputError, match="made by an older miStudio"):
+        FeatureSet(old)
 
 
 def test_a_feature_that_there_is_not_is_refused(features: Artifact) -> None:
     found = FeatureSet(features)
-    for feature in (-1, NUM_FEATURES):
-        with pytest.raises(NotFound, match=rf"no feature {feature}: there are 0 to 63"):
+    for feature in (-1, NUM_FEATURES, "1", 1.5, None):
+        with pytest.raises(NotFound, match=rf"no feature {feature!r}: there are 0 to 63"):
             found.row(feature)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_without_more_the_model_is_loaded_as_it_was_captured(llama: TinyRun) -> 
     store, source, half = llama.store, llama.source, SubjectConfig(device="cpu", dtype="bfloat16")
     activations = capture(store, llama.corpus, source, half, CaptureConfig(hooks=(HOOK,))).artifact
     artifact = publish_sae(store, identity_sae(), activations)
-    with pytest.raises(InputError, match="name the folder as model"):
+    with pytest.raises(InputError, match="give it as model"):
         open_session(artifact)
     with open_session(artifact, source) as session:
         assert session.subject.dtype_name == "bfloat16"
@@ -225,9 +226,28 @@ def test_a_closed_session_says_so(llama: TinyRun, sae: Artifact) -> None:
     assert session.autoencoders == ()
     with pytest.raises(SubjectError, match="This session is closed"):
         _ = session.subject
+    with pytest.raises(SubjectError, match="This session is closed"):
+        session.read(["the cat"], [0])
     session.close()
 
 
 def test_a_latent_that_is_not_there_is_refused(session: Session) -> None:
     with pytest.raises(InputError, match="no latent 64"):
         next(session.read(["the cat"], [0, 64]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "latents", "message"),
+    [
+        ("the cat", [0], "texts is one text: give a list"),
+        (["the cat"], [1.9], "1.9 is no number of a latent"),
+        (["the cat"], [True], "True is no number of a latent"),
+        (["the cat"], ["1"], "'1' is no number of a latent"),
+        ([None], [0], "None is neither a text nor a chat"),
+        ([5], [0], "5 is neither a text nor a chat"),
+        ([[{"role": "user"}]], [0], "is neither a text nor a chat"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(session: Session, texts: Any, latents: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(session.read(texts, latents))

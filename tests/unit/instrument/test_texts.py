@@ -63,6 +63,8 @@ def test_the_sequence_is_no_longer_than_the_model_takes(llama: TinyRun) -> None:
 def test_no_room_beside_special_tokens_is_refused(bert: TinyRun) -> None:
     with pytest.raises(ConfigError, match="Sequences of 2 tokens have no room for text beside 2 special tokens"):
         TextReader(bert.subject, context_length=2)
+    with pytest.raises(ConfigError, match="Sequences of 0 tokens"):
+        TextReader(bert.subject, context_length=0)
 
 
 @pytest.mark.parametrize(("template", "prefix"), [(TEMPLATE, 1), (TEMPLATE.removeprefix("{{ bos_token }}"), 0)])

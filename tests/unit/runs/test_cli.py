@@ -100,6 +100,21 @@ def test_a_summary_of_a_run_that_is_not_waited_for_is_refused(runner: LocalRunne
     assert runner.list() == []
 
 
+def test_a_summary_that_cannot_be_written_is_refused_before_anything_runs(runner: LocalRunner, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["run", "interpret", "--summary", str(tmp_path), "--store", runner.store])
+    assert "cannot be written" in str(done.exception)
+    assert runner.list() == []
+
+
+def test_a_record_that_is_half_written_can_be_looked_at(runner: LocalRunner) -> None:
+    run = recorded(runner, None)
+    Path(run.log).unlink()
+    assert output("logs", run.id, store=runner.store) == ""
+    (Path(run.log).parent / "outcome.json").mkdir()
+    with pytest.raises(DamagedArtifact, match="was not written by this version"):
+        runner.get(run.id)
+
+
 @pytest.mark.parametrize("command", ["list", "show", "logs", "cancel"])
 def test_every_command_shows_an_example(command: str) -> None:
     done = CliRunner().invoke(app, ["runs", command, "--help"])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -129,12 +130,6 @@ def test_a_run_that_fails_has_the_message_of_its_step(runner: LocalRunner, activ
     assert "mlp_out.1" in run.message
 
 
-def test_a_pipeline_that_is_not_there_is_a_run_that_fails(runner: LocalRunner) -> None:
-    run = ended(runner, runner.start(Target(kind="pipeline", name="nothing"), {}))
-    assert (run.state, run.exit_code) == ("failed", 2)
-    assert run.message.startswith("There is no pipeline 'nothing'")
-
-
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
@@ -152,6 +147,34 @@ def test_what_cannot_run_or_must_not_be_written_is_refused(
     with pytest.raises(ConfigError, match=message):
         runner.start(Target(kind="step", name=target), settings)
     assert runner.list() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("nothing", {}, "There is no pipeline 'nothing'"),
+        ("interpret", {"colour": "red"}, "'colour' is no parameter of this pipeline"),
+        ("interpret", {"k": "abc"}, "k takes a whole number, not 'abc'"),
+        ("interpret", {"corpus": object()}, "corpus takes a text"),
+    ],
+)
+def test_a_pipeline_that_cannot_run_is_refused(
+    runner: LocalRunner, name: str, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        runner.start(Target(kind="pipeline", name=name), settings)
+    assert runner.list() == []
+
+
+def test_settings_that_no_record_can_hold_leave_no_run(runner: LocalRunner) -> None:
+    with pytest.raises(ConfigError, match="k"):
+        runner.start(TRAIN, {"activations": "activations/1", "k": np.int64(4)})  # type: ignore[dict-item]
+    assert runner.list() == []
+
+
+def test_looking_at_runs_makes_no_store(tmp_path: Path) -> None:
+    assert LocalRunner(str(tmp_path / "none")).list() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_the_demo_is_refused_before_it_is_trained_where_another_model_was_captur
 
 def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(lines: dict[str, Line]) -> None:
     line = lines["folder"]
-    with pytest.raises(InputError, match=r"where the model folder model lies is not known: name the folder as model"):
+    with pytest.raises(InputError, match=r"where the model folder model lies is not known: give it as model"):
         asked("evaluate", line, "")
     assert not steps.run_step("evaluate", sae=line.sae.uri, model=line.folder, **line.options).found
 

@@ -77,10 +77,10 @@ def test_a_limit_that_the_gate_refuses_is_refused_with_its_words(settings: dict[
         ({"explainer": "foo"}, "There is no explainer 'foo': use program, max-activating, contrastive"),
         ({"explainer": "foo", **ENDPOINT}, "There is no explainer 'foo'"),
         ({"explainer": "program,program"}, "explainers names one twice"),
-        ({"explainer": "contrastive"}, "The explainer contrastive needs a language model, and none is configured"),
+        ({"explainer": "contrastive"}, "The explainer contrastive needs a language model, and none is named"),
         ({"scorer": "foo"}, "There is no scorer 'foo': use program, detection, fuzzing"),
         ({"scorer": "detection,foo", **ENDPOINT}, "There is no scorer 'foo'"),
-        ({"scorer": "detection"}, "The scorer detection needs a language model, and none is configured"),
+        ({"scorer": "detection"}, "The scorer detection needs a language model, and none is named"),
         ({"scorer": ""}, "scorer: tuple should have at least 1 item"),
         (
             {"explainer": "contrastive", **ENDPOINT},
@@ -143,7 +143,7 @@ def test_a_quantisation_is_refused_where_loading_the_model_would_refuse_it(
 def test_the_run_command_refuses_before_anything_runs(
     pipeline: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mistudio.cli.running.run_locally", lambda *_: pytest.fail("the pipeline was to be run"))
+    monkeypatch.setattr("mistudio.runs.local.new_folder", lambda *_: pytest.fail("the pipeline was to be run"))
     done = CliRunner().invoke(app, ["run", pipeline, "--set", setting, "--store", str(tmp_path)])
     assert isinstance(done.exception, ConfigError)
     assert setting.partition("=")[0] in str(done.exception)

@@ -62,6 +62,8 @@ def test_a_grid_says_how_many_autoencoders_it_asks_for(tmp_path, monkeypatch: py
         ({"architectures": "gated", "sparsities": "200", "widths": "128"}, "target_l0 200 must be below width 128"),
         ({"seeds": "0,1,0"}, "seeds names 0 twice"),
         ({"seeds": ""}, "The sweep is empty"),
+        ({"train_settings": '{"k": 4}'}, "train_settings names sae.k, which sparsities sets"),
+        ({"train_settings": '{"width": 512}'}, "which widths sets"),
     ],
 )
 def test_a_grid_that_cannot_be_trained_is_refused_before_anything_runs(axes: dict[str, str], message: str) -> None:

@@ -39,6 +39,23 @@ def test_settings_as_json_win_over_those_by_name() -> None:
     assert (config.tokens, config.sae.k) == (2000, 9)
 
 
+@pytest.mark.parametrize("settings", ['{"k": 9}', '{"sae.k": 9}', '{"sae": {"k": 9, "architecture": "batchtopk"}}'])
+def test_settings_as_json_win_in_all_spellings(settings: str) -> None:
+    config = check(TRAIN, {"architecture": "batchtopk", "k": 8, "train_settings": settings}).config
+    assert (config.sae.architecture, config.sae.k) == ("batchtopk", 9)
+
+
+def test_a_setting_twice_in_one_object_is_refused() -> None:
+    assert "k is given twice, as 7 and as 8" in refusal(train_settings={"sae.k": 7, "sae": {"k": 8}})
+
+
+@pytest.mark.parametrize("setting", ["k=16", "sae.k=16", "architecture=batchtopk", "skip=scale"])
+def test_every_setting_that_is_listed_can_be_set(setting: str, tmp_path: Path) -> None:
+    made = ["--activations", "activations/0123456789abcdef", "--store", str(tmp_path)]
+    done = CliRunner().invoke(app, ["train", *made, "--set", setting])
+    assert "activations/0123456789abcdef is not an artifact" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("architecture", "settings", "message"),
     [

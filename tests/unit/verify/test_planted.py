@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mistudio.artifacts import Store, list_artifacts, open_store
+from mistudio.artifacts import Store, artifact_uris, open_artifact, open_store
 from mistudio.demo import DemoConfig
 from mistudio.sae import TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import load_tokenizer
@@ -50,10 +50,10 @@ def test_every_word_is_one_token() -> None:
 
 def test_the_line_is_made_once_and_its_labels_belong_to_its_tokens(store: Store) -> None:
     line = planted_line(store, TINY, seed=0)
-    made = {artifact.uri: artifact.manifest.created_at for artifact in list_artifacts(store)}
+    made = {uri: open_artifact(store, uri).manifest.created_at for uri in artifact_uris(store)}
     assert {uri.split("/")[0] for uri in made} == {"subject", "corpus", "activations", "sae"}
     assert planted_line(store, TINY, seed=0).sae.uri == line.sae.uri
-    assert {artifact.uri: artifact.manifest.created_at for artifact in list_artifacts(store)} == made
+    assert {uri: open_artifact(store, uri).manifest.created_at for uri in artifact_uris(store)} == made
 
     grammar = Grammar(0, TINY.documents)
     tokens = tokens_of(line, grammar, TINY.hook, "heldout")

@@ -34,7 +34,6 @@ from mistudio.explain.programs.fitting import (
 
 _TOKENS_ALONE: tuple[Shape, ...] = (Shape((Learnt(CURRENT),)),)
 _FLAGS_TRIED = 2
-_FLAG_TOKENS = 8192  # enough to tell which flags are worth trying
 _FINAL_FACTOR = 8  # sets are learnt anew on so many times the tokens that were searched on
 # A model cannot see the next token: what it seems to say has to pay for itself twice.
 _COSTS = {CURRENT: 1.0, PAIR: 2.0, NEXT: 2.5}
