@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.errors import CorpusError
+from mistudio.plain_text import has_surrogates, shortened
 
 BUILTIN_NAMES = ("python-docs",)
 
@@ -36,8 +37,12 @@ TASK_NAMES = ("task",)
 EMPTY = "empty text"
 MISSING = "no text"
 BROKEN = "broken Unicode"
+TOO_LONG = "more than 16 MiB"
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024  # of one record as it is read, and of a document's text
 
 _SHOWN_COLUMNS = 20
+_SHOWN_CHARACTERS = 40  # of each
 
 
 class Document(NamedTuple):
@@ -142,7 +147,12 @@ def documents_of(
             if dropped is not None and reason is not None:
                 dropped[reason] += 1
             continue
-        yield Document(text, _as_str(row.values, columns.task) or task, _as_str(row.values, columns.label))
+        own_task, label = _as_str(row.values, columns.task), _as_str(row.values, columns.label)
+        if has_surrogates(own_task or "") or has_surrogates(label or ""):
+            if dropped is not None:
+                dropped[BROKEN] += 1
+            continue
+        yield Document(text, own_task or task, label)
 
 
 def why_dropped(text: str | None) -> str | None:
@@ -151,11 +161,9 @@ def why_dropped(text: str | None) -> str | None:
         return MISSING
     if not text or text.isspace():
         return EMPTY
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
-        return BROKEN
-    return None
+    if len(text) > MAX_RECORD_BYTES:
+        return TOO_LONG
+    return BROKEN if has_surrogates(text) else None
 
 
 def _as_str(values: Mapping[str, object], name: str | None) -> str | None:
@@ -167,13 +175,30 @@ def _chosen(what: str, asked: str | None, names: list[str], known: tuple[str, ..
     """The column that was asked for, else the first with a known name."""
     if asked is not None:
         if asked not in names:
-            message = f"{origin} has no {what} column {asked!r}; its columns are {_listed(names)}."
+            message = f"{origin} has no {what} column {shortened(asked)}; its columns are {_listed(names)}."
             raise CorpusError(message)
-        return asked
-    by_folded = {name.casefold(): name for name in reversed(names)}
-    return next((by_folded[name] for name in known if name in by_folded), None)
+        return _only(what, [name for name in names if name == asked], origin)
+    by_folded: dict[str, list[str]] = {}
+    for name in names:
+        by_folded.setdefault(name.casefold(), []).append(name)
+    return next((_only(what, by_folded[name], origin) for name in known if name in by_folded), None)
+
+
+def _only(what: str, names: list[str], origin: str) -> str:
+    """The one column of several that could be meant.
+
+    Raises:
+        CorpusError: there are several.
+    """
+    if len(names) > 1:
+        message = (
+            f"{origin} has {len(names)} columns that could be the {what}: {_listed(names)}. "
+            f"Rename all but one, or name it (--{what}-column) where their names differ."
+        )
+        raise CorpusError(message)
+    return names[0]
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_SHOWN_COLUMNS])
+    shown = ", ".join(shortened(name, _SHOWN_CHARACTERS) for name in names[:_SHOWN_COLUMNS])
     return f"{shown} and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else shown or "none"

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from mistudio.artifacts import canonical_json, hash_file
 from mistudio.corpus.documents import Columns, Document, Row, documents_of
 from mistudio.errors import CorpusError, HubUnreachable
+from mistudio.plain_text import without_surrogates
 
 _TIMEOUT_S = 15.0
 _TEXT_TYPES = ("string", "large_string", "string_view")
@@ -36,7 +37,7 @@ class HubSource:
     @property
     def uri(self) -> str:
         """``hf:NAME:CONFIG@SPLIT``, as it is asked for; a local folder by its own name alone."""
-        name = Path(self.name).name if Path(self.name).is_dir() else self.name
+        name = without_surrogates(Path(self.name).name) if Path(self.name).is_dir() else self.name
         return f"hf:{name}{f':{self.config}' if self.config else ''}@{self.split}"
 
     @property
@@ -66,7 +67,7 @@ class HubSource:
 
     @property
     def _task(self) -> str:
-        return self.name.rstrip("/").rpartition("/")[2]
+        return without_surrogates(self.name.rstrip("/").rpartition("/")[2])
 
     def _open(self) -> Any:
         revision = None if Path(self.name).is_dir() else self.revision

@@ -8,15 +8,16 @@ Shape legend: D width, F features (latents).
 """
 
 import json
-import pickle
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mistudio.errors import ConfigError, InputError
+from mistudio.errors import ConfigError, InputError, MistudioError
+from mistudio.interchange.tensors import check_unpacked, whole_numbers
 from mistudio.interchange.weights import (
     Reading,
     Weights,
@@ -31,12 +32,14 @@ from mistudio.interchange.weights import (
     weights_of,
     written_with_bias_subtracted,
 )
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 from mistudio.sae.config import MatryoshkaConfig
 from mistudio.subject.points import KINDS
 
 NAME = "dictionary_learning"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "ae.pt"
+_SHOWN_CHARACTERS = 200
 FILES = (CONFIG_NAME, WEIGHTS_NAME)
 
 
@@ -83,7 +86,7 @@ def read(folder: Path) -> Reading:
     form = _FORMS.get(str(trainer.get("dict_class")))
     if form is None:
         message = (
-            f"{folder}/{CONFIG_NAME} names the dict_class {trainer.get('dict_class')!r}; "
+            f"{folder}/{CONFIG_NAME} names the dict_class {shortened(trainer.get('dict_class'))}; "
             f"miStudio reads {', '.join(_FORMS)}."
         )
         raise ConfigError(message)
@@ -92,7 +95,7 @@ def read(folder: Path) -> Reading:
     weights = take(tensors, form.names, path, form.transposed)
     if form.architecture == "jumprelu":
         weights["log_threshold"] = log_thresholds(weights["log_threshold"])
-    sae = build(form.architecture, _settings(form, trainer, extra), weights, path)
+    sae = build(form.architecture, _settings(form, trainer, extra, path), weights, path)
     return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, _hook(trainer))
 
 
@@ -131,23 +134,27 @@ def _tensors(path: Path) -> Weights:
         InputError: the file is damaged, or holds more than tensors by name.
     """
     try:
+        check_unpacked(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except MistudioError:
+        raise
+    except Exception as error:  # what a damaged or hostile pickle makes the reader raise can be anything
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0][:_SHOWN_CHARACTERS]
         message = f"{path} cannot be read as tensors alone: {reason}"
         raise InputError(message) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         message = f"{path} holds something else than tensors by name."
         raise InputError(message)
     return dict(content)
 
 
-def _settings(form: _Form, trainer: dict[str, Any], extra: Weights) -> dict[str, Any]:
+def _settings(form: _Form, trainer: dict[str, Any], extra: Weights, path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if "k" in form.extra:
-        settings["k"] = int(extra["k"]) if "k" in extra and extra["k"].numel() == 1 else trainer.get("k")
+        settings["k"] = whole_numbers(extra["k"], "k", path)[0] if "k" in extra else trainer.get("k")
     if "group_sizes" in extra:
-        settings["prefixes"] = extra["group_sizes"].flatten().cumsum(0).tolist()
+        settings["prefixes"] = list(accumulate(whole_numbers(extra["group_sizes"], "group_sizes", path)))
     return settings
 
 
@@ -169,5 +176,5 @@ def _their_tensors(sae: SparseAutoencoder, form: _Form) -> Weights:
 
 
 def _hook(trainer: dict[str, Any]) -> str | None:
-    match = re.fullmatch(rf"({'|'.join(KINDS)})_layer_(\d+)", str(trainer.get("submodule_name")))
+    match = re.fullmatch(rf"({'|'.join(KINDS)})_layer_([0-9]{{1,4}})", str(trainer.get("submodule_name")))
     return match and f"{match[1]}.{match[2]}"

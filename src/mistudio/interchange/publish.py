@@ -7,6 +7,7 @@ Shape legend: N rows, D width of the input, E width of the output.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, OrderedRows
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, hash_file, produce
-from mistudio.errors import ConfigError, NotFound
+from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import dictionary_learning, gemma_scope, onnx, saelens, sparsify
 from mistudio.interchange.weights import Reading
 from mistudio.sae import SparseAutoencoder, config_json, hook_of, load_autoencoder, save_weights, target_hook_of
@@ -86,6 +87,7 @@ def import_sae(
 
     def build(draft: Draft) -> Summary:
         variance = float(targets_NE.var(dim=0, correction=0).mean())
+        fit = _fit(reading.sae, inputs_ND, targets_NE, variance)
         with draft.stage(WEIGHTS_NAME) as path:
             save_weights(reading.sae, path)
         draft.write(CONFIG_NAME, config_json(reading.sae, hook, max(variance**0.5, 1e-8), target_hook))
@@ -96,7 +98,7 @@ def import_sae(
             "target_hook": target_hook,
             "d_in": reading.sae.d_in,
             "width": reading.sae.width,
-            **_fit(reading.sae, inputs_ND, targets_NE, variance),
+            **fit,
         }
 
     return produce(store, recipe, "import", build)
@@ -177,10 +179,17 @@ def _evenly_spaced(reader: OrderedRows) -> Tensor:
 
 
 def _fit(sae: SparseAutoencoder, inputs_ND: Tensor, targets_NE: Tensor, variance: float) -> dict[str, float]:
-    """How well it reconstructs a sample of what was captured; badly, if it belongs elsewhere."""
+    """How well it reconstructs a sample of what was captured; badly, if it belongs elsewhere.
+
+    Raises:
+        InputError: the reconstructions are not finite.
+    """
     active = sae.encode_active(inputs_ND)
     error_NE = targets_NE - sae.decode_active(active, len(inputs_ND), inputs_ND)
     fvu = float(error_NE.square().mean()) / max(variance, 1e-12)
+    if not math.isfinite(fvu):
+        message = "The autoencoder's reconstructions are not finite: its weights are too large for these activations."
+        raise InputError(message)
     if fvu > 1:
         logger.warning(
             "The autoencoder reconstructs these activations worse than their mean does (FVU %.2f): check that the "

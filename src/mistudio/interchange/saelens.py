@@ -19,6 +19,7 @@ from mistudio.interchange.weights import (
     Weights,
     build,
     file_in,
+    flag,
     from_lens_name,
     lens_name,
     log_thresholds,
@@ -30,6 +31,7 @@ from mistudio.interchange.weights import (
     thresholds,
     weights_of,
 )
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 
 NAME = "saelens"
@@ -78,9 +80,10 @@ def read(folder: Path) -> Reading:
     if ours == "topk":
         settings["k"] = config.get("k")
     sae = build(ours, settings, weights, path)
-    if config.get("apply_b_dec_to_input", True) and "transcoder" not in theirs:
+    where = folder / CONFIG_NAME
+    if flag(config, "apply_b_dec_to_input", default=True, where=where) and "transcoder" not in theirs:
         read_with_bias_subtracted(sae)
-    if config.get("rescale_acts_by_decoder_norm"):
+    if flag(config, "rescale_acts_by_decoder_norm", default=False, where=where):
         _fold_decoder_norms(sae)
     metadata = config["metadata"]
     target = from_lens_name(metadata.get("hook_name_out")) if "transcoder" in theirs else None
@@ -135,7 +138,7 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
         raise ConfigError(message)
     if theirs not in _READ:
         message = (
-            f"{folder} holds the architecture {theirs!r} of SAELens; miStudio reads {', '.join(_READ)}. "
+            f"{folder} holds the architecture {shortened(theirs)} of SAELens; miStudio reads {', '.join(_READ)}. "
             "One that was saved while training becomes readable with save_inference_model."
         )
         raise ConfigError(message)
@@ -143,8 +146,8 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
         value = config.get(option) or "none"
         if value != "none":
             message = (
-                f"{folder}/{CONFIG_NAME} has {option} {value!r}: the weights alone do not say what the autoencoder "
-                "computes. Fold the normalisation into them with SAELens, and save it again."
+                f"{folder}/{CONFIG_NAME} has {option} {shortened(value)}: the weights alone do not say what the "
+                "autoencoder computes. Fold the normalisation into them with SAELens, and save it again."
             )
             raise ConfigError(message)
     return theirs

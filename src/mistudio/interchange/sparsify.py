@@ -17,6 +17,7 @@ from mistudio.interchange.weights import (
     Reading,
     build,
     file_in,
+    flag,
     read_json,
     read_safetensors,
     read_with_bias_subtracted,
@@ -25,6 +26,7 @@ from mistudio.interchange.weights import (
     weights_of,
     written_with_bias_subtracted,
 )
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 
 NAME = "sparsify"
@@ -47,13 +49,13 @@ def read(folder: Path) -> Reading:
     path = file_in(folder, WEIGHTS_NAME, NAME)
     activation = config.get("activation", "topk")
     if activation != "topk":
-        message = f"{folder} holds an autoencoder with the activation {activation!r}; miStudio has topk alone."
+        message = f"{folder} holds an autoencoder with the activation {shortened(activation)}; miStudio has topk alone."
         raise ConfigError(message)
-    has_skip = bool(config.get("skip_connection"))
+    has_skip = flag(config, "skip_connection", default=False, where=folder / CONFIG_NAME)
     weights = take(read_safetensors(path), _NAMES | _SKIP if has_skip else _NAMES, path, transposed="W_skip")
     settings = {"k": config.get("k", 32), "skip": "linear" if has_skip else "none"}
     sae = build("topk", settings, weights, path)
-    if config.get("transcode"):
+    if flag(config, "transcode", default=False, where=folder / CONFIG_NAME):
         return Reading(sae)
     return Reading(read_with_bias_subtracted(sae), _hook(folder))
 
