@@ -9,14 +9,14 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mistudio.corpus.documents import Columns, Document, Row, documents_of, why_dropped
+from mistudio.corpus.documents import RECORDS_SEEN, Columns, Document, Row, columns_of, documents_of, why_dropped
 from mistudio.corpus.lines import read_lines, unreadable
 from mistudio.errors import CorpusError
 
@@ -24,6 +24,7 @@ WHOLE_TEXT_BYTES = 64 * 1024
 _PARAGRAPHS_BYTES = 4 * 1024
 MAX_JSON_BYTES = 256 * 1024 * 1024
 _MAX_FIELD_CHARS = 2**31 - 1
+_MOST_CHARACTERS_SEEN = 1 << 24
 _PARQUET_ROWS = 1024
 
 
@@ -160,13 +161,25 @@ def _row(value: object, origin: str, where: str) -> Row:
 def _record_documents(
     rows: Iterator[Row], path: Path, origin: str, columns: Columns, dropped: "Counter[str] | None"
 ) -> Iterator[Document]:
-    """Documents of records without a schema: the first record names the columns."""
-    first = next(rows, None)
-    if first is None:
+    """Documents of records without a schema: the columns are those of many records, for the first may lack some."""
+    first = _first_records(rows)
+    if not first:
         return
-    strings = [name for name, value in first.values.items() if isinstance(value, str)]
-    found = columns.resolve(first.values, strings, origin)
-    yield from documents_of(chain([first], rows), found, origin, path.stem, dropped)
+    names, strings = columns_of([row.values for row in first], columns)
+    found = columns.resolve(names, strings, origin)
+    yield from documents_of(chain(first, rows), found, origin, path.stem, dropped)
+
+
+def _first_records(rows: Iterator[Row]) -> list[Row]:
+    """The first records, as many as tell the columns and fit in little memory."""
+    first: list[Row] = []
+    num_characters = 0
+    for row in islice(rows, RECORDS_SEEN):
+        first.append(row)
+        num_characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if num_characters > _MOST_CHARACTERS_SEEN:
+            break
+    return first
 
 
 def _parquet_documents(path: Path, origin: str, columns: Columns, dropped: "Counter[str] | None") -> Iterator[Document]:
