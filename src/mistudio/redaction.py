@@ -1,10 +1,11 @@
 """What must not be written down: secrets among settings, and in texts that go to disk or to a screen."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
+
+from mistudio.guarded_json import RefusedJSON, parse_json
 
 _NAME = re.compile(
     r"(?:^|_)(?:api_?key|access_?key|private_?key|secret|password|passwd|token|credentials?)$", re.IGNORECASE
@@ -117,6 +118,6 @@ def _json_object(text: str) -> object:
     if not text.lstrip().startswith("{"):
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text, finite=False)
+    except RefusedJSON:
         return None

@@ -6,7 +6,6 @@ them by. ``nested`` puts plain values where they belong, and ``validated`` build
 in one readable message. ``None`` means "not given": the default, or what a step chooses.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
@@ -19,6 +18,8 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from mistudio.errors import ConfigError
+from mistudio.guarded_json import RefusedJSON, parse_json
+from mistudio.plain_text import shortened
 from mistudio.redaction import secret_setting
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -314,12 +315,12 @@ def json_object(name: str, text: str, example: str) -> dict[str, Any]:
     """
     hint = f"Write an object, such as {example}."
     try:
-        parsed = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        message = f"{name} is not JSON: {text!r}: {error}. {hint}"
+        parsed = parse_json(text or "{}")
+    except RefusedJSON as error:
+        message = f"{name} is not JSON: {shortened(text)}: {error}. {hint}"
         raise ConfigError(message) from error
     if not isinstance(parsed, dict):
-        message = f"{name} is not a JSON object: {text!r}. {hint}"
+        message = f"{name} is not a JSON object: {shortened(text)}. {hint}"
         raise ConfigError(message)
     return parsed
 

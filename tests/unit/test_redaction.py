@@ -185,3 +185,8 @@ def test_what_a_step_would_refuse_of_a_judge_is_refused_before_a_run(step: str, 
     assert refuse is not None
     with pytest.raises(ConfigError):
         refuse(asked, {})
+
+
+@pytest.mark.parametrize("text", ["{" * 100_000, '{"a":' * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_cannot_be_read_is_no_setting_with_a_secret(text: str) -> None:
+    assert secret_setting({"model_settings": text}) is None

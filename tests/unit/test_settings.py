@@ -15,6 +15,7 @@ from mistudio.settings import (
     find_leaf,
     get,
     has,
+    json_object,
     leaves,
     nested,
     option_name,
@@ -128,3 +129,21 @@ def test_a_value_is_refused_by_the_name_that_people_know() -> None:
 def test_a_value_of_another_kind_is_refused_on_the_command_line() -> None:
     with pytest.raises(ConfigError, match="size takes a value of type int, not 'big'"):
         find_leaf(ALL, "figure.size", "").parse("big")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nest deeper"),
+        ('{"a": ' * 100_000, "nest deeper"),
+        ('{"size": ' + "1" * 5000 + "}", "digits"),
+        ('{"size": 1e999}', "too large"),
+        ('{"size": NaN}', "NaN is no number"),
+        ('{"size": 1, "size": 2}', "'size' twice"),
+        ('["' + "x" * 5000 + '"]', "not a JSON object"),
+    ],
+)
+def test_json_that_cannot_be_settings_is_refused_in_short(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"figure_settings is .*{reason}") as refused:
+        json_object("figure_settings", text, '{"size": 2}')
+    assert len(str(refused.value)) < 400

@@ -181,9 +181,10 @@ def export_features(
 
 def _numbers(text: str) -> list[int]:
     from mistudio.errors import ConfigError
+    from mistudio.plain_text import shortened
 
     try:
         return [int(number) for number in text.split(",") if number.strip()]
     except ValueError as error:
-        message = f"--features {text!r} are not numbers of latents: write them like 17,2048."
+        message = f"--features {shortened(text)} are not numbers of latents: write them like 17,2048."
         raise ConfigError(message) from error

@@ -12,6 +12,7 @@ from mistudio.corpus.documents import Columns, Document
 from mistudio.corpus.formats import READERS, read_documents
 from mistudio.corpus.lines import unreadable
 from mistudio.errors import CorpusError
+from mistudio.plain_text import without_surrogates
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ def path_source(path: Path, columns: Columns) -> FileSource:
     if not path.is_dir():
         path = path.absolute()
         _check_suffix(path)
-        return FileSource(f"file:{path.name}", ((path.name, path),), columns)
+        name = without_surrogates(path.name)
+        return FileSource(f"file:{name}", ((name, path),), columns)
     path = path.resolve()
-    files = sorted((found.relative_to(path).as_posix(), found) for found in path.rglob("*"))
+    files = sorted((without_surrogates(found.relative_to(path).as_posix()), found) for found in path.rglob("*"))
     readable = tuple((name, found) for name, found in files if _is_readable(name, found))
     if not readable:
         message = f"The folder {path} holds no file that can be read: put {', '.join(READERS)} files in it."
         raise CorpusError(message)
-    return FileSource(f"folder:{path.name}", readable, columns)
+    return FileSource(f"folder:{without_surrogates(path.name)}", readable, columns)
 
 
 def _check_suffix(path: Path) -> None:

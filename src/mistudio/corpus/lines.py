@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -28,6 +29,25 @@ def read_lines(path: Path, origin: str, max_bytes: int = -1) -> Iterator[Line]:
             yield from _decoded(handle, origin, max_bytes)
     except OSError as error:
         raise CorpusError(unreadable(origin, error)) from error
+
+
+def read_whole_lines(path: Path, origin: str, max_bytes: int) -> Iterator[tuple[int, str | None]]:
+    """Stream the lines of a UTF-8 file with their numbers; of one longer than ``max_bytes`` there is None.
+
+    Such a line is read over in pieces, so that no more than two of them are held.
+
+    Raises:
+        CorpusError: the file is not UTF-8, or cannot be read.
+    """
+    for number, pieces in groupby(read_lines(path, origin, max_bytes), key=lambda piece: piece.number):
+        yield number, _whole_text(pieces)
+
+
+def _whole_text(pieces: Iterator[Line]) -> str | None:
+    """The text of a line, unless more of it follows its first piece."""
+    text = next(pieces).text
+    is_longer = not text.endswith("\n") and any(piece.text for piece in pieces)
+    return None if is_longer else text
 
 
 def unreadable(origin: str, error: OSError) -> str:

@@ -4,10 +4,8 @@ The export is JSON Lines (packed or not), as in the folder ``explanations`` of i
 gives. What is said of a feature is taken as it stands; nothing tells which documents it was made from.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import ConfigError, InputError, NotFound
+from mistudio.exchange.entries import read_entries
 from mistudio.exchange.writing import chunks
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, SUMMARY_NAME
 from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
@@ -24,11 +23,16 @@ from mistudio.explain.labels import choose_labels
 from mistudio.explain.records import Explanation
 from mistudio.explain.status import StatusCounts
 from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
+from mistudio.guarded_json import whole_number
+from mistudio.plain_text import without_surrogates
 
 NEURONPEDIA = "neuronpedia"
-_GZIP = b"\x1f\x8b"
 _ROWS_AT_ONCE = 4096
 _LABEL_CHARACTERS = 72
+_SHOWN_SOURCES = 5
+MAX_TEXT_CHARACTERS = 64 * 1024
+MAX_NAME_CHARACTERS = 200
+MAX_METHODS = 100
 _OURS = (PROGRAM, TOKEN_SET, PERSON)
 
 
@@ -58,7 +62,7 @@ def import_explanations(
     paths = _files(path)
     num_features = int(str(features.manifest.summary["features"]))
     content = {"imported_from": format_name, "skip_unknown": skip_unknown}
-    file_ref = InputRef(uri=f"file:{path.name}", digest=_digest(paths))
+    file_ref = InputRef(uri=f"file:{without_surrogates(path.name)}", digest=_digest(paths))
     recipe = Recipe(kind="explanations", config=content, inputs={"features": features.ref, "file": file_ref})
 
     def build(draft: Draft) -> Summary:
@@ -76,6 +80,7 @@ class _Reading:
         self.unknown = 0
         self.first_unknown = ""
         self._occurrences: Counter[tuple[int, str]] = Counter()
+        self._methods: set[tuple[str, int]] = set()
 
     def publish(self, draft: Draft) -> Summary:
         """Write the tables; what is there of a run that was killed is written again."""
@@ -99,27 +104,33 @@ class _Reading:
 
     def _explanations(self) -> Iterator[Explanation]:
         for path in self.paths:
-            for place, row in _rows(path):
+            for place, row in read_entries(path):
                 feature, text = _checked(row, place)
-                self.sources.add(f"{row.get('modelId', '?')}/{row.get('layer', '?')}")
+                self.sources.add(f"{_name(row, 'modelId', place) or '?'}/{_name(row, 'layer', place) or '?'}")
+                if len(self.sources) > _SHOWN_SOURCES:
+                    self._check_source()
                 if feature >= self.num_features:
                     self.unknown += 1
                     self.first_unknown = self.first_unknown or f"{feature} in {place}"
                     continue
-                yield self._explanation(feature, text, row)
+                yield self._explanation(feature, text, row, place)
 
-    def _explanation(self, feature: int, text: str, row: dict[str, Any]) -> Explanation:
-        name = str(row.get("typeName") or NEURONPEDIA)
+    def _explanation(self, feature: int, text: str, row: dict[str, Any], place: str) -> Explanation:
+        name = _name(row, "typeName", place) or NEURONPEDIA
         name = f"{NEURONPEDIA}-{name}" if name in _OURS else name  # which mean something else here
         self._occurrences[feature, name] += 1
         number = self._occurrences[feature, name]
+        self._methods.add((name, number))
+        if len(self._methods) > MAX_METHODS:
+            message = f"{self._where} has explanations by more than {MAX_METHODS:,} methods, the most that are read."
+            raise InputError(message)
         return Explanation(
             feature=feature,
             explainer=name if number == 1 else f"{name}-{number}",
             status="explained" if text else "failed",
             text=text or "The file has an empty description.",
             label=_short(text),
-            model=str(row["explanationModelName"]) if row.get("explanationModelName") else None,
+            model=_name(row, "explanationModelName", place),
         )
 
     def _check(self, num_chunks: int) -> None:
@@ -128,11 +139,8 @@ class _Reading:
         Raises:
             InputError: it is of several sources, of another autoencoder, or empty.
         """
-        where = self.paths[0].parent if len(self.paths) > 1 else self.paths[0]
-        if len(self.sources) > 1:
-            some = ", ".join(sorted(self.sources)[:5])
-            message = f"{where} holds explanations of several sources: {some}. Give the file of one autoencoder."
-            raise InputError(message)
+        where = self._where
+        self._check_source()
         if self.unknown and not self.skip_unknown:
             message = (
                 f"{where} has {self.unknown} explanations of features that there are not, first {self.first_unknown}: "
@@ -142,6 +150,21 @@ class _Reading:
         if not num_chunks:
             message = f"{where} holds no explanation of any of the {self.num_features} features."
             raise InputError(message)
+
+    def _check_source(self) -> None:
+        """Refuse explanations of several autoencoders.
+
+        Raises:
+            InputError: they are.
+        """
+        if len(self.sources) > 1:
+            some = ", ".join(sorted(self.sources)[:_SHOWN_SOURCES])
+            message = f"{self._where} holds explanations of several sources: {some}. Give the file of one autoencoder."
+            raise InputError(message)
+
+    @property
+    def _where(self) -> Path:
+        return self.paths[0].parent if len(self.paths) > 1 else self.paths[0]
 
     def _summary(self, draft: Draft, status: StatusCounts, num_labels: int) -> Summary:
         counts = status.by_explainer
@@ -172,14 +195,14 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     names = ("*.jsonl.gz", "*.jsonl")
-    found = sorted((each for name in names for each in path.glob(name)), key=lambda each: (len(each.name), each.name))
+    found = [each for name in names for each in path.glob(name) if each.is_file()]
     if not found:
         message = (
             f"There is no export of explanations at {path}: give a file (.jsonl.gz, .jsonl or .json), or the folder "
             "explanations of Neuronpedia's tree."
         )
         raise NotFound(message)
-    return found
+    return sorted(found, key=lambda each: (len(each.name), each.name))
 
 
 def _digest(paths: Sequence[Path]) -> str:
@@ -188,51 +211,36 @@ def _digest(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(map(hash_file, paths)).encode()).hexdigest()
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each entry of a file, and where it stands.
-
-    Raises:
-        InputError: it is no JSON, or badly packed.
-    """
-    with path.open("rb") as raw:
-        packed = raw.read(len(_GZIP)) == _GZIP
-    number = 0
-    try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1 and line.lstrip().startswith(b"["):
-                    rest = file.read()
-                    for entry, row in enumerate(json.loads(line + rest), start=1):
-                        yield f"entry {entry} of {path}", row
-                    return
-                if line.strip():
-                    yield f"line {number} of {path}", json.loads(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        message = f"{path} is damaged after line {number}: {error}. Download it again."
-        raise InputError(message) from error
-    except ValueError as error:
-        claims = "" if packed or path.suffix != ".gz" else "no gzip file and "
-        message = (
-            f"{path} is {claims}no JSON at line {max(number, 1)}: {error}. Give Neuronpedia's export of explanations."
-        )
-        raise InputError(message) from error
-
-
 def _checked(row: Any, place: str) -> tuple[int, str]:
     """The feature and the text of an entry.
 
     Raises:
         InputError: it has none.
     """
-    try:
-        feature, text = int(str(row["index"])), row["description"]
-        fits = isinstance(text, str) and feature >= 0
-    except (KeyError, TypeError, ValueError):
-        fits = False
-    if not fits:
+    values = row if isinstance(row, dict) else {}
+    feature, text = whole_number(values.get("index")), values.get("description")
+    if feature is None or not isinstance(text, str):
         message = (
             f"The {place} is no explanation: it needs an index (a number from 0) and a description (a text). In "
             "Neuronpedia's tree, explanations lie in the folder explanations."
         )
         raise InputError(message)
-    return feature, text.strip()
+    _check_length(text, MAX_TEXT_CHARACTERS, f"description of {place}")
+    return feature, without_surrogates(text).strip()
+
+
+def _name(row: dict[str, Any], key: str, place: str) -> str | None:
+    """What an entry names by a key: a method, a model, a layer.
+
+    Raises:
+        InputError: it is too long for a name.
+    """
+    name = without_surrogates(str(row[key])) if row.get(key) else None
+    _check_length(name or "", MAX_NAME_CHARACTERS, f"{key} of {place}")
+    return name
+
+
+def _check_length(text: str, most: int, what: str) -> None:
+    if len(text) > most:
+        message = f"The {what} has {len(text):,} characters; at most {most:,} are read."
+        raise InputError(message)

@@ -1,7 +1,7 @@
 """One short name for each feature: people's own first, then those of the explainers, and no two alike."""
 
 import csv
-import json
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +10,11 @@ from typing import Any
 from mistudio.errors import InputError
 from mistudio.explain.config import PERSON
 from mistudio.explain.records import Explanation
+from mistudio.guarded_json import parse_json, whole_number
+from mistudio.plain_text import shortened, without_surrogates
+
+MAX_FILE_BYTES = 32 * 1024 * 1024
+MAX_LABEL_CHARACTERS = 1000
 
 
 def read_labels(path: Path, num_features: int) -> list[Explanation]:
@@ -20,7 +25,7 @@ def read_labels(path: Path, num_features: int) -> list[Explanation]:
     """
     try:
         rows = list(_rows(path))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         message = f"The labels in {path} cannot be read: {error}. Give JSON Lines or CSV with feature and label."
         raise InputError(message) from error
     return [_label(path, number, row, num_features) for number, row in enumerate(rows, start=1)]
@@ -53,22 +58,41 @@ def _free(label: str, taken: Counter[str], used: set[str]) -> str:
     return numbered
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(handle)
-        else:
-            yield from (json.loads(line) for line in handle if line.strip())
+def _rows(path: Path) -> Iterator[Any]:
+    with path.open("rb") as handle:
+        content = handle.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        message = f"it has more than {MAX_FILE_BYTES:,} bytes, the most that is read"
+        raise ValueError(message)
+    lines = io.StringIO(content.decode("utf-8-sig"), newline="")
+    if path.suffix.lower() != ".csv":
+        yield from (parse_json(line) for line in lines if line.strip())
+        return
+    reader = csv.DictReader(lines)
+    names = reader.fieldnames or ()
+    if any(names.count(name) > 1 for name in ("feature", "label")):
+        message = "it has the column feature or label twice"
+        raise ValueError(message)
+    yield from reader
 
 
 def _label(path: Path, number: int, row: Any, num_features: int) -> Explanation:
-    try:
-        feature, label = int(row["feature"]), str(row["label"]).strip()
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"Entry {number} of {path} is {row!r}: it needs a feature (a number) and a label (a text)."
-        raise InputError(message) from error
-    if not 0 <= feature < num_features or not label:
-        problem = "has an empty label" if not label else f"names feature {feature}: there are 0 to {num_features - 1}"
+    values = row if isinstance(row, dict) else {}
+    feature, text = whole_number(values.get("feature")), values.get("label")
+    if feature is None or not isinstance(text, str):
+        message = f"Entry {number} of {path} is {shortened(row)}: it needs a feature (a number) and a label (a text)."
+        raise InputError(message)
+    label = without_surrogates(text).strip()
+    problem = _problem(feature, label, num_features)
+    if problem:
         message = f"Entry {number} of {path} {problem}."
         raise InputError(message)
     return Explanation(feature=feature, explainer=PERSON, text=label, label=label, confidence=1.0)
+
+
+def _problem(feature: int, label: str, num_features: int) -> str | None:
+    if not label:
+        return "has an empty label"
+    if len(label) > MAX_LABEL_CHARACTERS:
+        return f"has a label of {len(label):,} characters; at most {MAX_LABEL_CHARACTERS:,} are read"
+    return f"names feature {feature}: there are 0 to {num_features - 1}" if feature >= num_features else None

@@ -35,6 +35,7 @@ from mistudio.explain.tables import (
     write_labels,
 )
 from mistudio.features import FIRING_KINDS
+from mistudio.plain_text import without_surrogates
 from mistudio.progress import progress
 from mistudio.subject import SubjectConfig, SubjectSource
 
@@ -219,7 +220,7 @@ def _file_ref(path: Path) -> InputRef:
     if not path.is_file():
         message = f"There is no file of labels at {path}. Give JSON Lines or CSV with the columns feature and label."
         raise InputError(message)
-    return InputRef(uri=f"file:{path.name}", digest=hash_file(path))
+    return InputRef(uri=f"file:{without_surrogates(path.name)}", digest=hash_file(path))
 
 
 def _shown(features: Iterable[Evidence], most: int) -> Iterator[Evidence]:

@@ -8,15 +8,16 @@ Shape legend: D width, F features (latents).
 """
 
 import json
-import pickle
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mistudio.errors import ConfigError, InputError
+from mistudio.errors import ConfigError, InputError, MistudioError
+from mistudio.interchange.tensors import check_unpacked, whole_numbers
 from mistudio.interchange.weights import (
     Reading,
     Weights,
@@ -26,17 +27,20 @@ from mistudio.interchange.weights import (
     read_json,
     read_with_bias_subtracted,
     refuse,
+    refuse_unknown,
     take,
     thresholds,
     weights_of,
     written_with_bias_subtracted,
 )
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 from mistudio.sae.config import MatryoshkaConfig
 from mistudio.subject.points import KINDS
 
 NAME = "dictionary_learning"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "ae.pt"
+_SHOWN_CHARACTERS = 200
 FILES = (CONFIG_NAME, WEIGHTS_NAME)
 
 
@@ -65,6 +69,17 @@ _FORMS = {
         "matryoshka", {**_PLAIN, "threshold": "threshold"}, "W_enc", True, ("k", "group_sizes")
     ),
 }
+_CHANGES_INPUT = ("rescale_acts", "normalize_activations", "normalize", "scale", "head", "head_index", "mean_center")
+_HONOURED = ("dict_class", "activation_dim", "dict_size", "k", "layer", "submodule_name")
+_OF_TRAINING = (
+    *("trainer_class", "lr", "steps", "warmup_steps", "decay_start", "seed", "device", "lm_name", "wandb_name"),
+    *("l1_penalty", "resample_steps", "sparsity_warmup_steps", "sparsity_penalty", "sparsity_function", "l0_penalty"),
+    *("initial_sparsity_penalty", "p_start", "p_end", "anneal_start", "anneal_end", "n_sparsity_updates"),
+    *("sparsity_queue_length", "sparsity_loss_type", "target_l0", "bandwidth", "auxk_alpha", "top_k_aux"),
+    *("dead_feature_threshold", "threshold_beta", "threshold_start_step", "k_anneal_steps", "group_fractions"),
+    *("group_weights", "group_sizes", "submodule", "grad_clip", "adam_betas", "beta1", "beta2", "checkpoint_dir"),
+    *("use_april_update_mode", "penalty", "num_tokens", "batch_size", "log_steps", "save_steps", "save_dir"),
+)
 # What an architecture without a name of its own here goes out as, by what it computes.
 _WRITTEN_AS = {"topk": "AutoEncoderTopK", "thresholds": "JumpReluAutoEncoder", "gated": "GatedAutoEncoder"}
 
@@ -77,23 +92,30 @@ def read(folder: Path) -> Reading:
         InputError: a file is damaged, or holds more than tensors.
         ConfigError: it is something that miStudio cannot hold.
     """
-    trainer = read_json(file_in(folder, CONFIG_NAME, NAME)).get("trainer")
-    trainer = trainer if isinstance(trainer, dict) else {}
+    config = read_json(file_in(folder, CONFIG_NAME, NAME))
+    trainer, buffer = (value if isinstance(value, dict) else {} for value in map(config.get, ("trainer", "buffer")))
     path = file_in(folder, WEIGHTS_NAME, NAME)
     form = _FORMS.get(str(trainer.get("dict_class")))
     if form is None:
         message = (
-            f"{folder}/{CONFIG_NAME} names the dict_class {trainer.get('dict_class')!r}; "
+            f"{folder}/{CONFIG_NAME} names the dict_class {shortened(trainer.get('dict_class'))}; "
             f"miStudio reads {', '.join(_FORMS)}."
         )
         raise ConfigError(message)
+    where = f"{folder}/{CONFIG_NAME}"
+    refuse_unknown(trainer, (*_HONOURED, *_OF_TRAINING), f"{where}, trainer")
+    # What its buffer of activations does to them, or takes them from, shows in the weights.
+    changed = {name: buffer[name] for name in _CHANGES_INPUT if name in buffer}
+    side = buffer.get("io", "out")
+    refuse_unknown({**changed, "io": side if side not in ("in", "out") else None}, (), f"{where}, buffer")
     tensors = _tensors(path)
     extra = {name: tensors.pop(name) for name in form.extra if name in tensors}
     weights = take(tensors, form.names, path, form.transposed)
     if form.architecture == "jumprelu":
         weights["log_threshold"] = log_thresholds(weights["log_threshold"])
-    sae = build(form.architecture, _settings(form, trainer, extra), weights, path)
-    return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, _hook(trainer))
+    sae = build(form.architecture, _settings(form, trainer, extra, path), weights, path)
+    read_at = None if side == "in" else _hook(trainer)
+    return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, read_at)
 
 
 def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | None = None) -> None:
@@ -131,23 +153,27 @@ def _tensors(path: Path) -> Weights:
         InputError: the file is damaged, or holds more than tensors by name.
     """
     try:
+        check_unpacked(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except MistudioError:
+        raise
+    except Exception as error:  # what a damaged or hostile pickle makes the reader raise can be anything
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0][:_SHOWN_CHARACTERS]
         message = f"{path} cannot be read as tensors alone: {reason}"
         raise InputError(message) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         message = f"{path} holds something else than tensors by name."
         raise InputError(message)
     return dict(content)
 
 
-def _settings(form: _Form, trainer: dict[str, Any], extra: Weights) -> dict[str, Any]:
+def _settings(form: _Form, trainer: dict[str, Any], extra: Weights, path: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if "k" in form.extra:
-        settings["k"] = int(extra["k"]) if "k" in extra and extra["k"].numel() == 1 else trainer.get("k")
+        settings["k"] = whole_numbers(extra["k"], "k", path)[0] if "k" in extra else trainer.get("k")
     if "group_sizes" in extra:
-        settings["prefixes"] = extra["group_sizes"].flatten().cumsum(0).tolist()
+        settings["prefixes"] = list(accumulate(whole_numbers(extra["group_sizes"], "group_sizes", path)))
     return settings
 
 
@@ -169,5 +195,5 @@ def _their_tensors(sae: SparseAutoencoder, form: _Form) -> Weights:
 
 
 def _hook(trainer: dict[str, Any]) -> str | None:
-    match = re.fullmatch(rf"({'|'.join(KINDS)})_layer_(\d+)", str(trainer.get("submodule_name")))
+    match = re.fullmatch(rf"({'|'.join(KINDS)})_layer_([0-9]{{1,4}})", str(trainer.get("submodule_name")))
     return match and f"{match[1]}.{match[2]}"

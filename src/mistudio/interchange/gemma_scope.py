@@ -8,18 +8,14 @@ Shape legend: D width of the input, E width of the output, F features (latents).
 """
 
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mistudio.errors import InputError
+from mistudio.interchange.tensors import read_npz
 from mistudio.interchange.weights import (
     Reading,
-    Weights,
     build,
     file_in,
     log_thresholds,
@@ -46,7 +42,7 @@ def read(folder: Path) -> Reading:
         InputError: it is damaged, or holds other arrays.
     """
     path = file_in(folder, WEIGHTS_NAME, NAME)
-    weights = take(_arrays(path), _NAMES, path, transposed="W_enc")
+    weights = take(read_npz(path, _NAMES), _NAMES, path, transposed="W_enc")
     weights["log_threshold"] = log_thresholds(weights["log_threshold"])
     return Reading(build("jumprelu", {}, weights, path), _hook(folder))
 
@@ -66,21 +62,7 @@ def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | No
         np.savez(handle, allow_pickle=False, **arrays)
 
 
-def _arrays(path: Path) -> Weights:
-    """The arrays of an .npz; one of Python objects, which could run code, is refused.
-
-    Raises:
-        InputError: the file is damaged, or is something else.
-    """
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(np.asarray(archive[name], dtype=np.float32)) for name in archive.files}
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        message = f"{path} cannot be read as an .npz of numbers: {error}"
-        raise InputError(message) from error
-
-
 def _hook(folder: Path) -> str | None:
-    layer = re.search(r"layer_(\d+)", str(folder.resolve()))
-    kind = re.search(r"-(res|mlp)(?:/|$)", folder.resolve().as_posix())
-    return f"{_KINDS[kind[1]]}.{layer[1]}" if layer and kind else None
+    """The hook point that the last folders name: what lies above a release may have any name."""
+    found = re.search(r".*-(res|mlp)(?:/.*?layer_(\d+)|$)", folder.resolve().as_posix())
+    return f"{_KINDS[found[1]]}.{found[2]}" if found and found[2] else None

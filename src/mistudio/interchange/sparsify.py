@@ -17,14 +17,17 @@ from mistudio.interchange.weights import (
     Reading,
     build,
     file_in,
+    flag,
     read_json,
     read_safetensors,
     read_with_bias_subtracted,
     refuse,
+    refuse_unknown,
     take,
     weights_of,
     written_with_bias_subtracted,
 )
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 
 NAME = "sparsify"
@@ -33,6 +36,10 @@ FILES = (CONFIG_NAME, WEIGHTS_NAME)
 
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 _SKIP = {"W_skip": "W_skip"}
+_KNOWN = (
+    *("activation", "d_in", "k", "num_latents", "skip_connection", "transcode"),
+    *("expansion_factor", "multi_topk", "normalize_decoder"),  # of training alone
+)
 
 
 def read(folder: Path) -> Reading:
@@ -47,13 +54,14 @@ def read(folder: Path) -> Reading:
     path = file_in(folder, WEIGHTS_NAME, NAME)
     activation = config.get("activation", "topk")
     if activation != "topk":
-        message = f"{folder} holds an autoencoder with the activation {activation!r}; miStudio has topk alone."
+        message = f"{folder} holds an autoencoder with the activation {shortened(activation)}; miStudio has topk alone."
         raise ConfigError(message)
-    has_skip = bool(config.get("skip_connection"))
+    refuse_unknown(config, _KNOWN, f"{folder}/{CONFIG_NAME}")
+    has_skip = flag(config, "skip_connection", default=False, where=folder / CONFIG_NAME)
     weights = take(read_safetensors(path), _NAMES | _SKIP if has_skip else _NAMES, path, transposed="W_skip")
     settings = {"k": config.get("k", 32), "skip": "linear" if has_skip else "none"}
     sae = build("topk", settings, weights, path)
-    if config.get("transcode"):
+    if flag(config, "transcode", default=False, where=folder / CONFIG_NAME):
         return Reading(sae)
     return Reading(read_with_bias_subtracted(sae), _hook(folder))
 

@@ -5,7 +5,6 @@ model lies. The tokenizer has a digest of its own: models that share it share to
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from pathlib import Path
 
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
+from mistudio.guarded_json import RefusedJSON, parse_json_file
+from mistudio.plain_text import without_surrogates
 from mistudio.progress import progress
 
 _CONFIG = "config.json"
@@ -109,8 +110,8 @@ def _folder_source(folder: Path) -> SubjectSource:
         raise SubjectError(message)
     hashes = _hash_folder(folder)
     return SubjectSource(
-        name=folder.name,
-        uri=f"folder:{folder.name}",
+        name=without_surrogates(folder.name),
+        uri=f"folder:{without_surrogates(folder.name)}",
         path=str(folder),
         revision=None,
         digest=_digest(hashes),
@@ -202,9 +203,27 @@ def _names(folder: Path) -> dict[str, str]:
 
 def _has_all_weights(folder: Path) -> bool:
     for index in folder.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = _shards(index)
         return all((folder / shard).is_file() for shard in shards)
     return any(folder.glob("*.safetensors"))
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        SubjectError: it is no such index.
+    """
+    try:
+        content = parse_json_file(index, finite=False)
+    except RefusedJSON as error:
+        message = f"{index} cannot be read as JSON: {error}. Download the model again."
+        raise SubjectError(message) from error
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        message = f"{index} does not say which files hold the weights. Download the model again."
+        raise SubjectError(message)
+    return set(names.values())
 
 
 def _hash(path: Path) -> str:

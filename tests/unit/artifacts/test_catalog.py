@@ -79,7 +79,7 @@ def test_the_newest_of_a_kind_is_found_and_the_newest_of_those_one_asks_for(stor
     assert [entry.uri for entry in catalog.newest("sae")] == ["sae/1", "sae/2", "sae/0"]
     assert [entry.uri for entry in catalog.newest("sae", limit=2)] == ["sae/1", "sae/2"]
     for kind in ("features", "nothing"):
-        with pytest.raises(NotFound, match=f"no artifact of kind {kind} in the store"):
+        with pytest.raises(NotFound, match=f"no artifact of kind mistudio.{kind}/\\d+ in the store"):
             catalog.latest(kind)
 
 

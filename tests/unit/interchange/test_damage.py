@@ -117,7 +117,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
     with pytest.raises(InputError, match="ae.pt cannot be read as tensors alone"):
         FORMATS["dictionary_learning"].read(tmp_path)
     np.savez(tmp_path / "params.npz", W_enc=np.array([Trap(tmp_path / "ran")], dtype=object), allow_pickle=True)
-    with pytest.raises(InputError, match="params.npz cannot be read as an .npz of numbers"):
+    with pytest.raises(InputError, match="params.npz (cannot be read as|holds the tensors)"):
         FORMATS["gemma_scope"].read(tmp_path)
     assert not (tmp_path / "ran").exists()
 

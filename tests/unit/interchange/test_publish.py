@@ -61,6 +61,18 @@ def test_the_same_import_is_found_and_other_weights_are_another_artifact(
     assert import_sae(store, tmp_path / "b", "saelens", activations).artifact.uri != first.artifact.uri
 
 
+def test_reconstructions_that_are_not_finite_are_refused(store: Store, tmp_path: Path) -> None:
+    sae = make("gated")
+    sae.W_enc.fill_(9e8)
+    sae.r_mag.fill_(20.0)
+    sae.W_dec.fill_(9e8)
+    FORMATS["saelens"].write(sae, tmp_path / "in", HOOK, None)
+    captured = publish_activations(store, plant(300, width=12).acts_ND.abs() * 1e4)
+    with pytest.raises(InputError, match="reconstructions are not finite"):
+        import_sae(store, tmp_path / "in", "saelens", captured)
+    assert not list(store.list("sae"))
+
+
 def test_an_autoencoder_of_another_width_or_hook_point_is_refused(store: Store, tmp_path: Path) -> None:
     FORMATS["saelens"].write(make("topk"), tmp_path / "in", HOOK, None)
     wider = publish_activations(store, plant(300, width=16).acts_ND)

@@ -9,6 +9,7 @@ import pytest
 from mistudio.artifacts import Draft, Recipe, open_store, produce
 from mistudio.errors import DamagedArtifact, HubUnreachable, InputError, SubjectError
 from mistudio.subject import SubjectConfig, artifact_source, load_subject, load_tokenizer, resolve_source
+from mistudio.subject import source as source_module
 
 
 def publish(store_folder: Path, model_folder: Path, kind: str = "subject"):
@@ -111,3 +112,19 @@ def test_an_artifact_of_another_kind_is_no_subject(model_folder: Path, tmp_path:
     artifact = publish(tmp_path / "store", model_folder, kind="sae")
     with pytest.raises(InputError, match="is a sae, not a subject"):
         artifact_source(artifact)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 100_000, "nest deeper"),
+        ("", "cannot be read as JSON"),
+        ("[1]", "does not say which files"),
+        ('{"weight_map": 3}', "does not say which files"),
+        ('{"weight_map": {"a": null}}', "does not say which files"),
+    ],
+)
+def test_an_index_of_weights_that_cannot_be_read_is_named(content: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(SubjectError, match=rf"index\.json .*{reason}"):
+        source_module._has_all_weights(tmp_path)

@@ -1,0 +1,27 @@
+"""Text from elsewhere made fit to be written and shown: lone surrogates, and values too long for a message.
+
+Half of a surrogate pair comes from JSON, which can spell one, and from names of files that are not UTF-8. No text of
+UTF-8 can hold it.
+"""
+
+import re
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_SHOWN_CHARACTERS = 80
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether the text cannot be written as UTF-8."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def without_surrogates(text: str) -> str:
+    """The text with a visible replacement for each half of a surrogate pair."""
+    return _SURROGATE.sub(_REPLACEMENT, text)
+
+
+def shortened(value: object, max_characters: int = _SHOWN_CHARACTERS) -> str:
+    """A value as it is written in Python, cut where it is longer than a message should repeat."""
+    text = repr(value[: max_characters + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= max_characters + 2 else f"{text[:max_characters]}…"
