@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,7 +128,7 @@ def test_one_who_waits_for_a_lease_is_told_so(tmp_path: Path, caplog: pytest.Log
         def emit(self, record: logging.LogRecord) -> None:
             holder.communicate("go on\n")
 
-    logger = logging.getLogger("mistudio.artifacts.local")
+    logger = logging.getLogger("mistudio.progress")
     handler = EndHolder()
     logger.addHandler(handler)
     try:
@@ -230,22 +229,3 @@ def test_a_step_finds_what_a_store_that_cannot_be_written_holds(
     open_store(str(tmp_path))
     monkeypatch.setattr(os, "access", refuse)
     assert open_to_read(str(tmp_path), make=True).read_only
-
-
-def test_who_waits_for_another_process_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MISTUDIO_EVENTS", raising=False)
-    store = open_store(str(tmp_path))
-
-    def wait() -> None:
-        with store.lease("sae/1"):
-            pass
-
-    with caplog.at_level(logging.INFO), ThreadPoolExecutor(1) as pool:
-        with store.lease("sae/1"):
-            waiting = pool.submit(wait)
-            while not caplog.messages:
-                assert not waiting.done()
-        waiting.result()
-    assert caplog.messages == ["Another process is working on sae/1: waiting for it."]
