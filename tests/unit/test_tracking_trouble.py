@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from mistudio import steps, tracking
 from mistudio.artifacts import Produced, Recipe, open_store, produce
+from mistudio.cli import app
 from mistudio.errors import StorageError
+from mistudio.steps import catching_up
 from mistudio.steps.catching_up import log_missing
 from mistudio.tracking import Connection, pipeline_run, step_run
 
@@ -212,3 +215,27 @@ def test_catching_up_says_that_mlflow_cannot_be_used(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(StorageError, match="MLflow cannot be used"):
         list(log_missing(str(tmp_path)))
+
+
+def test_the_web_interface_takes_no_code_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, arguments: started.append(arguments))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    done = CliRunner().invoke(app, ["mlflow", "--port", "5001", "--store", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    ((_, *command),) = started
+    assert command[:4] == ["-P", "-m", "mlflow", "server"]
+    assert f"--app-dir {tmp_path}/.mistudio" in command
+    assert command[command.index("--port") + 1] == "5001"
+    assert os.environ["PYTHONSAFEPATH"] == "1"
+
+
+def test_catching_up_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(catching_up, "log_missing", lambda store: iter(asked.append(store) or ["sae/1"]))
+    for arguments in (["mlflow", "sync", "--store", "here"], ["mlflow", "--store", "here", "sync"]):
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.stdout == "Logged sae/1\n1 artifacts logged.\n"
+    assert asked == ["here", "here"]
