@@ -117,6 +117,25 @@ class Store(ABC):
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
 
+    def absence(self, name: str) -> str:
+        """Why a file is not there, for a message."""
+        return f"{name} is not in the store {self.url}."
+
+    def strays(self, prefix: str) -> Iterator[str]:
+        """What lies below the folder ``prefix`` and is no file of the store, such as links: names, in order.
+
+        Nothing of it is listed or read elsewhere. A store of objects has none.
+        """
+        return iter(())
+
+    def sweep(self, prefix: str = "") -> int:
+        """Drop what writers that are gone left half written, below ``prefix`` or everywhere; say how many files.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        return 0
+
     def size(self, name: str) -> int | None:
         """Size in bytes, or None where there is no such file."""
         found = self.find(name)
