@@ -148,16 +148,14 @@ def checked_uri(store: Store, uri: str) -> str:
 
 
 def _not_there(store: Store, uri: str) -> str:
-    why = store.absence(f"{uri}/{MANIFEST_NAME}")
-    if why != Store.absence(store, f"{uri}/{MANIFEST_NAME}"):
-        return why
-    return f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. See mistudio artifacts list."
+    why = store.absence(f"{uri}/{MANIFEST_NAME}") or f"it has no {MANIFEST_NAME}. See mistudio artifacts list."
+    return f"{uri} is not an artifact in the store {store.url}: {why}"
 
 
 def _missing(store: Store, name: str) -> str:
     """That a file is missing, and why, where the store knows more."""
     why = store.absence(name)
-    return f"{name} is missing" if why == Store.absence(store, name) else f"{name} is missing ({why.rstrip('.')})"
+    return f"{name} is missing" + (f" ({why.rstrip('.')})" if why else "")
 
 
 def _damage(uri: str, problem: str) -> str:

@@ -110,7 +110,9 @@ class LocalStore(Store):
     def fetch(self, name: str) -> Path:
         """The file itself."""
         if self.find(name) is None:
-            raise NotFound(self.absence(name))
+            why = self.absence(name)
+            message = f"{name} is not in the store {self._shown}{f': {why}' if why else '.'}"
+            raise NotFound(message)
         return self._path(name)
 
     def sha256(self, name: str) -> str:
@@ -130,15 +132,10 @@ class LocalStore(Store):
         is_file = stat.S_ISREG(status.st_mode) and self._link_to(name.rpartition("/")[0]) is None
         return _stored(name, status) if is_file else None
 
-    def absence(self, name: str) -> str:
-        """Why a file is not there."""
+    def absence(self, name: str) -> str | None:
+        """That a link stands in the way, where one does."""
         link = self._link_to(check_name(name))
-        if link is None:
-            return super().absence(name)
-        return (
-            f"{name} is not in the store {self.url}: {link} is a link, and a store follows none. Put the file itself "
-            "in its place."
-        )
+        return link and f"{link} is a link, and a store follows none. Put the file or folder itself in its place."
 
     def stat(self, prefix: str = "") -> Iterator[StoredFile]:
         """All files below the folder ``prefix``, by name."""

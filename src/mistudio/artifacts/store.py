@@ -117,9 +117,9 @@ class Store(ABC):
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
 
-    def absence(self, name: str) -> str:
-        """Why a file is not there, for a message."""
-        return f"{name} is not in the store {self.url}."
+    def absence(self, name: str) -> str | None:
+        """Why there is no file of that name, for a message; None where there is no more to say."""
+        return None
 
     def strays(self, prefix: str) -> Iterator[str]:
         """What lies below the folder ``prefix`` and is no file of the store, such as links: names, in order.

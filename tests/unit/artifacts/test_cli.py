@@ -128,6 +128,18 @@ def test_verify_says_nothing_of_proofs_where_others_name_what_was_made(run: Run,
     assert "nothing proves" not in run("verify").stdout
 
 
+def test_sign_signs_what_no_step_signed_and_verify_wants_it(
+    run: Run, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish()
+    monkeypatch.setenv("MISTUDIO_SIGNING_KEY", "0123456789abcdef")
+    assert "is not signed" in str(run("verify").exception)
+    assert run("sign", artifact.uri).stdout == f"signed   {artifact.uri}\n"
+    verified = run("verify")
+    assert verified.exit_code == 0
+    assert "nothing proves" not in verified.stdout
+
+
 def test_clean_drops_what_killed_processes_left(run: Run, store: Store, publish: Publish) -> None:
     artifact = publish()
     for name in (f"{artifact.uri}/work/checkpoint", "sae/unfinished/work/checkpoint"):
