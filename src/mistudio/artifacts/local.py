@@ -334,7 +334,7 @@ class LocalStore(Store):
 
     def _is_gone(self) -> bool:
         """Whether the store, which was there when it was opened, is no longer."""
-        return self._is_open and not (self.root if self.read_only else self._staging).is_dir()
+        return self._is_open and not os.path.isdir(self.root if self.read_only else self._staging)
 
     def _is_inside(self, filename: str | bytes | int | None) -> bool:
         path = Path(os.fsdecode(filename)) if isinstance(filename, str | bytes) else None

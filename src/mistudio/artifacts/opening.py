@@ -52,7 +52,7 @@ def open_to_read(url: str = "", *, make: bool = False) -> Store:
         StorageError: there is none.
     """
     folder = expanded(_folder(url))
-    if make or (folder / PRIVATE).is_dir():
+    if make or os.path.isdir(folder / PRIVATE):
         with suppress(StorageError):
             return LocalStore(folder)
     return LocalStore(folder, "r")

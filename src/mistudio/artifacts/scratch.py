@@ -39,4 +39,4 @@ def _is_written(store: Store | str, folder: Path) -> bool:
     """Whether a local store is one to write to; a folder that is not there yet will be."""
     if not isinstance(store, str):
         return not store.read_only
-    return os.access(folder, os.W_OK) or not folder.exists()
+    return os.access(folder, os.W_OK) or not os.path.exists(folder)

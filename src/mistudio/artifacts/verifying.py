@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from mistudio.artifacts.artifact import Artifact, checked_uri, open_artifact
 from mistudio.artifacts.inventory import artifact_uris
-from mistudio.artifacts.kinds import KINDS, split_kind
+from mistudio.artifacts.kinds import KINDS, NAMED_KINDS, split_kind
 from mistudio.artifacts.manifest import MANIFEST_NAME, Manifest, Recipe, is_reserved
 from mistudio.artifacts.refs import references
 from mistudio.artifacts.signing import SIGNING_KEY_ENV, signing_key
@@ -34,6 +34,7 @@ class Verdict(NamedTuple):
     uri: str
     problems: tuple[str, ...]  # a line each
     proof: Proof  # what says that the manifest is the one that was published, where there are no problems
+    is_unsigned: bool = False  # although this process has a key
 
 
 class _Claim(NamedTuple):
@@ -92,11 +93,8 @@ def sign(store: Store, uri: str) -> None:
 def _verdict(artifact: Artifact, claims: Mapping[str, list[_Claim]]) -> Verdict:
     store, uri, key = artifact.store, artifact.uri, signing_key()
     signed = key.finds(store, uri, store.read(f"{uri}/{MANIFEST_NAME}")) if key else None
-    problems = _problems(artifact, claims)
-    if signed == "missing":
-        problems.append(f"{uri} is not signed; if you trust it all the same: mistudio artifacts sign {uri}")
     proof: Proof = "signature" if signed == "right" else "digest" if uri in claims else "none"
-    return Verdict(uri, tuple(problems), proof)
+    return Verdict(uri, tuple(_problems(artifact, claims)), proof, is_unsigned=signed == "missing")
 
 
 def _problems(artifact: Artifact, claims: Mapping[str, list[_Claim]]) -> list[str]:
@@ -119,10 +117,10 @@ def _recipe_problems(artifact: Artifact) -> Iterator[str]:
     except ValidationError:
         yield f"{artifact.uri} says that it is of kind {manifest.kind}, which is none"
         return
-    has_own_name = folder != kind and folder not in KINDS
+    has_own_name = folder not in KINDS and folder != kind and (kind in NAMED_KINDS or kind not in KINDS)
     if recipe.prefix != artifact.uri and not has_own_name:
         yield (
-            f"{artifact.uri}/{MANIFEST_NAME} was edited: kind, settings, inputs and seed in it are those of "
+            f"{artifact.uri}/{MANIFEST_NAME} was edited or moved: kind, settings, inputs and seed in it are those of "
             f"{recipe.prefix}"
         )
 

@@ -160,7 +160,8 @@ def verify(
 
     verdicts = []
     for verdict in verified(open_to_read(store), uris or None):
-        typer.echo(f"{'damaged' if verdict.problems else 'ok':<8} {verdict.uri}")
+        state = "damaged" if verdict.problems else "unsigned" if verdict.is_unsigned else "ok"
+        typer.echo(f"{state:<8} {verdict.uri}")
         verdicts.append(verdict)
     damaged = [verdict for verdict in verdicts if verdict.problems]
     if damaged:
@@ -168,6 +169,13 @@ def verify(
         message = (
             f"{len(damaged)} of {len(verdicts)} artifacts are damaged:{listed}\n"
             "Remove each (mistudio artifacts remove URI), then run its step again."
+        )
+        raise DamagedArtifact(message)
+    unsigned = [verdict.uri for verdict in verdicts if verdict.is_unsigned]
+    if unsigned:
+        message = (
+            f"{len(unsigned)} of {len(verdicts)} artifacts are not signed, which this process has a key for. "
+            "Sign those that you trust all the same (mistudio artifacts sign URI)."
         )
         raise DamagedArtifact(message)
     typer.echo(f"All {len(verdicts)} artifacts are whole: files, prefixes and digests fit together.")

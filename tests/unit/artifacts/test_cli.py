@@ -133,7 +133,9 @@ def test_sign_signs_what_no_step_signed_and_verify_wants_it(
 ) -> None:
     artifact = publish()
     monkeypatch.setenv("MISTUDIO_SIGNING_KEY", "0123456789abcdef")
-    assert "is not signed" in str(run("verify").exception)
+    refused = run("verify")
+    assert "1 of 1 artifacts are not signed" in str(refused.exception)
+    assert refused.stdout == f"unsigned {artifact.uri}\n"
     assert run("sign", artifact.uri).stdout == f"signed   {artifact.uri}\n"
     verified = run("verify")
     assert verified.exit_code == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -118,9 +119,10 @@ def test_a_name_that_no_disk_takes_is_an_error_of_the_store(tmp_path: Path) -> N
         assert len(str(error.value)) < 400
     with pytest.raises(InputError, match="1,024 in all"):
         store.size("/".join(["x" * 200] * 6))
-    with pytest.raises(StorageError, match="File name too long") as error:
-        open_store(str(tmp_path / ("x" * 300)))
-    assert len(str(error.value)) < 500
+    for path, read in product((tmp_path / ("x" * 300), "x" * 3000), (open_store, open_to_read)):
+        with pytest.raises(StorageError, match="File name too long") as refused:
+            read(str(path))
+        assert len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "/".join(["y" * 120] * 5), "/".join(["z" * 90] * 3)])
