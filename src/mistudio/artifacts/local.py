@@ -123,14 +123,18 @@ class LocalStore(Store):
 
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
+        found = self._find_listed(name)
+        return None if found is None or self._link_to(name.rpartition("/")[0]) is not None else found
+
+    def _find_listed(self, name: str) -> StoredFile | None:
+        """As :meth:`find`, where no folder on the way is a link."""
         path = f"{self.url}/{check_name(name)}"  # a catalogue asks for thousands: no Path for each
         with self._translated(f"read {name} in"):
             try:
                 status = os.lstat(path)
             except _ABSENT:
                 return None
-        is_file = stat.S_ISREG(status.st_mode) and self._link_to(name.rpartition("/")[0]) is None
-        return _stored(name, status) if is_file else None
+        return _stored(name, status) if stat.S_ISREG(status.st_mode) else None
 
     def absence(self, name: str) -> str | None:
         """That a link stands in the way, where one does."""

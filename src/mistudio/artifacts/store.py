@@ -167,11 +167,15 @@ class Store(ABC):
         for folder in self.folders(prefix):
             if folder in skip:
                 continue
-            found = self.find(f"{folder}/{name}")
+            found = self._find_listed(f"{folder}/{name}")
             if found is not None:
                 yield found
             else:
                 yield from self.outermost(name, folder, skip)
+
+    def _find_listed(self, name: str) -> StoredFile | None:
+        """As :meth:`find`, for a file in a folder that a listing has just shown."""
+        return self.find(name)
 
     @abstractmethod
     def remove(self, name: str) -> None:
