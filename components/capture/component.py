@@ -32,7 +32,8 @@ def capture(
         hook: Hook points, for example resid_post.3: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or
             mlp_act, at layer, or with a layer of its own.
         batch_size: Sequences of full length in one forward pass.
-        storage_dtype: Number format of the stored activations (float16, bfloat16).
+        storage_dtype: Number format of the stored activations; bfloat16 takes the place of float16 where a value is
+            beyond 65,504.
         max_tokens: Stop after the training sequence that reaches this many kept tokens; -1: never.
         stored: Heldout: training activations are not stored, but computed when they are asked for (all, heldout).
         capture_settings: Other settings as JSON; mistudio capture --parameters lists them.

@@ -78,7 +78,7 @@ def finished(prepared: Path) -> Finished:
 
 
 def test_summary_has_the_closing_table_for_ci(finished: Finished) -> None:
-    assert set(finished.summary) == {"tokens", *FIGURES, *SCORED, "seconds", "artifacts"}
+    assert set(finished.summary) == {"tokens", *FIGURES, "ce_recovered_random", *SCORED, "seconds", "artifacts"}
     assert 0 <= finished.summary["interpretable"] <= finished.summary["explained"]
     assert all(isinstance(finished.summary[name], float) for name in FIGURES)
     assert finished.summary["tokens"] >= 20_000
@@ -195,7 +195,7 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
 def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finished) -> None:
     outputs = sorted(finished.store.glob(".mistudio/runs/*/kfp/*"))[0]
     manifest = json.loads(next(outputs.glob("train/sae")).read_text())
-    assert manifest["kind"] == "mistudio.sae/2"
+    assert manifest["kind"] == "mistudio.sae/3"
     page = next(outputs.glob("report/dashboard")).read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert "explained variance" in next(outputs.glob("report/summary")).read_text(encoding="utf-8").lower()

@@ -2,22 +2,24 @@
 
 The forward pass stops at the deepest hook point; sequences of like length share a batch; only wanted
 positions are kept; rows stream to Arrow shards, written while the next forward pass runs. A killed run goes
-on at the first shard that is missing.
+on at the first shard that is missing. Where a value turns up that float16 cannot say, all shards become bfloat16.
 """
 
+import logging
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 
 import numpy as np
+import torch
 
 from mistudio.activations.config import CaptureConfig
 from mistudio.activations.index import ShardSequences, index_path, shard_path, write_index
 from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
 from mistudio.activations.plan import CapturePlan, ShardPlan
 from mistudio.activations.prefetch import Prefetched
-from mistudio.activations.shards import ShardWriter
+from mistudio.activations.shards import DoesNotFit, ShardWriter
 from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
@@ -25,6 +27,10 @@ from mistudio.parallel import two_at_once
 from mistudio.progress import Bar, progress
 from mistudio.subject import HookPoint, Subject, SubjectConfig, SubjectSource, load_subject
 
+logger = logging.getLogger(__name__)
+
+_WIDER = "bfloat16"  # what takes the place of a format that values do not fit; as a working file, that they did not
+_SINK_RATIO = 10  # a first token so many times as long as the others is a sink
 BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
@@ -33,7 +39,22 @@ def run(
 ) -> Summary:
     """Load the model and write all shards that ``draft`` lacks."""
     subject = load_subject(source, subject_config)
-    return CaptureRun(subject, TokenCorpus(corpus), config).run(draft)
+    if config.storage_dtype == _WIDER:
+        return CaptureRun(subject, TokenCorpus(corpus), config).run(draft)
+    if not draft.has_work(_WIDER):
+        try:
+            return CaptureRun(subject, TokenCorpus(corpus), config).run(draft)
+        except DoesNotFit as error:
+            logger.warning("%s Activations are stored as %s, from the start.", _first_sentence(error), _WIDER)
+        draft.clear()
+        with draft.stage_work(_WIDER) as path:
+            path.touch()
+    wider = config.model_copy(update={"storage_dtype": _WIDER})
+    return {**CaptureRun(subject, TokenCorpus(corpus), wider).run(draft), "stored_as": _WIDER}
+
+
+def _first_sentence(error: Exception) -> str:
+    return f"{str(error).partition('. ')[0]}."
 
 
 class CaptureRun:
@@ -43,6 +64,7 @@ class CaptureRun:
         self.corpus, self.config = corpus, config
         self.passes = CorpusPasses(subject, corpus, config.hooks, config)
         self.hooks = self.passes.hooks
+        self.has_looked = False  # for an attention sink
 
     def run(self, draft: Draft) -> Summary:
         """Write all shards that ``draft`` lacks."""
@@ -111,9 +133,29 @@ class CaptureRun:
                 file = stack.enter_context(draft.open(names[hook.point]))
                 writers[hook.point] = stack.enter_context(ShardWriter(file, hook.width, self.config.storage_dtype))
             for rows in passes:
+                self._look_for_sink(rows)
                 for point, acts_ND in rows.acts.items():
                     writers[point].append_narrow(acts_ND, rows.meta)
                 bar.advance(len(rows.meta["position"]))
+
+    def _look_for_sink(self, rows: PassRows) -> None:
+        """Say so once where the first tokens are of another length than all others, and no special token takes that."""
+        if self.has_looked or self.passes.num_prefix or self.corpus.num_prefix:
+            return
+        self.has_looked = True
+        first_N = torch.from_numpy(rows.meta["position"] == 0)
+        if first_N.all() or not first_N.any():
+            return
+        for point, acts_ND in rows.acts.items():
+            length_N = acts_ND.float().norm(dim=1)
+            ratio = float(length_N[first_N].median() / length_N[~first_N].median().clamp(min=1e-12))
+            if ratio > _SINK_RATIO:
+                logger.warning(
+                    "At %s the first token of a text is %.0f times as long as the others: the model has no token of "
+                    "its own for the beginning, and puts its attention sink there. Train with max_norm_ratio %d to "
+                    "leave such tokens out.",
+                    *(point, ratio, _SINK_RATIO),
+                )
 
 
 def _sequences(plan: CapturePlan, shard: ShardPlan) -> ShardSequences:

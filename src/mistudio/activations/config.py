@@ -22,7 +22,10 @@ class CaptureConfig(Settings):
         json_schema_extra=DASHBOARD,
     )
     storage_dtype: Literal["float16", "bfloat16"] = Field(
-        default="float16", description="number format of the stored activations", json_schema_extra=DASHBOARD
+        default="float16",
+        description="number format of the stored activations; bfloat16 takes the place of float16 where a value is "
+        "beyond 65,504",
+        json_schema_extra=DASHBOARD,
     )
     shard_bytes: int = Field(default=256 << 20, ge=1 << 16, description="size of one shard, in bytes")
     max_tokens: int | None = Field(

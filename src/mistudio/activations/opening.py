@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from mistudio.activations.config import CaptureConfig
+from mistudio.activations.index import read_index
 from mistudio.activations.live import LiveReader
 from mistudio.activations.origin import captured_config, captured_source
 from mistudio.activations.pairs import PairedReader
@@ -90,6 +91,8 @@ def _live(
         if hook not in config.hooks:
             message = f"{activations.uri} has no activations of {hook} ({split}); it has {', '.join(config.hooks)}."
             raise InputError(message)
+    # The format that was stored, which is another where values did not fit the one asked for.
+    config = config.model_copy(update={"storage_dtype": read_index(activations, hooks[0], "heldout").dtype})
     corpus = TokenCorpus(open_input(store, manifest.inputs["corpus"], "corpus"))
     widest = max(int(str(manifest.summary[f"width.{hook}"])) for hook in config.hooks)
     subject = load_subject(source, captured_config(activations, subject_config))

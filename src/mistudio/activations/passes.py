@@ -19,6 +19,7 @@ from mistudio.activations.shards import narrowed
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import SubjectError
 from mistudio.subject import HookPoint, ResolvedHook, Subject, resolve_hooks, text_rows, token_batch
+from mistudio.subject.tokens import check_vocabulary
 
 
 class PassRows(NamedTuple):
@@ -40,6 +41,8 @@ class CorpusPasses:
         self.hooks: list[ResolvedHook] = resolve_hooks(subject, [HookPoint.parse(hook) for hook in hooks])
         self.num_prefix, self.num_suffix = not_kept(corpus, config)
         self._check_lengths()
+        if subject.tokenizer is not None:  # models that share a tokenizer share corpora
+            check_vocabulary(subject.tokenizer, subject.vocab_size, type(subject.model).__name__)
 
     def rows(self, split: Split, batch: NDArray[np.int64]) -> PassRows:
         """Run the sequences of these numbers, and keep the rows that are wanted."""

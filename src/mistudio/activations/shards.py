@@ -32,6 +32,10 @@ _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _SIGN_BIT = 0x8000
 
 
+class DoesNotFit(InputError):
+    """An activation is larger than the number format of a shard can say."""
+
+
 def shard_schema(width: int, dtype: str) -> pa.Schema:
     """The schema of a shard of ``width``-wide rows in ``dtype`` (float16 or bfloat16)."""
     fields = [pa.field("activation", pa.list_(pa.field("item", _STORAGE[dtype], nullable=False), width))]
@@ -152,7 +156,8 @@ def narrowed(acts_ND: Tensor, dtype: str) -> Tensor:
     """Rows [N, D] in the number format ``dtype`` of a shard, on the CPU.
 
     Raises:
-        InputError: a value does not fit that format.
+        DoesNotFit: a value is too large for that format, and another has it.
+        InputError: a value is no number.
     """
     narrow_ND = acts_ND.to("cpu", _TORCH[dtype])
     bits_ND = _bits(narrow_ND)
@@ -160,7 +165,7 @@ def narrowed(acts_ND: Tensor, dtype: str) -> Tensor:
     # Read as signed, positive numbers order as their bits do, and as unsigned, negative ones: two passes over
     # integers are far faster than a test of each number.
     if len(bits_ND) and (bits_ND.view(np.int16).max() >= limit or bits_ND.max() >= limit + _SIGN_BIT):
-        raise InputError(_overflow_message(acts_ND, dtype))
+        raise _overflow(acts_ND, dtype)
     return narrow_ND
 
 
@@ -181,10 +186,13 @@ def _block_acts(batch: pa.RecordBatch, width: int, dtype: str) -> Tensor:
     return acts_ND.view(torch.bfloat16) if dtype == "bfloat16" else acts_ND
 
 
-def _overflow_message(acts_ND: Tensor, dtype: str) -> str:
+def _overflow(acts_ND: Tensor, dtype: str) -> InputError:
     if not bool(torch.isfinite(acts_ND).all()):
-        return "The model's activations hold NaN or infinity at this hook point. Load it in float32 or bfloat16."
+        message = "The model's activations hold NaN or infinity at this hook point. Load it in float32 or bfloat16."
+        return InputError(message)
     largest = float(acts_ND.abs().max())
-    return (
-        f"An activation of magnitude {largest:.4g} does not fit {dtype}. Store activations as bfloat16 (storage_dtype)."
+    message = (
+        f"An activation of magnitude {largest:.4g} does not fit {dtype}. Run capture with storage_dtype bfloat16, "
+        "which has the range of float32, and go on with what it makes."
     )
+    return DoesNotFit(message)

@@ -3,8 +3,10 @@
 Sources are read as streams, again and again if need be; nothing here holds a corpus in memory.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +32,9 @@ TEXT_NAMES = (
     "code",
     "prompt",
 )
+# What answers a text column called by the first name, and is read after it as the same document.
+PROMPT_NAME = "prompt"
+ANSWER_NAMES = ("completion", "response", "answer", "output")
 LABEL_NAMES = ("label",)
 TASK_NAMES = ("task",)
 
@@ -41,16 +46,19 @@ TOO_LONG = "more than 16 MiB"
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024  # of one record as it is read, and of a document's text
 
+RECORDS_SEEN = 256  # of a file without a schema, before it is decided which column is the text
 _SHOWN_COLUMNS = 20
 _SHOWN_CHARACTERS = 40  # of each
 
 
-class Document(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Document:
     """One document of a corpus."""
 
     text: str
     task: str
     label: str | None = None
+    column: str | None = field(default=None, compare=False)  # where the text comes from, if there are columns
 
 
 class CorpusSource(Protocol):
@@ -103,7 +111,11 @@ class Columns(BaseModel):
                 )
                 raise CorpusError(message)
             text = others[0]
-        return FoundColumns(text, label, task)
+        answer = None
+        if self.text is None and text.casefold() == PROMPT_NAME:
+            others = [name for name in names if name not in (label, task)]
+            answer = _chosen("answer", None, others, ANSWER_NAMES, origin)
+        return FoundColumns(text, label, task, answer)
 
 
 class FoundColumns(NamedTuple):
@@ -112,6 +124,12 @@ class FoundColumns(NamedTuple):
     text: str
     label: str | None
     task: str | None
+    answer: str | None = None  # holds the rest of the text
+
+    @property
+    def text_names(self) -> str:
+        """The names of the columns that the text comes from, for people."""
+        return self.text if self.answer is None else f"{self.text} + {self.answer}"
 
     @property
     def used(self) -> list[str]:
@@ -126,6 +144,22 @@ class Row(NamedTuple):
     values: Mapping[str, object]
 
 
+def columns_of(records: Iterable[Mapping[str, object]], asked: Columns) -> tuple[list[str], list[str]]:
+    """The columns of records without a schema: all names in the order of their coming, and those that hold text.
+
+    A name of text that is much rarer than another is left out, unless it is asked for.
+    """
+    num_records, num_texts = Counter[str](), Counter[str]()
+    for record in records:
+        num_records.update(list(record))
+        num_texts.update(name for name, value in record.items() if isinstance(value, str))
+    known = {name: num_texts[name] for name in num_records if name.casefold() in TEXT_NAMES}
+    most = max(known.values(), default=0)
+    rare = {name for name, num in known.items() if 2 * num <= most} - {asked.text, asked.label, asked.task}
+    names = [name for name in num_records if name not in rare]
+    return names, [name for name in names if num_texts[name]]
+
+
 def documents_of(
     rows: Iterable[Row], columns: FoundColumns, origin: str, task: str, dropped: "Counter[str] | None"
 ) -> Iterator[Document]:
@@ -135,13 +169,9 @@ def documents_of(
         CorpusError: the text column holds something that is not text.
     """
     for row in rows:
-        text = row.values.get(columns.text)
-        if text is not None and not isinstance(text, str):
-            message = (
-                f"{origin}, {row.where}: column {columns.text!r} holds {type(text).__name__}, not text. "
-                "Correct the record, or name another text column (--text-column)."
-            )
-            raise CorpusError(message)
+        parts = [_text_in(row, name, origin) for name in (columns.text, columns.answer) if name is not None]
+        given = [part for part in parts if part is not None]
+        text = "\n".join(given) if given else None
         reason = why_dropped(text)
         if text is None or reason is not None:
             if dropped is not None and reason is not None:
@@ -152,7 +182,25 @@ def documents_of(
             if dropped is not None:
                 dropped[BROKEN] += 1
             continue
-        yield Document(text, own_task or task, label)
+        yield Document(text, own_task or task, label, columns.text_names)
+
+
+def _text_in(row: Row, name: str, origin: str) -> str | None:
+    """The text in a column of a record; None where there is none, which pandas writes as NaN.
+
+    Raises:
+        CorpusError: there is something else than text.
+    """
+    value = row.values.get(name)
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    message = (
+        f"{origin}, {row.where}: column {name!r} holds {type(value).__name__}, not text. "
+        "Correct the record, or name another text column (--text-column)."
+    )
+    raise CorpusError(message)
 
 
 def why_dropped(text: str | None) -> str | None:

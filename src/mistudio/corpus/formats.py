@@ -8,7 +8,7 @@ has 64 KiB. All other formats hold one document a record.
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from mistudio.corpus.documents import (
     BROKEN,
     LABEL_NAMES,
     MAX_RECORD_BYTES,
+    RECORDS_SEEN,
     TASK_NAMES,
     TEXT_NAMES,
     TOO_LONG,
     Columns,
     Document,
     Row,
+    columns_of,
     documents_of,
     why_dropped,
 )
@@ -40,6 +42,7 @@ MAX_JSON_BYTES = MAX_FILE_BYTES
 _MAX_FIELD_CHARS = 2**31 - 1
 MAX_PAGE_BYTES = 512 * 1024 * 1024  # of a page of Parquet, unpacked: more than that are values, not many of them
 _PARQUET_BYTES = 64 * 1024 * 1024
+_MOST_CHARACTERS_SEEN = 1 << 24
 _PARQUET_ROWS = 1024
 
 
@@ -233,13 +236,25 @@ def _row(value: object, origin: str, where: str) -> Row:
 def _record_documents(
     rows: Iterator[Row], path: Path, origin: str, columns: Columns, dropped: "Counter[str] | None"
 ) -> Iterator[Document]:
-    """Documents of records without a schema: the first record names the columns."""
-    first = next(rows, None)
-    if first is None:
+    """Documents of records without a schema: the columns are those of many records, for the first may lack some."""
+    first = _first_records(rows)
+    if not first:
         return
-    strings = [name for name, value in first.values.items() if isinstance(value, str)]
-    found = columns.resolve(first.values, strings, origin)
-    yield from documents_of(chain([first], rows), found, origin, _task(path), dropped)
+    names, strings = columns_of([row.values for row in first], columns)
+    found = columns.resolve(names, strings, origin)
+    yield from documents_of(chain(first, rows), found, origin, _task(path), dropped)
+
+
+def _first_records(rows: Iterator[Row]) -> list[Row]:
+    """The first records, as many as tell the columns and fit in little memory."""
+    first: list[Row] = []
+    num_characters = 0
+    for row in islice(rows, RECORDS_SEEN):
+        first.append(row)
+        num_characters += sum(len(value) for value in row.values.values() if isinstance(value, str))
+        if num_characters > _MOST_CHARACTERS_SEEN:
+            break
+    return first
 
 
 def _parquet_documents(path: Path, origin: str, columns: Columns, dropped: "Counter[str] | None") -> Iterator[Document]:

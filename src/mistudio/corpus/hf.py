@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from mistudio.artifacts import canonical_json, hash_file
 from mistudio.corpus.changes import changed
-from mistudio.corpus.documents import Columns, Document, Row, documents_of
+from mistudio.corpus.documents import RECORDS_SEEN, Columns, Document, Row, columns_of, documents_of
 from mistudio.corpus.files import check_links, find_path
 from mistudio.errors import CorpusError, HubUnreachable
 from mistudio.plain_text import without_surrogates
@@ -58,7 +58,7 @@ class HubSource:
         """Stream the documents; at no time is the dataset on this machine as a whole."""
         with _explained(self.name):
             stream = self._open()
-            names, strings = _columns(stream)
+            names, strings = _columns(stream, self.columns)
             if not names:
                 return
             found = self.columns.resolve(names, strings, self.uri)
@@ -128,13 +128,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _columns(stream: Any) -> tuple[list[str], list[str]]:
-    """All columns, and those of text: by the dataset's schema, or by its first row where it has none."""
+def _columns(stream: Any, asked: Columns) -> tuple[list[str], list[str]]:
+    """All columns, and those of text: by the dataset's schema, or by its first rows where it has none."""
     if stream.features is not None:
         texts = [name for name, feature in stream.features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
         return list(stream.features), texts
-    first: dict[str, object] = next(iter(stream.take(1)), {})
-    return list(first), [name for name, value in first.items() if isinstance(value, str)]
+    return columns_of(stream.take(RECORDS_SEEN), asked)
 
 
 def _name_labels(rows: Iterator[Row], label: str | None, features: Any) -> Iterator[Row]:

@@ -78,8 +78,11 @@ def ingest_with(
 
 
 def is_held_out(text: str, fraction: float, split_seed: int) -> bool:
-    """Whether a document of this text is held out: by its hash, so equal texts fall on the same side."""
-    hashed = hashlib.blake2b(f"{split_seed}\n{text}".encode(), digest_size=8).digest()
+    """Whether a document of this text is held out: by its hash, so equal texts fall on the same side.
+
+    White space at the end makes no other text: copies of one document often differ in that.
+    """
+    hashed = hashlib.blake2b(f"{split_seed}\n{text.rstrip()}".encode(), digest_size=8).digest()
     return int.from_bytes(hashed) < fraction * 2**64
 
 
@@ -92,11 +95,11 @@ def _build(draft: Draft, source: CorpusSource, tokenizer: "PreTrainedTokenizerBa
     special_ids = {*tokenizer.all_special_ids, *specials.prefix, *specials.suffix}
     _check_unchanged(draft, source, to_the_end=True)
     statistics = CorpusStatistics.of(totals, config.context_length, specials.prefix, specials.suffix, special_ids)
-    _check_splits(statistics, source, config)
+    _check_splits(statistics, totals.read, source, config)
     for split in SPLITS:
         write_index(draft, split, sorted(totals.tasks))
     draft.write(STATISTICS_NAME, statistics.model_dump_json(indent=1).encode() + b"\n")
-    return _summary(statistics)
+    return _summary(statistics, totals.columns)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ class _Ingestion:
             counts.splits[split].count(
                 document.task, Counts(documents=1, sequences=len(chunks), tokens=len(ids_T), text_bytes=size)
             )
+            if document.column is not None and document.column not in counts.columns:
+                counts.columns = sorted([*counts.columns, document.column])
             kept[split].append(Tokenised(number, document, chunks))
             tokens += len(ids_T)
             if self._is_enough(tokens):
@@ -230,7 +235,7 @@ def _check_tasks(counts: ShardCounts, source: CorpusSource) -> None:
         raise CorpusError(message)
 
 
-def _check_splits(statistics: CorpusStatistics, source: CorpusSource, config: IngestConfig) -> None:
+def _check_splits(statistics: CorpusStatistics, num_read: int, source: CorpusSource, config: IngestConfig) -> None:
     """Refuse a corpus that leaves nothing to train on, or nothing to evaluate on."""
     dropped = ", ".join(f"{documents:,} with {reason}" for reason, documents in statistics.dropped.items())
     if not statistics.documents:
@@ -239,15 +244,31 @@ def _check_splits(statistics: CorpusStatistics, source: CorpusSource, config: In
     for split, counts in statistics.splits.items():
         if not counts.documents:
             message = (
-                f"All {statistics.documents:,} documents of {source.uri} are on one side of the split, and the "
-                f"{split} split is empty (held_out_fraction {config.held_out_fraction}, split_seed "
-                f"{config.split_seed}). Give it more documents: a document itself is never divided. "
-                "With few, try a larger held_out_fraction or another split_seed."
+                f"The {split} split of {source.uri} is empty: all documents that were read ({statistics.documents:,}) "
+                f"fell on the other side (held_out_fraction {config.held_out_fraction:g}, split_seed "
+                f"{config.split_seed}). {_why_so_few(statistics, num_read, config)}"
             )
             raise CorpusError(message)
 
 
-def _summary(statistics: CorpusStatistics) -> Summary:
+def _why_so_few(statistics: CorpusStatistics, num_read: int, config: IngestConfig) -> str:
+    """What ended the reading so early that a split is empty, and what to do."""
+    if config.max_tokens is not None and statistics.tokens >= config.max_tokens:
+        return f"max_tokens {config.max_tokens:,} ended the reading there: raise it."
+    if config.max_documents is not None and num_read >= config.max_documents:
+        return f"max_documents {config.max_documents:,} ended the reading there: raise it."
+    if statistics.documents == 1:
+        return (
+            "A document is never divided, and a text file of up to 64 KiB is one: give more files in a folder, or a "
+            ".jsonl file with one document a line."
+        )
+    return (
+        "Give it more documents: a document itself is never divided. With few, try a larger held_out_fraction or "
+        "another split_seed."
+    )
+
+
+def _summary(statistics: CorpusStatistics, columns: list[str]) -> Summary:
     tasks = sorted({task for split in statistics.splits.values() for task in split.tasks})
     more = f" and {len(tasks) - _SHOWN_TASKS} more" if len(tasks) > _SHOWN_TASKS else ""
     return {
@@ -257,4 +278,5 @@ def _summary(statistics: CorpusStatistics) -> Summary:
         "tasks": ", ".join(tasks[:_SHOWN_TASKS]) + more,
         "heldout_documents": statistics.splits["heldout"].documents,
         "dropped": sum(statistics.dropped.values()),
+        **({"text_column": ", ".join(columns)} if columns else {}),
     }

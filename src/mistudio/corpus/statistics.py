@@ -60,6 +60,7 @@ class ShardCounts(BaseModel):
     read: int = Field(default=0, description="documents taken from the source, kept or not")
     splits: dict[Split, SplitCounts] = Field(default_factory=lambda: {split: SplitCounts() for split in SPLITS})
     dropped: dict[str, int] = Field(default_factory=dict, description="reason -> documents left out")
+    columns: list[str] = Field(default_factory=list, description="the columns that text was taken from")
 
     @property
     def tokens(self) -> int:
@@ -79,6 +80,7 @@ class ShardCounts(BaseModel):
         """Add another shard."""
         self.read += other.read
         self.drop(other.dropped)
+        self.columns = sorted({*self.columns, *other.columns})
         for split, counts in other.splits.items():
             self.splits[split].add(counts)
 

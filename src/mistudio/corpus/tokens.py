@@ -5,6 +5,7 @@ spells a special token (``<s>``) is tokenised like any other text: it must not e
 model that is shown it must not take it for a command.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from mistudio.errors import SubjectError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 TokenIds = npt.NDArray[np.int32]
 
+_UNSPELLABLE = "\U0010fffe"  # a code point that is no character
 _PROBES = ("a", "the", "0", "one two", ".")
 
 
@@ -65,13 +68,11 @@ class TextEncoder:
     """Token ids of plain text, without special tokens; many texts at a time in parallel threads."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        from tokenizers import Tokenizer
-
         self._slow = None if tokenizer.is_fast else tokenizer
         self._fast: Tokenizer | None = None
         if tokenizer.is_fast:
             # A copy: the caller's tokenizer keeps its own truncation, padding and view of special tokens.
-            self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+            self._fast = _without_special_pieces(tokenizer)
             self._fast.no_truncation()
             self._fast.no_padding()
             self._fast.encode_special_tokens = True
@@ -97,6 +98,36 @@ class TextEncoder:
             (np.asarray(one.ids, dtype=np.int32), np.asarray(one.offsets, dtype=np.int32).reshape(-1, 2))
             for one in self._fast.encode_batch(list(texts), add_special_tokens=False)
         ]
+
+
+def _without_special_pieces(tokenizer: "PreTrainedTokenizerBase") -> "Tokenizer":
+    """A copy in whose vocabulary no special token is spelled as a text could spell it.
+
+    Not to look for special tokens in a text is not enough where they are pieces of the vocabulary like all others, as
+    in Unigram models: then the text ``</s>`` is that piece.
+    """
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, specials = content["model"], {each["content"] for each in content["added_tokens"] if each["special"]}
+    pieces = model["vocab"]
+    names = {name: f"{_UNSPELLABLE}{number}{_UNSPELLABLE}" for number, name in enumerate(sorted(specials))}
+    if isinstance(pieces, dict):
+        merges = (pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model.get("merges", ()))
+        made = set(map("".join, merges))
+        names = {name: other for name, other in names.items() if name in pieces and name not in made}
+        model["vocab"] = {names.get(piece, piece): index for piece, index in pieces.items()}
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+    else:
+        names = {name: other for name, other in names.items() if any(name == piece for piece, _ in pieces)}
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in pieces]
+    if not names:
+        return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    # Their entries would come back as new pieces; nothing here looks them up.
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["content"] not in names]
+    content["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def chunk(ids_T: TokenIds, max_tokens: int) -> list[TokenIds]:

@@ -9,7 +9,8 @@ of all targets:
   ȳ over the batch at hand; here it is the mean over all tokens, so that no figure depends on the batch size.
 - ``mse`` is over tokens and dimensions (SAEBench sums dimensions and divides by the batch size once more).
 - ``relative_bias`` = E‖x̂‖² / E⟨y, x̂⟩ (Rajamanoharan et al. 2024, arXiv:2404.16014, equation 10): the γ for
-  which x̂/γ fits y best; below 1 the reconstruction is too short. ``l2_ratio`` is the mean of ‖x̂‖ / ‖y‖.
+  which x̂/γ fits y best; below 1 the reconstruction is too short. ``l2_ratio`` is the mean of ‖x̂‖ / ‖y‖,
+  whatever the scale of y (SAEBench takes targets shorter than 1e-4 as of length 1; here those of length 0 alone are).
 
 A first pass takes the mean of the targets; reading costs little beside encoding.
 
@@ -28,7 +29,6 @@ from mistudio.progress import progress
 from mistudio.sae import SparseAutoencoder
 
 BATCH_ROWS = 4096
-_NO_LENGTH = 1e-4  # a shorter target counts as one of length 1 in l2_ratio, as in SAEBench
 
 
 class Reconstruction(NamedTuple):
@@ -106,7 +106,7 @@ def _sums(y_TE: Tensor, rebuilt_TE: Tensor, mean_E: Tensor, value_A: Tensor) -> 
         no_variance_T, (error_T > 0).double(), error_T / variance_T.masked_fill(no_variance_T, 1)
     )
     length_T = y_TE.norm(dim=1)
-    ratio_T = rebuilt_TE.norm(dim=1) / length_T.masked_fill(length_T < _NO_LENGTH, 1)
+    ratio_T = rebuilt_TE.norm(dim=1) / length_T.masked_fill(length_T == 0, 1)
     return torch.stack(
         [
             error_T.sum(),

@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +23,35 @@ from mistudio.explain.records import Explanation
 from mistudio.features import Row
 from mistudio.subject import HookPoint
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NUL = "\N{SYMBOL FOR NULL}"
 _BARS = 50
 _INTERVALS = 5
 _NONE = -1  # what the format writes where there is no interval or token
 _THEIR_METHODS = re.compile(r"(oai|np|eleuther)[_-]")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", _NUL)
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return value
+
+
+def _without_nul(rows_of: Callable[P, R]) -> Callable[P, R]:
+    """The same rows with a sign for the character NUL, which no text of Postgres can hold."""
+
+    @wraps(rows_of)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+        rows: R = _shown(rows_of(*args, **kwargs))
+        return rows
+
+    return shown
 
 
 def batch_head(names: Names, origin: Origin) -> Row:
@@ -33,6 +60,7 @@ def batch_head(names: Names, origin: Origin) -> Row:
     return {"model_id": names.model_id, "layer": layer, "sae_set": names.source_set}
 
 
+@_without_nul
 def batch_feature(found: Found, origin: Origin) -> Row:
     """A feature in an upload batch."""
     return {
@@ -46,6 +74,7 @@ def batch_feature(found: Found, origin: Origin) -> Row:
     }
 
 
+@_without_nul
 def tree_feature(found: Found, names: Names, origin: Origin) -> Row:
     """A row of the table ``Neuron``."""
     near = found.neighbours.get("decoder", [])
@@ -68,6 +97,7 @@ def tree_feature(found: Found, names: Names, origin: Origin) -> Row:
     }
 
 
+@_without_nul
 def tree_activations(found: Found, names: Names, origin: Origin) -> list[Row]:
     """Rows of the table ``Activation``."""
     rows = []
@@ -99,11 +129,12 @@ def tree_activations(found: Found, names: Names, origin: Origin) -> list[Row]:
     return rows
 
 
+@_without_nul
 def tree_explanation(explanation: Explanation, place: Row, density: float, names: Names, origin: Origin) -> Row:
     """A row of the table ``Explanation``; ``place`` is that of its feature on the map."""
     theirs = bool(_THEIR_METHODS.match(explanation.explainer))
     on_map = not math.isnan(place["x"])
-    how = explanation.model_dump(include={"explainer", "model", "label", "confidence", "prompt", "seed"})
+    how = _shown(explanation.model_dump(include={"explainer", "model", "label", "confidence", "prompt", "seed"}))
     return {
         "id": _row_id(names, origin, "explanation", explanation.model_dump_json()),
         "modelId": names.model_id,

@@ -27,6 +27,7 @@ from mistudio.interchange.weights import (
     read_json,
     read_with_bias_subtracted,
     refuse,
+    refuse_unknown,
     take,
     thresholds,
     weights_of,
@@ -68,6 +69,17 @@ _FORMS = {
         "matryoshka", {**_PLAIN, "threshold": "threshold"}, "W_enc", True, ("k", "group_sizes")
     ),
 }
+_CHANGES_INPUT = ("rescale_acts", "normalize_activations", "normalize", "scale", "head", "head_index", "mean_center")
+_HONOURED = ("dict_class", "activation_dim", "dict_size", "k", "layer", "submodule_name")
+_OF_TRAINING = (
+    *("trainer_class", "lr", "steps", "warmup_steps", "decay_start", "seed", "device", "lm_name", "wandb_name"),
+    *("l1_penalty", "resample_steps", "sparsity_warmup_steps", "sparsity_penalty", "sparsity_function", "l0_penalty"),
+    *("initial_sparsity_penalty", "p_start", "p_end", "anneal_start", "anneal_end", "n_sparsity_updates"),
+    *("sparsity_queue_length", "sparsity_loss_type", "target_l0", "bandwidth", "auxk_alpha", "top_k_aux"),
+    *("dead_feature_threshold", "threshold_beta", "threshold_start_step", "k_anneal_steps", "group_fractions"),
+    *("group_weights", "group_sizes", "submodule", "grad_clip", "adam_betas", "beta1", "beta2", "checkpoint_dir"),
+    *("use_april_update_mode", "penalty", "num_tokens", "batch_size", "log_steps", "save_steps", "save_dir"),
+)
 # What an architecture without a name of its own here goes out as, by what it computes.
 _WRITTEN_AS = {"topk": "AutoEncoderTopK", "thresholds": "JumpReluAutoEncoder", "gated": "GatedAutoEncoder"}
 
@@ -80,8 +92,8 @@ def read(folder: Path) -> Reading:
         InputError: a file is damaged, or holds more than tensors.
         ConfigError: it is something that miStudio cannot hold.
     """
-    trainer = read_json(file_in(folder, CONFIG_NAME, NAME)).get("trainer")
-    trainer = trainer if isinstance(trainer, dict) else {}
+    config = read_json(file_in(folder, CONFIG_NAME, NAME))
+    trainer, buffer = (value if isinstance(value, dict) else {} for value in map(config.get, ("trainer", "buffer")))
     path = file_in(folder, WEIGHTS_NAME, NAME)
     form = _FORMS.get(str(trainer.get("dict_class")))
     if form is None:
@@ -90,13 +102,20 @@ def read(folder: Path) -> Reading:
             f"miStudio reads {', '.join(_FORMS)}."
         )
         raise ConfigError(message)
+    where = f"{folder}/{CONFIG_NAME}"
+    refuse_unknown(trainer, (*_HONOURED, *_OF_TRAINING), f"{where}, trainer")
+    # What its buffer of activations does to them, or takes them from, shows in the weights.
+    changed = {name: buffer[name] for name in _CHANGES_INPUT if name in buffer}
+    side = buffer.get("io", "out")
+    refuse_unknown({**changed, "io": side if side not in ("in", "out") else None}, (), f"{where}, buffer")
     tensors = _tensors(path)
     extra = {name: tensors.pop(name) for name in form.extra if name in tensors}
     weights = take(tensors, form.names, path, form.transposed)
     if form.architecture == "jumprelu":
         weights["log_threshold"] = log_thresholds(weights["log_threshold"])
     sae = build(form.architecture, _settings(form, trainer, extra, path), weights, path)
-    return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, _hook(trainer))
+    read_at = None if side == "in" else _hook(trainer)
+    return Reading(read_with_bias_subtracted(sae) if form.subtracts_bias else sae, read_at)
 
 
 def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | None = None) -> None:

@@ -63,6 +63,6 @@ def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | No
 
 
 def _hook(folder: Path) -> str | None:
-    layer = re.search(r"layer_(\d+)", str(folder.resolve()))
-    kind = re.search(r"-(res|mlp)(?:/|$)", folder.resolve().as_posix())
-    return f"{_KINDS[kind[1]]}.{layer[1]}" if layer and kind else None
+    """The hook point that the last folders name: what lies above a release may have any name."""
+    found = re.search(r".*-(res|mlp)(?:/.*?layer_(\d+)|$)", folder.resolve().as_posix())
+    return f"{_KINDS[found[1]]}.{found[2]}" if found and found[2] else None

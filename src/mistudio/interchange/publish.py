@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mistudio.activations import ActivationReader, OrderedRows
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import dictionary_learning, gemma_scope, onnx, saelens, sparsify
-from mistudio.interchange.weights import Reading
+from mistudio.interchange.weights import Reading, centred_input
 from mistudio.sae import SparseAutoencoder, config_json, hook_of, load_autoencoder, save_weights, target_hook_of
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 
@@ -76,13 +76,17 @@ def import_sae(
         message = f"{folder} does not say which hook point the autoencoder reads: name it, for example resid_post.3."
         raise ConfigError(message)
     inputs_ND, targets_NE = _samples(activations, reading.sae, hook, target_hook)
-    content = {
+    if reading.centred:
+        reading = _centred(reading, inputs_ND, targets_NE)
+    content: dict[str, Any] = {
         "imported_from": format_name,
         "files": {name: hash_file(folder / name) for name in chosen.files},
         "hook": hook,
         "target_hook": target_hook,
         "sae": reading.sae.config.model_dump(mode="json"),
     }
+    if reading.centred:
+        content["centred"] = True
     recipe = Recipe(kind="sae", config=content, inputs={"activations": activations.ref})
 
     def build(draft: Draft) -> Summary:
@@ -176,6 +180,18 @@ def _evenly_spaced(reader: OrderedRows) -> Tensor:
     places = min(_SAMPLED_ROWS, len(reader)) // run
     starts = [place * len(reader) // places for place in range(places)]
     return torch.cat([reader.acts(start, min(start + run, len(reader))) for start in starts]).float()
+
+
+def _centred(reading: Reading, inputs_ND: Tensor, targets_NE: Tensor) -> Reading:
+    """The autoencoder for the plain model, where the one that it was trained on may have been centred.
+
+    TransformerLens centres models with LayerNorm alone and leaves others as they are, whatever it was told; which it
+    was shows on the activations. The norm takes the mean out again, so that the model's predictions never depend on it.
+    """
+    variance = float(targets_NE.var(dim=0, correction=0).mean())
+    folded = centred_input(reading.sae, keeps_mean=reading.target_hook is None)
+    fits = (_fit(sae, inputs_ND, targets_NE, variance)["sample_fvu"] for sae in (reading.sae, folded))
+    return reading._replace(sae=min(zip(fits, (reading.sae, folded), strict=True), key=lambda fit: fit[0])[1])
 
 
 def _fit(sae: SparseAutoencoder, inputs_ND: Tensor, targets_NE: Tensor, variance: float) -> dict[str, float]:

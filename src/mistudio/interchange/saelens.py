@@ -27,6 +27,7 @@ from mistudio.interchange.weights import (
     read_safetensors,
     read_with_bias_subtracted,
     refuse,
+    refuse_unknown,
     take,
     thresholds,
     weights_of,
@@ -55,6 +56,27 @@ _READ: dict[str, tuple[str, dict[str, str]]] = {
     "jumprelu_transcoder": ("jumprelu", _JUMP),
     "jumprelu_skip_transcoder": ("jumprelu", {**_JUMP, **_SKIP}),
 }
+_HONOURED = (
+    *("architecture", "d_in", "d_out", "d_sae", "k", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm"),
+    *("normalize_activations", "reshape_activations", "metadata", "dtype", "device"),
+)
+_OF_TRAINING = (
+    *("decoder_init_norm", "l0_coefficient", "l0_warm_up_steps", "l1_coefficient", "l1_warm_up_steps", "lp_norm"),
+    *("jumprelu_bandwidth", "jumprelu_init_threshold", "jumprelu_sparsity_loss_mode", "jumprelu_tanh_scale"),
+    *("aux_loss_coefficient", "pre_act_loss_coefficient", "noise_sigma", "use_sparse_activations"),
+    *("topk_threshold_lr", "mse_loss_normalization"),
+)
+# How TransformerLens was told to load the model. Of these none changes what passes the hook points.
+_CENTRED = "center_writing_weights"
+_HARMLESS_LOADING = (
+    *("center_unembed", "fold_value_biases", "refactor_factored_attn_matrices", "dtype", "torch_dtype", "device"),
+    *("n_devices", "move_to_device", "default_padding_side", "trust_remote_code", "revision", "n_ctx", "hf_model"),
+    *("checkpoint_index", "checkpoint_value", "default_prepend_bos", "local_files_only", "attn_implementation"),
+)
+# Folding the norm leaves its gain out of what the MLP is said to read.
+_FOLDED_NORM = ("fold_ln", "fold_layer_norm")
+_AFTER_NORM = ("mlp_in",)
+_WRITTEN = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 # What an architecture without a name of its own here goes out as, by what it computes.
 _WRITTEN_AS = {"topk": "topk", "thresholds": "jumprelu", "gated": "gated"}
 
@@ -86,8 +108,27 @@ def read(folder: Path) -> Reading:
     if flag(config, "rescale_acts_by_decoder_norm", default=False, where=where):
         _fold_decoder_norms(sae)
     metadata = config["metadata"]
+    hook = from_lens_name(metadata.get("hook_name"))
     target = from_lens_name(metadata.get("hook_name_out")) if "transcoder" in theirs else None
-    return Reading(sae, from_lens_name(metadata.get("hook_name")), target)
+    return Reading(sae, hook, target, _is_centred(metadata, hook, f"{folder}/{CONFIG_NAME}"))
+
+
+def _is_centred(metadata: dict[str, Any], hook: str | None, where: str) -> bool:
+    """Whether the model was loaded with the mean taken out of what its layers write, and that shows at the hook.
+
+    Raises:
+        ConfigError: it was changed in another way that shows there, or the input is one head's.
+    """
+    kind = (hook or _WRITTEN[0]).partition(".")[0]
+    loading = metadata.get("model_from_pretrained_kwargs") or {}
+    known = (*_HARMLESS_LOADING, _CENTRED, *(() if kind in _AFTER_NORM else _FOLDED_NORM))
+    refuse_unknown(loading, known, f"{where}, metadata.model_from_pretrained_kwargs")
+    refuse_unknown({"hook_head_index": _given(metadata.get("hook_head_index"))}, (), f"{where}, metadata")
+    return bool(loading.get(_CENTRED)) and kind in _WRITTEN
+
+
+def _given(number: object) -> str | None:
+    return None if number is None else str(number)
 
 
 def write(sae: SparseAutoencoder, folder: Path, hook: str, target_hook: str | None = None) -> None:
@@ -150,6 +191,7 @@ def _architecture(config: dict[str, Any], folder: Path) -> str:
                 "autoencoder computes. Fold the normalisation into them with SAELens, and save it again."
             )
             raise ConfigError(message)
+    refuse_unknown(config, (*_HONOURED, *_OF_TRAINING), f"{folder}/{CONFIG_NAME}")
     return theirs
 
 

@@ -22,6 +22,7 @@ from mistudio.interchange.weights import (
     read_safetensors,
     read_with_bias_subtracted,
     refuse,
+    refuse_unknown,
     take,
     weights_of,
     written_with_bias_subtracted,
@@ -35,6 +36,10 @@ FILES = (CONFIG_NAME, WEIGHTS_NAME)
 
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 _SKIP = {"W_skip": "W_skip"}
+_KNOWN = (
+    *("activation", "d_in", "k", "num_latents", "skip_connection", "transcode"),
+    *("expansion_factor", "multi_topk", "normalize_decoder"),  # of training alone
+)
 
 
 def read(folder: Path) -> Reading:
@@ -51,6 +56,7 @@ def read(folder: Path) -> Reading:
     if activation != "topk":
         message = f"{folder} holds an autoencoder with the activation {shortened(activation)}; miStudio has topk alone."
         raise ConfigError(message)
+    refuse_unknown(config, _KNOWN, f"{folder}/{CONFIG_NAME}")
     has_skip = flag(config, "skip_connection", default=False, where=folder / CONFIG_NAME)
     weights = take(read_safetensors(path), _NAMES | _SKIP if has_skip else _NAMES, path, transposed="W_skip")
     settings = {"k": config.get("k", 32), "skip": "linear" if has_skip else "none"}

@@ -8,7 +8,7 @@ Shape legend: D width of the input, E width of the output, F features (latents).
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ _MATRICES = ("W_enc", "W_dec", "W_skip")
 _SCALARS = ("threshold", "k")
 _MAX_LOG_MAGNITUDE = math.log(MAX_WEIGHT)
 _SHOWN_NAMES = 20
+_NOTHING: tuple[object, ...] = (None, False, 0, "", "none", "None", [], {})
+_SHOWN_FOLDERS = 12
 # Names of hook points in TransformerLens, which SAELens uses.
 _LENS_NAMES = {
     "resid_pre": "hook_resid_pre",
@@ -44,11 +46,16 @@ _LENS_NAMES = {
 
 
 class Reading(NamedTuple):
-    """An autoencoder from elsewhere, and what its files say of where it belongs."""
+    """An autoencoder from elsewhere, and what its files say of where it belongs.
+
+    ``centred`` where it was trained on a model whose residual stream TransformerLens had centred, if it does that to
+    models of the kind.
+    """
 
     sae: SparseAutoencoder
     hook: str | None = None
     target_hook: str | None = None
+    centred: bool = False
 
 
 def file_in(folder: Path, name: str, what: str) -> Path:
@@ -60,6 +67,11 @@ def file_in(folder: Path, name: str, what: str) -> Path:
     path = folder / name
     if not path.is_file():
         message = f"{folder} has no file {name}, which an autoencoder in the format {what} consists of."
+        found = (path for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{name}"))
+        below = sorted(str(path.parent.relative_to(folder)) for path in found)
+        if below:
+            more = f" and {len(below) - _SHOWN_FOLDERS} more" if len(below) > _SHOWN_FOLDERS else ""
+            message += f" These folders in it have one, name one of them: {', '.join(below[:_SHOWN_FOLDERS])}{more}."
         raise NotFound(message)
     return path
 
@@ -105,6 +117,28 @@ def read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, KeyError, AttributeError, ValueError, RuntimeError) as error:
         message = f"{path} cannot be read as safetensors: {error}"
         raise InputError(message) from error
+
+
+def refuse_unknown(config: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse settings that are not known, for any of them may change what the weights compute.
+
+    Args:
+        config: what their file says.
+        known: names of settings that are honoured, or of training alone.
+        where: their file, for the message.
+
+    Raises:
+        ConfigError: there is one that is switched on.
+    """
+    unknown = sorted(name for name, value in config.items() if name not in known and value not in _NOTHING)
+    if unknown:
+        name, value = unknown[0], str(config[unknown[0]])
+        shown = f"{name[:40]} {shortened(value)}"
+        message = (
+            f"{where} has the setting {shown}, which miStudio does not know: it may change what the autoencoder "
+            "computes. If it is of training alone, take it out of the file."
+        )
+        raise ConfigError(message)
 
 
 def take(found: Mapping[str, Tensor], names: Mapping[str, str], where: Path, transposed: bool | str = False) -> Weights:
@@ -189,6 +223,24 @@ def thresholds(sae: SparseAutoencoder, what: str) -> Tensor:
         )
         raise ConfigError(message)
     return sae.threshold_F.detach().expand(sae.width).clone()
+
+
+def centred_input(sae: SparseAutoencoder, *, keeps_mean: bool) -> SparseAutoencoder:
+    """Fold in that the mean over dimensions is taken out of each input: W (x - 1 1'x / D).
+
+    With ``keeps_mean`` it passes beside the latents, as it does of an autoencoder that replaces its own input.
+    """
+    weights = weights_of(sae)
+    weights["W_enc"] -= weights["W_enc"].mean(dim=1, keepdim=True)
+    config = sae.config
+    if "W_skip" in weights:
+        weights["W_skip"] -= weights["W_skip"].mean(dim=0, keepdim=True)
+    elif keeps_mean:
+        config = config.model_copy(update={"skip": "linear"})
+        weights["W_skip"] = torch.full((sae.d_in, sae.d_out), 1 / sae.d_in)
+    centred = new_autoencoder(config, sae.d_in, sae.d_out)
+    centred.load_state_dict(weights, strict=False)
+    return centred.requires_grad_(requires_grad=False)
 
 
 def read_with_bias_subtracted(sae: SparseAutoencoder) -> SparseAutoencoder:

@@ -19,6 +19,9 @@ from mistudio.sae.kernels import ActivePattern
 from mistudio.sae.selection import batch_top
 from mistudio.sae.training import Losses, SAETraining, Stage
 
+# After n steps the running threshold is about the mean of the last n / 10, until the configured rate is slower.
+_FORGETTING = 10.0
+
 
 class BatchTopKAutoencoder(ThresholdedAutoencoder):
     """See the module's docstring."""
@@ -49,6 +52,11 @@ class BatchTopKTraining(SAETraining):
     sae: BatchTopKAutoencoder
     shares_latents = True
 
+    def __init__(self, sae: BatchTopKAutoencoder) -> None:
+        super().__init__(sae)
+        self.register_buffer("threshold_steps", torch.zeros(()))
+        self.threshold_steps: Tensor
+
     def losses(self, x_TD: Tensor, y_TE: Tensor, stage: Stage) -> Losses:
         """Fraction of variance unexplained, plus the auxiliary loss."""
         config = self.sae.config
@@ -68,11 +76,12 @@ class BatchTopKTraining(SAETraining):
 
     @torch.no_grad()
     def after_step(self, parts: dict[str, Tensor], progress: float) -> None:
-        """Also move the threshold."""
+        """Also move the threshold: early on fast, so that what an untrained dictionary gave is soon forgotten."""
         super().after_step(parts, progress)
-        threshold = self.sae.threshold
-        rate = torch.where(threshold > 0, self.sae.config.threshold_rate, 1.0)
-        threshold.add_(rate * (parts["smallest"] - threshold))
+        threshold, steps = self.sae.threshold, self.threshold_steps
+        rate = (_FORGETTING / (steps + _FORGETTING)).clamp(min=self.sae.config.threshold_rate)
+        threshold.add_(torch.where(threshold > 0, rate, 1.0) * (parts["smallest"] - threshold))
+        steps.add_(1)
 
     def fold_own(self, scale: float, shift_F: Tensor) -> None:
         """The threshold counts in the latents' units."""

@@ -152,7 +152,7 @@ class BatchTopKConfig(_FixedSparsity):
 
     architecture: Literal["batchtopk"] = "batchtopk"
     threshold_rate: float = Field(
-        default=0.01, gt=0, le=1, description="weight of the newest batch in the running inference threshold"
+        default=0.01, gt=0, le=1, description="least weight of the newest batch in the running inference threshold"
     )
 
 
@@ -167,7 +167,7 @@ class MatryoshkaConfig(_FixedSparsity):
         description="latents in each nested dictionary, rising, the last one width; default: 1/16, 1/8, 1/4, 1/2, 1",
     )
     threshold_rate: float = Field(
-        default=0.01, gt=0, le=1, description="weight of the newest batch in the running inference threshold"
+        default=0.01, gt=0, le=1, description="least weight of the newest batch in the running inference threshold"
     )
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from mistudio.steps.spec import Argument, Asked, Input, Inputs, Output, Step
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers import PreTrainedTokenizerBase
+
     from mistudio.activations import CaptureConfig
     from mistudio.corpus.config import IngestConfig
 
@@ -21,7 +23,7 @@ _CORPUS = "Corpus: python-docs, a file, a folder, hf:NAME, or the name of an add
 def _ingest(context: Context, _inputs: Inputs, config: "IngestConfig") -> Produced:
     from mistudio.corpus.ingest import ingest_with
     from mistudio.corpus.sources import open_source
-    from mistudio.subject.tokens import load_tokenizer
+    from mistudio.subject.tokens import check_vocabulary, load_tokenizer
 
     source = context.source()
     documents = open_source(
@@ -33,7 +35,15 @@ def _ingest(context: Context, _inputs: Inputs, config: "IngestConfig") -> Produc
     )
     reference = InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest)
     trust = context.subject().trust_remote_code
-    return ingest_with(context.store, documents, lambda: load_tokenizer(source, trust), reference, config)
+
+    def load() -> "PreTrainedTokenizerBase":
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(source, trust)
+        vocab_size = context.model_facts().vocab_size
+        if vocab_size is not None:
+            check_vocabulary(tokenizer, vocab_size, source.name)
+        return tokenizer
+
+    return ingest_with(context.store, documents, load, reference, config)
 
 
 def _capture(context: Context, inputs: Inputs, config: "CaptureConfig") -> Produced:

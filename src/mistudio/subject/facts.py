@@ -1,4 +1,4 @@
-"""What a model's configuration says: its layers, and the longest sequence it was made for.
+"""What a model's configuration says: its layers, its vocabulary, and the longest sequence it was made for.
 
 Recipes of ``ingest`` and ``capture`` depend on these where the step chooses. Only transformers knows them for every
 architecture, and importing it takes longer than finding a published artifact. So they are remembered, by the content
@@ -28,6 +28,7 @@ class ModelFacts(BaseModel):
 
     num_layers: int | None = Field(description="transformer blocks; None where the configuration does not say")
     max_positions: int | None = Field(description="longest sequence, in tokens; None where there is no bound")
+    vocab_size: int | None = Field(description="token ids with an embedding; None where the configuration does not say")
 
 
 def model_facts(source: SubjectSource, trust_remote_code: bool, folder: Path) -> ModelFacts:
@@ -47,8 +48,9 @@ def model_facts(source: SubjectSource, trust_remote_code: bool, folder: Path) ->
         except (OSError, ValidationError):  # not there, or nothing that this version wrote
             pass
     config = load_config(source, trust_remote_code)
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
     layers = num_layers(config) if hasattr(config.get_text_config(), "num_hidden_layers") else None
-    facts = ModelFacts(num_layers=layers, max_positions=position_limit(config))
+    facts = ModelFacts(num_layers=layers, max_positions=position_limit(config), vocab_size=vocabulary)
     if not trust_remote_code:
         with suppress(OSError):  # then transformers is asked again
             _write(path, facts)
@@ -77,10 +79,45 @@ def num_layers(config: Any) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
-def position_limit(config: Any) -> int | None:
-    """Longest sequence that a model of this configuration was made for, in tokens; None without such a bound."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(positions) if positions else None
+def position_limit(config: Any, model: Any = None) -> int | None:
+    """Longest sequence that a model of this configuration was made for, in tokens; None without such a bound.
+
+    Args:
+        config: of the model.
+        model: it, to look at; by default built without memory for weights where that may tell more.
+    """
+    text_config = config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if not positions or positions < 0:  # XLNet says -1
+        return None
+    if model is None:
+        model = _with_learned_positions(config)
+    return int(positions) - (_positions_left_out(model, positions) if model is not None else 0)
+
+
+def _with_learned_positions(config: Any) -> Any:
+    """The model without its weights, if it may learn a vector a position and leave some out; else None."""
+    text_config = config.get_text_config()
+    if getattr(text_config, "rope_parameters", None) or getattr(text_config, "pad_token_id", None) is None:
+        return None
+    from mistudio.subject.classes import empty_model
+
+    with suppress(SubjectError):  # it cannot be studied; that is for those to say who want to
+        return empty_model(config)
+    return None
+
+
+def _positions_left_out(model: Any, positions: int) -> int:
+    """Rows of the table of positions that no token gets.
+
+    RoBERTa and its like count from behind the padding index, and that is how the table shows: it has one too.
+    """
+    words = model.get_input_embeddings()
+    for module in model.modules():
+        padding, weight = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if module is not words and padding is not None and weight is not None and len(weight) == positions:
+            return int(padding) + 1
+    return 0
 
 
 def _write(path: Path, facts: ModelFacts) -> None:

@@ -10,15 +10,14 @@ device's memory alone.
 from collections.abc import Iterator
 from typing import Any
 
-import accelerate
 from pydantic import BaseModel, ConfigDict, Field
 
+from mistudio.subject.classes import empty_model
 from mistudio.subject.config import Quantization
-from mistudio.subject.facts import load_config
-from mistudio.subject.load import choose_auto_class, find_blocks
+from mistudio.subject.facts import load_config, position_limit
+from mistudio.subject.load import find_blocks
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.structure import is_linear
-from mistudio.subject.tokens import quiet_transformers
 
 Parts = dict[str, int]  # bytes by what they are for
 MEGABYTE = 1 << 20
@@ -89,9 +88,7 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
     """
     config = load_config(source, trust_remote_code)
     saved_dtype = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
-    auto_class, _ = choose_auto_class(config)
-    with quiet_transformers(), accelerate.init_empty_weights():
-        model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    model = empty_model(config, trust_remote_code=trust_remote_code)
     model.tie_weights()
     text_config = config.get_text_config()
     blocks, head = find_blocks(model, text_config), model.get_output_embeddings()
@@ -110,7 +107,7 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
         mlp_copies=_mlp_copies(text_config, linear),
         num_heads=getattr(text_config, "num_attention_heads", None) or 1,
         vocab_size=text_config.vocab_size,
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        max_positions=position_limit(config, model),
         materializes_attention=getattr(model.config, "_attn_implementation", "eager") == "eager",
         saved_dtype=saved_dtype or None,
     )

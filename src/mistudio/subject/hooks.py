@@ -21,14 +21,11 @@ import torch
 from torch import Tensor
 
 from mistudio.errors import ConfigError, SubjectError
-from mistudio.subject.load import Subject
+from mistudio.subject.load import Subject, probe_row
 from mistudio.subject.points import KINDS, HookPoint
 from mistudio.subject.structure import BlockMap, Place, Tap, map_block
 from mistudio.subject.taps import disturbing, editing, reading, unedited
 from mistudio.subject.trace import StopForward, called_once, watch
-
-_PROBE_TOKENS = 6
-_PROBE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -200,10 +197,7 @@ def _probe_block(subject: Subject, layer: int) -> BlockMap:
 
 def probe_ids(subject: Subject) -> Tensor:
     """Two rows [2, T] of the same few random token ids."""
-    num_tokens = min(_PROBE_TOKENS, subject.max_positions or _PROBE_TOKENS)
-    generator = torch.Generator().manual_seed(_PROBE_SEED)
-    row = torch.randint(subject.vocab_size, (1, num_tokens), generator=generator)
-    return row.repeat(2, 1).to(subject.device)
+    return probe_row(subject.vocab_size, subject.max_positions).repeat(2, 1).to(subject.device)
 
 
 def _run(subject: Subject, input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> None:

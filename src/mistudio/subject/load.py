@@ -6,7 +6,9 @@ Shape legend: B sequences, T tokens, V vocabulary.
 """
 
 import logging
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mistudio.errors import SubjectError
+from mistudio.subject.causality import sees_only_before
+from mistudio.subject.classes import auto_classes_for
 from mistudio.subject.config import SubjectConfig
 from mistudio.subject.devices import check_quantization, free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.facts import load_config, position_limit
@@ -21,6 +25,9 @@ from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
 
 _MAX_NAMED_KEYS = 5
+_POOLER = re.compile(r"(^|\.)pooler\.")
+_PROBE_TOKENS = 6
+_PROBE_SEED = 0
 _LARGE_SIBLING = 0.1  # a second list beside the blocks with more of their parameters than this is a part of them
 
 
@@ -63,10 +70,10 @@ class Subject:
         """Number of token ids that the model has an embedding for."""
         return int(self.text_config.vocab_size)
 
-    @property
+    @cached_property
     def max_positions(self) -> int | None:
         """Longest sequence that the model was made for, in tokens; None where it has no such bound."""
-        return position_limit(self.text_config)
+        return position_limit(self.text_config, self.model)
 
 
 def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
@@ -79,7 +86,7 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
     check_quantization(config)
     _check_weight_files(source)
     dtype_name = resolve_dtype(config.dtype, device)
-    auto_class, is_causal = choose_auto_class(load_config(source, config.trust_remote_code))
+    classes = auto_classes_for(load_config(source, config.trust_remote_code))
     arguments: dict[str, Any] = {
         "revision": source.revision,
         "dtype": getattr(torch, dtype_name),
@@ -89,25 +96,37 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
         "use_safetensors": True,
         "output_loading_info": True,
     }
+    for auto_class in classes:
+        model, missing = _loaded(source, auto_class, arguments, f"{device} as {dtype_name}", config.quantization)
+        if not missing:
+            break
+    _check_all_loaded(source, missing)
+    _keep_weights_as_they_are(model)
+    tokenizer = load_tokenizer(source, config.trust_remote_code)
+    return subject_from_model(model, tokenizer, dtype_name=dtype_name)
+
+
+def _loaded(
+    source: SubjectSource, auto_class: Any, arguments: dict[str, Any], where: str, quantization: str
+) -> tuple[Any, list[str]]:
+    """A model, and the names of the tensors that the files lack."""
     try:
         with quiet_transformers():
             model, info = auto_class.from_pretrained(source.path, **arguments)
     except torch.OutOfMemoryError as error:
         message = (
-            f"{source.name} does not fit on {device} as {dtype_name} with quantization {config.quantization}. "
+            f"{source.name} does not fit on {where} with quantization {quantization}. "
             f"See what does: mistudio check-memory {source.path}"
         )
         raise SubjectError(message) from error
     except Exception as error:  # a broken file or configuration surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("model", source, error)) from error
-    _check_all_loaded(source, info)
-    _keep_weights_as_they_are(model)
-    tokenizer = load_tokenizer(source, config.trust_remote_code)
-    return subject_from_model(model, tokenizer, is_causal=is_causal, dtype_name=dtype_name)
+    # What pools the last layer to one vector is never read.
+    return model, sorted(name for name in info["missing_keys"] if not _POOLER.search(name))
 
 
-def subject_from_model(model: Any, tokenizer: Any, *, is_causal: bool = True, dtype_name: str = "float32") -> Subject:
-    """Study a model that is already in memory; it is frozen and put in eval mode.
+def subject_from_model(model: Any, tokenizer: Any, *, dtype_name: str = "float32") -> Subject:
+    """Study a model that is already in memory; it is frozen and put in eval mode, and run once.
 
     Raises:
         SubjectError: its transformer blocks cannot be found.
@@ -119,12 +138,15 @@ def subject_from_model(model: Any, tokenizer: Any, *, is_causal: bool = True, dt
     device = model.get_input_embeddings().weight.device
     if device.type == "meta":  # the weights are offloaded: accelerate moves token ids to where they are needed
         device = torch.device("cpu")
+    blocks = find_blocks(model, text_config)
+    ids_T = probe_row(int(text_config.vocab_size), position_limit(text_config, model)).to(device)
+    others_T = torch.cat([ids_T[:1], (ids_T[1:] + 1) % int(text_config.vocab_size)])
     return Subject(
         model=model,
         tokenizer=tokenizer,
         text_config=text_config,
-        blocks=find_blocks(model, text_config),
-        is_causal=is_causal,
+        blocks=blocks,
+        is_causal=sees_only_before(model, blocks, ids_T, others_T),
         device=device,
         dtype_name=dtype_name,
     )
@@ -144,45 +166,10 @@ def forward_logits(subject: Subject, input_ids_BT: Tensor, attention_mask_BT: Te
     return logits
 
 
-def choose_auto_class(config: Any) -> tuple[Any, bool]:
-    """The transformers class that loads a model of this configuration, and whether the model is causal.
-
-    Raises:
-        SubjectError: it is no language model of one transformer stack.
-    """
-    causal, masked, *others = _auto_classes()
-    is_encoder = config.model_type in masked[1] and not getattr(config, "is_decoder", False)
-    if not config.is_encoder_decoder:
-        names = set(config.architectures or ())
-        own_code = getattr(config, "auto_map", None) or {}
-        for auto_class, known in (causal, masked, *others):
-            if names & set(_flat(known.values())) or auto_class.__name__ in own_code:
-                return auto_class, not is_encoder
-        for auto_class, known in (masked, causal):
-            if config.model_type in known:
-                return auto_class, not is_encoder
-    kind = "an encoder-decoder" if config.is_encoder_decoder else "not a language model that transformers knows"
-    message = (
-        f"{', '.join(config.architectures or ()) or config.model_type} is {kind}. "
-        "Use a causal language model (as GPT-2, Llama) or an encoder with a masked-token head (as BERT)."
-    )
-    raise SubjectError(message)
-
-
-def _auto_classes() -> tuple[tuple[Any, Any], ...]:
-    """Classes of transformers, each with the names it knows by model type.
-
-    In this order: a name in an earlier table decides. The last has no output embeddings.
-    """
-    import transformers
-    from transformers.models.auto import modeling_auto
-
-    return (
-        (transformers.AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-        (transformers.AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
-        (transformers.AutoModelForImageTextToText, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
-        (transformers.AutoModel, modeling_auto.MODEL_MAPPING_NAMES),
-    )
+def probe_row(vocab_size: int, max_positions: int | None) -> Tensor:
+    """A few random token ids [T], the same every time."""
+    num_tokens = min(_PROBE_TOKENS, max_positions or _PROBE_TOKENS)
+    return torch.randint(vocab_size, (num_tokens,), generator=torch.Generator().manual_seed(_PROBE_SEED))
 
 
 def find_blocks(model: nn.Module, text_config: Any) -> nn.ModuleList:
@@ -214,10 +201,6 @@ def find_blocks(model: nn.Module, text_config: Any) -> nn.ModuleList:
 
 def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _flat(names: Any) -> list[str]:
-    return [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
 
 
 def _placement(config: SubjectConfig, device: torch.device) -> dict[str, Any]:
@@ -271,9 +254,8 @@ def _check_weight_files(source: SubjectSource) -> None:
     raise SubjectError(message)
 
 
-def _check_all_loaded(source: SubjectSource, info: Any) -> None:
+def _check_all_loaded(source: SubjectSource, missing: list[str]) -> None:
     """Weights that a file lacks would be random ones: refuse them."""
-    missing = sorted(info["missing_keys"])
     if missing:
         named = ", ".join(missing[:_MAX_NAMED_KEYS])
         message = (

@@ -12,6 +12,7 @@ from mistudio.errors import SubjectError
 from mistudio.subject.source import SubjectSource
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+_SHOWN_CHARACTERS = 40
 _WORD_START = "\u2581"  # how SentencePiece writes a space
 
 
@@ -46,6 +47,35 @@ def token_strings(tokenizer: Any) -> list[str]:
         added[index] if index in added else show(pieces[index]) if index in pieces else f"<unused {index}>"
         for index in range(num_ids)
     ]
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int, name: str) -> None:
+    """Refuse a tokenizer that gives ids of text that the model has no embedding for.
+
+    Ids past the vocabulary that no text gives do no harm: special tokens, which are never read out of a text.
+
+    Args:
+        tokenizer: of the model.
+        vocab_size: how many ids have an embedding.
+        name: of the model, for the message.
+
+    Raises:
+        SubjectError: there is such an id; the message names it and its token.
+    """
+    special = set(tokenizer.all_special_ids)
+    special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # Those put around every text are special, and read by the model all the same.
+    around = set(tokenizer("a")["input_ids"])
+    given = {index: token for token, index in tokenizer.get_vocab().items() if index in around or index not in special}
+    largest = max(given, default=-1)
+    if largest >= vocab_size:
+        token = given[largest][:_SHOWN_CHARACTERS]
+        message = (
+            f"The tokenizer of {name} gives token ids up to {largest} ({token!r}), and the model "
+            f"has embeddings for 0 to {vocab_size - 1} alone: it is the tokenizer of another model. Put that of the "
+            "model beside it."
+        )
+        raise SubjectError(message)
 
 
 @contextlib.contextmanager
@@ -88,6 +118,9 @@ def _piece_reader(tokenizer: Any) -> Any:
     if "WordPiece" in kinds:
         prefix = str(settings["model"].get("continuing_subword_prefix", "##"))
         return lambda piece: piece.removeprefix(prefix) if piece.startswith(prefix) else f" {piece}"
+    suffix = str(settings.get("model", {}).get("end_of_word_suffix") or "")
+    if suffix:
+        return lambda piece: f"{piece.removesuffix(suffix)} " if piece.endswith(suffix) else piece
     return _sentencepiece_piece
 
 

@@ -14,6 +14,7 @@ from mistudio.subject.config import SubjectConfig
 from mistudio.subject.hooks import available_points, probe_ids
 from mistudio.subject.load import Subject, forward_logits, load_subject
 from mistudio.subject.source import SubjectSource
+from mistudio.subject.tokens import check_vocabulary
 
 
 class ModelReport(BaseModel):
@@ -48,7 +49,7 @@ def validate_model(source: SubjectSource, config: SubjectConfig) -> ModelReport:
         SubjectError: it cannot be loaded, its tokenizer is not its own, or it computes values that are not finite.
     """
     subject = load_subject(source, config)
-    _check_tokenizer(source, subject)
+    check_vocabulary(subject.tokenizer, subject.vocab_size, source.name)
     _check_output(source, subject)
     middle = subject.num_layers // 2
     return ModelReport(
@@ -71,16 +72,6 @@ def validate_model(source: SubjectSource, config: SubjectConfig) -> ModelReport:
         digest=source.digest,
         tokenizer_digest=source.tokenizer_digest,
     )
-
-
-def _check_tokenizer(source: SubjectSource, subject: Subject) -> None:
-    largest = max(subject.tokenizer.get_vocab().values(), default=-1)
-    if largest >= subject.vocab_size:
-        message = (
-            f"The tokenizer of {source.name} has token ids up to {largest}, and the model only embeddings for "
-            f"0 to {subject.vocab_size - 1}: it is the tokenizer of another model."
-        )
-        raise SubjectError(message)
 
 
 def _check_output(source: SubjectSource, subject: Subject) -> None:

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,15 +20,16 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, CaptureConfig
+from mistudio.activations import ActivationReader, CaptureConfig, open_rows
 from mistudio.activations.index import sequences_of
+from mistudio.activations.passes import PassRows
 from mistudio.activations.plan import plan_capture
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Produced, Store, artifact_uris, open_store
 from mistudio.corpus.ingest import is_held_out
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import ConfigError, InputError, StorageFull, SubjectError
-from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
+from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, resolve_source
 from mistudio.subject import batches as batches_module
 from tests.support.tiny import (
     CONTEXT_LENGTH,
@@ -427,17 +429,46 @@ def loud_llama(llama: Subject, tmp_path: Path) -> Callable[[float], Subject]:
     return build
 
 
-def test_activations_that_do_not_fit_are_refused_and_fit_in_bfloat16(
-    loud_llama: Callable[[float], Subject], store: Store
+@pytest.mark.parametrize("stored", ["all", "heldout"])
+def test_activations_that_do_not_fit_float16_are_stored_as_bfloat16(
+    loud_llama: Callable[[float], Subject], store: Store, stored: Literal["all", "heldout"], tmp_path: Path
 ) -> None:
-    subject = loud_llama(1e7)
-    with pytest.raises(InputError, match="does not fit float16. Store activations as bfloat16"):
-        captured(store, subject, CaptureConfig(hooks=("resid_pre.0",)))
-    assert list(store.list()) == []
-    artifact = captured(store, subject, CaptureConfig(hooks=("resid_pre.0",), storage_dtype="bfloat16")).artifact
-    assert float(ActivationReader(artifact, "resid_pre.0", "train").acts(0, 100).abs().max()) > 1e5
+    subject, hook = loud_llama(1e7), "resid_pre.0"
+    subject = subject._replace(corpus=tiny_corpus(store, subject.source, tmp_path))
+    artifact = captured(store, subject, CaptureConfig(hooks=(hook,), stored=stored)).artifact
+    wide = captured(store, subject, CaptureConfig(hooks=(hook,), stored=stored, storage_dtype="bfloat16")).artifact
+    assert artifact.manifest.summary["stored_as"] == "bfloat16"
+    assert artifact.manifest.files == wide.manifest.files
+    with open_rows(store, artifact, hook, source=subject.source, subject_config=CPU) as rows:
+        assert rows.dtype == "bfloat16"
+        assert float(rows.acts(0, 100).abs().max()) > 1e5  # type: ignore[union-attr]
+
+
+def test_a_killed_run_goes_on_in_the_format_that_fits(loud_llama: Callable[[float], Subject], store: Store) -> None:
+    subject, config = loud_llama(1e7), CaptureConfig(hooks=("resid_pre.0",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capturing_module.CaptureRun, "_write_indexes", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            captured(store, subject, config)
+    artifact = captured(store, subject, config).artifact
+    assert ActivationReader(artifact, "resid_pre.0", "train").dtype == "bfloat16"
 
 
 def test_activations_that_are_no_numbers_are_refused(loud_llama: Callable[[float], Subject], store: Store) -> None:
     with pytest.raises(InputError, match="hold NaN or infinity at this hook point"):
         captured(store, loud_llama(float("nan")), CaptureConfig(hooks=("resid_pre.0",), storage_dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(("scale", "said"), [(100.0, True), (1.0, False)])
+def test_a_sink_without_a_token_of_its_own_is_told(scale: float, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    acts_ND = torch.ones(6, 4)
+    acts_ND[[0, 3]] *= scale
+    rows = PassRows({HookPoint("resid_post", 1): acts_ND}, {"position": np.array([0, 1, 2, 0, 1, 2], dtype=np.int32)})
+    for num_prefix in (0, 1):
+        run = object.__new__(capturing_module.CaptureRun)
+        run.has_looked, run.corpus = False, SimpleNamespace(num_prefix=num_prefix)
+        run.passes = SimpleNamespace(num_prefix=0)
+        run._look_for_sink(rows)
+        run._look_for_sink(rows)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * said
+    assert ("resid_post.1 the first token of a text is 100 times" in caplog.text) == said

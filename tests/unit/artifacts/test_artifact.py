@@ -167,7 +167,7 @@ def by_another(store: Store, weights: bytes) -> Callable[[Draft], Summary]:
         other.write("weights", b"of the first")
         with draft.stage_work("checkpoint") as path:
             path.write_bytes(b"x")
-        content = {"kind": "mistudio.sae/2", "config": RECIPE.config, "seed": 0, "inputs": {}, "summary": {}}
+        content = {"kind": "mistudio.sae/3", "config": RECIPE.config, "seed": 0, "inputs": {}, "summary": {}}
         who = {"producer": Producer(step="train", version="0"), "created_at": "2025-01-01T00:00:00+00:00"}
         manifest = Manifest(**content, **who, files=other.entries())
         assert store.create(f"{draft.prefix}/manifest.json", manifest.to_json())

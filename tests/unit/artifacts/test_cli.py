@@ -64,7 +64,7 @@ def test_show_prints_the_manifest_the_lineage_and_the_files(run: Run, publish: P
     corpus = publish("corpus", inputs={"source": outside}, context_length=128)
     sae = publish("sae", inputs={"corpus": corpus.ref}, hooks=["resid_post.3"])
     shown = run("show", sae.uri).stdout
-    for part in (sae.digest, "mistudio.sae/2", "['resid_post.3']", "0.5", "13 bytes in 2 files", "deep/table"):
+    for part in (sae.digest, "mistudio.sae/3", "['resid_post.3']", "0.5", "13 bytes in 2 files", "deep/table"):
         assert part in shown
     assert shown.index(f"corpus: {corpus.uri}  {corpus.digest[:12]}  in the store") < shown.index(
         f"source: {outside.uri}  {outside.digest[:12]}  outside the store"
@@ -75,7 +75,7 @@ def test_show_prints_everything_as_json(run: Run, publish: Publish) -> None:
     corpus = publish("corpus", inputs={"source": InputRef(uri="file:x", digest="d" * 64)})
     sae = publish("sae", inputs={"corpus": corpus.ref})
     shown = json.loads(run("show", sae.uri, "--json").stdout)
-    assert (shown["uri"], shown["digest"], shown["kind"]) == (sae.uri, sae.digest, "mistudio.sae/2")
+    assert (shown["uri"], shown["digest"], shown["kind"]) == (sae.uri, sae.digest, "mistudio.sae/3")
     assert [entry["path"] for entry in shown["files"]] == sae.paths()
     node = shown["lineage"]["corpus"]
     assert (node["uri"], node["digest"], node["state"]) == (corpus.uri, corpus.digest, "in the store")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mistudio.corpus.documents import Columns, Document
+from mistudio.corpus.documents import RECORDS_SEEN, Columns, Document
 from mistudio.corpus.formats import WHOLE_TEXT_BYTES, read_documents
 from mistudio.errors import CorpusError
 
@@ -240,5 +240,6 @@ def test_an_empty_file_has_no_documents(tmp_path: Path) -> None:
 
 def test_files_are_streamed_not_read_whole(tmp_path: Path) -> None:
     """The first document comes although the end of the file is broken."""
-    for name, content in [("a.jsonl", b'{"text": "a"}\n\xff'), ("a.csv", b"text\na\n\xff")]:
+    many = b'{"text": "a"}\n' * (RECORDS_SEEN + 1)
+    for name, content in [("a.jsonl", many + b"\xff"), ("a.csv", b"text\na\n\xff")]:
         assert next(read_documents(write(tmp_path / name, content), name, Columns())).text == "a"

@@ -90,7 +90,8 @@ def test_rows_keep_task_and_label_of_their_document(store: Store, causal_tokeniz
     documents = list(source.documents())
     corpus = TokenCorpus(run(store, source, causal_tokenizer, held_out_fraction=0.3).artifact)
     for _, row in rows(corpus):
-        assert (row.task, row.label) == documents[row.document][1:]
+        document = documents[row.document]
+        assert (row.task, row.label) == (document.task, document.label)
 
 
 def test_without_special_tokens_there_are_none(store: Store, bert_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -251,7 +252,7 @@ def test_a_run_killed_just_before_publication_tokenises_nothing_again(
     whole = run(open_store(str(tmp_path / "whole")), source, causal_tokenizer).artifact
     store = open_store(str(tmp_path / "resumed"))
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_module, "_summary", lambda _: 1 / 0)
+        patch.setattr(ingest_module, "_summary", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(store, source, causal_tokenizer)
     before = written(store)
@@ -290,7 +291,7 @@ def test_an_empty_corpus_is_refused_and_says_what_was_dropped(
 
 
 def test_a_single_document_cannot_be_split(store: Store, causal_tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(CorpusError, match="the (train|heldout) split is empty.*a document itself is never divided"):
+    with pytest.raises(CorpusError, match="[Tt]he (train|heldout) split .*is empty.*A document is never divided"):
         run(store, ListSource(("one long document",)), causal_tokenizer)
 
 
@@ -381,3 +382,18 @@ def test_the_recipe_names_source_and_tokenizer(store: Store, causal_tokenizer: P
     assert manifest.inputs["tokenizer"].uri == "test:tokenizer"
     recipe = Recipe(kind="corpus", config=manifest.config, inputs=manifest.inputs, seed=manifest.seed)
     assert store.size(f"{recipe.prefix}/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"max_tokens": 3}, "max_tokens 3 ended the reading there"),
+        ({"max_documents": 1, "max_tokens": None}, "max_documents 1 ended the reading there"),
+        ({"max_tokens": None, "held_out_fraction": 1e-9}, "try a larger held_out_fraction"),
+    ],
+)
+def test_an_empty_split_is_told_with_what_made_it_so(
+    settings: dict[str, object], cause: str, store: Store, causal_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(CorpusError, match=rf"split of test:list is empty.*{cause}"):
+        run(store, ListSource(some_texts(30)), causal_tokenizer, **settings)

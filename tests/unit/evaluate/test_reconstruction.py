@@ -1,5 +1,6 @@
 """The streaming figures against the same computed at once, in numpy with float64."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_relative_bias_is_the_factor_by_which_a_reconstruction_is_too_long(scale
     measured = measure_reconstruction(axis_sae(scale), reader, None, CPU)
     assert measured.relative_bias == pytest.approx(scale, rel=1e-5)
     assert measured.l2_ratio == pytest.approx(scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-6, 1.0])
+def test_the_ratio_of_lengths_does_not_depend_on_the_scale(size: float, tmp_path: Path) -> None:
+    # Multiples of a power of two, which float16 holds exactly even where it is coarse.
+    reader = rows_of(torch.tensor([[1.0, 2.0], [3.0, 1.0]]) * 2.0 ** round(math.log2(size)), tmp_path)
+    assert measure_reconstruction(axis_sae(0.5), reader, None, CPU).l2_ratio == pytest.approx(0.5, rel=1e-5)
 
 
 def test_where_nothing_is_reconstructed_there_is_no_bias(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError, StorageError
 from mistudio.exchange import FORMATS, Names, export_features, names_of
 from mistudio.exchange import export as export_module
+from mistudio.exchange.neuronpedia import _without_nul
 from mistudio.explain import read_explanations
 from mistudio.sae import load_autoencoder
 from tests.support.contexts import read_contexts
@@ -102,7 +103,7 @@ def test_batches_say_what_the_tables_say(features: Artifact, batch: dict[str, An
     num_tokens = int(str(features.manifest.summary["tokens"]))
     assert [each["feature_index"] for each in batch["features"]] == list(range(NUM_FEATURES))
     for row, each in zip(table, batch["features"], strict=True):
-        assert each["pos_str"] == row["promoted_tokens"]
+        assert each["pos_str"] == [token.replace("\0", "␀") for token in row["promoted_tokens"]]
         assert each["neg_values"] == pytest.approx(row["suppressed_logits"], rel=1e-5)
         assert each["frac_nonzero"] == row["density"]
         assert sum(each["freq_hist_data_bar_heights"]) == row["count"]
@@ -117,7 +118,9 @@ def test_contexts_lie_in_the_interval_that_they_name(features: Artifact, batch: 
     table = read_contexts(features).to_pylist()
     written = [each for feature in batch["features"] for each in feature["activations"]]
     shown = [row for row in table if row["kind"] != "hard_negative"]
-    assert [each["tokens"] for each in written] == [row["tokens"] for row in shown]
+    assert [each["tokens"] for each in written] == [
+        [token.replace("\0", "␀") for token in row["tokens"]] for row in shown
+    ]
     maxima = pq.read_table(features.file("features.parquet"))["max"].to_pylist()
     for row, each in zip(shown, written, strict=True):
         peak = each["values"][each["qualifying_token_index"]]
@@ -318,3 +321,10 @@ def test_the_command_exports_and_says_what_it_wrote(
 
 def _swapped(options: list[str]) -> list[str]:
     return ["--features", options[3], "--explanations", options[1], *options[4:]]
+
+
+@pytest.mark.parametrize("value", ["a\0b", ["\0"], {"tokens": [["\0", "x"]], "n": 1.5}])
+def test_no_row_holds_the_character_nul(value: object) -> None:
+    row = _without_nul(lambda: {"value": value})()
+    assert "\\u0000" not in json.dumps(row)
+    assert "␀" in json.dumps(row, ensure_ascii=False)

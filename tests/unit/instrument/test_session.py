@@ -40,7 +40,7 @@ def family_session(family: str, config: TopKConfig | StandardConfig) -> Session:
     settings = {**CAUSAL, **ENCODERS}[family]()
     settings.vocab_size = len(tokenizer)
     auto_class = tf.AutoModelForMaskedLM if family in ENCODERS else tf.AutoModelForCausalLM
-    subject = subject_from_model(auto_class.from_config(settings), tokenizer, is_causal=family in CAUSAL)
+    subject = subject_from_model(auto_class.from_config(settings), tokenizer)
     (hook,) = resolve_hooks(subject, [HookPoint("resid_post", 1)])
     sae = random_directions(config, hook.width)
     return Session(subject, [PlacedAutoencoder(sae, Ends(hook, hook), "sae", "0")])

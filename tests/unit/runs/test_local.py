@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from mistudio import steps
 from mistudio.artifacts import open_store
 from mistudio.errors import ConfigError, InputError, NotFound
-from mistudio.events import Finished, Metrics, Progress, Started
+from mistudio.events import Event, Finished, Metrics, Progress, Started
 from mistudio.runs import LocalRunner, Run, Target
 from mistudio.runs.folder import RunFolder, runs_folder
 from mistudio.runs.processes import members
@@ -88,21 +89,42 @@ def left_of(runner: LocalRunner, run: Run) -> list[psutil.Process]:
     return list(members(group, runs_folder(runner.store) / run.id / "events.jsonl"))
 
 
-def test_a_step_runs_in_a_process_of_its_own_and_is_recorded(
-    runner: LocalRunner, activations: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOME_TOKEN", "a-long-secret")
-    before = dict(os.environ)
-    run = runner.start(TRAIN, {"activations": activations[1], **SHORT})
-    assert (run.state, run.target, run.settings["tokens"]) == ("running", TRAIN, 2000)
-    events = list(runner.events(run.id, follow=True))
-    done = ended(runner, run)
+class Short(NamedTuple):
+    """A short training that ran to its end."""
 
+    runner: LocalRunner
+    activations: str
+    started: Run
+    events: list[Event]
+    environment: tuple[dict[str, str], dict[str, str]]  # of this process, before and after
+
+    @property
+    def run(self) -> Run:
+        """The run as it stands."""
+        return self.runner.get(self.started.id)
+
+
+@pytest.fixture(scope="module")
+def short(captured: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Short:
+    runner = LocalRunner(str(shutil.copytree(captured[0], tmp_path_factory.mktemp("short") / "store")))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MISTUDIO_TRACKING": "off", "OMP_NUM_THREADS": "1", "SOME_TOKEN": "a-long-secret"}.items():
+            patch.setenv(name, value)
+        before = dict(os.environ)
+        started = runner.start(TRAIN, {"activations": captured[1], **SHORT})
+        events = list(runner.events(started.id, follow=True))
+        ended(runner, started)
+        return Short(runner, captured[1], started, events, (before, dict(os.environ)))
+
+
+def test_a_step_runs_in_a_process_of_its_own_and_is_recorded(short: Short) -> None:
+    assert (short.started.state, short.started.target, short.started.settings["tokens"]) == ("running", TRAIN, 2000)
+    done, events = short.run, short.events
     assert (done.state, done.exit_code, done.message) == ("finished", 0, "")
     assert done.ended_at is not None
     assert done.ended_at >= done.created_at
     (made,) = done.artifacts
-    assert (Path(runner.store) / made.uri / "manifest.json").is_file()
+    assert (Path(short.runner.store) / made.uri / "manifest.json").is_file()
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     assert events[-1].digest == made.digest
@@ -111,17 +133,16 @@ def test_a_step_runs_in_a_process_of_its_own_and_is_recorded(
     curve = [event for event in events if isinstance(event, Metrics) and event.number]
     assert curve[-1].values.keys() >= {"fvu", "l0", "dead_fraction"}
     assert any(isinstance(event, Progress) and event.finished for event in events)
-    assert runner.list() == [done]
-    assert os.environ == before
-    folder = runs_folder(runner.store) / run.id
+    assert short.runner.list() == [done]
+    assert short.environment[0] == short.environment[1]
+    folder = runs_folder(short.runner.store) / done.id
     assert not [path for path in folder.iterdir() if b"a-long-secret" in path.read_bytes()]
 
 
-def test_the_same_step_in_this_process_publishes_the_same(runner: LocalRunner, activations: tuple[str, str]) -> None:
-    run = ended(runner, runner.start(TRAIN, {"activations": activations[1], **SHORT}))
-    again = steps.run_step("train", activations=activations[1], **SHORT, store=runner.store)
+def test_the_same_step_in_this_process_publishes_the_same(short: Short) -> None:
+    again = steps.run_step("train", activations=short.activations, **SHORT, store=short.runner.store)
     assert again.found
-    assert again.artifact.digest == run.artifacts[0].digest
+    assert again.artifact.digest == short.run.artifacts[0].digest
 
 
 def test_a_run_that_fails_has_the_message_of_its_step(runner: LocalRunner, activations: tuple[str, str]) -> None:
@@ -211,10 +232,8 @@ def test_a_run_that_is_killed_has_died_and_does_not_run_for_ever(
     assert LocalRunner(runner.store).list() == [died]
 
 
-def test_another_process_with_the_number_of_a_dead_run_is_not_taken_for_it(
-    runner: LocalRunner, activations: tuple[str, str]
-) -> None:
-    run = ended(runner, runner.start(TRAIN, {"activations": activations[1], **SHORT}))
+def test_another_process_with_the_number_of_a_dead_run_is_not_taken_for_it(short: Short, tmp_path: Path) -> None:
+    runner, run = LocalRunner(str(shutil.copytree(short.runner.store, tmp_path / "store"))), short.started
     folder = RunFolder(runs_folder(runner.store) / run.id)
     wait_until(lambda: not folder.is_held())
     (folder.path / "outcome.json").unlink()
@@ -226,10 +245,9 @@ def test_another_process_with_the_number_of_a_dead_run_is_not_taken_for_it(
         other.kill()
 
 
-def test_a_run_that_has_ended_cannot_be_cancelled(runner: LocalRunner, activations: tuple[str, str]) -> None:
-    run = ended(runner, runner.start(TRAIN, {"activations": activations[1], **SHORT}))
+def test_a_run_that_has_ended_cannot_be_cancelled(short: Short) -> None:
     with pytest.raises(InputError, match="has finished already"):
-        runner.cancel(run.id)
+        short.runner.cancel(short.started.id)
 
 
 @pytest.mark.parametrize("run_id", ["20260131-235959-0a1b2c", "../../store", ""])

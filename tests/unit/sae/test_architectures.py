@@ -309,7 +309,10 @@ def test_the_threshold_follows_the_smallest_activation_that_was_kept(name: str) 
     training.after_step({"smallest": torch.tensor(2.0, dtype=torch.float64)}, 0.5)
     assert float(sae.threshold) == 2.0  # the first one counts in full
     training.after_step({"smallest": torch.tensor(1.0, dtype=torch.float64)}, 0.5)
-    assert float(sae.threshold) == pytest.approx(1.5)
+    assert float(sae.threshold) == pytest.approx(1 + 1 / 11)  # the second nearly so, for the first is soon forgotten
+    training.threshold_steps.fill_(1e9)
+    training.after_step({"smallest": torch.tensor(2 + 1 / 11, dtype=torch.float64)}, 0.5)
+    assert float(sae.threshold) == pytest.approx(1.5 + 1 / 11)  # late ones as configured
     assert "threshold" in sae.weight_names()
 
 

@@ -18,7 +18,7 @@ def subject_of() -> Callable[[str], Subject]:
 
     def get(family: str) -> Subject:
         if family not in built:
-            built[family] = subject_from_model(build_model(family), None, is_causal=family in CAUSAL)
+            built[family] = subject_from_model(build_model(family), None)
         return built[family]
 
     return get

@@ -22,7 +22,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_facts_are_those_of_transformers_and_are_kept(model_folder: Path, tmp_path: Path, asked: list[str]) -> None:
     source = resolve_source(str(model_folder))
     config = load_config(source)
-    expected = ModelFacts(num_layers=num_layers(config), max_positions=position_limit(config))
+    expected = ModelFacts(
+        num_layers=num_layers(config), max_positions=position_limit(config), vocab_size=config.vocab_size
+    )
     copy = resolve_source(str(shutil.copytree(model_folder, tmp_path / "copy")))
     assert [model_facts(each, False, tmp_path / "facts") for each in (source, source, copy)] == [expected] * 3
     assert asked == [str(model_folder)]

@@ -439,7 +439,7 @@ def test_padding_on_the_right_of_an_encoder_is_masked(subject_of: SubjectOf, ids
 
 @pytest.mark.parametrize("family", ["llama", "opt_post_norm", "falcon_40b"])
 def test_a_block_is_probed_once(family: str, ids_BT: Tensor) -> None:
-    subject = subject_from_model(build_model(family), None, is_causal=family in CAUSAL)
+    subject = subject_from_model(build_model(family), None)
     passes = []
     subject.model.register_forward_pre_hook(lambda *_: passes.append(1))
     resolve_hooks(subject, [HookPoint("attn_out", 1), HookPoint("mlp_out", 1)])
@@ -479,4 +479,4 @@ def test_a_model_that_shares_one_block_between_layers_is_refused() -> None:
         vocab_size=61, embedding_size=16, hidden_size=32, num_hidden_layers=3, num_attention_heads=4
     )
     with pytest.raises(SubjectError, match="no list of 3 transformer blocks"):
-        subject_from_model(tf.AlbertForMaskedLM(config), None, is_causal=False)
+        subject_from_model(tf.AlbertForMaskedLM(config), None)

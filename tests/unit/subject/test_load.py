@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mistudio.errors import SubjectError
 from mistudio.subject import SubjectConfig, forward_logits, load_subject, load_tokenizer, pick_device, resolve_source
-from mistudio.subject.load import choose_auto_class
+from mistudio.subject.classes import choose_auto_class
 from tests.support.families import ENCODERS, byte_level_tokenizer
 
 CPU = SubjectConfig(device="cpu")
@@ -87,11 +87,10 @@ def test_a_multimodal_wrapper_gives_the_blocks_of_its_text_part() -> None:
         vision_config={**vision, "image_size": 28, "patch_size": 14},
         mm_tokens_per_image=4,
     )
-    auto_class, is_causal = choose_auto_class(config)
-    model = auto_class.from_config(config)
+    model = choose_auto_class(config).from_config(config)
     from mistudio.subject import subject_from_model
 
-    subject = subject_from_model(model, None, is_causal=is_causal)
+    subject = subject_from_model(model, None)
     assert subject.is_causal
     assert subject.d_model == 32
     assert subject.blocks is model.get_decoder().layers
