@@ -266,11 +266,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     def arm(chunks: int) -> list[int]:
         seen: list[int] = []
 
-        def counting(self: Search, active: Any, meta: Any) -> None:
+        def counting(self: Search, active: Any, meta: Any, *more: Any) -> None:
             if len(seen) == chunks:
                 raise KeyboardInterrupt
             seen.append(len(meta["document"]))
-            update(self, active, meta)
+            update(self, active, meta, *more)
 
         monkeypatch.setattr(Search, "update", counting)
         return seen
