@@ -1,5 +1,8 @@
 # Everything runs in .venv, made from pyproject.toml and constraints.txt. `make` alone lists the targets.
-PYTHON ?= python3.11
+# The first Python that is there, is of a version that pyproject.toml names, and can make environments.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; do \
+	$$each -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$each && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
@@ -19,7 +22,8 @@ help: ## List the targets
 install: $(VENV)/installed ## Make the virtual environment with all dependencies
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || \
+		{ echo "Python 3.11, 3.12 or 3.13 with venv is needed: set PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt pip setuptools wheel
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

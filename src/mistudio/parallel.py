@@ -14,15 +14,17 @@ before.
 import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, TypeVar
 
 from mistudio.errors import MistudioError
@@ -49,11 +51,14 @@ def in_parallel(work: Callable[[Given], Made], items: Sequence[Given]) -> Iterat
         yield from map(work, items)
         return
     with _workers(num_workers, work) as pool:
-        made = pool.map(_do, items, chunksize=_ITEMS_AT_ONCE)
+        pieces = (items[first : first + _ITEMS_AT_ONCE] for first in range(0, len(items), _ITEMS_AT_ONCE))
+        pending = deque(pool.submit(_do_all, piece) for piece in pieces)
         try:
-            yield from made
-        finally:
-            pool.shutdown(cancel_futures=True)
+            while pending:
+                yield from pending.popleft().result()
+        except Exception:
+            pool.shutdown(wait=False, cancel_futures=True)  # where workers are ended instead, all is left to them
+            raise
 
 
 @contextmanager
@@ -76,8 +81,9 @@ def in_background(work: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
 def _workers(count: int, work: Callable[[Any], Any]) -> Iterator[Executor]:
     """Forks of this process that do ``work`` with what ``_do`` is called with."""
     context = multiprocessing.get_context("fork")
+    told, tell = context.Pipe(duplex=False)
     try:
-        with ProcessPoolExecutor(count, context, _begin, (work,)) as pool:
+        with told, tell, ProcessPoolExecutor(count, context, _begin, (work, told)) as pool, _ending(tell):
             with warnings.catch_warnings():
                 # Python warns of threads that a fork does not have; the work needs none of them.
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -86,6 +92,17 @@ def _workers(count: int, work: Callable[[Any], Any]) -> Iterator[Executor]:
     except BrokenProcessPool as error:
         message = "A worker process was killed, perhaps for want of memory. Try again with OMP_NUM_THREADS=1."
         raise MistudioError(message) from error
+
+
+@contextmanager
+def _ending(tell: Connection) -> Iterator[None]:
+    """Where this process is told to end, or nothing more is asked for, workers end at once and not with their item."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            tell.send(None)  # nobody takes it: each worker sees that it is there
+        raise
 
 
 @contextmanager
@@ -176,20 +193,23 @@ def num_cores() -> int:
     return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
 
 
-def _begin(work: Callable[[Any], Any]) -> None:
+def _begin(work: Callable[[Any], Any], told: Connection) -> None:
     from threadpoolctl import threadpool_limits
 
     global _work
     _work = work
+    # Ctrl-C reaches all processes of a terminal: the first of them says what ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threadpool_limits(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent.sentinel, told), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
-    """A killed parent leaves no workers behind."""
-    wait([sentinel])
+def _end_with(sentinel: int, told: Connection) -> None:
+    """A parent that was killed, or told to end, leaves no workers behind."""
+    wait([sentinel, told])
     os._exit(1)
 
 
@@ -198,3 +218,7 @@ def _do(item: Any) -> Any:
         message = "a worker has no work"
         raise RuntimeError(message)
     return _work(item)
+
+
+def _do_all(items: Sequence[Any]) -> list[Any]:
+    return [_do(item) for item in items]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mistudio import events
+from mistudio.terminal import console, plain
 
 if TYPE_CHECKING:  # the steps of a pipeline draw nothing
     from rich.progress import Progress, TaskID
@@ -42,11 +43,19 @@ def progress(what: str, total: float | None, unit: str = "") -> Iterator[Bar]:
         event_bar.finish()
     elif sys.stderr.isatty():
         with new_display() as display:
-            yield _RichBar(display, display.add_task(what, total=total, unit=unit, note=""))
+            yield _RichBar(display, display.add_task(plain(what), total=total, unit=unit, note=""))
     else:
         line_bar = _LineBar(what, total, unit)
         yield line_bar
         line_bar.finish()
+
+
+def say(text: str, level: int = logging.INFO) -> None:
+    """A line for people: an event where somebody follows the run, else a line of the log."""
+    if events.events_path():
+        events.emit(events.Message(text=text))
+    else:
+        logger.log(level, "%s", text)
 
 
 def byte_progress(what: str, num_bytes: int) -> AbstractContextManager[Bar]:
@@ -56,7 +65,6 @@ def byte_progress(what: str, num_bytes: int) -> AbstractContextManager[Bar]:
 
 def new_display() -> "Progress":
     """The one look of all progress bars; tasks carry the fields ``unit`` and ``note``."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     return Progress(
@@ -66,7 +74,7 @@ def new_display() -> "Progress":
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
-        console=Console(stderr=True),
+        console=console(stderr=True),
     )
 
 
@@ -81,7 +89,7 @@ class _RichBar:
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         if note:
-            self._display.update(self._task, advance=amount, note=note)
+            self._display.update(self._task, advance=amount, note=plain(note))
         else:
             self._display.update(self._task, advance=amount)
 

@@ -1,14 +1,16 @@
 """The ``mistudio`` command."""
 
+import io
+import logging
 import os
 import sys
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, verify
 from mistudio.errors import MistudioError
+from mistudio.stopping import Stopped, stoppable
+from mistudio.terminal import LineHandler, console, echo, plain
 from mistudio.version import __version__
 
 _HELP = """Interpretability of language models: capture, train, find, inspect.
@@ -31,7 +33,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
     if version:
-        typer.echo(f"mistudio {__version__}")
+        echo(f"mistudio {__version__}")
         raise typer.Exit
 
 
@@ -40,12 +42,36 @@ for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchan
 
 
 def main() -> None:
-    """Run the command line; an error that miStudio raises on purpose becomes one message and exit code 2."""
+    """Run the command line; an error that miStudio raises on purpose becomes one message and exit code 2.
+
+    Ctrl-C and SIGTERM end it alike: what is open is closed, what it started is ended, and a line says how to go on.
+    """
     # Before torch is loaded, here and in the steps: threads that spin while they wait make every small
     # operation many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["PYTHONSAFEPATH"] = "1"  # what is started from here takes no modules from the working folder
+    _show_what_is_logged()
     try:
-        app()
+        with stoppable(interrupts=True):
+            app()
+    except Stopped as stopped:
+        notes: list[str] = getattr(stopped, "__notes__", [])
+        echo(" ".join([f"Ended by {stopped.signal_name}.", *notes]), err=True)
+        sys.exit(stopped.code)
     except MistudioError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+        from rich.text import Text
+
+        message = Text.assemble(("Error:", "bold red"), " ", plain(str(error)))
+        console(stderr=True, soft_wrap=True).print(message)
         sys.exit(error.exit_code)
+
+
+def _show_what_is_logged() -> None:
+    """Progress where there is no terminal for bars, what is waited for, and warnings, as lines."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no error
+    logger = logging.getLogger("mistudio")
+    logger.addHandler(LineHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

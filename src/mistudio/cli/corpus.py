@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mistudio.terminal import console, echo
+
 _ADD_HELP = """Copy a corpus into the store, after reading it to its end.
 
 A corpus is a file, or a folder of files: .txt, .csv, .json, .jsonl or .parquet, one document a record.
@@ -49,7 +51,7 @@ def add(
     columns = Columns(text=text_column, label=label_column, task=task_column)
     artifact, found = add_corpus(open_store(store), path, name, columns)
     summary, added = artifact.manifest.summary, upload_name(artifact)
-    typer.echo(
+    echo(
         f"{'Found' if found else 'Added'} corpus {added}: {summary['documents']:,} documents, "
         f"{summary['text_bytes']:,} bytes of text. Use it by its name, for example --set corpus={added}."
     )
@@ -64,22 +66,22 @@ def list_(
     Example: mistudio corpus list --json
     """
     import json
+    import os
 
-    from rich.console import Console
     from rich.table import Table
 
     from mistudio.artifacts import open_to_read, store_url
     from mistudio.corpus.documents import BUILTIN_NAMES
     from mistudio.corpus.uploads import list_corpora, upload_name
 
-    there = Path(store_url(store)).exists()
+    there = os.path.exists(store_url(store))
     uploads = list(list_corpora(open_to_read(store))) if there else []
     if as_json:
         rows = [
             {"name": upload_name(upload), "uri": upload.uri, "digest": upload.digest, **upload.manifest.summary}
             for upload in uploads
         ]
-        typer.echo(json.dumps(rows, indent=1))
+        echo(json.dumps(rows, indent=1))
         return
     table = Table("Name", "Where", "Documents", "Text", "Size", "Added")
     for name in BUILTIN_NAMES:
@@ -94,7 +96,7 @@ def list_(
             f"{upload.manifest.num_bytes:,} bytes",
             upload.manifest.created_at[:16].replace("T", " "),
         )
-    Console().print(table)
+    console().print(table)
 
 
 def remove(
@@ -109,4 +111,4 @@ def remove(
     from mistudio.corpus.uploads import remove_corpus
 
     remove_corpus(open_store(store), name)
-    typer.echo(f"Removed corpus {name}.")
+    echo(f"Removed corpus {name}.")

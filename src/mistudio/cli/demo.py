@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+from mistudio.cli.going_on import goes_on
+from mistudio.terminal import console, echo
+
 _HELP = """Train a small language model on the spot, on text that Python brings along.
 
 Works offline and takes about two minutes on two CPU cores. The model is kept in the store: the same
@@ -46,7 +49,6 @@ def demo(
     """Train or find the demo subject, and say where it is."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from mistudio.artifacts import open_store
@@ -56,17 +58,18 @@ def demo(
 
     keep_freed_memory()
     config = DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens})
-    artifact, found = train_demo(open_store(store), config, seed)
+    with goes_on():
+        artifact, found = train_demo(open_store(store), config, seed)
     producer, summary = artifact.manifest.producer, artifact.manifest.summary
     row = {"uri": artifact.uri, "digest": artifact.digest, "found": found, "seconds": producer.seconds, **summary}
     if as_json:
-        typer.echo(json.dumps(row, indent=1))
+        echo(json.dumps(row, indent=1))
         return
     table = Table("Demo subject", artifact.uri)
     table.add_row("Trained on", f"{summary['tokens']:,} tokens of python-docs, in {producer.seconds or 0:,.0f} s")
     table.add_row("Parameters", f"{summary['parameters']:,}")
     table.add_row("Bits per byte", f"{summary['bits_per_byte']} on {summary['held_out_bytes']:,} held-out bytes")
     table.add_row("This run", "found it published" if found else "trained it")
-    Console().print(table)
+    console().print(table)
     is_default = config == DemoConfig() and seed == 0
-    typer.echo("Next: mistudio run interpret" + ("" if is_default else f" --set model={artifact.uri}"))
+    echo("Next: mistudio run interpret" + ("" if is_default else f" --set model={artifact.uri}"))

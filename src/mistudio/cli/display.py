@@ -4,12 +4,12 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import TaskID
 
 from mistudio.events import Event, Finished, Message, Progress
 from mistudio.progress import new_display
 from mistudio.runs.outcome import StepStates
+from mistudio.terminal import console, plain
 
 _LINE_STEP = 0.25
 
@@ -53,22 +53,22 @@ class _BarView:
         if isinstance(event, Progress):
             key = (event.pid, event.what)
             if key not in self._tasks:
-                self._tasks[key] = self._display.add_task(_what(event), unit=event.unit, note="")
+                self._tasks[key] = self._display.add_task(plain(_what(event)), unit=event.unit, note="")
             total = event.done if event.finished else event.total
-            self._display.update(self._tasks[key], completed=event.done, total=total, note=event.note)
+            self._display.update(self._tasks[key], completed=event.done, total=total, note=plain(event.note))
         elif isinstance(event, Finished):
             for key in [key for key in self._tasks if key[0] == event.pid]:
                 self._display.remove_task(self._tasks.pop(key))
-            self._display.console.print(_finished_line(event), highlight=False)
+            self._display.console.print(_finished_line(event))
         elif isinstance(event, Message):
-            self._display.console.print(event.text, highlight=False)
+            self._display.console.print(event.text)
 
 
 class _LineView:
     """Lines in a log: a step's end, and its progress by quarters."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, soft_wrap=True)
+        self._console = console(stderr=True, soft_wrap=True)
         self._shown: dict[tuple[int, str], float] = {}
 
     def start(self) -> None:
@@ -79,14 +79,14 @@ class _LineView:
 
     def show(self, event: Event) -> None:
         if isinstance(event, Finished):
-            self._console.print(_finished_line(event), highlight=False)
+            self._console.print(_finished_line(event))
         elif isinstance(event, Message):
-            self._console.print(event.text, highlight=False)
+            self._console.print(event.text)
         elif isinstance(event, Progress) and event.total:
             key, done = (event.pid, event.what), event.done / event.total
             if 0 < done < 1 and done >= self._shown.get(key, 0) + _LINE_STEP:
                 self._shown[key] = done
-                self._console.print(f"  {_what(event)}: {done:.0%}  {event.note}", highlight=False)
+                self._console.print(f"  {_what(event)}: {done:.0%}  {event.note}")
 
 
 def _finished_line(event: Finished) -> str:

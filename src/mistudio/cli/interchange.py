@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mistudio.terminal import echo
+
 _IMPORT_HELP = """Bring an autoencoder of another library into the store.
 
 The formats are saelens, sparsify, gemma_scope and dictionary_learning. The captured activations have to come
@@ -95,7 +97,7 @@ def import_(
     captured = open_artifact(opened, activations, "activations")
     artifact, found = import_sae(opened, folder, format_name, captured, hook or None, target_hook or None)
     summary = artifact.manifest.summary
-    typer.echo(
+    echo(
         f"{'Found' if found else 'Imported'} {artifact.uri}: {summary['architecture']} of width {summary['width']:,} "
         f"at {summary['hook']}; on a sample of the activations FVU {summary['sample_fvu']:.3f}, "
         f"L0 {summary['sample_l0']:.1f}."
@@ -117,7 +119,7 @@ def export(
 
     numbers = _numbers(features)
     paths = export_sae(open_artifact(open_to_read(store), sae, "sae"), folder, format_name, numbers)
-    typer.echo(f"Wrote {', '.join(map(str, paths))}.")
+    echo(f"Wrote {', '.join(map(str, paths))}.")
 
 
 def import_explanations(
@@ -137,7 +139,7 @@ def import_explanations(
     found = open_artifact(opened, features, "features")
     artifact, there = publish(opened, file, found, format_name, skip_unknown=skip_unknown)
     summary = artifact.manifest.summary
-    typer.echo(
+    echo(
         f"{'Found' if there else 'Imported'} {artifact.uri}: {summary['explained']:,} of {summary['features']:,} "
         f"features explained by {summary['explainers']}; {summary['unknown']} explanations of other features left out."
     )
@@ -174,7 +176,7 @@ def export_features(
         names_of(model_id=model_id, source_set=source_set, creator=creator),
     )
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in exported.rows.items())
-    typer.echo(f"Wrote {exported.folder}, {exported.num_files} files: {counts}.")
+    echo(f"Wrote {exported.folder}, {exported.num_files} files: {counts}.")
 
 
 def _numbers(text: str) -> list[int]:

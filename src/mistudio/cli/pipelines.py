@@ -2,10 +2,14 @@
 
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from mistudio.terminal import echo
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
 
@@ -35,6 +39,14 @@ Example:
 
     mistudio mlflow --port 5000
 """
+_SYNC_HELP = """Log what a store holds and MLflow does not: what was published while MLflow could not be used.
+
+Each artifact gets a run of its own, with settings, figures, plots and times. Nothing is logged twice.
+
+Example:
+
+    mistudio mlflow sync
+"""
 StoreOption = Annotated[
     str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
 ]
@@ -44,7 +56,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("run", help=_RUN_HELP)(run)
     app.command("compile", help=_COMPILE_HELP)(compile_pipelines)
-    app.command("mlflow", help=_MLFLOW_HELP)(mlflow)
+    tracked = typer.Typer(help=_MLFLOW_HELP, invoke_without_command=True)
+    tracked.callback()(mlflow)
+    tracked.command("sync", help=_SYNC_HELP)(sync)
+    app.add_typer(tracked, name="mlflow")
 
 
 def run(
@@ -83,7 +98,7 @@ def run(
     # Refuses a folder that cannot be written, before anything starts.
     runner = LocalRunner(store, attached=not detach)
     if detach:
-        typer.echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
+        echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
         return
     try:
         closing = summarise(run_locally(runner, pipeline, values))
@@ -110,37 +125,53 @@ def _write_summary(path: Path | None, closing: dict[str, Any]) -> None:
 def compile_pipelines(
     names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all when none is given.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the YAML.", show_default="pipelines/compiled in the checkout")
+        Path | None,
+        typer.Option(help="Folder for the YAML.", show_default="pipelines/compiled in a checkout, else ./compiled"),
     ] = None,
 ) -> None:
     """Compile pipelines to YAML."""
-    from mistudio.runs.checkout import checkout, kfp_functions, load_pipeline, pipeline_names
+    from mistudio.runs.checkout import compiled_folder, kfp_functions, load_pipeline, pipeline_names
 
-    folder = output or checkout() / "pipelines" / "compiled"
+    folder = output or compiled_folder()
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or pipeline_names():
         path = folder / f"{name}.yaml"
         pipeline = load_pipeline(name)
         kfp_functions().compile_to(pipeline, path)
-        typer.echo(str(path))
+        echo(str(path))
 
 
 def mlflow(
+    context: typer.Context,
     store: StoreOption = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Serve MLflow's web interface."""
-    import os
-    import sys
-
+    """Serve MLflow's web interface, unless another command is named."""
+    if context.invoked_subcommand:
+        context.obj = store
+        return
+    from mistudio.artifacts import scratch_folder
     from mistudio.errors import ConfigError
     from mistudio.tracking import is_tracking, tracking_uri
 
     if not is_tracking():
-        message = "MLflow is not installed: pip install 'mistudio[tracking]'."
+        message = "MLflow is not installed, or MISTUDIO_TRACKING is off: pip install 'mistudio[tracking]'."
         raise ConfigError(message)
-    # One worker and no job runner: half a gigabyte instead of three.
-    os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
-    where = ["--backend-store-uri", tracking_uri(store), "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant
+    # One worker and no job runner: half a gigabyte instead of three. What the server starts takes no modules from the
+    # working folder, and uvicorn, which would put it first on the path, gets a folder of ours instead.
+    os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", PYTHONSAFEPATH="1")
+    own = ["--uvicorn-opts", shlex.join(["--app-dir", str(scratch_folder(store))])]
+    where = ["--backend-store-uri", tracking_uri(store), "--host", host, "--port", str(port), "--workers", "1", *own]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant
+
+
+def sync(context: typer.Context, store: StoreOption = "") -> None:
+    """Log what was not logged when it was made."""
+    from mistudio.steps.catching_up import log_missing
+
+    num_logged = 0
+    for uri in log_missing(store or context.obj or ""):
+        echo(f"Logged {uri}")
+        num_logged += 1
+    echo(f"{num_logged} artifacts logged." if num_logged else "MLflow has everything that the store holds.")

@@ -2,14 +2,13 @@
 
 from contextlib import suppress
 
-import typer
-
 from mistudio.cli.display import RunView
+from mistudio.cli.going_on import AGAIN, KEPT
 from mistudio.errors import InputError, MistudioError
 from mistudio.events import Finished
 from mistudio.runs import LocalRunner, Run, Settings, Target
-
-_AGAIN = "Run the same command again: it goes on where it stopped."
+from mistudio.stopping import Stopped
+from mistudio.terminal import echo
 
 
 class PipelineFailed(MistudioError):
@@ -26,14 +25,16 @@ def run_locally(runner: LocalRunner, name: str, settings: Settings) -> list[Fini
     Raises:
         PipelineFailed: a step failed, or the run was cancelled; it has the events of the steps that ended well.
         KeyboardInterrupt: the user interrupted it; the run has ended by then.
+        Stopped: this process was told to end; the run has ended by then.
     """
     run = runner.start(Target(kind="pipeline", name=name), settings)
     try:
         with RunView() as view:
             for event in runner.events(run.id, follow=True):
                 view.take(event)
-    except KeyboardInterrupt:
-        typer.echo(f"Ending the run. {_AGAIN}", err=True)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        echo("Ending the run.", err=True)
+        stopped.add_note(KEPT)
         with suppress(InputError):  # it has ended in the meantime
             runner.cancel(run.id)
         raise
@@ -47,4 +48,4 @@ def _reason(run: Run) -> str:
     if run.state == "failed":
         return run.message
     what = "was cancelled" if run.state == "cancelled" else "ended without a result: was it killed?"
-    return f"Run {run.id} {what}. {_AGAIN}\nThe whole log: {run.log}"
+    return f"Run {run.id} {what}. {AGAIN}\nThe whole log: {run.log}"

@@ -1,10 +1,13 @@
 """``mistudio runs``: what was started here, how it goes, and how to end it."""
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mistudio.terminal import console, echo, plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,27 +68,25 @@ def list_(as_json: JsonOption = False, store: StoreOption = "") -> None:
 
     runs = LocalRunner(store).list()
     if as_json:
-        typer.echo(json.dumps([run.model_dump(mode="json") for run in runs], indent=1))
+        echo(json.dumps([run.model_dump(mode="json") for run in runs], indent=1))
         return
     for run in runs:
         settings = " ".join(f"{name}={value}" for name, value in run.settings.items())
         started = run.created_at.astimezone().strftime(_TIME)
-        typer.echo(f"{run.id}  {started}  {run.state:<9}  {run.target.name:<9}  {settings}".rstrip())
+        echo(f"{run.id}  {started}  {run.state:<9}  {run.target.name:<9}  {settings}".rstrip())
 
 
 def show(run_id: IdArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
     """Show one run."""
-    from rich.console import Console
-
     from mistudio.runs import LocalRunner
 
     runner = LocalRunner(store)
     run = runner.get(run_id)
     if as_json:
-        typer.echo(run.model_dump_json(indent=1))
+        echo(run.model_dump_json(indent=1))
         return
-    Console(markup=False).print(_facts(run, list(runner.events(run_id))))
-    typer.echo(f"Log: {run.log}")
+    console().print(_facts(run, list(runner.events(run_id))))
+    echo(f"Log: {run.log}")
 
 
 def logs(
@@ -100,10 +101,10 @@ def logs(
     runner = LocalRunner(store)
     if as_json:
         for event in runner.events(run_id, follow=follow):
-            typer.echo(event.model_dump_json())
+            echo(event.model_dump_json())
     else:
         for text in runner.log(run_id, follow=follow):
-            typer.echo(text, nl=False)
+            _print_log(text)
 
 
 def cancel(run_id: IdArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
@@ -111,7 +112,14 @@ def cancel(run_id: IdArgument, as_json: JsonOption = False, store: StoreOption =
     from mistudio.runs import LocalRunner
 
     run = LocalRunner(store).cancel(run_id)
-    typer.echo(run.model_dump_json(indent=1) if as_json else f"Run {run.id}: {run.state}")
+    echo(run.model_dump_json(indent=1) if as_json else f"Run {run.id}: {run.state}")
+
+
+def _print_log(text: bytes) -> None:
+    """What a run printed, as it is; on a terminal as text alone."""
+    if sys.stdout.isatty():
+        text = plain(text.decode(errors="replace").replace("\r", "\n")).encode()
+    typer.echo(text, nl=False)
 
 
 def _facts(run: "Run", events: "list[Event]") -> "Table":

@@ -8,9 +8,11 @@ from typing import Any
 import typer
 
 from mistudio import steps
+from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import option, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, assignments, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput
+from mistudio.terminal import console, echo
 
 _PANEL = "Batch steps"
 _EXAMPLES = {
@@ -42,7 +44,8 @@ def _command(step: Step) -> Callable[..., None]:
             return
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
         steps.own_process(step.name)
-        outputs = steps.run_all(step.name, **{**given, **_read(step, others or [])})
+        with goes_on():
+            outputs = steps.run_all(step.name, **{**given, **_read(step, others or [])})
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
     parameters = [
@@ -74,13 +77,12 @@ def _read(step: Step, settings: list[str]) -> dict[str, Any]:
 
 def _print_parameters(step: Step) -> None:
     """List everything that can be set of a step, with its path, its default and its meaning."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("setting", "type", "default", "meaning")
     for leaf in (*step.settings, *step.runtime_settings, *step.loading):
         table.add_row(_name(leaf), leaf.kind.__name__, "" if leaf.default is None else str(leaf.default), leaf.shown())
-    Console().print(table)
+    console().print(table)
 
 
 def _name(leaf: Leaf) -> str:
@@ -92,19 +94,18 @@ def _show(outputs: list[StepOutput], *, as_json: bool, is_list: bool) -> None:
         return
     if as_json:
         content = [{"step": each.step, "seconds": each.seconds, **each.metadata()} for each in outputs]
-        typer.echo(json.dumps(content if is_list else content[0], indent=1))
+        echo(json.dumps(content if is_list else content[0], indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    out = console()
     for output in outputs:
         how = "found" if output.found else f"made in {output.seconds:.1f} s"
-        console.print(f"{output.artifact.uri}  ({how})", highlight=False)
+        out.print(f"{output.artifact.uri}  ({how})")
         table = Table(show_header=False)
         for name, value in output.artifact.manifest.summary.items():
             table.add_row(
                 name,
                 f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
             )
-        console.print(table)
+        out.print(table)

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 
 from mistudio.cli.options import option_of, parameter, with_parameters
 from mistudio.settings import Leaf, validated
+from mistudio.terminal import console, echo
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +81,7 @@ def validate_model(
     settings = {"device": device, "dtype": dtype, "quantization": quantization, "trust_remote_code": trust_remote_code}
     report = validate(_source(model, revision, store), validated(SubjectConfig, settings))
     if as_json:
-        typer.echo(report.model_dump_json(indent=1))
+        echo(report.model_dump_json(indent=1))
         return
     table = _table(report.name, "", "")
     for name, value in report.model_dump().items():
@@ -128,7 +129,7 @@ def _check_memory(
 
     estimate = estimate_memory(source, config, work, None if budget_gb is None else int(budget_gb * 1e9))
     if as_json:
-        typer.echo(estimate.model_dump_json(indent=1))
+        echo(estimate.model_dump_json(indent=1))
     else:
         _show_estimate(estimate)
     if not estimate.fits:
@@ -144,10 +145,10 @@ def gpu(as_json: JsonOption = False) -> None:
 
     gpus = list_gpus()
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(found) for found in gpus], indent=1))
+        echo(json.dumps([dataclasses.asdict(found) for found in gpus], indent=1))
         return
     if not gpus:
-        typer.echo("This machine has no GPU that PyTorch can use; everything runs on the CPU.")
+        echo("This machine has no GPU that PyTorch can use; everything runs on the CPU.")
         return
     table = _table("GPUs", "device", "name", "free", "total", "compute capability")
     for found in gpus:
@@ -183,9 +184,9 @@ def _show_estimate(estimate: "MemoryEstimate") -> None:
     table.add_row("available", decimal(estimate.budget_bytes))
     _print(table)
     if estimate.fits:
-        typer.echo(f"It fits with {describe(estimate.asked)}.")
+        echo(f"It fits with {describe(estimate.asked)}.")
     else:
-        typer.echo(estimate.reason, err=True)
+        echo(estimate.reason, err=True)
 
 
 def _table(title: str, *columns: str) -> "Table":
@@ -198,9 +199,8 @@ def _table(title: str, *columns: str) -> "Table":
 
 
 def _print(table: "Table") -> None:
-    from rich.console import Console
 
-    Console().print(table)
+    console().print(table)
 
 
 def _title(name: str) -> str:

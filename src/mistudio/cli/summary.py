@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
-from rich.console import Console
 from rich.table import Table
 
 from mistudio.artifacts import default_store_url, open_artifact, open_store
 from mistudio.events import Finished
 from mistudio.runs.checkout import kfp_functions, signature
 from mistudio.runs.outcome import seconds_by_step
+from mistudio.terminal import console
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
 _RANDOM = "ce_recovered_random"
@@ -46,7 +46,7 @@ def _artifacts(events: list[Finished]) -> dict[str, Any] | list[dict[str, Any]]:
 
 def print_summary(closing: dict[str, Any], store: str) -> None:
     """Print the closing table, where the page is, and how to open MLflow."""
-    console = Console(soft_wrap=True)
+    out = console(soft_wrap=True)
     table = Table(show_header=False, title="Result", title_justify="left")
     if "best" in closing:
         table.add_row("autoencoders", f"{closing['autoencoders']:,}")
@@ -61,13 +61,13 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
         table.add_row("interpretable features (score 0.8 or more)", _number(closing["interpretable"], ","))
     seconds = ", ".join(f"{step} {time:.1f}" for step, time in closing["seconds"].items())
     table.add_row("seconds a step", f"{seconds} (sum {sum(closing['seconds'].values()):.1f})")
-    console.print(table)
+    out.print(table)
     for step, page in _PAGES.items():
         if step in closing["artifacts"]:
             made = open_artifact(open_store(store), closing["artifacts"][step]["uri"])
-            console.print(f"{page.partition('.')[0].capitalize() + ':':<10} {made.file(page)}", highlight=False)
+            out.print(f"{page.partition('.')[0].capitalize() + ':':<10} {made.file(page)}")
     here = "" if Path(store or default_store_url()) == Path(default_store_url()) else f" --store {store}"
-    console.print(f"{'MLflow:':<10} mistudio mlflow{here}", highlight=False)
+    out.print(f"{'MLflow:':<10} mistudio mlflow{here}")
 
 
 def print_parameters(pipeline: Any) -> None:
@@ -79,7 +79,7 @@ def print_parameters(pipeline: Any) -> None:
     table = Table("parameter", "type", "default", "meaning")
     for name, parameter in signature(pipeline).items():
         table.add_row(name, parameter.annotation.__name__, str(parameter.default), texts.get(name, ""))
-    Console().print(table)
+    console().print(table)
 
 
 def _recovered(value: float | None, random: float | None) -> str:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from mistudio.terminal import echo
+
 _HELP = """Check what the platform finds against what is known to be there.
 
 Works offline. Plants concepts where they can be counted (in synthetic activations, a made-up language, Python code, a
@@ -52,5 +54,5 @@ def verify_method(
     publish(rows, Path(json_path))
     short = falls_short(rows)
     asked = sum(row["holds"] is not None for row in rows)
-    typer.echo(f"{asked - len(short)} of {asked} figures reach what is asked. Rows: {json_path}")
+    echo(f"{asked - len(short)} of {asked} figures reach what is asked. Rows: {json_path}")
     raise typer.Exit(1 if short else 0)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from mistudio.artifacts import Store
 from mistudio.corpus.documents import BUILTIN_NAMES, Columns, CorpusSource, Document
-from mistudio.corpus.files import path_source
+from mistudio.corpus.files import find_path, path_source
 from mistudio.corpus.uploads import known_names, upload_source
 from mistudio.errors import CorpusError
+from mistudio.plain_text import shortened
 
+_SHOWN_CHARACTERS = 200
 _HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:]+))?(@(?P<split>[^@:]+))?$")
 
 
@@ -64,8 +66,8 @@ def open_source(
         return _builtin(corpus, columns)
     if corpus.startswith("hf:"):
         return _hub(corpus, columns)
-    path = Path(corpus).expanduser()
-    if corpus and path.exists():
+    path = find_path(corpus)
+    if path is not None:
         return path_source(path, columns)
     return _uploaded(corpus, store, columns)
 
@@ -80,7 +82,10 @@ def _builtin(corpus: str, columns: Columns) -> BuiltinSource:
 def _hub(corpus: str, columns: Columns) -> CorpusSource:
     parts = _HUB.match(corpus)
     if parts is None:
-        message = f"{corpus!r} names no dataset: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or hf:NAME:CONFIG@SPLIT."
+        message = (
+            f"{shortened(corpus)} names no dataset: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or "
+            "hf:NAME:CONFIG@SPLIT."
+        )
         raise CorpusError(message)
     from mistudio.corpus.hf import open_dataset
 
@@ -90,9 +95,10 @@ def _hub(corpus: str, columns: Columns) -> CorpusSource:
 def _uploaded(corpus: str, store: Store, columns: Columns) -> CorpusSource:
     source = upload_source(store, corpus, columns)
     if source is None:
+        place = shortened(str(Path(corpus).absolute()), _SHOWN_CHARACTERS).strip("'")
         message = (
-            f"No corpus {corpus!r}: it is no built-in corpus ({', '.join(BUILTIN_NAMES)}), no file or folder "
-            f"({Path(corpus).absolute()}) and no uploaded corpus (those are: {known_names(store)}). "
+            f"No corpus {shortened(corpus)}: it is no built-in corpus ({', '.join(BUILTIN_NAMES)}), no file or folder "
+            f"({place}) and no uploaded corpus (those are: {known_names(store)}). "
             "A dataset of the Hugging Face hub is written hf:NAME."
         )
         raise CorpusError(message)

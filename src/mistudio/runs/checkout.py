@@ -1,40 +1,55 @@
-"""Finding the checkout that holds the pipelines: they are compile-time code and not installed."""
+"""Finding the pipelines: beside the library in a checkout, in the package where it was installed.
+
+They are named by their place, not looked for along the path: a folder that happens to be called ``pipelines`` where a
+command is run is data, and no code of it runs.
+"""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mistudio.errors import ConfigError
 from mistudio.settings import assignments, parse_plain
 
 _ENV = "MISTUDIO_CHECKOUT"
+_LIBRARY = Path(__file__).parents[1]
+_BUNDLED = _LIBRARY / "bundled"  # setup.py puts a copy there when it builds the package
+_PACKAGES = ("components", "pipelines")
 
 
 def checkout() -> Path:
-    """The folder with ``pipelines`` and ``components``: ``MISTUDIO_CHECKOUT``, here and above, or the library's.
+    """The folder with ``pipelines`` and ``components``: ``MISTUDIO_CHECKOUT``, else what came with this library.
 
     Raises:
         ConfigError: there is none.
     """
     given = os.environ.get(_ENV)
-    here = Path.cwd()
-    candidates = [Path(given)] if given else [here, *here.parents, Path(__file__).parents[3]]
-    for folder in candidates:
-        if (folder / "pipelines" / "interpret.py").is_file():
+    if given:
+        if not _has_pipelines(Path(given)):
+            message = f"{_ENV} is {given:.200}, which is no checkout of miStudio: point it to one, or leave it out."
+            raise ConfigError(message)
+        return Path(given).absolute()
+    for folder in (_BUNDLED, _LIBRARY.parents[1]):
+        if _has_pipelines(folder):
             return folder
-    message = (
-        "The pipelines are not here: they are part of miStudio's checkout, not of the installed package. "
-        f"Run this in the checkout, or point {_ENV} to it."
-    )
+    message = f"This copy of miStudio came without its pipelines: install it anew, or point {_ENV} to a checkout."
     raise ConfigError(message)
 
 
+def compiled_folder() -> Path:
+    """Where compiled pipelines go: in the checkout, else in a folder here."""
+    folder = checkout()
+    return Path("compiled") if folder == _BUNDLED else folder / "pipelines" / "compiled"
+
+
 def pipeline_names() -> list[str]:
-    """Names of the pipelines in the checkout."""
+    """Names of the pipelines."""
     return sorted(path.stem for path in (checkout() / "pipelines").glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -46,13 +61,27 @@ def load_pipeline(name: str) -> Any:
     """
     names = pipeline_names()
     if name not in names:
-        message = f"There is no pipeline {name!r}; there is {', '.join(names)}."
+        message = f"There is no pipeline {name!r:.200}; there is {', '.join(names)}."
         raise ConfigError(message)
-    root = str(checkout())
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    return getattr(_module(name), name)
+
+
+def kfp_functions() -> Any:
+    """The module that runs and compiles pipelines; the library itself does not import kfp."""
+    return _module("_kfp")
+
+
+def _has_pipelines(folder: Path) -> bool:
+    return (folder / "pipelines" / "interpret.py").is_file()
+
+
+def _module(name: str) -> ModuleType:
+    """A module of the pipelines, from the checkout alone."""
+    root = checkout()
+    for package in _PACKAGES:
+        _import_from(root / package)
     try:
-        return getattr(importlib.import_module(f"pipelines.{name}"), name)
+        return importlib.import_module(f"pipelines.{name}")
     except ModuleNotFoundError as error:
         if error.name != "kfp":
             raise
@@ -60,9 +89,32 @@ def load_pipeline(name: str) -> Any:
         raise ConfigError(message) from error
 
 
-def kfp_functions() -> Any:
-    """The checkout's module that runs and compiles pipelines; the library itself does not import kfp."""
-    return importlib.import_module("pipelines._kfp")
+def _import_from(folder: Path) -> None:
+    """Import the package in this folder under its name, whatever of that name the path has.
+
+    Raises:
+        ConfigError: this process has imported another package of that name.
+    """
+    name, file = folder.name, folder / "__init__.py"
+    there = sys.modules.get(name)
+    if there is not None:
+        if there.__file__ is None or not file.samefile(there.__file__):
+            message = (
+                f"This process has imported another package {name}, from {there.__file__}: run pipelines from a "
+                "process without it."
+            )
+            raise ConfigError(message)
+        return
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None:
+        message = f"{file} cannot be imported: install miStudio anew."
+        raise ConfigError(message)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def signature(pipeline: Any) -> dict[str, inspect.Parameter]:

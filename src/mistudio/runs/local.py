@@ -144,6 +144,8 @@ class LocalRunner:
             EVENTS_ENV: str(folder.events),
             # Files in the working folder are data: no module of the run or of its steps is taken from there.
             "PYTHONSAFEPATH": "1",
+            # An empty entry, as `$PYTHONPATH:/more` makes one, stands for the working folder.
+            "PYTHONPATH": os.pathsep.join(filter(None, given.get("PYTHONPATH", "").split(os.pathsep))),
             # The steps run with this interpreter's packages, wherever the run was started from.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given.get('PATH', '')}",
         }

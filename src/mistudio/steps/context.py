@@ -1,9 +1,9 @@
 """What a step works with beside its inputs and its configuration: the store, the model, the judge, the run."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -125,7 +125,7 @@ def named_source(store: Store, model: str, revision: str, made_from: Artifact | 
         return captured_subject(store, made_from, revision)
     if made_from is not None and model == DEMO:
         check_demo(store, made_from)
-    if "@" in model and not revision and not Path(model).exists():
+    if "@" in model and not revision and not os.path.exists(model):
         model, _, revision = model.rpartition("@")
     return resolve_model(model, revision or None, store)
 

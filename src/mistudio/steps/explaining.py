@@ -1,5 +1,6 @@
 """What features mean, and whether that is so: the steps explain and score."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produ
         subject,
         config,
         context.seed,
-        Path(labels).expanduser() if labels else None,
+        Path(os.path.expanduser(labels)) if labels else None,
         context.judge(subject, ",".join(config.explainers)),
     )
 

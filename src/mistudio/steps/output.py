@@ -75,7 +75,7 @@ def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], Non
     run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
     run.log_metrics(output.metrics())
     run.log_artifact_of(step, artifact)
-    if plot:
+    if plot and run.is_tracked:
         plot(artifact, run)
 
 

@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student_t
+
+from mistudio.terminal import console
 
 Row = dict[str, object]
 
@@ -73,7 +74,7 @@ def publish_rows(path: Path, title: str, rows: Sequence[Row], machine: str, used
     table = Table("what", "value", "unit", "against", "to reach", "holds", title=f"{title}; {machine}")
     for line in rows:
         table.add_row(*("" if value is None else str(value) for value in line.values()))
-    Console(width=_TABLE_WIDTH).print(table)
+    console(width=_TABLE_WIDTH).print(table)
     path.parent.mkdir(parents=True, exist_ok=True)
     annotated = [{**line, "machine": machine, "versions": dict(used)} for line in rows]
     path.write_text(json.dumps(annotated, indent=1) + "\n", encoding="utf-8")

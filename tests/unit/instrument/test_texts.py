@@ -1,6 +1,7 @@
 """Texts as sequences: the tokens of ingest, each with its place in the text; chats by the tokenizer's template."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ CHAT = [{"role": "user", "content": "the cat sat"}, {"role": "assistant", "conte
 def with_template(subject: Subject, template: str | None) -> Subject:
     tokenizer = copy.deepcopy(subject.tokenizer)
     tokenizer.chat_template = template
-    return Subject(**{**vars(subject), "tokenizer": tokenizer, "cache": {}})
+    return replace(subject, tokenizer=tokenizer, cache={})
 
 
 def test_tokens_are_those_of_a_corpus_and_know_their_place_in_the_text(llama: TinyRun, texts: list[str]) -> None:

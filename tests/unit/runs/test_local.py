@@ -290,5 +290,6 @@ def test_files_in_the_working_folder_are_no_code(
     for name in ("mistudio", "torch", "json", "psutil"):
         (tmp_path / "here" / f"{name}.py").write_text("raise SystemExit('code of the working folder ran')\n")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:")
     run = ended(runner, runner.start(TRAIN, {"activations": activations[1], **SHORT}))
     assert run.state == "finished", run.message
