@@ -84,6 +84,7 @@ def publish_sae(
         "weights": float(sum((value.double() ** 2).sum() for value in sae.state_dict().values())),
         "hook": hook,
         "target_hook": target_hook,
+        **({"beyond": sae.norm_limit.distance} if sae.norm_limit else {}),
     }
     recipe = Recipe(kind="sae", config=content, inputs={"activations": activations.ref})
     return produce(store, recipe, "train", build).artifact

@@ -4,7 +4,8 @@ It has the architecture and width of the trained one and random directions. Two 
 sample, so that it is as good as random directions can be: one shift of all encoder biases, such that as many
 latents are active as in the trained one; and one factor on the decoder, without which the overlapping
 directions of a wide dictionary add up to far too long a reconstruction. Where its latents alone are looked
-at, the second is left out, and so what it would be fitted to.
+at, the second is left out, and so what it would be fitted to. It has the norm limit of the trained one, and is fitted
+to what lies within.
 
 Shape legend: N rows of the sample, D width of the input, E width of the target, A active pairs.
 """
@@ -45,9 +46,11 @@ def random_autoencoder(
     sae: SparseAutoencoder, sample_ND: Tensor, seed: int, target_NE: Tensor | None = None
 ) -> SparseAutoencoder:
     """An untrained twin of ``sae`` on the same device, fitted to a sample as the module's docstring says."""
-    device = sae.W_dec.device
-    x_ND = sample_ND.to(device, torch.float32)
-    y_NE = x_ND if target_NE is None else target_NE.to(device, torch.float32)
+    x_ND = sample_ND.to(sae.W_dec.device, torch.float32)
+    y_NE = x_ND if target_NE is None else target_NE.to(x_ND)
+    if sae.norm_limit is not None:
+        kept_N = sae.norm_limit.keeps(x_ND)
+        x_ND, y_NE = x_ND[kept_N], y_NE[kept_N]
     norm = Normalisation(*_centre(x_ND.cpu()), *_centre(y_NE.cpu()))
     control = _as_sparse(sae, x_ND, norm, seed)
     _fit_length(control, x_ND, y_NE)
@@ -58,6 +61,8 @@ def random_autoencoder(
 def random_latents(sae: SparseAutoencoder, sample_ND: Tensor, seed: int) -> SparseAutoencoder:
     """An untrained twin of ``sae`` for its latents alone: no target is needed, and what it decodes means nothing."""
     x_ND = sample_ND.to(sae.W_dec.device, torch.float32)
+    if sae.norm_limit is not None:
+        x_ND = x_ND[sae.norm_limit.keeps(x_ND)]
     mean_D, scale = _centre(x_ND.cpu())
     return _as_sparse(sae, x_ND, Normalisation(mean_D, scale, torch.zeros(sae.d_out), scale), seed)
 
@@ -69,6 +74,7 @@ def _as_sparse(sae: SparseAutoencoder, x_ND: Tensor, norm: Normalisation, seed: 
     untrained.initialise((x_ND.cpu() - norm.mean_D) / norm.scale, control_generator(seed))
     untrained.fold(norm)
     control = control.requires_grad_(requires_grad=False).to(x_ND.device)
+    control.norm_limit = sae.norm_limit
     _match_sparsity(control, x_ND, len(sae.encode_active(x_ND).value_A))
     return control
 

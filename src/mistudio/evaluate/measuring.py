@@ -73,7 +73,7 @@ def _all_metrics(
     """The figures of the autoencoder, which comes first, and those of its control."""
     in_model: Sequence[SpliceLosses | None] = losses or [None] * len(rebuilt)
     metrics, *controls = (
-        {**_rebuilt_metrics(one, dense_above), **_model_metrics(other)}
+        {**_rebuilt_metrics(one, dense_above), **_model_metrics(other), **_filtered_metrics(one, other)}
         for one, other in zip(rebuilt, in_model, strict=True)
     )
     metrics |= _redundancy(cosines_F)
@@ -108,6 +108,18 @@ def _model_metrics(losses: SpliceLosses | None) -> dict[str, JsonScalar]:
         "kl": losses.kl if losses else None,
         "kl_zero": losses.kl_zero if losses else None,
         "kl_recovered": losses.kl_recovered if losses else None,
+    }
+
+
+def _filtered_metrics(rebuilt: Reconstruction, losses: SpliceLosses | None) -> dict[str, JsonScalar]:
+    """What lies beyond the norm limit, and how the autoencoder does with that counted in; nothing without a limit."""
+    if rebuilt.fvu_all is None:
+        return {}
+    return {
+        "filtered_tokens": rebuilt.filtered_tokens,
+        "filtered_fraction": rebuilt.filtered_tokens / (rebuilt.tokens + rebuilt.filtered_tokens),
+        "explained_variance_all": 1 - rebuilt.fvu_all,
+        "ce_filtered_tokens": losses.filtered_tokens if losses else None,
     }
 
 

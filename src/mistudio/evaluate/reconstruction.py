@@ -12,6 +12,9 @@ of all targets:
   which x̂/γ fits y best; below 1 the reconstruction is too short. ``l2_ratio`` is the mean of ‖x̂‖ / ‖y‖,
   whatever the scale of y (SAEBench takes targets shorter than 1e-4 as of length 1; here those of length 0 alone are).
 
+Tokens that training left out (``norm_limit``) are counted and left out here too. Beside these figures stands the FVU
+over all tokens, as if the autoencoder were for them.
+
 A first pass takes the mean of the targets; reading costs little beside encoding.
 
 Shape legend: T tokens of a batch, D width of the input, E width of the target, F features (latents).
@@ -34,7 +37,7 @@ BATCH_ROWS = 4096
 class Reconstruction(NamedTuple):
     """Means over tokens, and how often each latent fires."""
 
-    tokens: int
+    tokens: int  # that are within the norm limit
     fvu: float  # fraction of variance unexplained
     explained_variance_by_token: float
     mse: float  # in squared units of the activations
@@ -44,6 +47,8 @@ class Reconstruction(NamedTuple):
     l2_ratio: float
     relative_bias: float | None  # None where nothing is reconstructed
     density_F: Tensor  # share of tokens on which each latent fires, float64
+    filtered_tokens: int = 0  # beyond the norm limit
+    fvu_all: float | None = None  # over all tokens; None where there is no norm limit
 
     @property
     def dead_fraction(self) -> float:
@@ -73,24 +78,41 @@ def measure_reconstruction(
         target_reader: what has to be reconstructed, row for row; None: the input.
 
     Raises:
-        InputError: input and target have different numbers of rows.
+        InputError: input and target have different numbers of rows, or all are beyond the norm limit.
     """
     target = reader if target_reader is None else target_reader
     if len(target) != len(reader):
         message = f"{reader.hook} has {len(reader):,} rows and {target.hook} {len(target):,}: capture both in one run."
         raise InputError(message)
     num_tokens = min(len(reader), max_tokens or len(reader))
-    mean_E = _mean(target, num_tokens, device)
+    means = _means(sae, reader, target, num_tokens, device)
     sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+    sums_all = torch.zeros(2, dtype=torch.float64)
     count_F = torch.zeros(sae.width, dtype=torch.int64)
     with progress("Evaluate reconstruction", num_tokens, "tokens") as bar:
         for start, x_TD in _batches(reader, num_tokens, device):
             y_TE = x_TD if target_reader is None else _rows(target, start, start + len(x_TD), device)
-            active = sae.encode_active(x_TD)
-            sums += _sums(y_TE, sae.decode_active(active, len(x_TD), x_TD), mean_E, active.value_A).cpu()
+            active = sae.encode_active(x_TD, beyond_limit=True)
+            rebuilt_TE = sae.decode_active(active, len(x_TD), x_TD)
+            if sae.norm_limit is not None:
+                sums_all += _error_and_variance(y_TE, rebuilt_TE, means.all_E).cpu()
+                kept_T = sae.norm_limit.keeps(x_TD)
+                y_TE, rebuilt_TE, active = y_TE[kept_T], rebuilt_TE[kept_T], active.on(kept_T)
+            sums += _sums(y_TE, rebuilt_TE, means.kept_E, active.value_A).cpu()
             count_F += torch.bincount(active.feature_A, minlength=sae.width).cpu()
             bar.advance(len(x_TD))
-    return _reconstruction(dict(zip(_SUMS, sums.tolist(), strict=True)), num_tokens, target.width, count_F)
+    measured = _reconstruction(dict(zip(_SUMS, sums.tolist(), strict=True)), means.num_kept, target.width, count_F)
+    if sae.norm_limit is None:
+        return measured
+    return measured._replace(filtered_tokens=num_tokens - means.num_kept, fvu_all=_fvu(*sums_all.tolist()))
+
+
+class _Means(NamedTuple):
+    """Means of the targets, over the tokens within the norm limit and over all."""
+
+    num_kept: int
+    kept_E: Tensor
+    all_E: Tensor
 
 
 _SUMS = ("error", "variance", "unexplained", "cosine", "l2_ratio", "rebuilt", "product", "active", "activation")
@@ -122,11 +144,20 @@ def _sums(y_TE: Tensor, rebuilt_TE: Tensor, mean_E: Tensor, value_A: Tensor) -> 
     )
 
 
+def _error_and_variance(y_TE: Tensor, rebuilt_TE: Tensor, mean_E: Tensor) -> Tensor:
+    y_TE = y_TE.double()
+    return torch.stack([(y_TE - rebuilt_TE.double()).square().sum(), (y_TE - mean_E).square().sum()])
+
+
+def _fvu(error: float, variance: float) -> float:
+    return error / variance if variance > 0 else float(error > 0)
+
+
 def _reconstruction(sums: dict[str, float], num_tokens: int, width: int, count_F: Tensor) -> Reconstruction:
     error, variance, product = sums["error"], sums["variance"], sums["product"]
     return Reconstruction(
         tokens=num_tokens,
-        fvu=error / variance if variance > 0 else float(error > 0),
+        fvu=_fvu(error, variance),
         explained_variance_by_token=1 - sums["unexplained"] / num_tokens,
         mse=error / (num_tokens * width),
         l0=sums["active"] / num_tokens,
@@ -138,11 +169,25 @@ def _reconstruction(sums: dict[str, float], num_tokens: int, width: int, count_F
     )
 
 
-def _mean(reader: ActivationReader, num_tokens: int, device: torch.device) -> Tensor:
-    total_E = torch.zeros(reader.width, dtype=torch.float64, device=device)
-    for _, rows_TE in _batches(reader, num_tokens, device):
-        total_E += rows_TE.double().sum(dim=0)
-    return total_E / num_tokens
+def _means(
+    sae: SparseAutoencoder, reader: ActivationReader, target: ActivationReader, num_tokens: int, device: torch.device
+) -> _Means:
+    total_E, beyond_E = torch.zeros(2, target.width, dtype=torch.float64, device=device)
+    num_kept = num_tokens
+    for start, y_TE in _batches(target, num_tokens, device):
+        total_E += y_TE.double().sum(dim=0)
+        if sae.norm_limit is not None:
+            x_TD = y_TE if reader is target else _rows(reader, start, start + len(y_TE), device)
+            beyond_T = ~sae.norm_limit.keeps(x_TD)
+            beyond_E += y_TE[beyond_T].double().sum(dim=0)
+            num_kept -= int(beyond_T.sum())
+    if num_tokens and not num_kept:
+        message = (
+            f"All of the {num_tokens:,} tokens at {reader.hook} are beyond the norm limit of the autoencoder: nothing "
+            "is left to measure. Raise max_tokens, or train with a larger max_norm_ratio."
+        )
+        raise InputError(message)
+    return _Means(num_kept, (total_E - beyond_E) / max(num_kept, 1), total_E / num_tokens)
 
 
 def _batches(reader: ActivationReader, num_tokens: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:

@@ -2,7 +2,10 @@
 
 The same sequences run as they are, with zeros in the activation's place, and with the reconstruction of each
 autoencoder spliced in. A transcoder reads at one hook point and is spliced in at another. Special tokens around
-the text, which the autoencoder never saw, keep their activations. Causal models are scored on the next token;
+the text, which the autoencoder never saw, keep their activations. So do tokens beyond its norm limit, with zeros in
+the others' place as with the reconstruction: what the one loses is held against what the other loses by the same
+tokens. They are counted; predictions read off them are scored like all others, so that the clean loss does not depend
+on the autoencoder. Causal models are scored on the next token;
 encoders on tokens that are masked for the purpose (15%, as in BERT's training).
 The masked places are replaced too, although the autoencoder was trained on text without masks: the prediction
 is read off there, so at a late layer nothing else would tell.
@@ -27,8 +30,8 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.instrument import Ends
 from mistudio.parallel import two_at_once
 from mistudio.progress import progress
-from mistudio.sae import SparseAutoencoder
-from mistudio.subject import ResolvedHook, Subject, forward_logits, spliced, token_batch, unedited
+from mistudio.sae import NormLimit, SparseAutoencoder
+from mistudio.subject import ResolvedHook, Subject, forward_logits, observed, spliced, token_batch, unedited
 
 LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
 BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
@@ -47,6 +50,7 @@ class SpliceLosses(NamedTuple):
     kl_zero: float  # from the clean distribution of the prediction to the one with zeros
     ce_spliced: float
     kl: float  # from the clean distribution to the one with the reconstruction
+    filtered_tokens: int = 0  # beyond the norm limit, which kept their activations
 
     @property
     def ce_recovered(self) -> float | None:
@@ -79,9 +83,10 @@ def measure_splice(
     ends = ends if isinstance(ends, Ends) else Ends(ends, ends)
     generator = torch.Generator().manual_seed(seed)
     batches = _draw(corpus, max_tokens, subject.vocab_size, generator)
-    sums = torch.zeros(4 + 2 * len(saes), dtype=torch.float64)
+    limits = _distinct_limits(saes)
+    sums = torch.zeros(_num_sums(saes, limits), dtype=torch.float64)
     total = sum(int(corpus.lengths("heldout")[batch].sum()) for batch in batches)
-    measure = partial(_measure_batch, subject, ends, saes, corpus)
+    measure = partial(_measure_batch, subject, ends, saes, limits, corpus)
     # What is masked is drawn in the order of the batches, whichever is measured first.
     seeds = torch.randint(1 << 62, (len(batches),), generator=generator).tolist()
     at_once = two_at_once() if subject.device.type == "cpu" else nullcontext()
@@ -92,8 +97,31 @@ def measure_splice(
     count = int(sums[0])
     if not count:
         return []
-    shared, own = (sums[1:4] / count).tolist(), (sums[4:] / count).reshape(-1, 2).tolist()
-    return [SpliceLosses(count, *shared, *losses) for losses in own]
+    ce_clean, *means = (sums[1 : -len(limits)] / count).tolist()
+    pairs = list(zip(means[::2], means[1::2], strict=True))
+    zeros, own, filtered = pairs[: len(limits)], pairs[len(limits) :], sums[-len(limits) :].long().tolist()
+    return [
+        SpliceLosses(count, ce_clean, *zeros[place], *losses, filtered[place])
+        for place, losses in zip([_place(limits, sae) for sae in saes], own, strict=True)
+    ]
+
+
+def _distinct_limits(saes: Sequence[SparseAutoencoder]) -> list[NormLimit | None]:
+    """The norm limits of the autoencoders, each once: what is zeroed depends on them alone."""
+    limits: list[NormLimit | None] = []
+    for sae in saes:
+        if not any(sae.norm_limit is limit for limit in limits):
+            limits.append(sae.norm_limit)
+    return limits
+
+
+def _place(limits: Sequence[NormLimit | None], sae: SparseAutoencoder) -> int:
+    return next(place for place, limit in enumerate(limits) if limit is sae.norm_limit)
+
+
+def _num_sums(saes: Sequence[SparseAutoencoder], limits: Sequence[NormLimit | None]) -> int:
+    """Predictions and clean loss; two figures with zeros and one count a limit; two figures an autoencoder."""
+    return 2 + 3 * len(limits) + 2 * len(saes)
 
 
 def _can_predict(subject: Subject) -> bool:
@@ -115,11 +143,12 @@ def _measure_batch(
     subject: Subject,
     ends: Ends,
     saes: Sequence[SparseAutoencoder],
+    limits: Sequence[NormLimit | None],
     corpus: TokenCorpus,
     batch: np.ndarray,
     seed: int,
 ) -> Tensor:
-    """Number of predictions, clean loss, zero loss and divergence, and both of each autoencoder: sums."""
+    """Sums: predictions, clean loss; loss and divergence with zeros, and with each autoencoder; tokens left out."""
     token_ids = corpus.batch("heldout", batch).token_ids
     ids_BT, mask_BT, text_BT = token_batch(subject, token_ids, corpus.num_prefix, corpus.num_suffix)
     inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, torch.Generator().manual_seed(seed))
@@ -128,18 +157,30 @@ def _measure_batch(
     answered_BT = scored_BT.roll(-1, dims=1) if subject.is_causal else scored_BT
     place_N = answered_BT.flatten().nonzero().squeeze(1)
 
-    def run(replace: Replace | None) -> Tensor:
-        with _replacing(subject, ends, text_BT, replace) if replace else unedited():
-            return forward_logits(subject, inputs_BT, mask_BT)
+    if not len(place_N):
+        return torch.zeros(_num_sums(saes, limits), dtype=torch.float64)
+    kept_BT = [text_BT] * len(limits)
 
-    sums = [0.0] * (4 + 2 * len(saes))
-    if len(place_N):
-        clean_BTV = run(None)
-        clean_loss, _ = _loss_and_kl(clean_BTV, clean_BTV, place_N, answer_N)
-        sums = [len(answer_N), clean_loss]
-        for replace in (_zeros_for(ends), *map(_reconstruction_of, saes)):
-            sums += _loss_and_kl(run(replace), clean_BTV, place_N, answer_N)
+    def look(x_BTD: Tensor) -> None:
+        kept_BT[:] = [_within(limit, text_BT, x_BTD) for limit in limits]
+
+    with unedited(), observed(subject, ends.read, look) if any(limits) else nullcontext():
+        clean_BTV = forward_logits(subject, inputs_BT, mask_BT)
+    clean_loss, _ = _loss_and_kl(clean_BTV, clean_BTV, place_N, answer_N)
+    sums = [len(answer_N), clean_loss]
+    replacements = [(here_BT, _zeros_for(ends)) for here_BT in kept_BT]
+    replacements += [(kept_BT[_place(limits, sae)], _reconstruction_of(sae)) for sae in saes]
+    for here_BT, replace in replacements:
+        with _replacing(subject, ends, here_BT, replace):
+            changed_BTV = forward_logits(subject, inputs_BT, mask_BT)
+        sums += _loss_and_kl(changed_BTV, clean_BTV, place_N, answer_N)
+    sums += [int(text_BT.sum() - here_BT.sum()) for here_BT in kept_BT]
     return torch.tensor(sums, dtype=torch.float64)
+
+
+def _within(limit: NormLimit | None, text_BT: Tensor, x_BTD: Tensor) -> Tensor:
+    """The places of the text whose activations are within a limit."""
+    return text_BT if limit is None else text_BT & limit.keeps(x_BTD.flatten(0, 1)).view(text_BT.shape).cpu()
 
 
 def _zeros_for(ends: Ends) -> Replace:

@@ -7,7 +7,7 @@ Shape legend: N tokens, F features, A active (token, feature) pairs, R rows of a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -36,17 +36,23 @@ class Firings:
         start_F: where each feature's pairs begin, and where the last one's end [F + 1].
         token_A: tokens, ascending within a feature.
         value_A: activations, above 0.
+        filtered_tokens: tokens beyond the autoencoder's norm limit, on which nothing fires; None where it has none.
     """
 
     num_tokens: int
     start_F: NDArray[np.int64]
     token_A: NDArray[np.int32]
     value_A: NDArray[np.float32]
+    filtered_tokens: int | None = None
 
     @property
     def num_features(self) -> int:
         """F."""
         return len(self.start_F) - 1
+
+    def filtered(self) -> dict[str, int]:
+        """``filtered_tokens`` for a summary; nothing where there is no norm limit."""
+        return {} if self.filtered_tokens is None else {"filtered_tokens": self.filtered_tokens}
 
     def of(self, feature: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The tokens that a feature fires on, ascending, and its activations there."""
@@ -88,14 +94,19 @@ def read_firings(
     import torch
 
     parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
+    num_filtered = 0
     with progress("Encode tokens", len(tokens), "tokens") as bar:
         for row_R, token_R in _batches(source, tokens):
-            active = sae.encode_active(_rows(source, row_R).to(device, torch.float32))
+            acts_RD = _rows(source, row_R).to(device, torch.float32)
+            active = sae.encode_active(acts_RD)
+            if sae.norm_limit is not None:
+                num_filtered += int((~sae.norm_limit.keeps(acts_RD)).sum())
             place_A = token_R[active.token_A.cpu().numpy()]
             feature_A = active.feature_A.cpu().numpy().astype(np.int32)
             parts.append((place_A.astype(np.int32), feature_A, active.value_A.cpu().numpy()))
             bar.advance(len(row_R))
-    return _table(parts, len(tokens), sae.width)
+    firings = _table(parts, len(tokens), sae.width)
+    return firings if sae.norm_limit is None else replace(firings, filtered_tokens=num_filtered)
 
 
 def _batches(source: "RowSource[Tensor]", tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -174,7 +174,8 @@ class _Explaining:
         if self._program is None:
             tokens, firings = self.material.read("train", self.config.max_tokens, self.seed, self.material.strings())
             self._program = ProgramExplainer(tokens, firings, self.config.program, self.seed)
-            read = {"num_tokens": len(tokens), "documents": np.unique(tokens.document_N).tolist()}
+            documents = np.unique(tokens.document_N).tolist()
+            read = {"num_tokens": len(tokens), **firings.filtered(), "documents": documents}
             with self.draft.stage_work(_READ_NAME) as path:
                 path.write_text(json.dumps(read))
         return self._program
@@ -200,6 +201,7 @@ class _Explaining:
             "labels": len(labels),
             "explainers": ", ".join(self.config.explainers),
             "tokens": read.get("num_tokens", 0),
+            **{name: read[name] for name in ("filtered_tokens",) if name in read},
             "documents": len(read.get("documents", ())),
         }
 

@@ -83,11 +83,22 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     _write_features(draft, opened, sample, tokens, lens, {"coherence": coherence_F, **effects}, config)
     draft.write(ABOUT_NAME, about(search).model_dump_json().encode())
     return {
+        "features": search.statistics.num_features,
+        **counted(opened),
         **_figures(search, coherence_F, group_F, effects, config),
         "contexts": sum(counts.values()),
         **{f"contexts.{kind}": count for kind, count in counts.items()},
         "logit_lens": lens is not None,
     }
+
+
+def counted(opened: Searched) -> dict[str, int | float]:
+    """The tokens that were searched, and those that the autoencoder's norm limit left out, if it has one."""
+    kept, filtered = opened.search.statistics.num_tokens, opened.search.statistics.filtered_tokens
+    if opened.sae.norm_limit is None:
+        return {"tokens": kept}
+    fraction = round(filtered / max(kept + filtered, 1), 6)
+    return {"tokens": kept, "filtered_tokens": filtered, "filtered_fraction": fraction}
 
 
 def _compare(
@@ -164,8 +175,6 @@ def _figures(
         for name, values in effects.items()
     }
     return {
-        "features": statistics.num_features,
-        "tokens": statistics.num_tokens,
         "silent_features": int((statistics.count_F == 0).sum()),
         "coherent_features": int((coherence_F >= config.coherence_threshold).sum()),
         "near_duplicates": int((group_F >= 0).sum()),

@@ -80,10 +80,15 @@ class Search:
         self.sample = SampleKeeper(num_features, config.sample_tokens / max(num_rows, 1), seed)
         self._priority_sample = PrioritySample(num_features, seed)
 
-    def update(self, active: ActiveLatents, meta: Mapping[str, NDArray[np.int32]]) -> None:
-        """Take in the active latents of a chunk of whole sequences."""
+    def update(
+        self,
+        active: ActiveLatents,
+        meta: Mapping[str, NDArray[np.int32]],
+        kept_N: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Take in the active latents of a chunk of whole sequences; tokens that are not kept are counted apart."""
         rows = ChunkRows(meta["document"], meta["sequence"], meta["position"])
-        self.statistics.update(active, len(rows.document), self._classes(rows))
+        self.statistics.update(active, len(rows.document), self._classes(rows), kept_N)
         self.top.update(active, rows)
         if self.config.sampled_contexts:
             self.pool.update(active, rows, self._priority_sample.draw(active, rows))
@@ -159,16 +164,17 @@ def run_search(
     """Go through ``chunks``, from the last checkpoint on if a killed run has left one."""
     with progress("Find contexts", sum(chunk.stop - chunk.start for chunk in chunks), "tokens") as bar:
         done = _resume(search, draft)
-        bar.advance(search.statistics.num_tokens)
+        bar.advance(search.statistics.num_tokens + search.statistics.filtered_tokens)
         left = [chunk for chunk in chunks if chunk.shard >= done]
 
-        def read(chunk: Chunk) -> tuple[ActiveLatents, Mapping[str, NDArray[np.int32]]]:
+        def read(chunk: Chunk) -> tuple[ActiveLatents, Mapping[str, NDArray[np.int32]], NDArray[np.bool_] | None]:
             acts_ND = reader.acts(chunk.start, chunk.stop).to(device, torch.float32)
-            return sae.encode_active(acts_ND), reader.meta(chunk.start, chunk.stop)
+            kept_N = None if sae.norm_limit is None else sae.norm_limit.keeps(acts_ND).cpu().numpy()
+            return sae.encode_active(acts_ND), reader.meta(chunk.start, chunk.stop), kept_N
 
         with closing(Prefetched(read, left, ahead=1)) as made:
-            for number, (chunk, (active, meta)) in enumerate(zip(left, made, strict=True)):
-                search.update(active, meta)
+            for number, (chunk, found) in enumerate(zip(left, made, strict=True)):
+                search.update(*found)
                 bar.advance(chunk.stop - chunk.start)
                 if number + 1 == len(left) or left[number + 1].shard > chunk.shard:
                     _save(search, draft, chunk.shard + 1)

@@ -19,6 +19,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 _BINS_PER_OCTAVE = 4
 _UNITS = 1 << 24  # sums are of whole numbers: 2**-24 of the standard deviation each
 _ANYTHING = 0xFFFF
+_FILTERED = "filtered_tokens"  # in the state where there are any
 _PAIRS_AT_ONCE = 1 << 16  # so that what is made of them stays in the cache
 
 
@@ -51,10 +52,14 @@ class FeatureStatistics:
         self.histogram_FH = torch.zeros(num_features, NUM_BINS, dtype=torch.int64)
         self.tokens_by = {name: torch.zeros(size, dtype=torch.int64) for name, size in (classes or {}).items()}
         self.fired_by = {name: torch.zeros(num_features, len(each)).long() for name, each in self.tokens_by.items()}
-        self.num_tokens = 0
+        self.num_tokens, self.filtered_tokens = 0, 0
 
     def update(
-        self, active: ActiveLatents, num_tokens: int, class_N: Mapping[str, NDArray[np.int64]] | None = None
+        self,
+        active: ActiveLatents,
+        num_tokens: int,
+        class_N: Mapping[str, NDArray[np.int64]] | None = None,
+        kept_N: NDArray[np.bool_] | None = None,
     ) -> None:
         """Count the active latents of ``num_tokens`` tokens; what lies past the edges goes to the outer bins.
 
@@ -62,11 +67,15 @@ class FeatureStatistics:
             active: the pairs.
             num_tokens: N.
             class_N: the class of each token, for each way to tell them apart.
+            kept_N: which tokens count, nothing being active on the others; None: all.
         """
-        self.num_tokens += num_tokens
+        num_kept = num_tokens if kept_N is None else int(kept_N.sum())
+        self.num_tokens += num_kept
+        self.filtered_tokens += num_tokens - num_kept
         classes = class_N or {}
         for name, each_N in classes.items():
-            self.tokens_by[name] += torch.from_numpy(np.bincount(each_N, minlength=len(self.tokens_by[name])))
+            counted_N = each_N if kept_N is None else each_N[kept_N]
+            self.tokens_by[name] += torch.from_numpy(np.bincount(counted_N, minlength=len(self.tokens_by[name])))
         columns = [column.cpu().numpy() for column in (active.token_A, active.feature_A, active.value_A.float())]
         for start in range(0, len(columns[0]), _PAIRS_AT_ONCE):
             token_A, feature_A, value_A = (column[start : start + _PAIRS_AT_ONCE] for column in columns)
@@ -79,32 +88,30 @@ class FeatureStatistics:
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add what was counted over other tokens, by its state."""
-        for name, counts in self.state_dict().items():
+        self.num_tokens += int(state["num_tokens"])
+        self.filtered_tokens += int(state.get(_FILTERED, 0))
+        for name, counts in self._counts().items():
             if name == "max_F":
                 torch.maximum(counts, state[name], out=counts)
-            elif name == "num_tokens":
-                self.num_tokens += int(state[name])
             else:
                 counts += state[name]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All counts."""
-        by_class = {f"tokens_by.{name}": each for name, each in self.tokens_by.items()}
-        by_class |= {f"fired_by.{name}": each for name, each in self.fired_by.items()}
-        return {
-            "num_tokens": torch.tensor(self.num_tokens),
-            "units_F": self.units_F,
-            "max_F": self.max_F,
-            "histogram_FH": self.histogram_FH,
-            **by_class,
-        }
+        filtered = {_FILTERED: torch.tensor(self.filtered_tokens)} if self.filtered_tokens else {}
+        return {"num_tokens": torch.tensor(self.num_tokens), **filtered, **self._counts()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over the counts of :meth:`state_dict`."""
-        self.num_tokens, self.units_F = int(state["num_tokens"]), state["units_F"]
-        self.max_F, self.histogram_FH = state["max_F"], state["histogram_FH"]
+        self.num_tokens, self.filtered_tokens = int(state["num_tokens"]), int(state.get(_FILTERED, 0))
+        self.units_F, self.max_F, self.histogram_FH = state["units_F"], state["max_F"], state["histogram_FH"]
         self.tokens_by = {name: state[f"tokens_by.{name}"] for name in self.tokens_by}
         self.fired_by = {name: state[f"fired_by.{name}"] for name in self.fired_by}
+
+    def _counts(self) -> dict[str, Tensor]:
+        by_class = {f"tokens_by.{name}": each for name, each in self.tokens_by.items()}
+        by_class |= {f"fired_by.{name}": each for name, each in self.fired_by.items()}
+        return {"units_F": self.units_F, "max_F": self.max_F, "histogram_FH": self.histogram_FH, **by_class}
 
     @property
     def count_F(self) -> Tensor:

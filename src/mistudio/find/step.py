@@ -111,12 +111,13 @@ def find_part(
     given = _given(store, sae, source, subject_config, seed)
 
     def build(draft: Draft) -> Summary:
+        from mistudio.find.publish import counted
         from mistudio.find.search import save_state
 
         with _opened(store, given, config) as opened:
             _pass(opened, draft, part, num_parts)
             save_state(opened.search, draft)
-            return {"part": part, "num_parts": num_parts, "tokens": opened.search.statistics.num_tokens}
+            return {"part": part, "num_parts": num_parts, **counted(opened)}
 
     return produce(store, given.part_recipe(config, part, num_parts), "find_part", build)
 

@@ -2,6 +2,8 @@
 
 Texts may come without end. Some go through the model together, and of these the activations are held.
 
+On a token beyond an autoencoder's norm limit nothing is active, as everywhere; a reading says which tokens those are.
+
 Shape legend: T tokens of a text, N tokens of some texts, D width of a hook point, L chosen latents, A active
 (token, latent) pairs.
 """
@@ -30,6 +32,7 @@ class ChosenReading(NamedTuple):
 
     tokens: TextTokens
     value_TL: NDArray[np.float32]
+    beyond_T: NDArray[np.bool_]  # tokens that the autoencoder leaves out; none where it has no norm limit
 
 
 class ActiveReading(NamedTuple):
@@ -39,6 +42,7 @@ class ActiveReading(NamedTuple):
     token_A: NDArray[np.int64]  # which token of the text
     latent_A: NDArray[np.int64]
     value_A: NDArray[np.float32]  # above 0
+    beyond_T: NDArray[np.bool_]  # tokens that the autoencoder leaves out; none where it has no norm limit
 
 
 class ActivationReading(NamedTuple):
@@ -79,9 +83,11 @@ def read_chosen(
     """
     latent_L = torch.tensor([_whole(each) for each in latents], dtype=torch.int64)
     for tokens, acts in _some_at_once(subject, [hook], texts, context_length):
-        value_NL = sae.encode_chosen(acts[hook.point].to(sae.W_dec), latent_L).cpu().numpy()
-        ends = np.cumsum([len(one.token_ids) for one in tokens])
-        yield from map(ChosenReading, tokens, np.split(value_NL, ends[:-1]))
+        acts_ND = acts[hook.point].to(sae.W_dec)
+        value_NL = sae.encode_chosen(acts_ND, latent_L).cpu().numpy()
+        beyond_N = ~sae.keeps(acts_ND).cpu().numpy()
+        ends = np.cumsum([len(one.token_ids) for one in tokens])[:-1]
+        yield from map(ChosenReading, tokens, np.split(value_NL, ends), np.split(beyond_N, ends))
 
 
 def read_active(
@@ -97,13 +103,15 @@ def read_active(
         SubjectError: the tokenizer's template cannot be understood, or has none for chats.
     """
     for tokens, acts in _some_at_once(subject, [hook], texts, context_length):
-        active = sae.encode_active(acts[hook.point].to(sae.W_dec))
+        acts_ND = acts[hook.point].to(sae.W_dec)
+        active = sae.encode_active(acts_ND)
+        beyond_N = ~sae.keeps(acts_ND).cpu().numpy()
         token_A, latent_A, value_A = (column.cpu().numpy() for column in active)
         first = 0
         for one in tokens:
             last = first + len(one.token_ids)
             pairs = slice(*np.searchsorted(token_A, (first, last)).tolist())
-            yield ActiveReading(one, token_A[pairs] - first, latent_A[pairs], value_A[pairs])
+            yield ActiveReading(one, token_A[pairs] - first, latent_A[pairs], value_A[pairs], beyond_N[first:last])
             first = last
 
 

@@ -123,14 +123,27 @@ def export_sae(artifact: Artifact, folder: Path, format_name: str, features: Seq
     """
     if format_name == onnx.NAME:
         _check_free(folder, (onnx.ENCODE, onnx.DECODE, onnx.ENCODE_FEATURES))
-        return onnx.write(load_autoencoder(artifact), folder, features)
+        return onnx.write(_without_limit(artifact), folder, features)
     chosen = _format(format_name, onnx.NAME)
     if features:
         message = f"An encoder of chosen latents is written in the format {onnx.NAME} alone, not {format_name}."
         raise ConfigError(message)
     _check_free(folder, chosen.files)
-    chosen.write(load_autoencoder(artifact), folder, hook_of(artifact), target_hook_of(artifact))
+    chosen.write(_without_limit(artifact), folder, hook_of(artifact), target_hook_of(artifact))
     return [folder / name for name in chosen.files]
+
+
+def _without_limit(artifact: Artifact) -> SparseAutoencoder:
+    """The autoencoder as other formats can hold it."""
+    sae = load_autoencoder(artifact)
+    if sae.norm_limit is not None:
+        logger.warning(
+            "%s was trained without tokens beyond a norm limit (max_norm_ratio), which other formats cannot hold: what "
+            "is written encodes such tokens too.",
+            artifact.uri,
+        )
+        sae.norm_limit = None
+    return sae
 
 
 def _check_free(folder: Path, names: Sequence[str]) -> None:

@@ -51,24 +51,33 @@ METRICS = (
     Metric("tokens", "Evaluated tokens", "held-out tokens that the figures were measured on"),
 )
 
+# Where tokens are beyond the autoencoder's norm limit.
+FILTERED_METRICS = (
+    Metric("explained_variance_all", "Explained variance, all tokens", "with the tokens that training left out"),
+    Metric("filtered_tokens", "Tokens left out", "held-out tokens too far from the others, as in training"),
+    Metric("filtered_fraction", "Share left out", "of the held-out tokens"),
+    Metric("ce_filtered_tokens", "Tokens left out, in the model", "their activations stay as they are"),
+)
+
 
 def read_metrics(evaluation: Artifact) -> dict[str, float | None]:
-    """All figures of :data:`METRICS`; None where one was not measured.
+    """All figures of :data:`METRICS`, None where one was not measured, and what there is of the filtered ones.
 
     Raises:
         DamagedArtifact: ``metrics.json`` is not what was published.
     """
     raw = json.loads(evaluation.file("metrics.json").read_text(encoding="utf-8"))
-    return {metric.key: finite(raw.get(metric.key)) for metric in METRICS}
+    metrics = [*METRICS, *(metric for metric in FILTERED_METRICS if metric.key in raw)]
+    return {metric.key: finite(raw.get(metric.key)) for metric in metrics}
 
 
 def write_metric(key: str, value: float | None) -> str:
     """A figure as people read it."""
     if value is None:
         return MISSING
-    if key == "tokens":
+    if key.endswith("tokens"):
         return f"{int(value):,}"
-    if key in {"dead_fraction", "dense_fraction"}:
+    if key in {"dead_fraction", "dense_fraction", "filtered_fraction"}:
         return f"{100 * value:.3g}%"
     return f"{value:.3g}" if key in {"l0", "l1"} and value >= 1 else f"{value:.3f}"
 

@@ -24,18 +24,20 @@ if TYPE_CHECKING:
         save_weights,
         target_hook_of,
     )
+    from mistudio.sae.limit import NormLimit
     from mistudio.sae.training import Losses, Normalisation, SAETraining, Stage
     from mistudio.sae.workers import ALONE, WorkerFailed, Workers, start_workers
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "autoencoder", "files", "training", "workers")
+    __getattr__ = from_modules(__name__, "autoencoder", "files", "limit", "training", "workers")
 
 __all__ = [
     "ALONE",
     "ActiveLatents",
     "ExportForm",
     "Losses",
+    "NormLimit",
     "Normalisation",
     "Parallel",
     "SAEConfig",

@@ -10,6 +10,9 @@ transcoders a linear map (Paulo et al. 2025, arXiv:2501.18823).
 No bias is subtracted from the input: while training the input is normalised, and what is published takes
 activations as the model has them.
 
+Where training left out tokens far from the others, the autoencoder knows from where on (``norm_limit``), and nothing
+is active on such a token.
+
 Shape legend: T tokens, D width of the input, E width of the output, F features (latents), A active (token,
 latent) pairs, C chosen latents.
 """
@@ -26,6 +29,7 @@ from mistudio.errors import ConfigError, InputError
 from mistudio.parallel import single_threads
 from mistudio.sae.config import ArchitectureConfig
 from mistudio.sae.kernels import ActivePattern, weighted_bags
+from mistudio.sae.limit import NormLimit
 from mistudio.sae.selection import ascending
 
 # Pre-activations held at once while encoding: large enough for fast products, whatever the width.
@@ -41,6 +45,11 @@ class ActiveLatents(NamedTuple):
     token_A: Tensor  # which token, int64
     feature_A: Tensor  # which latent, int64
     value_A: Tensor  # its activation, > 0
+
+    def on(self, wanted_T: Tensor) -> "ActiveLatents":
+        """What is active on wanted tokens [T], bool; tokens keep their numbers."""
+        kept_A = wanted_T[self.token_A]
+        return ActiveLatents(self.token_A[kept_A], self.feature_A[kept_A], self.value_A[kept_A])
 
 
 class ExportForm(NamedTuple):
@@ -73,6 +82,8 @@ class SparseAutoencoder(nn.Module, ABC):
     own_weights: ClassVar[tuple[str, ...]] = ()
     # As other libraries can hold it; asked for by :meth:`exported_as`.
     export_form: ClassVar[ExportForm | None] = None
+    # Beyond it training left tokens out; set when training is over, and on loading.
+    norm_limit: NormLimit | None = None
 
     def __init__(self, config: ArchitectureConfig, d_in: int, d_out: int | None = None) -> None:
         super().__init__()
@@ -121,8 +132,23 @@ class SparseAutoencoder(nn.Module, ABC):
         """The activations of selected latents; ReLU by default. What is not positive is not active."""
         return torch.relu(pre_A)
 
-    def encode_active(self, x_TD: Tensor) -> ActiveLatents:
-        """The active latents of each token, without gradients; memory does not grow with tokens times features."""
+    def keeps(self, x_TD: Tensor) -> Tensor:
+        """Which tokens are within the norm limit [T], bool; all, where there is none."""
+        if self.norm_limit is None:
+            return torch.ones(len(x_TD), dtype=torch.bool, device=x_TD.device)
+        return self.norm_limit.keeps(x_TD)
+
+    def encode_active(self, x_TD: Tensor, *, beyond_limit: bool = False) -> ActiveLatents:
+        """The active latents of each token, without gradients; memory does not grow with tokens times features.
+
+        Args:
+            x_TD: inputs.
+            beyond_limit: encode tokens beyond the norm limit like any other; otherwise nothing is active on them.
+        """
+        active = self._encode_all(x_TD)
+        return active if beyond_limit or self.norm_limit is None else active.on(self.norm_limit.keeps(x_TD))
+
+    def _encode_all(self, x_TD: Tensor) -> ActiveLatents:
         block_tokens = max(BLOCK_PREACTIVATIONS // self.width, 1)
         on_cpu = x_TD.device.type == "cpu"
         if on_cpu:
@@ -183,7 +209,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def reconstruct(self, x_TD: Tensor) -> Tensor:
-        """Encode and decode [T, E]."""
+        """Encode and decode [T, E]; a token beyond the norm limit gets what passes beside the latents."""
         return self.decode_active(self.encode_active(x_TD), len(x_TD), x_TD)
 
     def with_skip(self, out_TE: Tensor, x_TD: Tensor | None) -> Tensor:
@@ -243,7 +269,8 @@ class ThresholdedAutoencoder(SparseAutoencoder):
         threshold_F = self.threshold_F.expand(self.width)
         pre_TC = functional.linear(x_TD, self.W_enc[latents_C], self.b_enc[latents_C])
         acts_TC = self.activate(pre_TC, latents_C)
-        return torch.where((pre_TC > threshold_F[latents_C]) & (acts_TC > 0), acts_TC, 0.0)
+        acts_TC = torch.where((pre_TC > threshold_F[latents_C]) & (acts_TC > 0), acts_TC, 0.0)
+        return acts_TC if self.norm_limit is None else acts_TC.masked_fill(~self.norm_limit.keeps(x_TD)[:, None], 0.0)
 
 
 def _check_scale(d_in: int, d_out: int) -> None:

@@ -186,8 +186,9 @@ class _Scoring:
             self._read = self.material.read("heldout", self.config.max_tokens, self.seed, self.material.strings())
             documents = np.unique(self._read[0].document_N)
             self._refuse_seen(documents)
+            read = {"num_tokens": len(self._read[0]), **self._read[1].filtered(), "documents": documents.tolist()}
             with self.draft.stage_work(_READ_NAME) as path:
-                path.write_text(json.dumps({"num_tokens": len(self._read[0]), "documents": documents.tolist()}))
+                path.write_text(json.dumps(read))
         return self._read
 
     def _refuse_seen(self, documents: NDArray[np.int32]) -> None:
@@ -236,7 +237,8 @@ class _Scoring:
         content |= {"threshold": self.threshold, "heldout": read}
         content["spending"] = self.judge.spending.totals() if self.judge is not None else None
         self.draft.write(SUMMARY_NAME, json.dumps(content, indent=1, sort_keys=True).encode())
-        return {**content["headlines"], "tokens": read["num_tokens"], "documents": len(read["documents"])}
+        filtered = {name: read[name] for name in ("filtered_tokens",) if name in read}
+        return {**content["headlines"], "tokens": read["num_tokens"], **filtered, "documents": len(read["documents"])}
 
 
 def _program_scores(scorer: ProgramScorer, name: str, explanation: Explanation) -> list[Score]:

@@ -62,7 +62,8 @@ class TrainConfig(Settings):
     max_norm_ratio: float | None = Field(
         default=None,
         gt=1,
-        description="leave out tokens farther from the mean than so many times the median; None: none",
+        description="leave out tokens farther from the middle than so many times the median, here and in all that "
+        "follows; None: none",
     )
     encoder_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",

@@ -21,9 +21,19 @@ from mistudio.activations import ActivationStream
 from mistudio.errors import ConfigError
 from mistudio.heap import release_freed_memory
 from mistudio.out_of_memory import is_out_of_memory, memory_needed, too_little_memory
-from mistudio.sae import ALONE, Losses, Parallel, SAETraining, SparseAutoencoder, Stage, Workers, new_autoencoder
+from mistudio.sae import (
+    ALONE,
+    Losses,
+    NormLimit,
+    Parallel,
+    SAETraining,
+    SparseAutoencoder,
+    Stage,
+    Workers,
+    new_autoencoder,
+)
 from mistudio.train.config import TrainConfig
-from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair
+from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair, norm_limit, within
 from mistudio.train.schedule import Schedule, steps_for
 from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
 
@@ -71,6 +81,9 @@ class Learner:
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
         sample = as_float32(stream.sample(SAMPLE_ROWS))
+        self.norm_limit = norm_limit(sample, config)
+        if self.norm_limit:
+            sample = within(sample, self.norm_limit)
         self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
         self.training: SAETraining = self.sae.for_training()
@@ -143,6 +156,7 @@ class Learner:
         self.sae.cpu()
         self.training.constrain()
         self.training.fold(self.scaling.normalisation)
+        self.sae.norm_limit = self.norm_limit
         for name in self.training.names_by_latent():
             weight = getattr(self.sae, name)
             weight.data = self.training.latents.collect(weight.data)
@@ -197,18 +211,21 @@ class Learner:
             setattr(self, name, scalars[name])
 
     def _normalised(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Inputs and targets in the units of training, without tokens of too large a norm."""
+        """Inputs and targets in the units of training, without tokens beyond the norm limit."""
+        if self.norm_limit:
+            rows = self._within_limit(rows, self.norm_limit)
         input_TD, target_TE = as_pair(rows)
         x_TD = self.scaling.inputs(input_TD)
-        y_TE = self.scaling.targets(target_TE) if self.config.target_hook else x_TD
-        if self.config.max_norm_ratio is None:
-            return x_TD, y_TE
-        kept_T = x_TD.norm(dim=1) <= self.scaling.max_norm
-        if not bool(kept_T.any()):
+        return x_TD, self.scaling.targets(target_TE) if self.config.target_hook else x_TD
+
+    def _within_limit(self, rows: Rows, limit: NormLimit) -> Rows:
+        kept = within(rows, limit)
+        num_kept = len(as_pair(kept)[0])
+        if not num_kept:
             message = f"max_norm_ratio {self.config.max_norm_ratio:g} leaves out every token of a batch: raise it."
             raise ConfigError(message)
-        self.filtered_tokens += int((~kept_T).sum())
-        return x_TD[kept_T], y_TE[kept_T]
+        self.filtered_tokens += len(as_pair(rows)[0]) - num_kept
+        return kept
 
     def _gradients(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         """Gradients of a whole batch; where memory runs out, the same again in smaller parts."""

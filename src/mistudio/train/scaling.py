@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mistudio.sae import Normalisation
+from mistudio.sae import Normalisation, NormLimit
 from mistudio.train.config import TrainConfig
 
 _MEDIAN_STEPS = 100
@@ -24,7 +24,6 @@ class Scaling(NamedTuple):
     normalisation: Normalisation
     target_variance: float  # mean variance a dimension of normalised targets
     b_dec_E: Tensor  # where the decoder's bias starts, normalised
-    max_norm: float  # largest norm of a normalised token that is kept
     activation_std: float  # root of the mean variance over the dimensions, in the activations' units
 
     @classmethod
@@ -40,7 +39,6 @@ class Scaling(NamedTuple):
             Normalisation(mean_D, scale, mean_E, target_scale),
             max(variance / target_scale**2, 1e-12),
             (origin_E - mean_E) / target_scale,
-            float((input_ND - mean_D).norm(dim=1).median()) / scale * (config.max_norm_ratio or 1.0),
             max(variance**0.5, 1e-8),
         )
 
@@ -51,6 +49,24 @@ class Scaling(NamedTuple):
     def targets(self, y_TE: Tensor) -> Tensor:
         """Targets in the units of training [T, E]."""
         return (y_TE - self.normalisation.target_mean_E.to(y_TE.device)).div_(self.normalisation.target_scale)
+
+
+def norm_limit(sample: Rows, config: TrainConfig) -> NormLimit | None:
+    """The limit that ``max_norm_ratio`` sets, measured on a sample; None where none is wanted.
+
+    The centre and the typical distance are medians: a mean would follow the few that are to be left out.
+    """
+    if config.max_norm_ratio is None:
+        return None
+    input_ND, _ = as_pair(sample)
+    centre_D = input_ND.median(dim=0).values if config.normalisation == "centred" else torch.zeros_like(input_ND[0])
+    return NormLimit(centre_D, config.max_norm_ratio * float((input_ND - centre_D).norm(dim=1).median()))
+
+
+def within(rows: Rows, limit: NormLimit) -> Rows:
+    """The rows whose inputs are within the limit, and their targets."""
+    kept_N = limit.keeps(as_pair(rows)[0])
+    return rows[kept_N] if isinstance(rows, Tensor) else (rows[0][kept_N], rows[1][kept_N])
 
 
 def as_float32(rows: Rows, device: torch.device | None = None) -> Rows:

@@ -205,6 +205,8 @@ def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
     draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.activation_std, config.target_hook))
     draft.write(TRAINING_NAME, json.dumps(learner.history, indent=0, sort_keys=True).encode())
     last = learner.history[-1]
+    passed = learner.tokens + learner.filtered_tokens
+    filtered = {"filtered_fraction": round(learner.filtered_tokens / passed, 6)} if learner.norm_limit else {}
     return {
         "architecture": config.sae.architecture,
         "hook": config.hook,
@@ -213,6 +215,7 @@ def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
         "width": sae.width,
         "tokens": learner.tokens,
         "filtered_tokens": learner.filtered_tokens,
+        **filtered,
         "steps": learner.step,
         "epochs": round(learner.tokens / learner.epoch_tokens, 2),
         "stopped_because": learner.schedule.stopped_because,

@@ -21,7 +21,7 @@ from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
 from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.instrument import Ends
-from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
+from mistudio.sae import NormLimit, SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, forward_logits, resolve_hooks, spliced
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
 from tests.support.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
@@ -87,6 +87,31 @@ def test_batches_with_padding_give_the_losses_of_one_sequence_at_a_time(llama: T
     assert measured.kl_recovered == pytest.approx(1 - rebuilt.kl / zero.kl, rel=1e-4)
 
 
+def test_tokens_beyond_the_norm_limit_keep_their_activations_with_zeros_too(llama: TinyRun) -> None:
+    reader = ActivationReader(llama.activations, HOOK, "heldout")
+    length_N = reader.acts(0, len(reader)).float().norm(dim=1)
+    saes = [random_sae() for _ in range(3)]
+    saes[0].norm_limit = NormLimit(torch.zeros(WIDTH), float(length_N.median()) * 1.0001)
+    saes[1].norm_limit = NormLimit(torch.zeros(WIDTH), 0.0)
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    half, nothing, everything = measure_splice(llama.subject, place, saes, TokenCorpus(llama.corpus), ALL, 0)
+
+    def kept(x_TD: Tensor, y_TD: Tensor) -> Tensor:
+        return torch.where(saes[0].keeps(x_TD)[:, None], y_TD, x_TD)
+
+    rebuilt = naive_losses(llama, lambda x_TD: kept(x_TD, saes[0].reconstruct(x_TD)))
+    zero = naive_losses(llama, lambda x_TD: kept(x_TD, torch.zeros_like(x_TD)))
+    assert half.ce_spliced == pytest.approx(rebuilt.ce, rel=1e-5)
+    assert half.ce_zero == pytest.approx(zero.ce, rel=1e-5)
+    assert half.kl == pytest.approx(rebuilt.kl, rel=1e-4)
+    assert half.kl_zero == pytest.approx(zero.kl, rel=1e-4)
+    assert half.filtered_tokens == pytest.approx(len(length_N) // 2, abs=2)  # stored activations are rounded
+    assert nothing.ce_spliced == nothing.ce_zero == nothing.ce_clean == half.ce_clean
+    assert nothing.filtered_tokens == len(length_N)
+    assert everything == measure(llama, random_sae())
+    assert everything.filtered_tokens == 0
+
+
 def generate(run: TinyRun, ids_BT: Tensor, num_tokens: int) -> Tensor:
     """The likeliest continuation by transformers' own loop, which reads each token once."""
     generated: Tensor = run.subject.model.generate(
@@ -144,6 +169,7 @@ def test_a_transcoder_reads_at_one_place_and_is_spliced_in_at_another(llama: Tin
 
     class Transcoder(torch.nn.Module):
         W_dec = torch.zeros(1)
+        norm_limit = None
 
         def __init__(self, factor: float) -> None:
             super().__init__()
@@ -188,6 +214,7 @@ def test_the_autoencoder_sees_every_token_of_the_text_and_no_special_one(llama: 
 
     class Spy(torch.nn.Module):
         W_dec = torch.zeros(1)
+        norm_limit = None
 
         def reconstruct(self, x_TD: Tensor) -> Tensor:
             seen.append(x_TD)

@@ -27,7 +27,7 @@ from mistudio.find.statistics import FeatureStatistics, histogram_edges
 from mistudio.find.step import find_features, find_part
 from mistudio.find.tables import Lens, write_features
 from mistudio.report import report
-from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
+from mistudio.sae import NormLimit, SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
 from tests.support.contexts import read_contexts
 from tests.support.indexed import opened_files
@@ -266,11 +266,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     def arm(chunks: int) -> list[int]:
         seen: list[int] = []
 
-        def counting(self: Search, active: Any, meta: Any) -> None:
+        def counting(self: Search, active: Any, meta: Any, *more: Any) -> None:
             if len(seen) == chunks:
                 raise KeyboardInterrupt
             seen.append(len(meta["document"]))
-            update(self, active, meta)
+            update(self, active, meta, *more)
 
         monkeypatch.setattr(Search, "update", counting)
         return seen
@@ -395,6 +395,32 @@ def test_a_search_in_parts_publishes_the_same_bytes(
     assert not merged.found
     assert merged.artifact.manifest.files == features.manifest.files
     assert merged.artifact.manifest.summary == features.manifest.summary
+
+
+def test_tokens_beyond_the_norm_limit_are_counted_apart_in_one_pass_as_in_parts(llama: TinyRun) -> None:
+    limited = make_sae(TopKConfig(width=96, k=5), WIDTH)
+    reader = ActivationReader(llama.activations, HOOK, "train")
+    rows_ND = reader.acts(0, len(reader)).float()
+    limited.norm_limit = NormLimit(torch.zeros(WIDTH), float(rows_ND.norm(dim=1).quantile(0.7)))
+    sae, kept_N = publish_sae(llama.store, limited, llama.activations), limited.keeps(rows_ND).numpy()
+    whole = find_features(llama.store, sae, llama.source, CPU, CONFIG).artifact
+    parts = [
+        find_part(llama.store, sae, llama.source, CPU, CONFIG, part=part, num_parts=2).artifact for part in range(2)
+    ]
+    merged = find_features(llama.store, sae, llama.source, CPU, renamed(41), parts=parts[::-1]).artifact
+    assert merged.manifest.files == whole.manifest.files
+    for artifacts in ([whole], [merged], parts):
+        for name, count in (("tokens", kept_N.sum()), ("filtered_tokens", (~kept_N).sum())):
+            assert sum(int(each.manifest.summary[name]) for each in artifacts) == count
+    acts_NF, meta = encoded(llama, sae)
+    assert not acts_NF[~kept_N].any()
+    rows = rows_of(whole, "features.parquet")
+    fires_NF = acts_NF[kept_N] > 0
+    assert [row["count"] for row in rows] == fires_NF.sum(axis=0).tolist()
+    assert [row["density"] for row in rows] == pytest.approx(fires_NF.mean(axis=0).tolist())
+    shown = {(row["sequence"], row["position"]) for row in contexts_of(whole, "top", "sampled")}
+    assert shown
+    assert not shown & set(zip(meta["sequence"][~kept_N].tolist(), meta["position"][~kept_N].tolist(), strict=True))
 
 
 def test_a_part_opens_its_own_shards_and_no_other(

@@ -16,7 +16,7 @@ from mistudio.artifacts import Artifact, open_artifact, open_store
 from mistudio.corpus.tokens import find_specials
 from mistudio.errors import ConfigError, InputError, SubjectError
 from mistudio.instrument import Ends, PlacedAutoencoder, Session, TextTokens, open_session, place_autoencoder, readings
-from mistudio.sae import SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
+from mistudio.sae import NormLimit, SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, resolve_hooks, run_captured, subject_from_model
 from tests.support.directions import random_directions
 from tests.support.families import CAUSAL, ENCODERS, byte_level_tokenizer
@@ -57,6 +57,23 @@ def alone(subject: Subject, tokens: TextTokens, point: str = HOOK) -> Tensor:
 
 def dense(sae: SparseAutoencoder, subject: Subject, tokens: TextTokens) -> np.ndarray:
     return sae.encode(alone(subject, tokens)).numpy()
+
+
+@pytest.mark.parametrize("config", [TopKConfig(width=64, k=5), StandardConfig(width=64)], ids=["topk", "standard"])
+def test_a_reading_says_on_which_tokens_nothing_is_active_for_their_length(config: TopKConfig | StandardConfig) -> None:
+    texts = ["the cat sat on the mat", "a hat is a hat"]
+    session = family_session("llama", config)
+    sae = session.placed().sae
+    free = list(session.read(texts, LATENTS))
+    assert not any(reading.beyond_T.any() for reading in free)
+    length_N = torch.cat([alone(session.subject, reading.tokens).norm(dim=1) for reading in free])
+    sae.norm_limit = NormLimit(torch.zeros(sae.d_in), float(length_N.quantile(0.6)))
+    for one, other, before in zip(session.read(texts, LATENTS), session.active(texts), free, strict=True):
+        expected_T = (alone(session.subject, one.tokens).norm(dim=1) > sae.norm_limit.distance).numpy()
+        assert one.beyond_T.tolist() == other.beyond_T.tolist() == expected_T.tolist()
+        np.testing.assert_allclose(one.value_TL, np.where(expected_T[:, None], 0, before.value_TL), rtol=1e-5)
+        assert not expected_T[other.token_A].any()
+        assert expected_T.any()
 
 
 @pytest.mark.parametrize("config", [TopKConfig(width=64, k=5), StandardConfig(width=64)], ids=["topk", "standard"])

@@ -48,6 +48,17 @@ def test_a_trained_autoencoder_goes_out_and_comes_back(
     )
 
 
+@pytest.mark.parametrize("ratio", [None, 1.5])
+def test_an_export_says_that_it_cannot_hold_a_norm_limit_and_an_import_has_none(
+    ratio: float | None, store: Store, activations: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = TrainConfig(hook=HOOK, sae=small_config("topk"), tokens=256, batch_size=128, max_norm_ratio=ratio)
+    export_sae(train(store, activations, config).artifact, tmp_path / "out", "saelens")
+    assert ("norm limit" in caplog.text) is (ratio is not None)
+    back = import_sae(store, tmp_path / "out", "saelens", activations).artifact
+    assert load_autoencoder(back).norm_limit is None
+
+
 def test_the_same_import_is_found_and_other_weights_are_another_artifact(
     store: Store, activations: Artifact, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from mistudio.errors import ConfigError, InputError
 from mistudio.sae import (
     ActiveLatents,
     Normalisation,
+    NormLimit,
     SparseAutoencoder,
     ThresholdedAutoencoder,
     TopKConfig,
@@ -127,6 +128,26 @@ def test_where_latents_do_not_compete_chosen_ones_cost_their_own_rows_alone(
     for name, kind in architectures().items():
         new_autoencoder(small_config(name, WIDTH), D_IN).double().encode_chosen(x_TD, CHOSEN)
         assert rows.pop() == (len(CHOSEN) if issubclass(kind, ThresholdedAutoencoder) else WIDTH), name
+
+
+def test_nothing_is_active_on_tokens_beyond_the_norm_limit(sae: SparseAutoencoder) -> None:
+    x_TD = torch.randn(40, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    acts_TF, chosen_TC = sae.encode(x_TD), sae.encode_chosen(x_TD, CHOSEN)
+    everything = sae.encode_active(x_TD)
+    assert bool(sae.keeps(x_TD).all())
+    centre_D = torch.full((D_IN,), 0.5)
+    distance_T = (x_TD - centre_D).norm(dim=1)
+    sae.norm_limit = NormLimit(centre_D, float(distance_T.median()) + 1e-4)
+    kept_T = distance_T <= sae.norm_limit.distance
+    x_TD[5, 0] = torch.nan
+    kept_T[5] = False
+    assert torch.equal(sae.keeps(x_TD), kept_T)
+    assert 0 < int(kept_T.sum()) < 40
+    x_TD[5, 0] = 1e6
+    for limited, free in ((sae.encode(x_TD), acts_TF), (sae.encode_chosen(x_TD, CHOSEN), chosen_TC)):
+        assert torch.equal(limited, torch.where(kept_T[:, None], free, 0))
+    asked = sae.encode_active(x_TD, beyond_limit=True)
+    assert torch.equal(asked.value_A[asked.token_A != 5], everything.value_A[everything.token_A != 5])
 
 
 def test_what_is_used_holds_nothing_of_a_training(sae: SparseAutoencoder) -> None:

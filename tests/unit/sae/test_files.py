@@ -12,6 +12,7 @@ from mistudio.artifacts import Artifact, Draft, Recipe, Summary, open_store, pro
 from mistudio.errors import DamagedArtifact
 from mistudio.sae import (
     ArchitectureConfig,
+    NormLimit,
     SparseAutoencoder,
     TopKConfig,
     activation_std_of,
@@ -77,6 +78,19 @@ def test_weights_are_saved_in_float32_whatever_they_were(publish: Callable[..., 
     assert load_autoencoder(publish(sae)).W_enc.dtype == torch.float32
 
 
+def test_a_norm_limit_is_kept_to_the_bit_and_leaves_no_key_where_there_is_none(
+    publish: Callable[..., Artifact],
+) -> None:
+    sae = make(ARCHITECTURES[0])
+    assert b"norm_limit" not in config_json(sae, "resid_post.1", 2.5)
+    centre_D = torch.randn(D_IN, generator=torch.Generator().manual_seed(0)) / 3
+    sae.norm_limit = NormLimit(centre_D, 10 / 3)
+    loaded = load_autoencoder(publish(sae))
+    assert loaded.norm_limit is not None
+    assert torch.equal(loaded.norm_limit.centre_D, centre_D)
+    assert loaded.norm_limit.distance == 10 / 3
+
+
 def without(content: dict[str, object], name: str) -> dict[str, object]:
     return {key: value for key, value in content.items() if key != name}
 
@@ -90,6 +104,11 @@ def without(content: dict[str, object], name: str) -> dict[str, object]:
         lambda content: {**content, "sae": {**content["sae"], "k": 0}},
         lambda content: {**content, "sae": {**content["sae"], "architecture": "vae"}},
         lambda content: {**content, "activation_std": 0.0},
+        lambda content: {**content, "norm_limit": {"centre": [0.0] * (D_IN - 1), "distance": 1.0}},
+        lambda content: {**content, "norm_limit": {"centre": [0.0] * D_IN, "distance": -1.0}},
+        lambda content: {**content, "norm_limit": {"centre": ["NaN", *[0.0] * (D_IN - 1)], "distance": 1.0}},
+        lambda content: {**content, "norm_limit": {"centre": [0.0] * D_IN, "distance": 1e999}},
+        lambda content: {**content, "norm_limit": 3.0},
         lambda content: [content],
     ],
 )

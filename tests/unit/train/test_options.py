@@ -127,6 +127,20 @@ def test_tokens_of_too_large_a_norm_are_left_out_and_counted(trainer: Callable[.
     assert done.tokens == ROWS - ROWS // 100
 
 
+@pytest.mark.parametrize("share", [8, 3])  # one in so many is out of place
+def test_what_is_left_out_moves_neither_the_limit_nor_the_scale_of_training(
+    share: int, trainer: Callable[..., Alone]
+) -> None:
+    clean_ND = plant(ROWS, width=12).acts_ND
+    rows_ND = clean_ND.clone()
+    rows_ND[::share] = 1000.0
+    done, others = trainer(rows_ND, max_norm_ratio=10), torch.arange(ROWS) % share > 0
+    assert torch.equal(done.norm_limit.keeps(rows_ND), others)
+    expected = clean_ND[others].half().float()
+    torch.testing.assert_close(done.scaling.normalisation.mean_D, expected.mean(dim=0), rtol=1e-3, atol=1e-3)
+    assert done.scaling.activation_std == pytest.approx(float(expected.var(dim=0).mean()) ** 0.5, rel=1e-2)
+
+
 def test_the_geometric_median_stays_with_the_many() -> None:
     points_ND = torch.cat([torch.randn(90, 5, generator=torch.Generator().manual_seed(0)), torch.full((10, 5), 1e4)])
     assert float(geometric_median(points_ND).norm()) < 1
