@@ -11,6 +11,7 @@ from mistudio.artifacts.manifest import MANIFEST_NAME, FileEntry, InputRef, Mani
 from mistudio.artifacts.names import check_name
 from mistudio.artifacts.store import Store
 from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.plain_text import shortened
 from mistudio.progress import byte_progress
 
 
@@ -45,7 +46,7 @@ class Artifact:
         """
         entry = self._entries.get(path)
         if entry is None:
-            message = f"{self.uri} has no file {path!r}; it has {', '.join(self.paths()[:10])}."
+            message = f"{self.uri} has no file {shortened(path)}; it has {', '.join(self.paths()[:10])}."
             raise NotFound(message)
         problem = self._problem(entry)
         if problem:

@@ -14,7 +14,8 @@ from typing import BinaryIO
 from mistudio.artifacts.hashing import hash_file
 from mistudio.artifacts.names import check_name, is_name
 from mistudio.artifacts.store import Mode, Staged, Store, StoredFile
-from mistudio.errors import NotFound, StorageError, StorageFull
+from mistudio.errors import InputError, NotFound, StorageError, StorageFull
+from mistudio.paths import given_path
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,8 @@ class LocalStore(Store):
                     found = [entry for entry in entries if is_name(entry.name)]
             except _ABSENT:
                 return []
-        folders = [(f"{start}{entry.name}/", entry) for entry in found if entry.is_dir(follow_symlinks=False)]
-        files = [(f"{start}{entry.name}", entry) for entry in found if entry.is_file()]
+            folders = [(f"{start}{entry.name}/", entry) for entry in found if entry.is_dir(follow_symlinks=False)]
+            files = [(f"{start}{entry.name}", entry) for entry in found if entry.is_file()]
         return sorted(folders + files, key=lambda child: child[0])
 
     def _refuse_if_read_only(self, doing: str) -> None:
@@ -221,13 +222,12 @@ def expanded(root: Path) -> Path:
     """A folder with ``~`` as the user's home.
 
     Raises:
-        StorageError: there is no such user.
+        StorageError: there is no such user, or no file system takes such a path.
     """
     try:
-        return root.expanduser()
-    except RuntimeError as error:
-        message = f"Cannot open the store {root}: {error} Choose another folder with --store or MISTUDIO_STORE."
-        raise StorageError(message) from error
+        return given_path(root, "The store (--store or MISTUDIO_STORE)")
+    except InputError as error:
+        raise StorageError(str(error)) from error
 
 
 def _stored(name: str, status: os.stat_result) -> StoredFile:

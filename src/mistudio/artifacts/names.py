@@ -3,6 +3,7 @@
 import re
 
 from mistudio.errors import InputError
+from mistudio.plain_text import shortened
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 NAME_PATTERN = rf"{_PART}(/{_PART})*"
@@ -22,7 +23,7 @@ def check_name(name: str) -> str:
     """
     if not is_name(name):
         message = (
-            f"{name!r} is not a name in the store: use letters, digits, '.', '_' and '-' "
+            f"{shortened(name)} is not a name in the store: use letters, digits, '.', '_' and '-' "
             "(not first '.' or '-'), with '/' between folders."
         )
         raise InputError(message)

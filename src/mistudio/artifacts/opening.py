@@ -11,6 +11,7 @@ import platformdirs
 from mistudio.artifacts.local import PRIVATE, LocalStore, expanded
 from mistudio.artifacts.store import Mode, Store
 from mistudio.errors import ConfigError, StorageError
+from mistudio.plain_text import shortened
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
 
@@ -32,7 +33,7 @@ def open_store(url: str = "", mode: Mode = "rw") -> Store:
         StorageError: the folder cannot be made or written; to read, that there is none.
     """
     if mode not in get_args(Mode):
-        message = f"mode {mode!r} is unknown: use one of {', '.join(get_args(Mode))}."
+        message = f"mode {shortened(mode)} is unknown: use one of {', '.join(get_args(Mode))}."
         raise ConfigError(message)
     return LocalStore(_folder(url), mode)
 
@@ -51,7 +52,7 @@ def open_to_read(url: str = "", *, make: bool = False) -> Store:
         StorageError: there is none.
     """
     folder = expanded(_folder(url))
-    if make or (folder / PRIVATE).is_dir():
+    if make or os.path.isdir(folder / PRIVATE):  # unlike Path's, it takes names that are too long
         with suppress(StorageError):
             return LocalStore(folder)
     return LocalStore(folder, "r")
@@ -70,9 +71,8 @@ def _folder(url: str) -> Path:
     url = url or default_store_url()
     folder = local_folder(url)
     if folder is None:
-        message = (
-            f"store {url!r} has the unknown scheme {url.partition(':')[0]!r}. Use a folder, as a path or as file:PATH."
-        )
+        scheme = shortened(url.partition(":")[0])
+        message = f"store {shortened(url)} has the unknown scheme {scheme}. Use a folder, as a path or as file:PATH."
         raise ConfigError(message)
     return folder
 

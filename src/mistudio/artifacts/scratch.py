@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from mistudio.artifacts.local import PRIVATE
+from mistudio.artifacts.local import PRIVATE, expanded
 from mistudio.artifacts.opening import default_store_url, local_folder
 from mistudio.artifacts.store import Store
 
@@ -27,7 +27,7 @@ def scratch_folder(store: Store | str) -> Path:
     given = os.environ.get("MISTUDIO_SCRATCH")
     folder = local_folder(url)
     if folder is not None:
-        folder = folder.expanduser().absolute()
+        folder = expanded(folder).absolute()
         if not given and _is_written(store, folder):
             return folder / PRIVATE
     base = Path(given).expanduser().absolute() if given else platformdirs.user_cache_path("mistudio") / "stores"
@@ -39,4 +39,4 @@ def _is_written(store: Store | str, folder: Path) -> bool:
     """Whether a local store is one to write to; a folder that is not there yet will be."""
     if not isinstance(store, str):
         return not store.read_only
-    return os.access(folder, os.W_OK) or not folder.exists()
+    return os.access(folder, os.W_OK) or not os.path.exists(folder)  # unlike Path's, it takes names that are too long

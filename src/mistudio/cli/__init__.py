@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, verify
+from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, usage, verify
 from mistudio.errors import MistudioError
 from mistudio.version import __version__
 
@@ -45,7 +45,7 @@ def main() -> None:
     # operation many times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        usage.run(app)
     except MistudioError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)

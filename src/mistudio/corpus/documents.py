@@ -138,7 +138,7 @@ def documents_of(
         text = row.values.get(columns.text)
         if text is not None and not isinstance(text, str):
             message = (
-                f"{origin}, {row.where}: column {columns.text!r} holds {type(text).__name__}, not text. "
+                f"{origin}, {row.where}: column {shortened(columns.text)} holds {type(text).__name__}, not text. "
                 "Correct the record, or name another text column (--text-column)."
             )
             raise CorpusError(message)

@@ -12,6 +12,8 @@ from mistudio.corpus.documents import BUILTIN_NAMES, Columns, CorpusSource, Docu
 from mistudio.corpus.files import path_source
 from mistudio.corpus.uploads import known_names, upload_source
 from mistudio.errors import CorpusError
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened
 
 _HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:]+))?(@(?P<split>[^@:]+))?$")
 
@@ -64,7 +66,7 @@ def open_source(
         return _builtin(corpus, columns)
     if corpus.startswith("hf:"):
         return _hub(corpus, columns)
-    path = Path(corpus).expanduser()
+    path = given_path(corpus, "The corpus")
     if corpus and path.exists():
         return path_source(path, columns)
     return _uploaded(corpus, store, columns)
@@ -72,7 +74,7 @@ def open_source(
 
 def _builtin(corpus: str, columns: Columns) -> BuiltinSource:
     if columns != Columns():
-        message = f"The built-in corpus {corpus!r} has no columns to choose: leave the column names out."
+        message = f"The built-in corpus {shortened(corpus)} has no columns to choose: leave the column names out."
         raise CorpusError(message)
     return BuiltinSource(corpus)
 
@@ -80,7 +82,10 @@ def _builtin(corpus: str, columns: Columns) -> BuiltinSource:
 def _hub(corpus: str, columns: Columns) -> CorpusSource:
     parts = _HUB.match(corpus)
     if parts is None:
-        message = f"{corpus!r} names no dataset: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or hf:NAME:CONFIG@SPLIT."
+        message = (
+            f"{shortened(corpus)} names no dataset: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or "
+            "hf:NAME:CONFIG@SPLIT."
+        )
         raise CorpusError(message)
     from mistudio.corpus.hf import open_dataset
 
@@ -91,7 +96,7 @@ def _uploaded(corpus: str, store: Store, columns: Columns) -> CorpusSource:
     source = upload_source(store, corpus, columns)
     if source is None:
         message = (
-            f"No corpus {corpus!r}: it is no built-in corpus ({', '.join(BUILTIN_NAMES)}), no file or folder "
+            f"No corpus {shortened(corpus)}: it is no built-in corpus ({', '.join(BUILTIN_NAMES)}), no file or folder "
             f"({Path(corpus).absolute()}) and no uploaded corpus (those are: {known_names(store)}). "
             "A dataset of the Hugging Face hub is written hf:NAME."
         )

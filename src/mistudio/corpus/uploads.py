@@ -26,6 +26,8 @@ from mistudio.corpus.documents import BUILTIN_NAMES, Columns, Document
 from mistudio.corpus.files import FileSource, digest_files, path_source
 from mistudio.corpus.formats import read_documents
 from mistudio.errors import CorpusError, InputError, NotFound
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened
 from mistudio.progress import progress
 
 KIND = "upload"
@@ -78,6 +80,7 @@ def add_corpus(store: Store, path: Path, name: str | None = None, columns: Colum
         InputError: the name is no name in the store.
         CorpusError: the corpus cannot be read, is empty, or the name stands for another corpus.
     """
+    path = given_path(path, "The corpus")
     if not path.exists():
         message = f"There is no file or folder {path}."
         raise CorpusError(message)
@@ -117,7 +120,7 @@ def remove_corpus(store: Store, name: str) -> None:
     try:
         remove_artifact(store, _prefix(name))
     except NotFound as error:
-        message = f"There is no uploaded corpus {name!r}; there are {known_names(store)}."
+        message = f"There is no uploaded corpus {shortened(name)}; there are {known_names(store)}."
         raise NotFound(message) from error
 
 
@@ -147,10 +150,10 @@ def known_names(store: Store) -> str:
 
 def _prefix(name: str) -> str:
     if "/" in name:
-        message = f"{name!r} is not a name for a corpus: it must not have '/' in it."
+        message = f"{shortened(name)} is not a name for a corpus: it must not have '/' in it."
         raise InputError(message)
     if name in BUILTIN_NAMES:
-        message = f"{name!r} is the name of a built-in corpus; choose another."
+        message = f"{shortened(name)} is the name of a built-in corpus; choose another."
         raise InputError(message)
     return f"{_FOLDER}/{check_name(name)}"
 
@@ -185,7 +188,7 @@ def _check_same(published: Artifact, files: dict[str, Path], columns: Columns) -
         return
     name = upload_name(published)
     message = (
-        f"There is already a corpus {name!r} with other content. Choose another --name, "
+        f"There is already a corpus {shortened(name)} with other content. Choose another --name, "
         f"or remove it first: mistudio corpus remove {name}."
     )
     raise CorpusError(message)

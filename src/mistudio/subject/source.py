@@ -16,7 +16,8 @@ from pathlib import Path
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
-from mistudio.plain_text import without_surrogates
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened, without_surrogates
 from mistudio.progress import progress
 
 _CONFIG = "config.json"
@@ -64,7 +65,7 @@ def resolve_source(model: str, revision: str | None = None) -> SubjectSource:
         SubjectError: there is no such folder or model, or the folder holds no model.
         HubUnreachable: it is an id on the hub, not in the local cache, and the hub does not answer.
     """
-    folder = Path(model).expanduser()
+    folder = given_path(model, "The model")
     if model and folder.is_dir():
         return _folder_source(folder.absolute())
     if model.startswith((".", "/", "~")) or not _HUB_ID.match(model):
@@ -144,7 +145,7 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
     try:
         found = huggingface_hub.try_to_load_from_cache(model, _CONFIG, revision=revision)
     except errors.HFValidationError as error:
-        message = f"{model!r} is neither a folder nor an id on the model hub: {error}"
+        message = f"{shortened(model)} is neither a folder nor an id on the model hub: {error}"
         raise SubjectError(message) from error
     return Path(found).parent if isinstance(found, str) else None
 

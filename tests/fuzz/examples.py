@@ -1,0 +1,25 @@
+"""How many cases run: few and always the same ones in the tests, as many as asked for by ``make fuzz``."""
+
+import os
+from collections import Counter
+
+from hypothesis import HealthCheck, settings
+
+COUNTS: Counter[str] = Counter()
+_ASKED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+
+
+def examples(few: int, weight: float = 1.0) -> settings:
+    """Settings of a test: ``few`` cases, or ``FUZZ_EXAMPLES`` times its weight, other ones each time."""
+    return settings(
+        max_examples=max(1, round(_ASKED * weight)) if _ASKED else few,
+        derandomize=not _ASKED,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def counted(what: str, *, refused: bool) -> None:
+    """Count a case, and whether it was refused."""
+    COUNTS[f"{what}: {'refused' if refused else 'accepted'}"] += 1
