@@ -3,10 +3,11 @@
 import os
 from collections import Counter
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 COUNTS: Counter[str] = Counter()
 _ASKED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
+PHASES = [Phase.generate, Phase.shrink]
 
 
 def examples(few: int, weight: float = 1.0) -> settings:
@@ -14,6 +15,7 @@ def examples(few: int, weight: float = 1.0) -> settings:
     return settings(
         max_examples=max(1, round(_ASKED * weight)) if _ASKED else few,
         derandomize=not _ASKED,
+        phases=PHASES,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -51,3 +51,25 @@ def json_texts(values: st.SearchStrategy[object] = json_values) -> st.SearchStra
 
 def _is_of_bytes(text: str) -> bool:
     return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in text)
+
+
+@st.composite
+def changed(draw: st.DrawFn, document: object) -> object:
+    """A document with one of its values replaced by a hostile one, or left out."""
+    if isinstance(document, dict) and document and draw(st.integers(0, 9)):
+        name = draw(st.sampled_from(sorted(document)))
+        rest = {each: value for each, value in document.items() if each != name}
+        return rest if not draw(st.integers(0, 4)) else {**rest, name: draw(changed(document[name]))}
+    if isinstance(document, list) and document and draw(st.integers(0, 3)):
+        place = draw(st.integers(0, len(document) - 1))
+        return [*document[:place], draw(changed(document[place])), *document[place + 1 :]]
+    return draw(json_values)
+
+
+@st.composite
+def hurt(draw: st.DrawFn, content: bytes) -> bytes:
+    """The bytes of a file, cut, or with some of them replaced."""
+    start = draw(st.integers(0, len(content)))
+    end = draw(st.integers(start, min(start + 64, len(content))))
+    put = draw(st.binary(max_size=64) | texts.map(lambda text: text.encode("utf-8", "surrogatepass")))
+    return content[:start] if not draw(st.integers(0, 4)) else content[:start] + put + content[end:]
