@@ -8,14 +8,15 @@ from typing import Self
 from mistudio.guarded_json import RefusedJSON, parse_json
 
 _NAME = re.compile(
-    r"(?:^|_)(?:api_?key|access_?key|private_?key|secret|password|passwd|token|credentials?)$", re.IGNORECASE
+    r"(?:^|_)(?:api_?key|access_?key|private_?key|signing_?key|secret|password|passwd|token|credentials?)$",
+    re.IGNORECASE,
 )
 # Each pattern looks at a bounded number of characters from where it begins, since texts may be made to be slow to read.
 # What is between :// and @ of an address, and what the common issuers of keys begin theirs with.
 _VALUE = re.compile(
     r"(?<=://)[^/\s:@'\"]{0,200}:[^\s'\"]{0,200}(?=@)|\b(?:sk-|hf_|gh[pousr]_)[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b"
 )
-_WORDS = r"[\w-]{0,40}(?:api[_-]?key|access[_-]?key|private[_-]?key|secret|passw(?:or)?d|credentials?)"
+_WORDS = r"[\w-]{0,40}(?:api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key|secret|passw(?:or)?d|credentials?)"
 _QUOTE = r"\\{0,4}[\"']"
 # What stands behind the name of a secret: in JSON or Python ("api_key": "..."), and in an address or a shell (key=...).
 # A token is also a piece of a text, so that only a long one is taken for a secret.

@@ -6,7 +6,7 @@ from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
 from mistudio.artifacts.hashing import HashingWriter, hash_file
-from mistudio.artifacts.inventory import artifact_uris, remove_artifact
+from mistudio.artifacts.inventory import artifact_uris, remove_artifact, tidy_store
 from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
@@ -15,7 +15,9 @@ from mistudio.artifacts.opening import default_store_url, open_store, open_to_re
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
 from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
+from mistudio.artifacts.signing import SIGNING_KEY_ENV
 from mistudio.artifacts.store import Store, StoredFile
+from mistudio.artifacts.verifying import Verdict, sign, verify
 
 if TYPE_CHECKING:
     from mistudio.artifacts.catalog import Catalog
@@ -43,9 +45,11 @@ __all__ = [
     "Producer",
     "Recipe",
     "Reference",
+    "SIGNING_KEY_ENV",
     "Store",
     "StoredFile",
     "Summary",
+    "Verdict",
     "add_reference",
     "ancestry",
     "artifact_uris",
@@ -66,5 +70,8 @@ __all__ = [
     "references",
     "remove_artifact",
     "scratch_folder",
+    "sign",
     "store_url",
+    "tidy_store",
+    "verify",
 ]

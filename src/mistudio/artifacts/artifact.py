@@ -9,8 +9,9 @@ from mistudio.artifacts.hashing import hash_file, hash_once
 from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.manifest import MANIFEST_NAME, FileEntry, InputRef, Manifest
 from mistudio.artifacts.names import check_name
+from mistudio.artifacts.signing import signing_key
 from mistudio.artifacts.store import Store
-from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
 from mistudio.plain_text import shortened
 from mistudio.progress import byte_progress
 
@@ -70,12 +71,18 @@ class Artifact:
         name = f"{self.uri}/{entry.path}"
         size = self.store.size(name)
         if size is None:
-            return f"{name} is missing"
+            return _missing(self.store, name)
         if size != entry.bytes:
             return f"{name} has {size:,} bytes instead of {entry.bytes:,}"
-        local = self.store.fetch(name)
-        changed_ns = local.stat().st_mtime_ns
-        found = hash_file(local) if again else hash_once(local, size, changed_ns)
+        try:
+            local = self.store.fetch(name)
+            changed_ns = local.stat().st_mtime_ns
+            found = hash_file(local) if again else hash_once(local, size, changed_ns)
+        except (FileNotFoundError, NotFound):  # since it was looked for
+            return f"{name} is missing"
+        except OSError as error:
+            message = f"Cannot read {name} in the store {self.store.url}: {error.strerror}."
+            raise StorageError(message) from error
         return None if found == entry.sha256 else f"{name} has other content than was published (sha256 differs)"
 
 
@@ -85,7 +92,8 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
     Raises:
         NotFound: the prefix has no manifest.
         InputError: it is of another kind, or of another version of it than this library reads.
-        DamagedArtifact: its manifest cannot be read.
+        DamagedArtifact: its manifest cannot be read, or its signature is not that of this process's key.
+        ConfigError: this process's key is too short.
     """
     uri = check_name(uri.strip("/"))
     name = f"{uri}/{MANIFEST_NAME}"
@@ -94,6 +102,9 @@ def open_artifact(store: Store, uri: str, kind: str | None = None) -> Artifact:
     except NotFound as error:
         raise NotFound(_not_there(store, uri)) from error
     manifest = Manifest.from_json(content, name)
+    key = signing_key()
+    if key is not None and key.finds(store, uri, content) == "wrong":
+        raise DamagedArtifact(_damage(uri, "its signature is not that of its manifest"))
     if kind is not None and manifest.short_kind != kind:
         message = f"{uri} is of kind {manifest.kind}, but kind {kind} is needed here."
         raise InputError(message)
@@ -138,7 +149,14 @@ def checked_uri(store: Store, uri: str) -> str:
 
 
 def _not_there(store: Store, uri: str) -> str:
-    return f"{uri} is not an artifact in the store {store.url}: it has no {MANIFEST_NAME}. See mistudio artifacts list."
+    why = store.absence(f"{uri}/{MANIFEST_NAME}") or f"it has no {MANIFEST_NAME}. See mistudio artifacts list."
+    return f"{uri} is not an artifact in the store {store.url}: {why}"
+
+
+def _missing(store: Store, name: str) -> str:
+    """That a file is missing, and why, where the store knows more."""
+    why = store.absence(name)
+    return f"{name} is missing" + (f" ({why.rstrip('.')})" if why else "")
 
 
 def _damage(uri: str, problem: str) -> str:

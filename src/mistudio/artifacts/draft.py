@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mistudio.artifacts.hashing import HashingWriter
-from mistudio.artifacts.manifest import MANIFEST_NAME, FileEntry
+from mistudio.artifacts.manifest import MANIFEST_NAME, WORK, FileEntry, is_reserved
 from mistudio.artifacts.store import Staged, Store
-from mistudio.errors import InputError
+from mistudio.errors import InputError, StorageError
 from mistudio.progress import byte_progress
-
-_WORK = "work"
 
 
 class Draft:
@@ -68,7 +66,7 @@ class Draft:
     @contextmanager
     def stage_work(self, name: str) -> Iterator[Path]:
         """Give a local path for a working file; it appears whole, or not at all."""
-        with self.store.put(f"{self.prefix}/{_WORK}/{name}") as staged:
+        with self.store.put(f"{self.prefix}/{WORK}/{name}") as staged:
             yield staged.path
         self._work.add(name)
 
@@ -81,11 +79,11 @@ class Draft:
 
     def work_file(self, name: str) -> Path:
         """A working file that this run or an earlier one wrote."""
-        return self.store.fetch(f"{self.prefix}/{_WORK}/{name}")
+        return self.store.fetch(f"{self.prefix}/{WORK}/{name}")
 
     def remove_work(self, name: str) -> None:
         """Drop one working file."""
-        self.store.remove(f"{self.prefix}/{_WORK}/{name}")
+        self.store.remove(f"{self.prefix}/{WORK}/{name}")
         self._work.discard(name)
 
     def clear(self) -> None:
@@ -96,10 +94,21 @@ class Draft:
         self._listed = None
 
     def entries(self) -> tuple[FileEntry, ...]:
-        """Size and hash of every finished file, by name; what an earlier run left is read for it."""
+        """Size and hash of every finished file, by name; what an earlier run left is read for it.
+
+        Raises:
+            StorageError: a file that was written is no longer there.
+        """
         start = f"{self.prefix}/"
         sizes = {file.name.removeprefix(start): file.num_bytes for file in self.store.stat(self.prefix)}
-        sizes = {path: size for path, size in sizes.items() if not _is_reserved(path)}
+        sizes = {path: size for path, size in sizes.items() if not is_reserved(path)}
+        gone = sorted(self._written.keys() - sizes.keys())
+        if gone:
+            message = (
+                f"{self.prefix}/{gone[0]} was removed from the store {self.store.url} while the step ran. "
+                "Run the same command again: what is still there is gone on with."
+            )
+            raise StorageError(message)
         known = {path: entry for path, entry in self._written.items() if entry.bytes == sizes.get(path)}
         left = [path for path in sizes if path not in known]
         with byte_progress(f"Hash {self.prefix}", sum(sizes[path] for path in left)) as bar:
@@ -111,14 +120,14 @@ class Draft:
     @property
     def _work(self) -> set[str]:
         if self._listed is None:
-            start = f"{self.prefix}/{_WORK}"
+            start = f"{self.prefix}/{WORK}"
             self._listed = {file.name.removeprefix(f"{start}/") for file in self.store.stat(start)}
         return self._listed
 
     @contextmanager
     def _put(self, path: str) -> Iterator[Staged]:
-        if _is_reserved(path):
-            message = f"An artifact's file cannot be called {path!r}: {MANIFEST_NAME} and {_WORK}/ have other uses."
+        if is_reserved(path):
+            message = f"An artifact's file cannot be called {path!r}: this name has another use."
             raise InputError(message)
         with self.store.put(f"{self.prefix}/{path}") as staged:
             yield staged
@@ -127,7 +136,3 @@ class Draft:
             else:
                 size, sha256 = staged.measure()
                 self._written[path] = FileEntry(path=path, bytes=size, sha256=sha256)
-
-
-def _is_reserved(path: str) -> bool:
-    return path == MANIFEST_NAME or path.startswith(f"{_WORK}/")

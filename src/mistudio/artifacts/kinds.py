@@ -23,6 +23,7 @@ KINDS = {
     "subject": 1,
     "upload": 1,
 }
+NAMED_KINDS = {"upload"}  # people name them; the prefix of all others is that of their recipe
 _NAMESPACE = "mistudio."
 
 

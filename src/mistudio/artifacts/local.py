@@ -1,28 +1,35 @@
-"""The store in a local folder."""
+"""The store in a local folder.
+
+A store follows no links below its root: what a name stands for lies in the store, whoever could put a link there. A
+link where a file should be is no file, and nothing is written or removed through a linked folder.
+"""
 
 import errno
 import fcntl
 import logging
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from mistudio.artifacts.disk import drop_staged, flat_name, is_full, link_unless_taken, open_lock, removed_empty, sync
 from mistudio.artifacts.hashing import hash_file
 from mistudio.artifacts.names import check_name, is_name
 from mistudio.artifacts.store import Mode, Staged, Store, StoredFile
-from mistudio.errors import InputError, NotFound, StorageError, StorageFull
-from mistudio.paths import given_path
+from mistudio.errors import MistudioError, NotFound, StorageError, StorageFull
+from mistudio.plain_text import shortened
 
 logger = logging.getLogger(__name__)
 
 # Staged files and locks live beside the content: same file system, so that a rename is atomic.
 PRIVATE = ".mistudio"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_SHOWN_CHARS = 200
+_SETTLED_S = 3600.0  # no file is staged for longer without a lease
 
 
 class LocalStore(Store):
@@ -38,6 +45,11 @@ class LocalStore(Store):
         self.read_only = mode == "r"
         self._staging = self.root / PRIVATE / "staging"
         self._locks = self.root / PRIVATE / "locks"
+        self._is_open = False
+        self._open_folders()
+        self._is_open = True
+
+    def _open_folders(self) -> None:
         with self._translated("open"):
             if self.read_only:
                 os.scandir(self.root).close()
@@ -55,39 +67,39 @@ class LocalStore(Store):
         """Stage a file; on a clean exit it appears under ``name`` at once."""
         target = self._path(name)
         self._refuse_if_read_only(f"write {name} in")
+        self._refuse_links(name.rpartition("/")[0], f"write {name} in")
         # The same name every time: a writer that was killed leaves one file at most, for the next to overwrite.
-        staged = Staged(self._staging / _flat(name))
+        staged = Staged(self._staging / flat_name(name))
         try:
             with self._translated(f"write {name} in"):
                 staged.path.unlink(missing_ok=True)
                 yield staged
                 if staged.is_discarded:
                     return
-                _sync(staged.path)
+                sync(staged.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 staged.path.replace(target)
-                _sync(target.parent)
+                sync(target.parent)
         finally:
-            staged.path.unlink(missing_ok=True)
+            drop_staged(staged.path)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a small file unless one exists under ``name``; say whether it was written."""
         target = self._path(name)
         self._refuse_if_read_only(f"write {name} in")
-        staged = self._staging / uuid.uuid4().hex
+        self._refuse_links(name, f"write {name} in")
+        staged = self._staging / f"{flat_name(name)}@{uuid.uuid4().hex}"
         try:
             with self._translated(f"write {name} in"):
                 staged.write_bytes(data)
-                _sync(staged)
+                sync(staged)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(staged, target)  # unlike a rename, a link fails if the target exists
-                except FileExistsError:
+                if not link_unless_taken(staged, target):
                     return False
-                _sync(target.parent)
+                sync(target.parent)
                 return True
         finally:
-            staged.unlink(missing_ok=True)
+            drop_staged(staged)
 
     def open(self, name: str) -> BinaryIO:
         """Open the file itself."""
@@ -98,7 +110,8 @@ class LocalStore(Store):
     def fetch(self, name: str) -> Path:
         """The file itself."""
         if self.find(name) is None:
-            message = f"{name} is not in the store {self.url}."
+            why = self.absence(name)
+            message = f"{name} is not in the store {self._shown}{f': {why}' if why else '.'}"
             raise NotFound(message)
         return self._path(name)
 
@@ -110,13 +123,23 @@ class LocalStore(Store):
 
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
+        found = self._find_listed(name)
+        return None if found is None or self._link_to(name.rpartition("/")[0]) is not None else found
+
+    def _find_listed(self, name: str) -> StoredFile | None:
+        """As :meth:`find`, where no folder on the way is a link."""
         path = f"{self.url}/{check_name(name)}"  # a catalogue asks for thousands: no Path for each
         with self._translated(f"read {name} in"):
             try:
-                status = os.stat(path)
+                status = os.lstat(path)
             except _ABSENT:
                 return None
         return _stored(name, status) if stat.S_ISREG(status.st_mode) else None
+
+    def absence(self, name: str) -> str | None:
+        """That a link stands in the way, where one does."""
+        link = self._link_to(check_name(name))
+        return link and f"{link} is a link, and a store follows none. Put the file or folder itself in its place."
 
     def stat(self, prefix: str = "") -> Iterator[StoredFile]:
         """All files below the folder ``prefix``, by name."""
@@ -125,7 +148,7 @@ class LocalStore(Store):
                 yield from self.stat(name.removesuffix("/"))
                 continue
             try:
-                yield _stored(name, entry.stat())
+                yield _stored(name, entry.stat(follow_symlinks=False))
             except _ABSENT:  # removed since its folder was listed
                 continue
 
@@ -133,10 +156,29 @@ class LocalStore(Store):
         """Names of the folders directly below the folder ``prefix``, sorted."""
         return (name.removesuffix("/") for name, _ in self._children(prefix) if name.endswith("/"))
 
+    def strays(self, prefix: str) -> Iterator[str]:
+        """What lies below the folder ``prefix`` and is no file of the store; hidden files are passed over."""
+        folder = self._path(prefix)
+        if self._link_to(prefix) is not None:
+            return
+        with self._translated(f"list {prefix} in"):
+            try:
+                with os.scandir(folder) as entries:
+                    found = sorted((entry for entry in entries if entry.name[:1] != "."), key=lambda entry: entry.name)
+            except _ABSENT:
+                return
+        for entry in found:
+            name = f"{prefix}/{entry.name}"
+            if is_name(entry.name) and entry.is_dir(follow_symlinks=False):
+                yield from self.strays(name)
+            elif not (is_name(entry.name) and entry.is_file(follow_symlinks=False)):
+                yield name
+
     def remove(self, name: str) -> None:
-        """Remove one file, and the folders that it leaves empty."""
+        """Remove one file, and the folders that it leaves empty; of a link the link itself, and nothing behind one."""
         path = self._path(name)
         self._refuse_if_read_only(f"remove {name} from")
+        self._refuse_links(name.rpartition("/")[0], f"remove {name} from")
         with self._translated(f"remove {name} from"):
             try:
                 path.unlink()
@@ -144,7 +186,7 @@ class LocalStore(Store):
                 return
         for folder in path.parents:
             # A folder at the top stays: without a lock of it, another process may be about to write there.
-            if self.root in (folder, folder.parent) or not _removed_empty(folder):
+            if self.root in (folder, folder.parent) or not removed_empty(folder):
                 return
 
     @contextmanager
@@ -153,26 +195,99 @@ class LocalStore(Store):
 
         The file of the lock stays: a process may be waiting for it.
         """
-        lock_path = self._locks / _flat(check_name(prefix))
         self._refuse_if_read_only(f"work on {prefix} in")
         with self._translated(f"lock {prefix} in"):
-            handle = lock_path.open("w")
+            handle = open_lock(self._locks / flat_name(check_name(prefix)))
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not self._locked(handle, prefix, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 logger.info("Another process is working on %s: waiting for it.", prefix)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._locked(handle, prefix, fcntl.LOCK_EX)
             yield
+
+    def sweep(self, prefix: str = "") -> int:
+        """Drop what writers that are gone left half written, below ``prefix`` or everywhere; say how many files.
+
+        For a prefix, hold its lease. Everywhere, what belongs to a lease that is held stays, and so does what is young.
+        """
+        self._refuse_if_read_only(f"remove {prefix or 'unfinished files'} from")
+        dropped = 0
+        with self._translated(f"remove {prefix or 'unfinished files'} from"):
+            for path in self._staged():
+                if path.name.startswith(f"{flat_name(prefix)}@") if prefix else self._is_given_up(path):
+                    path.unlink(missing_ok=True)
+                    dropped += 1
+        return dropped
+
+    def _staged(self) -> list[Path]:
+        """Files on their way into the store; none where that folder is a link, or gone."""
+        if self._staging.is_symlink() or self._staging.parent.is_symlink() or not self._staging.is_dir():
+            return []
+        return list(self._staging.iterdir())
+
+    def _is_given_up(self, staged: Path) -> bool:
+        """Whether nobody writes a staged file any more: it is not young, and no lease above it is held."""
+        try:
+            if time.time() - staged.lstat().st_mtime < _SETTLED_S:
+                return False
+        except FileNotFoundError:
+            return False
+        parts = staged.name.split("@")
+        locks = (self._locks / "@".join(parts[:end]) for end in range(1, len(parts)))
+        return not any(self._is_held(lock) for lock in locks if lock.is_file())
+
+    def _is_held(self, lock: Path) -> bool:
+        with open_lock(lock) as handle:
+            return not self._locked(handle, lock.name, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _locked(self, handle: BinaryIO, prefix: str, how: int) -> bool:
+        """Take a lock, which its file's end gives back; False where another has it.
+
+        Raises:
+            StorageError: the file system has no such locks.
+        """
+        try:
+            fcntl.flock(handle, how)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            message = (
+                f"Cannot lock {prefix} in the store {self._shown}: the file system has no locks of files "
+                f"({error.strerror}). Put the store on a local disk (--store or MISTUDIO_STORE), or mount its file "
+                "system with locks (Lustre: -o flock; NFS: with its lock service running)."
+            )
+            raise StorageError(message) from error
+        return True
 
     def _path(self, name: str) -> Path:
         return self.root / check_name(name)
 
+    @property
+    def _shown(self) -> str:
+        """The root, for a message."""
+        return self.url if len(self.url) <= _SHOWN_CHARS else f"{self.url[:_SHOWN_CHARS]}…"
+
+    def _link_to(self, name: str) -> str | None:
+        """The first part of the way from the root to ``name`` that is a link."""
+        parts = name.split("/")
+        ways = ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
+        return next((way for way in ways if os.path.islink(f"{self.url}/{way}")), None)
+
+    def _refuse_links(self, name: str, doing: str) -> None:
+        link = self._link_to(name)
+        if link is not None:
+            message = (
+                f"Cannot {doing} the store {self._shown}: {link} is a link, and a store follows none. Put the folder "
+                "or file itself in its place, or remove the link."
+            )
+            raise StorageError(message)
+
     def _children(self, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
         """What is directly below a folder, a folder's name with "/" at its end; sorted as whole names are.
 
-        What no store wrote, such as hidden files and links to folders, is passed over.
+        What no store wrote, such as hidden files and links, is passed over.
         """
+        if prefix and self._link_to(check_name(prefix)) is not None:
+            return []
         folder = self._path(prefix) if prefix else self.root
         start = f"{prefix}/" if prefix else ""
         with self._translated(f"list {prefix or 'the files'} in"):
@@ -180,9 +295,11 @@ class LocalStore(Store):
                 with os.scandir(folder) as entries:
                     found = [entry for entry in entries if is_name(entry.name)]
             except _ABSENT:
-                return []
-            folders = [(f"{start}{entry.name}/", entry) for entry in found if entry.is_dir(follow_symlinks=False)]
-            files = [(f"{start}{entry.name}", entry) for entry in found if entry.is_file()]
+                if prefix:
+                    return []
+                raise
+        folders = [(f"{start}{entry.name}/", entry) for entry in found if entry.is_dir(follow_symlinks=False)]
+        files = [(f"{start}{entry.name}", entry) for entry in found if entry.is_file(follow_symlinks=False)]
         return sorted(folders + files, key=lambda child: child[0])
 
     def _refuse_if_read_only(self, doing: str) -> None:
@@ -199,19 +316,29 @@ class LocalStore(Store):
         try:
             yield
         except Exception as error:
-            if _is_full(error):
+            if is_full(error):
                 message = (
                     f"No space left to {doing} the store {self.root}. What is already written stays usable: "
                     "free some space (mistudio artifacts list shows sizes) and run the same command again."
                 )
                 raise StorageFull(message) from error
+            if not isinstance(error, MistudioError) and self._is_gone():
+                message = (
+                    f"Cannot {doing} the store {self._shown}: it was removed, moved or unmounted since it was opened. "
+                    "Bring it back and run the same command again: what it had is gone on with."
+                )
+                raise StorageError(message) from error
             if isinstance(error, OSError) and self._is_inside(error.filename):
                 message = (
-                    f"Cannot {doing} the store {self.root}: {error.strerror}. "
+                    f"Cannot {doing} the store {self._shown}: {error.strerror}. "
                     "Choose another folder with --store or MISTUDIO_STORE."
                 )
                 raise StorageError(message) from error
             raise
+
+    def _is_gone(self) -> bool:
+        """Whether the store, which was there when it was opened, is no longer."""
+        return self._is_open and not os.path.isdir(self.root if self.read_only else self._staging)
 
     def _is_inside(self, filename: str | bytes | int | None) -> bool:
         path = Path(os.fsdecode(filename)) if isinstance(filename, str | bytes) else None
@@ -222,42 +349,21 @@ def expanded(root: Path) -> Path:
     """A folder with ``~`` as the user's home.
 
     Raises:
-        StorageError: there is no such user, or no file system takes such a path.
+        StorageError: there is no such user, or no file can have that name.
     """
+    why = "It holds a zero byte." if "\0" in str(root) else ""
     try:
-        return given_path(root, "The store (--store or MISTUDIO_STORE)")
-    except InputError as error:
-        raise StorageError(str(error)) from error
+        expanded_root = root.expanduser()
+    except RuntimeError as error:
+        why = str(error)
+    if why:
+        message = (
+            f"Cannot open the store {shortened(str(root))[1:-1]}: {why} Choose another folder with --store or "
+            "MISTUDIO_STORE."
+        )
+        raise StorageError(message)
+    return expanded_root
 
 
 def _stored(name: str, status: os.stat_result) -> StoredFile:
     return StoredFile(name, status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
-
-
-def _flat(name: str) -> str:
-    """A name without folders; "@" is in no name, so no two names become one."""
-    return name.replace("/", "@")
-
-
-def _removed_empty(folder: Path) -> bool:
-    try:
-        folder.rmdir()
-    except OSError:  # not empty, or another process was first
-        return False
-    return True
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether a disk is full; safetensors reports it in its own exception, by the text alone."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(f"(os error {code})" in str(error) for code in _FULL)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,15 +7,19 @@ last, and makes a prefix an artifact.
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistudio.artifacts.kinds import schema_version, split_kind
-from mistudio.artifacts.names import NAME_PATTERN
+from mistudio.artifacts.names import MAX_NAME_CHARS, NAME_PATTERN
 from mistudio.errors import DamagedArtifact
+from mistudio.plain_text import shortened
 
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.hmac"  # beside the manifest, so that its digest does not depend on who signs
+WORK = "work"  # folder of what a step needs to go on after a crash
 
 JsonScalar = str | int | float | bool | None
 
@@ -34,7 +38,9 @@ class InputRef(_Frozen):
 class FileEntry(_Frozen):
     """One file of an artifact."""
 
-    path: str = Field(pattern=f"^{NAME_PATTERN}$", description="relative to the artifact's prefix")
+    path: str = Field(
+        pattern=f"^{NAME_PATTERN}$", max_length=MAX_NAME_CHARS, description="relative to the artifact's prefix"
+    )
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -90,7 +96,7 @@ class Manifest(_Frozen):
     producer: Producer
     created_at: str = Field(description="UTC, ISO 8601")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the canonical JSON without ``created_at`` and ``producer``."""
         content = self.model_dump(mode="json", exclude={"created_at", "producer"})
@@ -118,15 +124,27 @@ class Manifest(_Frozen):
             DamagedArtifact: the bytes are not a manifest.
         """
         try:
-            return cls.model_validate_json(data)
+            manifest = cls.model_validate_json(data)
+            canonical_json(manifest.config)  # settings may hold numbers that JSON does not have
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "content"
-            message = (
-                f"{origin} is not a valid manifest ({where}: {first['msg']}). Run mistudio artifacts remove "
-                f"{origin.rpartition('/')[0]}, then run the step again."
-            )
-            raise DamagedArtifact(message) from error
+            where = ".".join(shortened(str(part))[1:-1] for part in first["loc"]) or "content"
+            raise DamagedArtifact(_invalid(origin, f"{where}: {first['msg']}")) from error
+        except (ValueError, RecursionError) as error:
+            raise DamagedArtifact(_invalid(origin, f"{error}")) from error
+        return manifest
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a name below an artifact's prefix has another use than that of a file of its."""
+    return path in (MANIFEST_NAME, SIGNATURE_NAME) or path.startswith(f"{WORK}/")
+
+
+def _invalid(origin: str, why: str) -> str:
+    return (
+        f"{origin} is not a valid manifest ({why}). Run mistudio artifacts remove {origin.rpartition('/')[0]}, then "
+        "run the step again."
+    )
 
 
 def canonical_json(value: object) -> bytes:

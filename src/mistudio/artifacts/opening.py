@@ -52,7 +52,7 @@ def open_to_read(url: str = "", *, make: bool = False) -> Store:
         StorageError: there is none.
     """
     folder = expanded(_folder(url))
-    if make or os.path.isdir(folder / PRIVATE):  # unlike Path's, it takes names that are too long
+    if make or os.path.isdir(folder / PRIVATE):
         with suppress(StorageError):
             return LocalStore(folder)
     return LocalStore(folder, "r")
@@ -71,15 +71,29 @@ def _folder(url: str) -> Path:
     url = url or default_store_url()
     folder = local_folder(url)
     if folder is None:
-        scheme = shortened(url.partition(":")[0])
-        message = f"store {shortened(url)} has the unknown scheme {scheme}. Use a folder, as a path or as file:PATH."
+        message = (
+            f"store {shortened(url)} has the unknown scheme {shortened(url.partition(':')[0])}. "
+            "Use a folder, as a path or as file:PATH."
+        )
         raise ConfigError(message)
     return folder
 
 
 def local_folder(url: str) -> Path | None:
-    """The folder that a store's URL names; None if it names no folder."""
+    """The folder that a store's URL names; None if it names no folder.
+
+    Raises:
+        ConfigError: it is the URL of a folder, and names none on this machine.
+    """
     scheme, colon, rest = url.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         return Path(url)
-    return Path(rest.removeprefix("//")) if scheme == "file" else None
+    if scheme.lower() != "file":
+        return None
+    path = rest.removeprefix("//")
+    if not path or (path != rest and path[:1] not in ("/", "~")):  # behind two slashes stands a host
+        message = (
+            f"store {shortened(url)} names no folder on this machine. Write the folder as a path, or as file:/PATH."
+        )
+        raise ConfigError(message)
+    return Path(path)

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.kinds import qualified_kind
-from mistudio.artifacts.manifest import MANIFEST_NAME, JsonScalar, Manifest, Producer, Recipe
+from mistudio.artifacts.manifest import MANIFEST_NAME, WORK, JsonScalar, Manifest, Producer, Recipe
+from mistudio.artifacts.signing import signing_key
 from mistudio.artifacts.store import Store
-from mistudio.errors import ConfigError, NotFound
+from mistudio.errors import ConfigError, NotFound, StorageError
 from mistudio.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,10 @@ def produce(
         StorageError: the store cannot be written.
     """
     prefix = prefix or recipe.prefix
+    signing_key()  # one that cannot be used is known before the work
     found = _published(store, prefix)
     if found:
+        tidy(store, prefix)
         return Produced(found, found=True)
     with store.lease(prefix):
         found = _published(store, prefix)  # another process may have published it while we waited
@@ -75,9 +78,31 @@ def produce(
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         produced = _publish(store, prefix, manifest)
-        for name in draft.work_names():
-            draft.remove_work(name)
+        _drop_work(draft)
     return produced
+
+
+def tidy(store: Store, uri: str) -> int:
+    """Drop what a published artifact was made with, where a kill left it; say how many files.
+
+    Left by a process that ended between publication and its own tidying. A store that cannot be written stays as it is.
+    """
+    if store.read_only or f"{uri}/{WORK}" not in store.folders(uri):
+        return 0
+    try:
+        with store.lease(uri):
+            return _drop_work(Draft(store, uri)) if store.size(f"{uri}/{MANIFEST_NAME}") is not None else 0
+    except StorageError as error:
+        logger.info("What %s was made with stays: %s", uri, error)
+        return 0
+
+
+def _drop_work(draft: Draft) -> int:
+    """Drop working files, and what killed writers left half written; the lease is held."""
+    names = draft.work_names()
+    for name in names:
+        draft.remove_work(name)
+    return len(names) + draft.store.sweep(draft.prefix)
 
 
 def produce_together(
@@ -134,7 +159,11 @@ def _published(store: Store, prefix: str) -> Artifact | None:
 
 def _publish(store: Store, prefix: str, manifest: Manifest) -> Produced:
     """Write the manifest; where another was first, its artifact is the one that counts."""
-    if store.create(f"{prefix}/{MANIFEST_NAME}", manifest.to_json()):
+    content = manifest.to_json()
+    if store.create(f"{prefix}/{MANIFEST_NAME}", content):
+        key = signing_key()
+        if key is not None:
+            key.sign(store, prefix, content)
         return Produced(Artifact(store, prefix, manifest), found=False)
     first = open_artifact(store, prefix)
     if first.digest != manifest.digest:

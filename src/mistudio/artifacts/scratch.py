@@ -30,7 +30,7 @@ def scratch_folder(store: Store | str) -> Path:
         folder = expanded(folder).absolute()
         if not given and _is_written(store, folder):
             return folder / PRIVATE
-    base = Path(given).expanduser().absolute() if given else platformdirs.user_cache_path("mistudio") / "stores"
+    base = expanded(Path(given)).absolute() if given else platformdirs.user_cache_path("mistudio") / "stores"
     key = hashlib.sha256(str(folder or url.rstrip("/")).encode()).hexdigest()[:_KEY_DIGITS]
     return base / key
 
@@ -39,4 +39,4 @@ def _is_written(store: Store | str, folder: Path) -> bool:
     """Whether a local store is one to write to; a folder that is not there yet will be."""
     if not isinstance(store, str):
         return not store.read_only
-    return os.access(folder, os.W_OK) or not os.path.exists(folder)  # unlike Path's, it takes names that are too long
+    return os.access(folder, os.W_OK) or not os.path.exists(folder)

@@ -117,6 +117,25 @@ class Store(ABC):
     def find(self, name: str) -> StoredFile | None:
         """The file of that name, or None where there is none."""
 
+    def absence(self, name: str) -> str | None:
+        """Why there is no file of that name, for a message; None where there is no more to say."""
+        return None
+
+    def strays(self, prefix: str) -> Iterator[str]:
+        """What lies below the folder ``prefix`` and is no file of the store, such as links: names, in order.
+
+        Nothing of it is listed or read elsewhere. A store of objects has none.
+        """
+        return iter(())
+
+    def sweep(self, prefix: str = "") -> int:
+        """Drop what writers that are gone left half written, below ``prefix`` or everywhere; say how many files.
+
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        return 0
+
     def size(self, name: str) -> int | None:
         """Size in bytes, or None where there is no such file."""
         found = self.find(name)
@@ -148,11 +167,15 @@ class Store(ABC):
         for folder in self.folders(prefix):
             if folder in skip:
                 continue
-            found = self.find(f"{folder}/{name}")
+            found = self._find_listed(f"{folder}/{name}")
             if found is not None:
                 yield found
             else:
                 yield from self.outermost(name, folder, skip)
+
+    def _find_listed(self, name: str) -> StoredFile | None:
+        """As :meth:`find`, for a file in a folder that a listing has just shown."""
+        return self.find(name)
 
     @abstractmethod
     def remove(self, name: str) -> None:

@@ -12,9 +12,14 @@ if TYPE_CHECKING:
     from mistudio.artifacts import Artifact, Entry, Store
     from mistudio.errors import DamagedArtifact
 
-_VERIFY_HELP = """Hash every file again, and name each that is not what was published.
+_VERIFY_HELP = """Check artifacts: hash every file again, and name each that is not what was published.
 
-Exits with 0 if all is well, and with 2 and the names of the damaged files if not.
+Checked are also links and files that no manifest lists, the settings against the prefix, and the digest against what
+was made from the artifact and the names that it was given. Figures of an artifact that nothing was made from can be
+edited without a trace, unless manifests are signed: with a key in MISTUDIO_SIGNING_KEY, steps sign what they publish,
+and verify wants each signature.
+
+Exits with 0 if all is well, and with 2 and what is wrong if not.
 
 Examples:
 
@@ -22,7 +27,21 @@ Examples:
 
     mistudio artifacts verify sae/0123456789abcdef
 """
+_SIGN_HELP = """Sign artifacts with the key in MISTUDIO_SIGNING_KEY, those that no step signed.
+
+Each is checked first. Give the prefixes of those that you trust: a signature says that you do.
+
+Example: mistudio artifacts sign sae/0123456789abcdef
+"""
+_CLEAN_HELP = """Drop what killed processes left and nothing goes on with.
+
+That is what published artifacts were made with, and files that were half written. What an unfinished step has done
+stays: running it again goes on.
+
+Example: mistudio artifacts clean
+"""
 _FIGURES_SHOWN = 3
+_UNPROVED_SHOWN = 10
 _FILES_SHOWN = 30
 _DIGITS_SHOWN = 12
 _DATE_CHARS = 10
@@ -43,12 +62,16 @@ StoreOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    artifacts = typer.Typer(help="List, show, name, verify and remove what the steps published.", no_args_is_help=True)
+    artifacts = typer.Typer(
+        help="List, show, name, verify, sign and remove what the steps published.", no_args_is_help=True
+    )
     artifacts.command("list")(list_)
     artifacts.command("latest")(latest)
     artifacts.command("show")(show)
     artifacts.command("verify", help=_VERIFY_HELP)(verify)
+    artifacts.command("sign", help=_SIGN_HELP)(sign)
     artifacts.command("remove")(remove)
+    artifacts.command("clean", help=_CLEAN_HELP)(clean)
     artifacts.command("name")(name_)
     artifacts.command("refs")(refs)
     app.add_typer(artifacts, name="artifacts")
@@ -130,27 +153,63 @@ def verify(
     uris: Annotated[list[str] | None, typer.Argument(help="Prefixes to verify. [default: all artifacts]")] = None,
     store: StoreOption = "",
 ) -> None:
-    """Hash every file again, and name each that is not what was published."""
+    """Check artifacts: hash every file again, and name each that is not what was published."""
     from mistudio.artifacts import open_to_read
+    from mistudio.artifacts import verify as verified
     from mistudio.errors import DamagedArtifact
 
-    opened = open_to_read(store)
-    artifacts = {uri.strip("/"): _open(opened, uri) for uri in uris} if uris else _open_all(opened)
-    problems: list[str] = []
-    num_damaged = 0
-    for uri, artifact in artifacts.items():
-        found = [str(artifact)] if isinstance(artifact, DamagedArtifact) else list(artifact.problems())
-        typer.echo(f"{'damaged' if found else 'ok':<8} {uri}")
-        problems += found
-        num_damaged += bool(found)
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems)
+    verdicts = []
+    for verdict in verified(open_to_read(store), uris or None):
+        state = "damaged" if verdict.problems else "unsigned" if verdict.is_unsigned else "ok"
+        typer.echo(f"{state:<8} {verdict.uri}")
+        verdicts.append(verdict)
+    damaged = [verdict for verdict in verdicts if verdict.problems]
+    if damaged:
+        listed = "".join(f"\n  {problem}" for verdict in damaged for problem in verdict.problems)
         message = (
-            f"{num_damaged} of {len(artifacts)} artifacts are damaged:{listed}\n"
+            f"{len(damaged)} of {len(verdicts)} artifacts are damaged:{listed}\n"
             "Remove each (mistudio artifacts remove URI), then run its step again."
         )
         raise DamagedArtifact(message)
-    typer.echo(f"All {len(artifacts)} artifacts are as they were published.")
+    unsigned = [verdict.uri for verdict in verdicts if verdict.is_unsigned]
+    if unsigned:
+        message = (
+            f"{len(unsigned)} of {len(verdicts)} artifacts are not signed, which this process has a key for. "
+            "Sign those that you trust all the same (mistudio artifacts sign URI)."
+        )
+        raise DamagedArtifact(message)
+    typer.echo(f"All {len(verdicts)} artifacts are whole: files, prefixes and digests fit together.")
+    _tell_unproved([verdict.uri for verdict in verdicts if verdict.proof == "none"])
+
+
+def sign(uris: Annotated[list[str], typer.Argument(help="Prefixes to sign.")], store: StoreOption = "") -> None:
+    """Sign artifacts with the key in MISTUDIO_SIGNING_KEY."""
+    from mistudio.artifacts import open_store
+    from mistudio.artifacts import sign as sign_artifact
+
+    opened = open_store(store)
+    for uri in uris:
+        sign_artifact(opened, uri)
+        typer.echo(f"signed   {uri.strip('/')}")
+
+
+def clean(store: StoreOption = "") -> None:
+    """Drop what killed processes left and nothing goes on with."""
+    from mistudio.artifacts import open_store, tidy_store
+
+    num_files = tidy_store(open_store(store))
+    typer.echo(f"Removed {num_files:,} file{'' if num_files == 1 else 's'} that nothing needs.")
+
+
+def _tell_unproved(uris: list[str]) -> None:
+    """Say of which artifacts nothing but their own manifest says what it says."""
+    if not uris:
+        return
+    more = f" and {len(uris) - _UNPROVED_SHOWN} more" if len(uris) > _UNPROVED_SHOWN else ""
+    typer.echo(
+        f"Of {len(uris)} nothing proves that the figures are those that were published, since nothing was made from "
+        f"them and no signature was checked: {', '.join(uris[:_UNPROVED_SHOWN])}{more}."
+    )
 
 
 def remove(
@@ -244,19 +303,6 @@ def _open(store: "Store", uri: str) -> "Artifact | DamagedArtifact":
         return open_artifact(store, uri)
     except DamagedArtifact as error:
         return error
-
-
-def _open_all(store: "Store") -> "dict[str, Artifact | DamagedArtifact]":
-    from mistudio.artifacts import artifact_uris
-    from mistudio.errors import NotFound
-
-    opened = {}
-    for uri in artifact_uris(store):
-        try:
-            opened[uri] = _open(store, uri)
-        except NotFound:  # removed since it was listed
-            continue
-    return opened
 
 
 def _row(entry: "Entry") -> dict[str, Any]:

@@ -64,6 +64,7 @@ def list_(
     Example: mistudio corpus list --json
     """
     import json
+    import os
 
     from rich.console import Console
     from rich.table import Table
@@ -72,7 +73,7 @@ def list_(
     from mistudio.corpus.documents import BUILTIN_NAMES
     from mistudio.corpus.uploads import list_corpora, upload_name
 
-    there = Path(store_url(store)).exists()
+    there = os.path.exists(store_url(store))
     uploads = list(list_corpora(open_to_read(store))) if there else []
     if as_json:
         rows = [

@@ -16,9 +16,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from mistudio.artifacts import canonical_json, hash_file
+from mistudio.corpus.changes import changed
 from mistudio.corpus.documents import Columns, Document, Row, documents_of
+from mistudio.corpus.files import check_links, find_path
 from mistudio.errors import CorpusError, HubUnreachable
-from mistudio.paths import given_path
 from mistudio.plain_text import shortened, without_surrogates
 
 _TIMEOUT_S = 15.0
@@ -66,6 +67,12 @@ class HubSource:
             named = _name_labels(rows, found.label, stream.features)
             yield from documents_of(named, found, self.uri, self._task, dropped)
 
+    def check_unchanged(self, *, to_the_end: bool) -> None:
+        """Refuse a local folder that has changed; a dataset of the hub is read at its commit."""
+        folder = Path(self.name)
+        if to_the_end and folder.is_dir() and _hash_folder(folder) != self.revision:
+            raise CorpusError(changed(self.uri))
+
     @property
     def _task(self) -> str:
         return without_surrogates(self.name.rstrip("/").rpartition("/")[2])
@@ -82,8 +89,8 @@ def open_dataset(name: str, config: str | None, split: str, columns: Columns) ->
         CorpusError: there is no such dataset.
         HubUnreachable: the hub does not answer.
     """
-    folder = given_path(name, "The dataset")
-    if folder.is_dir():
+    folder = find_path(name)
+    if folder is not None and folder.is_dir():
         return HubSource(str(folder.absolute()), config, split, _hash_folder(folder), columns)
     try:
         info = HfApi().dataset_info(name, timeout=_TIMEOUT_S)
@@ -143,6 +150,7 @@ def _name_labels(rows: Iterator[Row], label: str | None, features: Any) -> Itera
 
 
 def _hash_folder(folder: Path) -> str:
+    check_links(folder.resolve())
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
     content = [[name, hash_file(path)] for name, path in files if not name.startswith(".")]
     return hashlib.sha256(canonical_json(content)).hexdigest()

@@ -12,13 +12,14 @@ from itertools import chain, count, islice
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, produce
+from mistudio.corpus.changes import ChangingSource
 from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.documents import CorpusSource, Document
 from mistudio.corpus.index import write_index
 from mistudio.corpus.shards import STATISTICS_NAME, Tokenised, shard_writers
 from mistudio.corpus.statistics import SPLITS, CorpusStatistics, Counts, ShardCounts, Split
 from mistudio.corpus.tokens import Specials, TextEncoder, chunk, find_specials
-from mistudio.errors import ConfigError, CorpusError
+from mistudio.errors import ConfigError, CorpusError, DamagedArtifact
 from mistudio.progress import progress
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _build(draft: Draft, source: CorpusSource, tokenizer: "PreTrainedTokenizerBa
         raise ConfigError(message)
     totals = _Ingestion(draft, source, TextEncoder(tokenizer), specials, config).run()
     special_ids = {*tokenizer.all_special_ids, *specials.prefix, *specials.suffix}
+    _check_unchanged(draft, source, to_the_end=True)
     statistics = CorpusStatistics.of(totals, config.context_length, specials.prefix, specials.suffix, special_ids)
     _check_splits(statistics, source, config)
     for split in SPLITS:
@@ -149,6 +151,7 @@ class _Ingestion:
         counts.drop(dropped)
         dropped.clear()
         if counts.read:
+            _check_unchanged(self.draft, self.source)
             with self.draft.stage_work(_counts_name(number)) as path:
                 path.write_text(counts.model_dump_json(), encoding="utf-8")
         return counts
@@ -182,6 +185,22 @@ class _Ingestion:
 
     def _is_enough(self, tokens: int) -> bool:
         return self.config.max_tokens is not None and tokens >= self.config.max_tokens
+
+
+def _check_unchanged(draft: Draft, source: CorpusSource, *, to_the_end: bool = False) -> None:
+    """Refuse a source that changed while it was read; nothing of what was made of it is gone on with.
+
+    Raises:
+        CorpusError: it did.
+        DamagedArtifact: it lies in the store, and did.
+    """
+    if not isinstance(source, ChangingSource):
+        return
+    try:
+        source.check_unchanged(to_the_end=to_the_end)
+    except (CorpusError, DamagedArtifact):
+        draft.clear()
+        raise
 
 
 def _counts_name(number: int) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from mistudio.artifacts import Store
 from mistudio.corpus.documents import BUILTIN_NAMES, Columns, CorpusSource, Document
-from mistudio.corpus.files import path_source
+from mistudio.corpus.files import find_path, path_source
 from mistudio.corpus.uploads import known_names, upload_source
 from mistudio.errors import CorpusError
-from mistudio.paths import given_path
 from mistudio.plain_text import shortened
 
+_SHOWN_CHARACTERS = 200
 _HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:]+))?(@(?P<split>[^@:]+))?$")
 
 
@@ -66,8 +66,8 @@ def open_source(
         return _builtin(corpus, columns)
     if corpus.startswith("hf:"):
         return _hub(corpus, columns)
-    path = given_path(corpus, "The corpus")
-    if corpus and path.exists():
+    path = find_path(corpus)
+    if path is not None:
         return path_source(path, columns)
     return _uploaded(corpus, store, columns)
 
@@ -95,9 +95,10 @@ def _hub(corpus: str, columns: Columns) -> CorpusSource:
 def _uploaded(corpus: str, store: Store, columns: Columns) -> CorpusSource:
     source = upload_source(store, corpus, columns)
     if source is None:
+        place = shortened(str(Path(corpus).absolute()), _SHOWN_CHARACTERS).strip("'")
         message = (
             f"No corpus {shortened(corpus)}: it is no built-in corpus ({', '.join(BUILTIN_NAMES)}), no file or folder "
-            f"({Path(corpus).absolute()}) and no uploaded corpus (those are: {known_names(store)}). "
+            f"({place}) and no uploaded corpus (those are: {known_names(store)}). "
             "A dataset of the Hugging Face hub is written hf:NAME."
         )
         raise CorpusError(message)

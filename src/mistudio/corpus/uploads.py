@@ -1,5 +1,6 @@
 """Uploaded corpora: files kept in the store under a name, so that every machine finds them by it."""
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -25,8 +26,8 @@ from mistudio.artifacts import (
 from mistudio.corpus.documents import BUILTIN_NAMES, Columns, Document
 from mistudio.corpus.files import FileSource, digest_files, path_source
 from mistudio.corpus.formats import read_documents
+from mistudio.corpus.lines import unreadable
 from mistudio.errors import CorpusError, InputError, NotFound
-from mistudio.paths import given_path
 from mistudio.plain_text import shortened
 from mistudio.progress import progress
 
@@ -61,6 +62,11 @@ class UploadSource:
         hashes = tuple((entry.path.removeprefix(_FILES), entry.sha256) for entry in self.artifact.manifest.files)
         return digest_files(hashes, self.columns)
 
+    def check_unchanged(self, *, to_the_end: bool) -> None:
+        """Refuse files that have changed since they were first opened."""
+        for path in self.artifact.paths(_FILES):
+            self.artifact.file(path)
+
     def documents(self, dropped: "Counter[str] | None" = None) -> Iterator[Document]:
         """Stream the documents of all files; each file is checked against its hash first."""
         for path in self.artifact.paths(_FILES):
@@ -80,9 +86,8 @@ def add_corpus(store: Store, path: Path, name: str | None = None, columns: Colum
         InputError: the name is no name in the store.
         CorpusError: the corpus cannot be read, is empty, or the name stands for another corpus.
     """
-    path = given_path(path, "The corpus")
-    if not path.exists():
-        message = f"There is no file or folder {path}."
+    if not os.path.exists(path):
+        message = f"There is no file or folder {shortened(str(path))}."
         raise CorpusError(message)
     columns = columns or Columns()
     prefix = _prefix(name if name is not None else _stored_name(path.absolute().stem))
@@ -90,12 +95,18 @@ def add_corpus(store: Store, path: Path, name: str | None = None, columns: Colum
     files = _stored_files(source)
 
     def build(draft: Draft) -> Summary:
-        summary = _read_through(source)
         draft.clear()  # what a killed run left may be of other content
         for stored, local in files.items():
-            with draft.open(_FILES + stored) as copy, local.open("rb") as original:
-                shutil.copyfileobj(original, copy, _COPY_BYTES)
-        return summary
+            _copy(draft, stored, local)
+        # The copies are read, since the files could change between one reading and the next.
+        copies = tuple(
+            (name, draft.file(_FILES + stored)) for (name, _), stored in zip(source.files, files, strict=True)
+        )
+        try:
+            return _read_through(FileSource(source.uri, copies, columns))
+        except CorpusError:
+            draft.clear()
+            raise
 
     recipe = Recipe(kind=KIND, config={"columns": columns.model_dump()})
     produced = produce(store, recipe, "corpus add", build, prefix)
@@ -174,6 +185,17 @@ def _stored_files(source: FileSource) -> dict[str, Path]:
             raise CorpusError(message)
         files[stored] = path
     return files
+
+
+def _copy(draft: Draft, stored: str, local: Path) -> None:
+    with draft.open(_FILES + stored) as copy:
+        try:
+            with local.open("rb") as original:
+                shutil.copyfileobj(original, copy, _COPY_BYTES)
+        except OSError as error:
+            if error.filename != str(local):  # the store's own
+                raise
+            raise CorpusError(unreadable(local.name, error)) from error
 
 
 def _check_same(published: Artifact, files: dict[str, Path], columns: Columns) -> None:

@@ -1,5 +1,6 @@
 """What a step works with beside its inputs and its configuration: the store, the model, the judge, the run."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,6 @@ from pydantic import ValidationError
 
 from mistudio.artifacts import Artifact, Line, Store, open_to_read, scratch_folder
 from mistudio.errors import ConfigError, InputError
-from mistudio.paths import given_path
 from mistudio.settings import json_object, nested, refused, validated
 from mistudio.steps.spec import Step
 from mistudio.tracking import Run
@@ -125,7 +125,7 @@ def named_source(store: Store, model: str, revision: str, made_from: Artifact | 
         return captured_subject(store, made_from, revision)
     if made_from is not None and model == DEMO:
         check_demo(store, made_from)
-    if "@" in model and not revision and not given_path(model, "The model").exists():
+    if "@" in model and not revision and not os.path.exists(model):
         model, _, revision = model.rpartition("@")
     return resolve_model(model, revision or None, store)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
-from mistudio.paths import given_path
 from mistudio.plain_text import shortened, without_surrogates
 from mistudio.progress import progress
 
@@ -65,8 +64,8 @@ def resolve_source(model: str, revision: str | None = None) -> SubjectSource:
         SubjectError: there is no such folder or model, or the folder holds no model.
         HubUnreachable: it is an id on the hub, not in the local cache, and the hub does not answer.
     """
-    folder = given_path(model, "The model")
-    if model and folder.is_dir():
+    folder = Path(os.path.expanduser(model))  # leaves "~" of an unknown user as it is
+    if model and os.path.isdir(folder):
         return _folder_source(folder.absolute())
     if model.startswith((".", "/", "~")) or not _HUB_ID.match(model):
         message = (

@@ -113,11 +113,43 @@ def test_verify_finds_nothing_wrong_with_what_is_whole(run: Run, publish: Publis
     uris = sorted(publish(k=k).uri for k in range(3))
     result = run("verify")
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == [
-        *(f"ok       {uri}" for uri in uris),
-        "All 3 artifacts are as they were published.",
-    ]
+    *lines, whole, unproved = result.stdout.splitlines()
+    assert lines == [f"ok       {uri}" for uri in uris]
+    assert whole == "All 3 artifacts are whole: files, prefixes and digests fit together."
+    assert unproved.startswith("Of 3 nothing proves that the figures are those that were published")
+    assert unproved.endswith(f": {', '.join(uris)}.")
     assert run("verify", uris[1]).stdout.startswith(f"ok       {uris[1]}\nAll 1 artifacts")
+
+
+def test_verify_says_nothing_of_proofs_where_others_name_what_was_made(run: Run, publish: Publish) -> None:
+    corpus = publish("corpus")
+    sae = publish("sae", inputs={"corpus": corpus.ref})
+    run("name", sae.uri, "champion", "--author", "ada")
+    assert "nothing proves" not in run("verify").stdout
+
+
+def test_sign_signs_what_no_step_signed_and_verify_wants_it(
+    run: Run, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish()
+    monkeypatch.setenv("MISTUDIO_SIGNING_KEY", "0123456789abcdef")
+    refused = run("verify")
+    assert "1 of 1 artifacts are not signed" in str(refused.exception)
+    assert refused.stdout == f"unsigned {artifact.uri}\n"
+    assert run("sign", artifact.uri).stdout == f"signed   {artifact.uri}\n"
+    verified = run("verify")
+    assert verified.exit_code == 0
+    assert "nothing proves" not in verified.stdout
+
+
+def test_clean_drops_what_killed_processes_left(run: Run, store: Store, publish: Publish) -> None:
+    artifact = publish()
+    for name in (f"{artifact.uri}/work/checkpoint", "sae/unfinished/work/checkpoint"):
+        assert store.create(name, b"")
+    assert run("clean").stdout == "Removed 1 file that nothing needs.\n"
+    assert list(store.list("sae/unfinished")) == ["sae/unfinished/work/checkpoint"]
+    assert list(artifact.problems()) == []
+    assert run("clean").stdout == "Removed 0 files that nothing needs.\n"
 
 
 def test_verify_names_every_damaged_file_and_goes_on_to_the_end(run: Run, store: Store, publish: Publish) -> None:

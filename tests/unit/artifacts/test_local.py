@@ -1,17 +1,31 @@
 """The store in a local folder: full disks, folders that cannot be written, and how a store is named."""
 
+import errno
+import fcntl
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from mistudio.artifacts import Draft, Recipe, Summary, default_store_url, open_store, open_to_read, produce
-from mistudio.errors import ConfigError, StorageError, StorageFull
+from mistudio.artifacts import (
+    Draft,
+    Recipe,
+    Summary,
+    default_store_url,
+    open_store,
+    open_to_read,
+    produce,
+    scratch_folder,
+    store_url,
+)
+from mistudio.errors import ConfigError, InputError, StorageError, StorageFull
 
 RECIPE = Recipe(kind="sae", config={})
 # Each writes about 400 kB to ``path`` in the way that a step does.
@@ -99,10 +113,26 @@ def test_a_file_where_a_folder_has_to_be_is_an_error_of_the_store(tmp_path: Path
 
 def test_a_name_that_no_disk_takes_is_an_error_of_the_store(tmp_path: Path) -> None:
     store, name = open_store(str(tmp_path)), "x" * 300
-    with pytest.raises(StorageError, match="File name too long"):
-        store.size(name)
-    with pytest.raises(StorageError, match="File name too long"):
-        store.create(name, b"")
+    for use in (store.size, store.read, store.remove, lambda name: store.create(name, b"")):
+        with pytest.raises(InputError, match=r"'x+… is not a name in the store: .* at most 255") as error:
+            use(name)
+        assert len(str(error.value)) < 400
+    with pytest.raises(InputError, match="1,024 in all"):
+        store.size("/".join(["x" * 200] * 6))
+    for path, read in product((tmp_path / ("x" * 300), "x" * 3000), (open_store, open_to_read)):
+        with pytest.raises(StorageError, match="File name too long") as refused:
+            read(str(path))
+        assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "/".join(["y" * 120] * 5), "/".join(["z" * 90] * 3)])
+def test_a_long_name_can_be_written_and_leased(tmp_path: Path, name: str) -> None:
+    store = open_store(str(tmp_path))
+    with store.lease(name), store.put(f"{name}/a") as staged, store.put(f"{name}/b") as other:
+        staged.path.write_bytes(b"1")
+        other.path.write_bytes(b"2")
+    assert store.create(f"{name}/c", b"3")
+    assert b"".join(store.read(file) for file in store.list()) == b"123"
 
 
 def test_an_error_of_the_block_itself_is_passed_on(tmp_path: Path) -> None:
@@ -148,6 +178,17 @@ def test_a_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     assert open_store(f"{tmp_path}/run:1").url == f"{tmp_path}/run:1"
     assert open_store("./run:1").url == f"{tmp_path}/run:1"
+
+
+@pytest.mark.parametrize(
+    "url", ["file:", "file://", "FILE:", "file://host/x", "file://x", "file:\0", "~no_such_user", "\0"]
+)
+def test_a_url_that_names_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (open_store, open_to_read, store_url, scratch_folder):
+        with pytest.raises((ConfigError, StorageError)):
+            use(url)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["gopher://host/x", "run:1", "http:x"])
@@ -229,3 +270,144 @@ def test_a_step_finds_what_a_store_that_cannot_be_written_holds(
     open_store(str(tmp_path))
     monkeypatch.setattr(os, "access", refuse)
     assert open_to_read(str(tmp_path), make=True).read_only
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EIO])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(file: object, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"Cannot lock sae/1 in the store .*no locks of files.*local disk"):
+        store.lease("sae/1").__enter__()
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))
+
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="no hard links, which publishing needs"):
+        store.create("sae/1/manifest.json", b"")
+
+
+def test_a_file_system_that_cannot_sync_is_written_to_and_one_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(code: int) -> None:
+        def refuse(descriptor: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", refuse)
+
+    store = open_store(str(tmp_path))
+    fail(errno.EINVAL)
+    Draft(store, "sae/1").write("weights", b"x")
+    fail(errno.EIO)
+    with pytest.raises(StorageError, match="Cannot write sae/1/weights in the store .*Input/output error"):
+        Draft(store, "sae/1").write("weights", b"y")
+
+
+def by_a_library(draft: Draft) -> None:
+    """Writes as libraries do whose errors do not name the file."""
+    with draft.stage("shards/1") as path:
+        try:
+            path.write_bytes(b"x")
+        except OSError as error:
+            raise OSError(error.errno, "Failed to open local file") from error
+
+
+WHILE_GONE: dict[str, Callable[[Draft], object]] = {
+    "a file": lambda draft: draft.write("shards/1", b"x"),
+    "by a library": by_a_library,
+    "a checkpoint": lambda draft: draft.work_once("checkpoint", lambda path: path.write_bytes(b"x")),
+    "nothing more": lambda draft: None,
+}
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+@pytest.mark.parametrize("way", WHILE_GONE)
+def test_a_store_that_vanishes_while_a_step_runs_is_named_and_not_made_anew(
+    tmp_path: Path, way: str, mounted: bool
+) -> None:
+    """Removed, or unmounted, which leaves an empty folder."""
+    store = open_store(str(tmp_path / "store"))
+
+    def build(draft: Draft) -> Summary:
+        draft.write("shards/0", b"x")
+        (tmp_path / "store").rename(tmp_path / "moved")
+        if mounted:
+            (tmp_path / "store").mkdir()
+        WHILE_GONE[way](draft)
+        return {}
+
+    with pytest.raises(StorageError, match="(in|from) the store"):
+        produce(store, RECIPE, "train", build)
+    assert (tmp_path / "store").exists() == mounted
+    assert not mounted or list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_store_that_vanished_is_not_an_empty_one(tmp_path: Path) -> None:
+    for mode in ("rw", "r"):
+        (tmp_path / "store").mkdir()
+        store = open_store(str(tmp_path / "store"), mode)  # type: ignore[arg-type]
+        shutil.rmtree(tmp_path / "store")
+        with pytest.raises(StorageError, match="removed, moved or unmounted since it was opened"):
+            list(store.list())
+
+
+def test_files_that_vanish_while_a_step_runs_are_no_part_left_out(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+
+    def build(draft: Draft) -> Summary:
+        draft.write("shards/0", b"x")
+        draft.write("shards/1", b"x")
+        store.remove(f"{draft.prefix}/shards/0")
+        return {}
+
+    with pytest.raises(StorageError, match="shards/0 was removed from the store .* while the step ran"):
+        produce(store, RECIPE, "train", build)
+    assert not store.size(f"{RECIPE.prefix}/manifest.json")
+
+
+def test_removing_a_file_removes_the_folders_it_leaves_empty_and_no_others(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for name in ("sae/1/deep/er/a", "sae/1/b", "sae/2/c"):
+        assert store.create(name, b"")
+
+    def folders() -> set[str]:
+        found = (path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir())
+        return {name for name in found if not name.startswith(".mistudio")}
+
+    store.remove("sae/1/deep/er/a")
+    assert folders() == {"sae", "sae/1", "sae/2"}
+    store.remove("sae/1/b")
+    assert folders() == {"sae", "sae/2"}
+    store.remove("sae/2/c")
+    assert folders() == {"sae"}  # one at the top stays: another process may be about to write there
+    assert store.create("top", b"")
+    store.remove("top")
+    assert folders() == {"sae"}
+    assert tmp_path.is_dir()
+
+
+def test_what_killed_writers_left_is_dropped_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    staging = tmp_path / ".mistudio" / "staging"
+
+    def leave(*names: str) -> None:
+        for name in names:
+            (staging / name).write_bytes(b"half")
+            os.utime(staging / name, (0, 0))
+
+    leave("sae@1@weights", "sae@2@weights", "sae@3@shards@0", "refs@sae@champion@00000001@abc", "0123")
+    (staging / "young").write_bytes(b"half")
+    with store.lease("sae/1"):
+        assert open_store(store.url).sweep() == 4
+        assert {path.name for path in staging.iterdir()} == {"young", "sae@1@weights"}
+        leave("sae@10@weights")
+        assert store.sweep("sae/1") == 1
+    assert {path.name for path in staging.iterdir()} == {"young", "sae@10@weights"}
+    assert store.sweep() == 1
