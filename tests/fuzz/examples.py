@@ -10,10 +10,10 @@ _ASKED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 PHASES = [Phase.generate, Phase.shrink]
 
 
-def examples(few: int, weight: float = 1.0) -> settings:
-    """Settings of a test: ``few`` cases, or ``FUZZ_EXAMPLES`` times its weight, other ones each time."""
+def examples(few: int, share: float) -> settings:
+    """Settings of a test: ``few`` cases, or its share of ``FUZZ_EXAMPLES`` in all, other ones each time."""
     return settings(
-        max_examples=max(1, round(_ASKED * weight)) if _ASKED else few,
+        max_examples=max(1, round(_ASKED * share)) if _ASKED else few,
         derandomize=not _ASKED,
         phases=PHASES,
         database=None,

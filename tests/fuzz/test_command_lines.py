@@ -39,7 +39,7 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @given(command_lines())
-@examples(300)
+@examples(100, 0.3)
 def test_a_command_line_ends_well_or_says_why_not(arguments: list[str]) -> None:
     outcome = run(arguments)
     assert outcome.code in (0, 2), outcome

@@ -98,7 +98,7 @@ _CORPORA = {
     st.sampled_from(_COLUMNS) | st.none(),
     st.sampled_from(_COLUMNS) | st.none() | texts,
 )
-@examples(150)
+@examples(60, 0.08)
 def test_corpora(folder: Path, case: tuple[str, bytes], text: str | None, label: str | None) -> None:
     form, content = case
     path = folder / f"corpus{form}"
@@ -117,7 +117,7 @@ def test_corpora(folder: Path, case: tuple[str, bytes], text: str | None, label:
     | _JUNK
     | _LINES_OF_TEXT,
 )
-@examples(80)
+@examples(30, 0.04)
 def test_labels(folder: Path, form: str, content: bytes) -> None:
     path = folder / f"labels{form}"
     path.write_bytes(content)
@@ -132,7 +132,7 @@ def test_labels(folder: Path, form: str, content: bytes) -> None:
     | _JUNK
     | _LINES_OF_TEXT,
 )
-@examples(80)
+@examples(30, 0.04)
 def test_explanations(folder: Path, form: str, content: bytes) -> None:
     path = folder / f"explanations{form}"
     path.write_bytes(content)
@@ -162,7 +162,7 @@ def _autoencoders(draw: st.DrawFn) -> tuple[str, dict[str, bytes]]:
 
 
 @given(_autoencoders())
-@examples(80)
+@examples(25, 0.05)
 def test_autoencoders(folder: Path, case: tuple[str, dict[str, bytes]]) -> None:
     form, files = case
     own = folder / form
@@ -183,7 +183,7 @@ def store(folder: Path) -> Store:
 
 
 @given(st.data())
-@examples(120)
+@examples(20, 0.04)
 def test_manifests(store: Store, data: st.DataObject) -> None:
     (uri,) = [f"activations/{name}" for name in _names(store, "activations")]
     path = Path(store.url) / uri / "manifest.json"
@@ -213,7 +213,7 @@ def _names(store: Store, kind: str) -> list[str]:
     (json_texts() | plain).map(lambda text: text.encode("utf-8", "replace").decode()),
     st.booleans(),
 )
-@examples(40)
+@examples(5, 0.01)
 def test_indexes_of_the_catalogue(store: Store, junk: bytes | None, column: str, value: str, is_text: bool) -> None:
     path = scratch_folder(store) / INDEX_NAME
     path.unlink(missing_ok=True)
@@ -247,7 +247,7 @@ _EVENT = {"version": 1, "type": "finished", "step": "train", "uri": "sae/0", "di
 
 
 @given(st.sampled_from(["request", "outcome", "process", "events"]), st.data())
-@examples(120)
+@examples(30, 0.04)
 def test_records_of_runs(store: Store, which: str, data: st.DataObject) -> None:
     own = scratch_folder(store) / "runs" / RUN
     own.mkdir(parents=True, exist_ok=True)

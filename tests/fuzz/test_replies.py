@@ -35,7 +35,7 @@ _ANSWERS: list[tuple[Request, dict[str, Any]]] = [
 
 
 @given(st.sampled_from(_ANSWERS), st.data())
-@examples(150)
+@examples(60, 0.08)
 def test_bodies(case: tuple[Request, dict[str, Any]], data: st.DataObject) -> None:
     request, document = case
     whole = json.dumps(document).encode()
@@ -62,7 +62,7 @@ _STARTED = st.dictionaries(st.sampled_from(["explanation", "label"]), json_value
 
 
 @given(_WORDS.map(" ".join) | _STARTED, st.integers(1, 3))
-@examples(100)
+@examples(40, 0.06)
 def test_answers(text: str, count: int) -> None:
     tokens = tuple(AnswerToken(part, ((part, -0.1),)) for part in text.split(" "))
     for reply in (Reply(text=text), Reply(text=text, tokens=tokens)):

@@ -43,7 +43,7 @@ def _inner(name: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @given(_of_a_step())
-@examples(150)
+@examples(60, 0.14)
 def test_what_the_check_of_a_step_passes_is_refused_by_nothing_later(case: tuple[str, dict[str, Any]]) -> None:
     name, values = case
     step = STEPS[name]
@@ -73,7 +73,7 @@ def _of_a_pipeline(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 @given(_of_a_pipeline())
-@examples(150)
+@examples(30, 0.12)
 def test_the_check_of_a_pipeline_says_what_is_wrong(case: tuple[str, list[str]]) -> None:
     name, settings = case
     pipeline = load_pipeline(name)

@@ -61,7 +61,7 @@ class Method:
 
 def _each_once(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     if len(set(names)) < len(names):
-        message = f"{info.field_name} names one twice: {', '.join(names)}"
+        message = f"{info.field_name} names one twice: {shortened(', '.join(names))}"
         raise ValueError(message)
     return names
 
