@@ -19,7 +19,8 @@ def _begins(*_given: Any, **_named: Any) -> NoReturn:
 @pytest.fixture(autouse=True, scope="module")
 def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder and a store of their own, nothing beyond this machine, and no work."""
-    folder = tmp_path_factory.mktemp("fuzz")
+    folder = tmp_path_factory.mktemp("fuzz") / "so" / "that" / "dots" / "stay"
+    folder.mkdir(parents=True)
     os.mkfifo(folder / "pipe")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

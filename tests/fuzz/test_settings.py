@@ -60,6 +60,8 @@ def test_what_the_check_of_a_step_passes_is_refused_by_nothing_later(case: tuple
     assert 0 <= sorted_values.own.get("seed", 0) < 1 << 31
 
 
+# What a sweep's lists are called where one of their values is refused for an autoencoder.
+_AXES = {"sparsities": "k ", "widths": "width "}
 _PIPELINES = ("interpret", "sweep")
 
 
@@ -86,6 +88,7 @@ def test_the_check_of_a_pipeline_says_what_is_wrong(case: tuple[str, list[str]])
 def _acceptable(message: str, values: Mapping[str, Any]) -> None:
     assert is_readable(message) is None, message
     named = [*values, *map(_text, values.values()), *(each.rpartition(".")[2] for each in values)]
+    named += [own for given, own in _AXES.items() if given in values]
     inner = [each for value in values.values() if isinstance(value, dict) for each in value]
     assert names_one(message, [*named, *inner, *(each.rpartition("_")[2] for each in named)]), (message, values)
 
