@@ -14,7 +14,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test test-peers lint format components compile bench bench-sae bench-quality clean
+.PHONY: help install demo test fuzz test-peers lint format components compile bench bench-sae bench-quality clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: install ## Train a small language model and run the main job on it, offlin
 
 test: install ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+
+fuzz: install ## Try hostile command lines, settings, files and answers (FUZZ_EXAMPLES of them; 10,000 by default)
+	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} nice $(BIN)/python -m pytest tests/fuzz --timeout 7200
 
 test-peers: install $(PEERS)/installed ## Install SAELens, sparsify and dictionary_learning, and test formats against them
 	OMP_NUM_THREADS=1 MISTUDIO_PEERS_PYTHON=$(CURDIR)/$(PEERS)/bin/python \

@@ -16,9 +16,11 @@
 
 A message says what was wrong, with which value, and what to do about it. The command line prints it
 as one paragraph and exits with ``exit_code``; any other exception is a bug and keeps its traceback. Whatever value a
-message repeats, secrets are taken out of it: messages go to screens, logs and records of runs.
+message repeats, secrets are taken out of it, and words that nobody would read to their end are cut: messages go to
+screens, logs and records of runs.
 """
 
+from mistudio.plain_text import without_long_words
 from mistudio.redaction import redact
 
 
@@ -28,7 +30,11 @@ class MistudioError(Exception):
     exit_code = 2
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
+        super().__init__(*(_readable(each) if isinstance(each, str) else each for each in arguments))
+
+
+def _readable(message: str) -> str:
+    return without_long_words(redact(message))  # in this order: what is left of a secret would not be known for one
 
 
 class InputError(MistudioError):

@@ -9,6 +9,8 @@ import re
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SHOWN_CHARACTERS = 80
+_LONG_WORD = re.compile(r"\S{321,}")  # longer than the paths that people have
+_WORD_STARTS, _WORD_ENDS = 120, 60
 
 
 def has_surrogates(text: str) -> bool:
@@ -23,5 +25,13 @@ def without_surrogates(text: str) -> str:
 
 def shortened(value: object, max_characters: int = _SHOWN_CHARACTERS) -> str:
     """A value as it is written in Python, cut where it is longer than a message should repeat."""
-    text = repr(value[: max_characters + 1] if isinstance(value, str | bytes) else value)
+    try:
+        text = repr(value[: max_characters + 1] if isinstance(value, str | bytes) else value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= max_characters + 2 else f"{text[:max_characters]}…"
+
+
+def without_long_words(text: str) -> str:
+    """A message in which no word without a space is longer than people read; its begin and end stay."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][:_WORD_STARTS]}…{word[0][-_WORD_ENDS:]}", text)

@@ -30,6 +30,7 @@ _KINDS = {
     str: "a text",
     dict: "settings as an object",
 }
+MOST_SEED = (1 << 31) - 1  # what all that draw at random take, also with a little added
 Place = Literal["dashboard", "command", "settings"]
 
 # Where a setting is offered by a name of its own; without either mark it is set by path.
@@ -192,7 +193,7 @@ def assignments(settings: Iterable[str]) -> Iterator[tuple[str, str]]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            message = f"--set takes name=value, not {setting!r}."
+            message = f"--set takes name=value, not {shortened(setting)}."
             raise ConfigError(message)
         yield name, text
 
@@ -208,8 +209,20 @@ def parse_plain(name: str, text: str, kind: type) -> object:
             return {"true": True, "false": False}[text.lower()]
         return kind(text.replace("_", "") if kind in (int, float) else text)
     except (KeyError, ValueError) as error:
-        message = f"{name} takes a value of type {kind.__name__}, not {text!r}."
+        message = f"{name} takes a value of type {kind.__name__}, not {shortened(text)}."
         raise ConfigError(message) from error
+
+
+def check_seed(seed: int, name: str = "seed") -> int:
+    """Return a seed that everything random takes.
+
+    Raises:
+        ConfigError: it is below 0, or above 2,147,483,647.
+    """
+    if not 0 <= seed <= MOST_SEED:
+        message = f"{name} {shortened(seed)} is out of range: give one from 0 to {MOST_SEED:,}."
+        raise ConfigError(message)
+    return seed
 
 
 def find_leaf(known: Sequence[Leaf], name: str, source: str) -> Leaf:
@@ -225,10 +238,11 @@ def find_leaf(known: Sequence[Leaf], name: str, source: str) -> Leaf:
     if len(found) == 1:
         return found[0]
     if found:
-        message = f"{source} names {name!r}, which could be {', '.join(leaf.path for leaf in found)}: use one of these."
+        paths = ", ".join(leaf.path for leaf in found)
+        message = f"{source} names {shortened(name)}, which could be {paths}: use one of these."
     else:
         names = ", ".join(sorted({leaf.name for leaf in known}))
-        message = f"{source} names {name!r}, which is no setting; there are {names}."
+        message = f"{source} names {shortened(name)}, which is no setting; there are {names}."
     raise ConfigError(message)
 
 
@@ -246,7 +260,8 @@ def by_path(known: Sequence[Leaf], given: Mapping[str, Any], source: str) -> dic
         if value is None and (leaf.default is None or not leaf.nullable):
             continue
         if leaf.path in values:
-            message = f"{leaf.name} is given twice, as {values[leaf.path]!r} and as {value!r}: give it once."
+            both = f"{shortened(values[leaf.path])} and as {shortened(value)}"
+            message = f"{leaf.name} is given twice, as {both}: give it once."
             raise ConfigError(message)
         values[leaf.path] = leaf.checked(value)
     return values
@@ -441,7 +456,7 @@ def _variant(known: Sequence[Leaf], leaf: Leaf, value_at: Callable[[str], Any]) 
     (deciding,) = (each for each in known if each.decides and each.path.rpartition(".")[0] == above)
     variant = str(value_at(deciding.path) or deciding.default)
     if variant not in deciding.choices:
-        message = f"{deciding.name} {variant!r} is unknown: use one of {', '.join(deciding.choices)}."
+        message = f"{deciding.name} {shortened(variant)} is unknown: use one of {', '.join(deciding.choices)}."
         raise ConfigError(message)
     return variant
 
@@ -456,4 +471,4 @@ def _reason(problem: dict[str, object], names: Mapping[str, str]) -> str:
     name = names.get(".".join(parts), names.get(parts[-1], parts[-1])) if parts else "settings"
     if secret_setting({name: problem["input"]}) is not None:
         return f"{name}: {text}; secrets are never settings, they come from the environment"
-    return f"{name}: {text}, not {problem['input']!r}"
+    return f"{name}: {text}, not {shortened(problem['input'])}"

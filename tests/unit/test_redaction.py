@@ -180,11 +180,8 @@ def test_other_addresses_pass(url: str) -> None:
     ],
 )
 def test_what_a_step_would_refuse_of_a_judge_is_refused_before_a_run(step: str, given: dict[str, object]) -> None:
-    asked = check(STEPS[step], given)
-    refuse = STEPS[step].check
-    assert refuse is not None
     with pytest.raises(ConfigError):
-        refuse(asked, {})
+        check(STEPS[step], given)
 
 
 @pytest.mark.parametrize("text", ["{" * 100_000, '{"a":' * 100_000, '{"a": ' + "1" * 5000 + "}"])

@@ -12,6 +12,7 @@ from mistudio.artifacts.names import check_name
 from mistudio.artifacts.signing import signing_key
 from mistudio.artifacts.store import Store
 from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.plain_text import shortened
 from mistudio.progress import byte_progress
 
 
@@ -46,7 +47,7 @@ class Artifact:
         """
         entry = self._entries.get(path)
         if entry is None:
-            message = f"{self.uri} has no file {path!r}; it has {', '.join(self.paths()[:10])}."
+            message = f"{self.uri} has no file {shortened(path)}; it has {', '.join(self.paths()[:10])}."
             raise NotFound(message)
         problem = self._problem(entry)
         if problem:

@@ -23,6 +23,7 @@ from mistudio.artifacts.refs import REFS
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.store import Store
 from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.plain_text import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Catalog:
             NotFound: there is none.
         """
         if len(digits) < _FEWEST_DIGITS or not set(digits) <= set("0123456789abcdef"):
-            message = f"{digits!r} is no digest: give {_FEWEST_DIGITS} of its hexadecimal digits or more."
+            message = f"{shortened(digits)} is no digest: give {_FEWEST_DIGITS} of its hexadecimal digits or more."
             raise InputError(message)
         return self._first(lambda: self._with_digest(digits), f"with digest {digits}")
 

@@ -29,6 +29,7 @@ CREATE INDEX IF NOT EXISTS by_input ON inputs (digest);
 CREATE INDEX IF NOT EXISTS by_input_uri ON inputs (uri);
 """
 _WAIT_S = 30.0
+_NO_ENTRY = "a row of the index is no entry"
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,26 @@ class Index:
     def _select(self, where: str, *values: str | None) -> Iterator[Entry]:
         rows = self._connection.execute(f"SELECT uri, kind, digest, created_at, content FROM artifacts {where}", values)  # noqa: S608 -- written here
         with contextlib.closing(rows):
-            for uri, kind, digest, created_at, content in rows:
-                rest = json.loads(content)
-                inputs = {role: InputRef(uri=ref[0], digest=ref[1]) for role, ref in rest.pop("inputs").items()}
-                yield Entry(uri=uri, kind=kind, digest=digest, created_at=created_at, inputs=inputs, **rest)
+            yield from (_entry(*row) for row in rows)
+
+
+def _entry(uri: Any, kind: Any, digest: Any, created_at: Any, content: Any) -> Entry:
+    """The entry in a row.
+
+    Raises:
+        ValueError: the row is not what is written here.
+    """
+    try:
+        rest = json.loads(content)
+        inputs = {role: InputRef(uri=ref[0], digest=ref[1]) for role, ref in rest.pop("inputs").items()}
+        entry = Entry(uri=uri, kind=kind, digest=digest, created_at=created_at, inputs=inputs, **rest)
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(_NO_ENTRY) from error
+    texts = all(isinstance(each, str) for each in (uri, kind, digest, created_at))
+    numbers = isinstance(entry.num_bytes, int) and isinstance(entry.seed, int)
+    if not (texts and numbers and isinstance(entry.config, dict) and isinstance(entry.summary, dict)):
+        raise ValueError(_NO_ENTRY)
+    return entry
 
 
 def _content(entry: Entry) -> str:

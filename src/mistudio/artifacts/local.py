@@ -352,8 +352,13 @@ def expanded(root: Path) -> Path:
     why = "It holds a zero byte." if "\0" in str(root) else ""
     try:
         expanded_root = root.expanduser()
+        os.stat(expanded_root)
     except RuntimeError as error:
         why = str(error)
+    except (*_ABSENT, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        why = why or f"{getattr(error, 'strerror', error)}."
     if why:
         message = (
             f"Cannot open the store {shortened(str(root))[1:-1]}: {why} Choose another folder with --store or "

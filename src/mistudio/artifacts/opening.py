@@ -33,7 +33,7 @@ def open_store(url: str = "", mode: Mode = "rw") -> Store:
         StorageError: the folder cannot be made or written; to read, that there is none.
     """
     if mode not in get_args(Mode):
-        message = f"mode {mode!r} is unknown: use one of {', '.join(get_args(Mode))}."
+        message = f"mode {shortened(mode)} is unknown: use one of {', '.join(get_args(Mode))}."
         raise ConfigError(message)
     return LocalStore(_folder(url), mode)
 

@@ -15,6 +15,7 @@ from mistudio.artifacts.artifact import Artifact
 from mistudio.artifacts.names import check_name
 from mistudio.artifacts.store import Store
 from mistudio.errors import DamagedArtifact, InputError, NotFound
+from mistudio.plain_text import shortened
 
 REFS = "refs"
 _DIGITS = 8
@@ -77,7 +78,7 @@ def find_reference(store: Store, kind: str, name: str) -> Reference:
     numbers = _numbers(store, _prefix(kind, name))
     found = _read(store, kind, name, numbers[-1]) if numbers else None
     if found is None or found.target.uri is None:
-        message = f"There is no {kind} called {name!r} in the store {store.url}. See mistudio artifacts refs."
+        message = f"There is no {kind} called {shortened(name)} in the store {store.url}. See mistudio artifacts refs."
         raise NotFound(message)
     return found
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, verify
+from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, usage, verify
 from mistudio.errors import MistudioError
 from mistudio.stopping import Stopped, stoppable
 from mistudio.terminal import LineHandler, console, echo, plain
@@ -53,7 +53,7 @@ def main() -> None:
     _show_what_is_logged()
     try:
         with stoppable(interrupts=True):
-            app()
+            usage.run(app)
     except Stopped as stopped:
         notes: list[str] = getattr(stopped, "__notes__", [])
         echo(" ".join([f"Ended by {stopped.signal_name}.", *notes]), err=True)

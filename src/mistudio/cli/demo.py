@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mistudio.cli.going_on import goes_on
+from mistudio.cli.options import number
 from mistudio.terminal import console, echo
 
 _HELP = """Train a small language model on the spot, on text that Python brings along.
@@ -29,20 +30,13 @@ def register(app: typer.Typer) -> None:
     app.command("demo", help=_HELP)(demo)
 
 
-def _count(text: str) -> int:
-    """A whole number that may be written with underscores."""
-    try:
-        return int(text)
-    except ValueError:
-        message = f"{text!r} is not a whole number."
-        raise typer.BadParameter(message) from None
-
-
 def demo(
     tokens: Annotated[
-        int | None, typer.Option(parser=_count, metavar="N", help="Tokens to train on. [default: 1_950_000]")
+        int | None, typer.Option(help="Tokens to train on. [default: 1_950_000]", **number("tokens", int))
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first weights and the order of the text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first weights and the order of the text.", **number("seed", int))
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     store: StoreOption = "",
 ) -> None:

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mistudio.settings import Leaf
+from mistudio.settings import Leaf, parse_plain
+
+_NUMBERS = {int: "INTEGER", float: "FLOAT"}  # as typer calls them
 
 
 def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
@@ -26,7 +28,14 @@ def option(name: str, kind: type, text: str, default: Any) -> inspect.Parameter:
     """An option by its name; one that is on by default can be turned off."""
     flag = f"--{name.replace('_', '-')}"
     names = f"{flag}/--no-{flag[2:]}" if default is True else flag
-    return parameter(name, kind, typer.Option(names, help=text), default)
+    return parameter(name, kind, typer.Option(names, help=text, **number(name, kind)), default)
+
+
+def number(name: str, kind: type) -> dict[str, Any]:
+    """How typer is told to read a number: its own refusal does not say what was given."""
+    if kind not in _NUMBERS:
+        return {}
+    return {"parser": lambda text: parse_plain(name, str(text), kind), "metavar": _NUMBERS[kind]}
 
 
 def parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mistudio.cli.options import number
 from mistudio.terminal import echo
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
@@ -47,6 +48,7 @@ Example:
 
     mistudio mlflow sync
 """
+_MOST_PORT = 65_535
 StoreOption = Annotated[
     str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
 ]
@@ -80,6 +82,7 @@ def run(
     from mistudio.cli.running import PipelineFailed, run_locally
     from mistudio.cli.summary import print_parameters, print_summary, summarise
     from mistudio.errors import ConfigError, GateFailed
+    from mistudio.paths import given_path
     from mistudio.runs import LocalRunner, Target
     from mistudio.runs.checkout import load_pipeline, parse_settings
 
@@ -92,6 +95,8 @@ def run(
     if detach and summary:
         message = "--summary is of a run that has ended: leave it out with --detach, and see mistudio runs show."
         raise ConfigError(message)
+    if summary:
+        given_path(summary, "--summary")
     if summary and (summary.is_dir() or not os.access(_nearest_folder(summary), os.W_OK)):
         message = f"--summary {summary} cannot be written: name a file in a folder that can."
         raise ConfigError(message)
@@ -130,13 +135,20 @@ def compile_pipelines(
     ] = None,
 ) -> None:
     """Compile pipelines to YAML."""
+    from mistudio.errors import ConfigError
+    from mistudio.paths import given_path
+    from mistudio.plain_text import shortened
     from mistudio.runs.checkout import compiled_folder, kfp_functions, load_pipeline, pipeline_names
 
-    folder = output or compiled_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names or pipeline_names():
+    folder = given_path(output or compiled_folder(), "--output")
+    pipelines = {name: load_pipeline(name) for name in names or pipeline_names()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"--output {shortened(str(folder))} cannot be a folder: {error.strerror}. Choose another."
+        raise ConfigError(message) from error
+    for name, pipeline in pipelines.items():
         path = folder / f"{name}.yaml"
-        pipeline = load_pipeline(name)
         kfp_functions().compile_to(pipeline, path)
         echo(str(path))
 
@@ -145,7 +157,7 @@ def mlflow(
     context: typer.Context,
     store: StoreOption = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port to listen on.", **number("port", int))] = 5000,
 ) -> None:
     """Serve MLflow's web interface, unless another command is named."""
     if context.invoked_subcommand:
@@ -158,6 +170,7 @@ def mlflow(
     if not is_tracking():
         message = "MLflow is not installed, or MISTUDIO_TRACKING is off: pip install 'mistudio[tracking]'."
         raise ConfigError(message)
+    _check_address(host, port)
     # One worker and no job runner: half a gigabyte instead of three. What the server starts takes no modules from the
     # working folder, and uvicorn, which would put it first on the path, gets a folder of ours instead.
     os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", PYTHONSAFEPATH="1")
@@ -175,3 +188,27 @@ def sync(context: typer.Context, store: StoreOption = "") -> None:
         echo(f"Logged {uri}")
         num_logged += 1
     echo(f"{num_logged} artifacts logged." if num_logged else "MLflow has everything that the store holds.")
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse what nothing can listen on, before a server is started that says so in a traceback.
+
+    Raises:
+        ConfigError: there is no such port, or this machine has no such address.
+    """
+    import socket
+
+    from mistudio.errors import ConfigError
+    from mistudio.plain_text import shortened
+
+    if not 1 <= port <= _MOST_PORT:
+        message = f"port {shortened(port)} is out of range: give one from 1 to {_MOST_PORT:,}."
+        raise ConfigError(message)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except (OSError, ValueError) as error:
+        message = f"Nothing can listen on host {shortened(host)}, port {port}: {error}. Choose others."
+        raise ConfigError(message) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.filesize import decimal
 
-from mistudio.cli.options import option_of, parameter, with_parameters
+from mistudio.cli.options import number, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, validated
 from mistudio.terminal import console, echo
 
@@ -97,7 +97,9 @@ def check_memory_command() -> Callable[..., None]:
 
     sizes = [leaf for leaf in leaves(MemoryConfig) if leaf.place == "command"]
     loading = list(leaves(SubjectConfig))
-    budget = typer.Option(min=0, help="Memory to fit in, in GB.", show_default="what is free on the device")
+    budget = typer.Option(
+        help="Memory to fit in, in GB.", show_default="what is free on the device", **number("budget_gb", float)
+    )
 
     def command(model: str, budget_gb: float | None, as_json: bool, store: str, **values: Any) -> None:  # noqa: FBT001
         def given(known: list[Leaf]) -> dict[str, Any]:

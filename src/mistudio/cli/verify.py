@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from mistudio.cli.options import number
 from mistudio.terminal import echo
 
 _HELP = """Check what the platform finds against what is known to be there.
@@ -35,7 +36,10 @@ def verify_method(
     checks: Annotated[
         str, typer.Option(help="Checks to run, with commas: superposed, planted, python, backdoor. [default: all]")
     ] = "",
-    seeds: Annotated[int, typer.Option(help="Seeds to repeat each check with; figures are means over them.")] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(help="Seeds to repeat each check with; figures are means over them.", **number("seeds", int)),
+    ] = 5,
     json_path: Annotated[
         str, typer.Option("--json", metavar="FILE", help="Where the rows are written.")
     ] = "build/bench/verify_method.json",

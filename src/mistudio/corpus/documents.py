@@ -197,7 +197,7 @@ def _text_in(row: Row, name: str, origin: str) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     message = (
-        f"{origin}, {row.where}: column {name!r} holds {type(value).__name__}, not text. "
+        f"{origin}, {row.where}: column {shortened(name)} holds {type(value).__name__}, not text. "
         "Correct the record, or name another text column (--text-column)."
     )
     raise CorpusError(message)

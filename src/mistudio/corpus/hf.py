@@ -20,7 +20,7 @@ from mistudio.corpus.changes import changed
 from mistudio.corpus.documents import RECORDS_SEEN, Columns, Document, Row, columns_of, documents_of
 from mistudio.corpus.files import check_links, find_path
 from mistudio.errors import CorpusError, HubUnreachable
-from mistudio.plain_text import without_surrogates
+from mistudio.plain_text import shortened, without_surrogates
 
 _TIMEOUT_S = 15.0
 _TEXT_TYPES = ("string", "large_string", "string_view")
@@ -96,8 +96,8 @@ def open_dataset(name: str, config: str | None, split: str, columns: Columns) ->
         info = HfApi().dataset_info(name, timeout=_TIMEOUT_S)
     except (RepositoryNotFoundError, HFValidationError) as error:
         message = (
-            f"There is no dataset {name!r} on the Hugging Face hub, or it is not public (log in with hf auth login): "
-            f"{_first_line(error)}"
+            f"There is no dataset {shortened(name)} on the Hugging Face hub, or it is not public (log in with hf auth "
+            f"login): {_first_line(error)}"
         )
         raise CorpusError(message) from error
     except Exception as error:  # the HTTP library below the hub's client, and with it the type, depends on its version
@@ -113,13 +113,13 @@ def _explained(name: str) -> Iterator[None]:
     except (ConnectionError, TimeoutError) as error:
         raise HubUnreachable(_unreachable(name, error)) from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        message = f"The dataset {name!r} cannot be read: {_first_line(error)}"
+        message = f"The dataset {shortened(name)} cannot be read: {_first_line(error)}"
         raise CorpusError(message) from error
 
 
 def _unreachable(name: str, error: Exception) -> str:
     return (
-        f"The Hugging Face hub cannot be reached to read the dataset {name!r} ({_first_line(error)}). "
+        f"The Hugging Face hub cannot be reached to read the dataset {shortened(name)} ({_first_line(error)}). "
         "What works offline: a local file or folder, an uploaded corpus, or the built-in corpus python-docs."
     )
 

@@ -74,7 +74,7 @@ def open_source(
 
 def _builtin(corpus: str, columns: Columns) -> BuiltinSource:
     if columns != Columns():
-        message = f"The built-in corpus {corpus!r} has no columns to choose: leave the column names out."
+        message = f"The built-in corpus {shortened(corpus)} has no columns to choose: leave the column names out."
         raise CorpusError(message)
     return BuiltinSource(corpus)
 

@@ -131,7 +131,7 @@ def remove_corpus(store: Store, name: str) -> None:
     try:
         remove_artifact(store, _prefix(name))
     except NotFound as error:
-        message = f"There is no uploaded corpus {name!r}; there are {known_names(store)}."
+        message = f"There is no uploaded corpus {shortened(name)}; there are {known_names(store)}."
         raise NotFound(message) from error
 
 
@@ -164,7 +164,7 @@ def _prefix(name: str) -> str:
         message = f"{shortened(name)} is not a name for a corpus: it must not have '/' in it."
         raise InputError(message)
     if name in BUILTIN_NAMES:
-        message = f"{name!r} is the name of a built-in corpus; choose another."
+        message = f"{shortened(name)} is the name of a built-in corpus; choose another."
         raise InputError(message)
     return f"{_FOLDER}/{check_name(name)}"
 
@@ -210,7 +210,7 @@ def _check_same(published: Artifact, files: dict[str, Path], columns: Columns) -
         return
     name = upload_name(published)
     message = (
-        f"There is already a corpus {name!r} with other content. Choose another --name, "
+        f"There is already a corpus {shortened(name)} with other content. Choose another --name, "
         f"or remove it first: mistudio corpus remove {name}."
     )
     raise CorpusError(message)

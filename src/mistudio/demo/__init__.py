@@ -6,6 +6,7 @@ from pathlib import Path
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, open_artifact, produce
 from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
+from mistudio.settings import check_seed
 from mistudio.subject.source import SubjectSource, artifact_source, resolve_source
 
 DEMO = "demo"
@@ -27,9 +28,11 @@ def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path 
         stdlib: folder of the standard library to learn from; that of the running Python if None.
 
     Raises:
+        ConfigError: the seed is out of range.
         CorpusError: the standard library cannot be read, or is too small for the split.
         StorageError: the store cannot be written.
     """
+    check_seed(seed)
 
     def train(draft: Draft) -> Summary:
         # What trains is imported when there is something to train: finding the subject stays quick.

@@ -24,7 +24,8 @@ from mistudio.explain.records import Explanation
 from mistudio.explain.status import StatusCounts
 from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
 from mistudio.guarded_json import whole_number
-from mistudio.plain_text import without_surrogates
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened, without_surrogates
 
 NEURONPEDIA = "neuronpedia"
 _ROWS_AT_ONCE = 4096
@@ -57,8 +58,9 @@ def import_explanations(
         InputError: the file is no such export, or is of another autoencoder.
     """
     if format_name != NEURONPEDIA:
-        message = f"Explanations are imported from {NEURONPEDIA}, not {format_name!r}."
+        message = f"Explanations are imported from {NEURONPEDIA}, not {shortened(format_name)}."
         raise ConfigError(message)
+    path = given_path(path, "The export")
     paths = _files(path)
     num_features = int(str(features.manifest.summary["features"]))
     content = {"imported_from": format_name, "skip_unknown": skip_unknown}

@@ -23,6 +23,8 @@ from mistudio.exchange.writing import chunks, json_lines, new_folder, write_batc
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, read_explanations
 from mistudio.explain.records import Explanation
 from mistudio.features import FEATURES
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened
 from mistudio.progress import progress
 from mistudio.score import SCORES_NAME
 
@@ -75,8 +77,9 @@ def export_features(
         StorageError: the folder cannot be written.
     """
     if format_name not in FORMATS:
-        message = f"Format {format_name!r} is unknown: use one of {', '.join(FORMATS)}."
+        message = f"Format {shortened(format_name)} is unknown: use one of {', '.join(FORMATS)}."
         raise ConfigError(message)
+    folder = given_path(folder, "The export")
     _check_place(format_name, explanations, scores)
     given = _Given(features, _explanations(store, explanations, scores), scores)
     _check_features(given)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistudio.errors import ConfigError
 from mistudio.exchange.reading import Origin
+from mistudio.plain_text import shortened
 from mistudio.subject import HookPoint
 
 HOOKS = {
@@ -57,7 +58,7 @@ def names_of(**values: str) -> Names:
     try:
         return Names(**values)
     except ValidationError as error:
-        wrong = ", ".join(f"{each['loc'][0]} {each['input']!r}" for each in error.errors())
+        wrong = ", ".join(f"{each['loc'][0]} {shortened(each['input'])}" for each in error.errors())
         message = f"Neuronpedia takes no such names: {wrong}. Use letters, digits, - and _."
         raise ConfigError(message) from error
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo
 
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 from mistudio.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Method:
 
 def _each_once(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     if len(set(names)) < len(names):
-        message = f"{info.field_name} names one twice: {', '.join(names)}"
+        message = f"{info.field_name} names one twice: {shortened(', '.join(names))}"
         raise ValueError(message)
     return names
 
@@ -104,7 +105,7 @@ class Registry(Generic[Made]):
         for entry in entry_points(group=self.group):
             if entry.name == name:
                 return Method.declared_by(entry.load())
-        message = f"There is no {self.what} {name!r}: use {', '.join(self.names())}."
+        message = f"There is no {self.what} {shortened(name)}: use {', '.join(self.names())}."
         raise ConfigError(message)
 
     def need_judge(self, names: Iterable[str]) -> bool:

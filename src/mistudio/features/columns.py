@@ -18,6 +18,7 @@ from mistudio.errors import InputError
 from mistudio.features.figures import Figure, main_figure
 from mistudio.features.schema import EXPLANATIONS, FEATURES, LABELS, MAP, SCORES, SCORES_SUMMARY_NAME
 from mistudio.features.tables import TableReader
+from mistudio.plain_text import shortened
 
 TEXT, SCORE = "text", "score"
 _OF_MAP, _OF_LABELS = MAP.single[1:], LABELS.single[1:]  # the feature comes first
@@ -83,7 +84,9 @@ class Columns:
 
     def _read(self, name: str) -> pa.Array:
         if name not in self.names:
-            message = f"There is no column {name!r} of one value a feature: use one of {', '.join(self.names)}."
+            message = (
+                f"There is no column {shortened(name)} of one value a feature: use one of {', '.join(self.names)}."
+            )
             raise InputError(message)
         if name in FEATURES.single:
             return self._features.column(name)

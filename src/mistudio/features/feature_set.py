@@ -34,6 +34,7 @@ from mistudio.features.schema import (
     TOKEN_SETS,
 )
 from mistudio.features.tables import TableReader
+from mistudio.plain_text import shortened
 
 Neighbours = dict[str, list[tuple[int, float]]]  # by relation, the others with their figure, nearest first
 Limits = Mapping[str, int]  # how many contexts of each kind
@@ -220,7 +221,9 @@ class FeatureSet:
 
     def _rows(self, table: TableReader, feature: int, limits: Limits | None = None) -> list[Row]:
         if not _is_whole(feature) or not 0 <= feature < self.num_features:
-            message = f"{self.artifact.uri} has no feature {feature!r}: there are 0 to {self.num_features - 1}."
+            message = (
+                f"{self.artifact.uri} has no feature {shortened(feature)}: there are 0 to {self.num_features - 1}."
+            )
             raise NotFound(message)
         rows: list[Row] = _limited(table.read(feature, feature + 1), limits).to_pylist()
         return rows

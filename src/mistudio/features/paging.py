@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mistudio.errors import InputError
+from mistudio.plain_text import shortened
 
 Direction = Literal["ascending", "descending"]
 Order = tuple[str, Direction]  # of a column
@@ -68,11 +69,11 @@ def choose(
 def _holds(values: pa.Array, condition: Condition) -> pa.Array:
     test = _TESTS.get(condition.op)
     if test is None:
-        message = f"{condition.op!r} is no comparison: use {', '.join(_TESTS)}."
+        message = f"{shortened(condition.op)} is no comparison: use {', '.join(_TESTS)}."
         raise InputError(message)
     try:
         return pc.fill_null(test(values, condition.value), fill_value=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError) as error:
         column, op, value = condition
-        message = f"{column} holds {values.type} and cannot be tried with {op} {value!r}."
+        message = f"{column} holds {values.type} and cannot be tried with {op} {shortened(value)}."
         raise InputError(message) from error

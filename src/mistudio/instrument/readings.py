@@ -20,6 +20,7 @@ from torch import Tensor
 from mistudio.errors import InputError
 from mistudio.instrument.passes import text_activations
 from mistudio.instrument.texts import Text, TextReader, TextTokens
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, ResolvedHook, Subject
 
@@ -130,7 +131,7 @@ def _some_at_once(
 
 def _whole(latent: object) -> int:
     if isinstance(latent, bool) or not isinstance(latent, Integral):
-        message = f"{latent!r} is no number of a latent: give whole numbers."
+        message = f"{shortened(latent)} is no number of a latent: give whole numbers."
         raise InputError(message)
     return int(latent)
 

@@ -20,6 +20,8 @@ from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.interchange import dictionary_learning, gemma_scope, onnx, saelens, sparsify
 from mistudio.interchange.weights import Reading, centred_input
+from mistudio.paths import given_path
+from mistudio.plain_text import shortened
 from mistudio.sae import SparseAutoencoder, config_json, hook_of, load_autoencoder, save_weights, target_hook_of
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 
@@ -67,6 +69,7 @@ def import_sae(
         InputError: a file is damaged, or the activations lack the hook point.
     """
     chosen = _format(format_name)
+    folder = given_path(folder, "The autoencoder")
     if not folder.is_dir():
         message = f"There is no folder {folder} to import from."
         raise NotFound(message)
@@ -121,6 +124,7 @@ def export_sae(artifact: Artifact, folder: Path, format_name: str, features: Seq
         ConfigError: the format is unknown or cannot hold this autoencoder, or the folder has such files already.
         DamagedArtifact: a file of the artifact is not what was published.
     """
+    folder = given_path(folder, "The export")
     if format_name == onnx.NAME:
         _check_free(folder, (onnx.ENCODE, onnx.DECODE, onnx.ENCODE_FEATURES))
         return onnx.write(_without_limit(artifact), folder, features)
@@ -162,7 +166,7 @@ def _check_free(folder: Path, names: Sequence[str]) -> None:
 def _format(name: str, *others: str) -> Format:
     """The format of that name; ``others`` could have been named too."""
     if name not in FORMATS:
-        message = f"Format {name!r} is unknown: use one of {', '.join([*FORMATS, *others])}."
+        message = f"Format {shortened(name)} is unknown: use one of {', '.join([*FORMATS, *others])}."
         raise ConfigError(message)
     return FORMATS[name]
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 from mistudio.settings import assignments, parse_plain
 
 _ENV = "MISTUDIO_CHECKOUT"
@@ -61,7 +62,7 @@ def load_pipeline(name: str) -> Any:
     """
     names = pipeline_names()
     if name not in names:
-        message = f"There is no pipeline {name!r:.200}; there is {', '.join(names)}."
+        message = f"There is no pipeline {shortened(name)}; there is {', '.join(names)}."
         raise ConfigError(message)
     return getattr(_module(name), name)
 
@@ -144,8 +145,8 @@ def refuse_unknown(names: Iterable[str], parameters: Mapping[str, inspect.Parame
     for name in names:
         if name not in parameters:
             message = (
-                f"{name!r} is no parameter of this pipeline; it has {', '.join(parameters)}. Other settings of a step "
-                "go into its JSON, such as train_settings."
+                f"{shortened(name)} is no parameter of this pipeline; it has {', '.join(parameters)}. Other settings "
+                "of a step go into its JSON, such as train_settings."
             )
             raise ConfigError(message)
 

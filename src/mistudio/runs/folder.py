@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Typ
 from mistudio.artifacts import scratch_folder
 from mistudio.errors import DamagedArtifact, NotFound
 from mistudio.events import EventReader, Finished
+from mistudio.plain_text import shortened
 from mistudio.runs.run import Run, RunArtifact, State, Target
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -167,7 +168,9 @@ def new_folder(store_url: str) -> RunFolder:
 def find_folder(store_url: str, run_id: str) -> RunFolder:
     """The folder of a run, which may not be there."""
     if not _ID.fullmatch(run_id):
-        message = f"{run_id!r} is no id of a run: they look like 20260131-235959-0a1b2c. See mistudio runs list."
+        message = (
+            f"{shortened(run_id)} is no id of a run: they look like 20260131-235959-0a1b2c. See mistudio runs list."
+        )
         raise NotFound(message)
     return RunFolder(runs_folder(store_url) / run_id)
 

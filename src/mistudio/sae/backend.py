@@ -13,6 +13,7 @@ from importlib import import_module
 from torch import Tensor
 
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 
 TRITON_ENV = "MISTUDIO_TRITON"
 
@@ -25,7 +26,7 @@ def serves_triton(tensor: Tensor) -> bool:
     """
     asked = os.environ.get(TRITON_ENV, "")
     if asked not in ("", "0", "1"):
-        message = f"{TRITON_ENV} is {asked!r}. Set it to 0 or 1, or not at all."
+        message = f"{TRITON_ENV} is {shortened(asked)}. Set it to 0 or 1, or not at all."
         raise ConfigError(message)
     if asked == "0":
         return False

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import ErrorDetails
 
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 from mistudio.sae.config import BUILT_IN, ArchitectureConfig
 from mistudio.settings import Variants
 
@@ -67,7 +68,7 @@ def architecture_config(name: str) -> type[ArchitectureConfig]:
     """
     configs = architecture_configs()
     if name not in configs:
-        message = f"architecture {name!r} is unknown: use one of {', '.join(configs)}."
+        message = f"architecture {shortened(name)} is unknown: use one of {', '.join(configs)}."
         raise ConfigError(message)
     return configs[name]
 
@@ -95,7 +96,7 @@ def _parse(value: Any) -> Any:
     config = architecture_configs().get(value["architecture"])
     if config is None:
         known = ", ".join(architecture_configs())
-        message = f"architecture {value['architecture']!r} is unknown: use one of {known}"
+        message = f"architecture {shortened(value['architecture'])} is unknown: use one of {known}"
         raise ValueError(message)
     try:
         return config.model_validate(value)
@@ -108,7 +109,7 @@ def _reason(problem: ErrorDetails) -> str:
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return text  # our own validators name the field themselves
-    return f"{'.'.join(map(str, problem['loc']))}: {text[:1].lower()}{text[1:]}, not {problem['input']!r}"
+    return f"{'.'.join(map(str, problem['loc']))}: {text[:1].lower()}{text[1:]}, not {shortened(problem['input'])}"
 
 
 _VARIANTS = Variants("architecture", "topk", "kind of autoencoder", architecture_configs)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mistudio.errors import ConfigError
 from mistudio.heap import keep_freed_memory
+from mistudio.plain_text import shortened
 from mistudio.steps import running
 from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
@@ -65,6 +66,6 @@ def named(step: str) -> Step:
     """
     found = STEPS.get(step) if isinstance(step, str) else None
     if found is None:
-        message = f"There is no step {step!r}; there are {', '.join(STEPS)}."
+        message = f"There is no step {shortened(step)}; there are {', '.join(STEPS)}."
         raise ConfigError(message)
     return found

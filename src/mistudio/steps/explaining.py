@@ -1,12 +1,11 @@
 """What features mean, and whether that is so: the steps explain and score."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import ConfigError
+from mistudio.paths import given_path
 from mistudio.steps.context import Context, judge_choice
 from mistudio.steps.spec import Argument, Asked, Input, Inputs, Output, Step
 from mistudio.tracking import Run
@@ -33,7 +32,7 @@ def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produ
         subject,
         config,
         context.seed,
-        Path(os.path.expanduser(labels)) if labels else None,
+        given_path(labels, "The file of labels") if labels else None,
         context.judge(subject, ",".join(config.explainers)),
     )
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError
-from mistudio.settings import Leaf, by_path, get, has, nested, put, validated
-from mistudio.steps.context import Context, as_object, loading_given
+from mistudio.plain_text import shortened
+from mistudio.settings import Leaf, by_path, check_seed, get, has, nested, put, validated
+from mistudio.steps.context import Context, as_object, judge_choice, loading_given
 from mistudio.steps.spec import Asked, Input, Inputs, Step
 
 # Named by every step that can be given them; all other names are settings.
@@ -16,7 +17,6 @@ _OF_THE_STEP = frozenset(
     {"model", "revision", "model_settings", "seed", "store", "judge_url", "judge_model", "judge_tokens"}
     | {"judge_settings"}
 )
-MOST_SEED = (1 << 31) - 1  # what all that draw at random take, also with a little added
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ def sort_given(step: Step, values: Mapping[str, Any]) -> Given:
         if each.required and each.name not in own:
             message = f"{step.command} needs {each.name}: {each.text}"
             raise ConfigError(message)
-    if not 0 <= own.get("seed", 0) <= MOST_SEED:
-        message = f"seed {own['seed']!r:.60} is out of range: give one from 0 to {MOST_SEED:,}."
-        raise ConfigError(message)
+    check_seed(own.get("seed", 0))
     known = (step.settings, step.runtime_settings, step.loading)
     everything = step.settings + step.runtime_settings + step.loading
     given = by_path(everything, by_name, source) | by_path(everything, json_settings(step, values), step.json_option)
@@ -82,7 +80,7 @@ def _uris(step: Step, declared: Input, given: Any) -> Sequence[str]:
         message = f"{step.command} needs {declared.name}: {declared.text}"
         raise ConfigError(message)
     if len(found) > 1 and not declared.many:
-        message = f"{declared.name} takes one artifact, not {len(found)}: {', '.join(found)}."
+        message = f"{declared.name} takes one artifact, not {len(found)}: {shortened(', '.join(found))}."
         raise ConfigError(message)
     return found
 
@@ -135,7 +133,23 @@ def check(step: Step, values: Mapping[str, Any], names: Mapping[str, str] | None
     config = None
     if step.config_class is not None:
         config = validated(step.config_class, filled, {**names_of(step.settings), **(names or {})})
+    _check_others(step, given)
     return Asked(config, given.own, given.content, given.loading)
+
+
+def _check_others(step: Step, given: Given) -> None:
+    """Refuse what is not of the configuration: how the step runs, loads the model, and asks a language model.
+
+    Raises:
+        ConfigError: a value is refused.
+    """
+    from mistudio.subject import SubjectConfig
+
+    subject = validated(SubjectConfig, given.loading)
+    if step.runtime_class is not None:
+        validated(step.runtime_class, given.runtime)
+    if "judge" in step.uses:
+        judge_choice(given.own, subject)
 
 
 def names_of(settings: tuple[Leaf, ...]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import ConfigError
 from mistudio.events import Message, emit
-from mistudio.settings import by_path, get, validated
+from mistudio.plain_text import shortened
+from mistudio.settings import by_path, check_seed, get, validated
 from mistudio.steps.choose import TRAINING
 from mistudio.steps.context import Context, as_object
 from mistudio.steps.given import check, configure, sort_given
@@ -97,6 +98,8 @@ def grid_of(config: "ManyConfig", seeds: str, train_settings: Mapping[str, Any])
         _values("sparsities", config.sparsities, float),
         _values("seeds", seeds, int),
     )
+    for seed in chosen[-1]:
+        check_seed(seed, "seeds: seed")
     if not all(chosen):
         message = "The sweep is empty: give architectures, sparsities and seeds, one of each or more."
         raise ConfigError(message)
@@ -137,7 +140,7 @@ def _values(name: str, text: str, kind: Callable[[str], T]) -> list[T]:
         values = [kind(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         numbers = "whole numbers" if kind is int else "numbers"
-        message = f"{name} takes {numbers} with commas between them, not {text!r}."
+        message = f"{name} takes {numbers} with commas between them, not {shortened(text)}."
         raise ConfigError(message) from error
     twice = [value for value in values if values.count(value) > 1]
     if twice:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from mistudio.plain_text import shortened
 from mistudio.settings import COMMAND, DASHBOARD, Settings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -52,6 +53,6 @@ class SubjectConfig(Settings):
     @classmethod
     def _device_is_known(cls, device: str) -> str:
         if not _DEVICE.match(device):
-            message = f"device is {device!r}; use auto, cpu, cuda or cuda:N"
+            message = f"device is {shortened(device)}; use auto, cpu, cuda or cuda:N"
             raise ValueError(message)
         return device

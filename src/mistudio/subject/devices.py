@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from mistudio.errors import SubjectError
+from mistudio.plain_text import shortened
 from mistudio.subject.config import SubjectConfig
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def device_name(device: str, needed_bytes: int | None = None) -> str:
     if device in (f"cuda:{gpu.index}" for gpu in gpus):
         return device
     there = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in gpus)
-    message = f"There is no device {device!r}; this machine has cpu{' and ' + there if there else ', and no GPU'}."
+    message = (
+        f"There is no device {shortened(device)}; this machine has cpu{' and ' + there if there else ', and no GPU'}."
+    )
     raise SubjectError(message)
 
 

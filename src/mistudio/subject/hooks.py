@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mistudio.errors import ConfigError, SubjectError
+from mistudio.plain_text import shortened
 from mistudio.subject.load import Subject, probe_row
 from mistudio.subject.points import KINDS, HookPoint
 from mistudio.subject.structure import BlockMap, Place, Tap, map_block
@@ -145,7 +146,7 @@ class _Passing(threading.local):
 
 def _resolve(subject: Subject, point: HookPoint) -> ResolvedHook:
     if point.kind not in KINDS:
-        message = f"{point.kind!r} is not a kind of hook point; the kinds are {', '.join(KINDS)}."
+        message = f"{shortened(point.kind)} is not a kind of hook point; the kinds are {', '.join(KINDS)}."
         raise ConfigError(message)
     block_map = _block_map(subject, point.layer)
     if point.kind not in block_map.places:

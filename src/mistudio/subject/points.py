@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_act")
 
@@ -24,7 +25,7 @@ class HookPoint(NamedTuple):
         match = re.fullmatch(r"(\w+)\.(\d+)", text)
         if not match or match[1] not in KINDS:
             message = (
-                f"{text!r} is not a hook point. Write KIND.LAYER, for example resid_post.3; "
+                f"{shortened(text)} is not a hook point. Write KIND.LAYER, for example resid_post.3; "
                 f"the kinds are {', '.join(KINDS)}."
             )
             raise ConfigError(message)

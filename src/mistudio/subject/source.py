@@ -16,7 +16,7 @@ from pathlib import Path
 from mistudio.artifacts import Artifact, canonical_json, hash_file
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
-from mistudio.plain_text import without_surrogates
+from mistudio.plain_text import shortened, without_surrogates
 from mistudio.progress import progress
 
 _CONFIG = "config.json"
@@ -144,7 +144,7 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
     try:
         found = huggingface_hub.try_to_load_from_cache(model, _CONFIG, revision=revision)
     except errors.HFValidationError as error:
-        message = f"{model!r} is neither a folder nor an id on the model hub: {error}"
+        message = f"{shortened(model)} is neither a folder nor an id on the model hub: {error}"
         raise SubjectError(message) from error
     return Path(found).parent if isinstance(found, str) else None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mistudio.artifacts import Store
 from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 from mistudio.verify.rows import Row, describe_machine, publish_rows, versions
 
 # Where each check is: imported when it is asked for.
@@ -16,20 +17,24 @@ CHECKS = {
     "backdoor": ("mistudio.verify.backdoor", "backdoor_rows"),
 }
 
+_MOST_SEEDS = 1000  # seeds are counted from numbers of their own, so that more would leave what is known to work
+
 
 def run_checks(store: Store, names: Sequence[str], num_seeds: int) -> list[Row]:
     """The rows of the checks of these names, in this order; what was trained before is found in the store.
 
     Raises:
-        ConfigError: there is no check of one of the names, or no seed.
+        ConfigError: there is no check of one of the names, no seed, or more than can be meant.
     """
     unknown = [name for name in names if name not in CHECKS]
     if unknown or not names:
-        message = f"There is no check {', '.join(unknown) or '(none named)'}: choose among {', '.join(CHECKS)}."
+        shown = shortened(", ".join(unknown)) if unknown else "(none named)"
+        message = f"There is no check {shown}: choose among {', '.join(CHECKS)}."
         raise ConfigError(message)
-    if num_seeds < 1:
+    if not 1 <= num_seeds <= _MOST_SEEDS:
         message = (
-            f"seeds {num_seeds} leaves nothing to measure: use at least 1, and 5 for intervals that say something."
+            f"seeds {shortened(num_seeds)} is out of range: use 1 to {_MOST_SEEDS}, and 5 for intervals that say "
+            "something."
         )
         raise ConfigError(message)
     rows: list[Row] = []

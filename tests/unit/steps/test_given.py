@@ -8,8 +8,9 @@ import pytest
 
 from mistudio import steps
 from mistudio.errors import ConfigError
+from mistudio.settings import MOST_SEED
 from mistudio.steps import STEPS
-from mistudio.steps.given import MOST_SEED, check, sort_given
+from mistudio.steps.given import check, sort_given
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Every command of the command line with hostile values: refused in one readable paragraph, before any work."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given
+
+from tests.fuzz.command_line import WorkBegins, command_lines, run
+from tests.fuzz.examples import counted, examples
+from tests.fuzz.expectation import is_readable, names_one
+
+
+def _begins(*_given: Any, **_named: Any) -> NoReturn:
+    raise WorkBegins
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder and a store of their own, nothing beyond this machine, and no work."""
+    folder = tmp_path_factory.mktemp("fuzz") / "so" / "that" / "dots" / "stay"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MISTUDIO_STORE", str(folder / "store"))
+        patch.setenv("MISTUDIO_TRACKING", "off")
+        patch.setenv("HOME", str(folder))
+        for name in (
+            "huggingface_hub.HfApi.model_info",
+            "mistudio.corpus.hf.open_dataset",
+            "mistudio.runs.local.subprocess.Popen",
+            "mistudio.cli.pipelines.os.execv",
+            "mistudio.demo.produce",
+            "mistudio.verify.checks.import_module",
+        ):
+            patch.setattr(name, _begins)
+        yield
+
+
+@given(command_lines())
+@examples(100, 0.3)
+def test_a_command_line_ends_well_or_says_why_not(arguments: list[str]) -> None:
+    outcome = run(arguments)
+    assert outcome.code in (0, 2), outcome
+    if outcome.code == 2:
+        message = outcome.err.rpartition("Error: ")[2]
+        assert is_readable(message) is None, outcome
+        assert names_one(message, [*arguments, *(part.partition("=")[2] for part in arguments)]), outcome
+    counted("command lines", refused=outcome.code == 2)
