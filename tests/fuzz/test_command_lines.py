@@ -1,12 +1,15 @@
 """Every command of the command line with hostile values: refused in one readable paragraph, before any work."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
 
+from mistudio.artifacts import opening
+from mistudio.artifacts.local import LocalStore
 from tests.fuzz.command_line import WorkBegins, command_lines, run
 from tests.fuzz.examples import counted, examples
 from tests.fuzz.expectation import is_readable, names_one
@@ -36,7 +39,19 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             "mistudio.verify.checks.import_module",
         ):
             patch.setattr(name, _begins)
+        patch.setattr(opening, "LocalStore", _only_below(tmp_path_factory.getbasetemp()))
         yield
+
+
+def _only_below(top: Path) -> Callable[..., LocalStore]:
+    """Opens stores below a folder alone: hostile paths lead to the root of this machine, too."""
+
+    def opened(root: Path, *mode: Any) -> LocalStore:
+        if not os.path.realpath(os.path.expanduser(root)).startswith(f"{os.path.realpath(top)}/"):
+            raise WorkBegins
+        return LocalStore(root, *mode)
+
+    return opened
 
 
 @given(command_lines())

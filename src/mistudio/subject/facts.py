@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistudio.artifacts import canonical_json
 from mistudio.errors import SubjectError
+from mistudio.plain_text import shortened
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import loading_problem, quiet_transformers
+
+_MOST = {"num_hidden_layers": 10_000, "hidden_size": 1_000_000, "vocab_size": 100_000_000}
 
 
 class ModelFacts(BaseModel):
@@ -67,11 +70,30 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
 
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(
+            config = AutoConfig.from_pretrained(
                 source.path, revision=source.revision, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("configuration", source, error)) from error
+    _check_sizes(source, config)
+    return config
+
+
+def _check_sizes(source: SubjectSource, config: Any) -> None:
+    """Refuse sizes that no model has: laying it out, even without its weights, would never end.
+
+    Raises:
+        SubjectError: there is one.
+    """
+    text_config = config.get_text_config()
+    for name, most in _MOST.items():
+        value = getattr(text_config, name, None)
+        if isinstance(value, int) and not 0 <= value <= most:
+            message = (
+                f"The configuration of {source.name} says {name} {shortened(value)}, and no model has more than "
+                f"{most:,} or fewer than 0: is its config.json whole? Give another model."
+            )
+            raise SubjectError(message)
 
 
 def num_layers(config: Any) -> int:

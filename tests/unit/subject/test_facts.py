@@ -66,3 +66,14 @@ def test_a_model_that_cannot_be_read_is_refused_each_time(model_folder: Path, tm
     for _ in range(2):
         with pytest.raises(SubjectError, match="Cannot load the configuration of tiny-llama"):
             model_facts(resolve_source(str(model_folder)), False, tmp_path / "facts")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_hidden_layers", 10**9), ("hidden_size", 10**9), ("vocab_size", -1), ("vocab_size", 10**12)],
+)
+def test_sizes_that_no_model_has_are_refused(model_folder: Path, name: str, value: int) -> None:
+    path = model_folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), name: value}))
+    with pytest.raises(SubjectError, match=f"{name} {value}"):
+        load_config(resolve_source(str(model_folder)))
