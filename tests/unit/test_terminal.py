@@ -131,7 +131,7 @@ def test_hostile_texts_are_shown_as_they_are(
 def test_an_error_is_shown_as_it_is_by_the_command(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise InputError(f"no {text}")
 
     monkeypatch.setattr(cli, "app", fail)
