@@ -76,9 +76,7 @@ def test_thousands_of_features_draw_a_screenful_of_rows(watched, large):
     page.wait_for_selector("#row-2999")
     assert page.locator(".row").count() < 60
     assert page.locator("script[id^=block-]").count() == 14
-    print(
-        f"3,000 features: list ready {page.evaluate(LIST_READY_MS):.0f} ms, filter {page.evaluate(FILTER_MS):.0f} ms"
-    )
+    print(f"3,000 features: list ready {page.evaluate(LIST_READY_MS):.0f} ms, filter {page.evaluate(FILTER_MS):.0f} ms")
 
 
 def test_sorting_orders_by_the_column_and_turns_round_on_the_second_click(watched, small):
