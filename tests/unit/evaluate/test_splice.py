@@ -258,6 +258,16 @@ def test_an_encoder_is_asked_for_masked_tokens(bert: TinyRun) -> None:
     assert zero.ce_clean == perfect.ce_clean
 
 
+def test_sequences_of_which_nothing_is_asked_add_nothing(bert: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place,) = resolve_hooks(bert.subject, [HookPoint.parse(HOOK)])
+
+    def nothing(_subject: Subject, ids_BT: Tensor, text_BT: Tensor, _generator: object) -> tuple[Tensor, Tensor]:
+        return ids_BT, torch.zeros_like(text_BT)
+
+    monkeypatch.setattr(splice, "_questions", nothing)
+    assert measure_splice(bert.subject, place, [zero_sae(), zero_sae()], TokenCorpus(bert.corpus), 100, 0) == []
+
+
 def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(
     bert: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

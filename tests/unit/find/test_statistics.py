@@ -117,6 +117,16 @@ def test_quantiles_are_within_a_bin_of_the_exact_ones(acts_NF: Tensor) -> None:
         assert found_FQ[feature].max() <= values.max()
 
 
+@pytest.mark.parametrize("number", [0, 31, NUM_BINS - 1])
+def test_quantiles_of_one_bin_lie_evenly_in_it_up_to_the_maximum(number: int) -> None:
+    lower, upper = histogram_edges(STD)[number : number + 2]
+    largest = lower + 0.95 * (upper - lower)
+    statistics = FeatureStatistics(1, STD)
+    statistics.update(active(torch.full((40, 1), largest)), 40)
+    (found_Q,) = statistics.quantiles()
+    assert found_Q == pytest.approx(np.minimum(lower + np.array(QUANTILES) * (upper - lower), largest), rel=1e-6)
+
+
 def test_shares_below_a_value_are_those_of_the_values_at_its_bins_edge(acts_NF: Tensor) -> None:
     statistics = count(acts_NF, 500)
     edges = np.float32(histogram_edges(STD))[[10, 30, 50]]

@@ -22,6 +22,7 @@ from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import step as step_module
+from mistudio.score.bootstrap import draw_counts
 from mistudio.score.config import ExamplesConfig
 from mistudio.score.program import Judged, ProgramScorer
 from mistudio.score.records import Score
@@ -101,6 +102,14 @@ def test_intervals_come_from_drawing_documents_again(
         assert figure.low < figure.value < figure.high
         ends = np.percentile([each[column] for each in naive], [2.5, 97.5])
         assert (figure.low, figure.high) == pytest.approx(tuple(ends), abs=0.006)
+
+
+def test_an_interval_spans_every_draw(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
+    scorer = scorer_of(values, resamples=3)
+    weights_RN = draw_counts(20, 3, 0)[:, scorer.context.tokens.document_N]
+    drawn_R = [f1_score(values > 2, predicted > 0, sample_weight=weight_N) for weight_N in weights_RN]
+    (figure,) = (each for each in scorer.score(judged(predicted), 0) if each.metric == "f1")
+    assert (figure.low, figure.high) == pytest.approx(tuple(np.quantile(drawn_R, [0.025, 0.975])))
 
 
 def test_without_draws_there_is_no_interval(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
