@@ -142,6 +142,15 @@ def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Alone]) -> No
     assert int(done.silent_tokens_F[0]) == 0
 
 
+@pytest.mark.parametrize("dead", [[], [5]])
+def test_a_single_dead_latent_has_the_auxiliary_loss(dead: list[int], trainer: Callable[..., Alone]) -> None:
+    done = trainer(tokens=4 * ROWS, warmup_fraction=0)
+    done.train_step()
+    done.dead_indices = torch.tensor(dead, dtype=torch.int64)
+    done.train_step()
+    assert ("auxiliary" in done.history[1]) == bool(dead)
+
+
 def test_a_state_tells_which_latents_the_auxiliary_loss_takes_for_dead(trainer: Callable[..., Alone]) -> None:
     begun, resumed = trainer(), trainer()
     begun.train_step()
