@@ -201,6 +201,16 @@ def test_latents_that_no_token_uses_get_zero_gradients() -> None:
     assert grad_FE.any(dim=1).tolist() == [False, True, False, False, True, False]
 
 
+def test_a_pattern_is_the_same_from_indices_and_from_a_mask() -> None:
+    indices_TK = torch.tensor([[0, 2], [1, 2], [0, 1]])
+    of_mask = ActivePattern.of_mask(torch.zeros(3, 4).scatter_(1, indices_TK, 1).bool())
+    of_indices = ActivePattern.of_indices(indices_TK, 4)
+    for name in ("feature_A", "starts_T", "token_A"):
+        made, expected = getattr(of_indices, name), getattr(of_mask, name)
+        assert made.tolist() == expected.tolist()
+        assert made.dtype == expected.dtype == torch.int32
+
+
 def test_sums_by_feature_add_up_over_tokens() -> None:
     pattern = ActivePattern.of_indices(torch.tensor([[2, 0], [0, 3], [3, 0]]), 5)
     weights_A = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])

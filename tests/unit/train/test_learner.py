@@ -142,6 +142,15 @@ def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Alone]) -> No
     assert int(done.silent_tokens_F[0]) == 0
 
 
+def test_silence_is_counted_to_the_token_however_long_it_lasts(trainer: Callable[..., Alone]) -> None:
+    done = trainer(sae=STANDARD)
+    with torch.no_grad():
+        done.sae.b_enc[0] = -1e4
+    done.silent_tokens_F += (1 << 24) + 1
+    done.train_step()
+    assert int(done.silent_tokens_F[0]) == (1 << 24) + 1 + ROWS
+
+
 @pytest.mark.parametrize("dead", [[], [5]])
 def test_a_single_dead_latent_has_the_auxiliary_loss(dead: list[int], trainer: Callable[..., Alone]) -> None:
     done = trainer(tokens=4 * ROWS, warmup_fraction=0)
