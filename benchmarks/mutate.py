@@ -29,7 +29,10 @@ TESTS: dict[str, list[str]] = {
     "artifacts.local": ["tests/unit/artifacts/test_local.py", "tests/unit/artifacts/test_artifact.py"],
     "artifacts.publishing": ["tests/unit/artifacts/test_artifact.py", "tests/unit/artifacts/test_local.py"],
     "corpus.ingest": ["tests/unit/corpus/test_ingest.py", "tests/unit/corpus/test_bounds.py"],
-    "train.trainer": ["tests/unit/train/test_resume.py", "tests/unit/train/test_together.py"],
+    "train.trainer": [
+        *(f"tests/unit/train/test_{name}.py" for name in ("resume", "together")),
+        *("-k", "a_loaded_state or last_two or goes_on_to_the_same or farther_on or each_ends or read_once"),
+    ],
     "train.learner": [
         *(f"tests/unit/train/test_{name}.py" for name in ("learner", "options", "little_memory", "resume")),
         *("-k", "not (cut_at_any or cut_again or was_cut)"),

@@ -1,5 +1,6 @@
 """The store in a local folder: full disks, folders that cannot be written, and how a store is named."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mistudio.artifacts import Draft, Recipe, Summary, default_store_url, open_store, open_to_read, produce
+from mistudio.artifacts.local import LocalStore
 from mistudio.errors import ConfigError, StorageError, StorageFull
 
 RECIPE = Recipe(kind="sae", config={})
@@ -229,3 +231,19 @@ def test_a_step_finds_what_a_store_that_cannot_be_written_holds(
     open_store(str(tmp_path))
     monkeypatch.setattr(os, "access", refuse)
     assert open_to_read(str(tmp_path), make=True).read_only
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "no space"), True),
+        (OSError(errno.EDQUOT, "quota"), True),
+        (RuntimeError(f"I/O error (os error {errno.ENOSPC})"), True),
+        (RuntimeError(f"I/O error (os error {errno.EACCES})"), False),
+        (RuntimeError("another trouble"), False),
+        (OSError(errno.EIO, "broken"), False),
+    ],
+)
+def test_only_a_full_disk_is_called_one(tmp_path: Path, error: Exception, is_full: bool) -> None:
+    with pytest.raises(StorageFull if is_full else type(error)), LocalStore(tmp_path).put("a/b"):
+        raise error
