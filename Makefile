@@ -14,7 +14,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test fuzz test-peers lint format components compile bench bench-sae bench-quality clean
+.PHONY: help install demo test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-peers: install $(PEERS)/installed ## Install SAELens, sparsify and dictiona
 	OMP_NUM_THREADS=1 MISTUDIO_PEERS_PYTHON=$(CURDIR)/$(PEERS)/bin/python \
 		$(BIN)/python -m pytest -rs tests/unit/interchange/test_peers.py
 
+mutate: $(VENV)/mutate-installed ## Change the core modules piece by piece, and see which changes no test notices (about an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutate $(ARGS)
+
 lint: install ## Check style, types, imports and the compiled pipelines
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,6 +72,10 @@ bench-sae: $(PEERS)/installed ## Compare training steps with SAELens, sparsify a
 
 bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexplained (about an hour; goes on where it was)
 	$(PEERS)/bin/python -m benchmarks.sae_quality --store $(STORE) $(ARGS)
+
+$(VENV)/mutate-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	@touch $@
 
 # The peers ask for torchvision, which nothing here uses; a build of it for another torch breaks transformers.
 $(PEERS)/installed: benchmarks/peers-requirements.txt

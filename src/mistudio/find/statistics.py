@@ -154,7 +154,7 @@ class FeatureStatistics:
         columns = []
         for share in QUANTILES:
             wanted_F = share * ends_FH[:, -1]
-            bin_F = np.minimum((ends_FH < wanted_F[:, None]).sum(axis=1), NUM_BINS - 1)
+            bin_F = (ends_FH < wanted_F[:, None]).sum(axis=1)  # never past the last, as every share is below one
             own_F = np.take_along_axis(self.histogram_FH.numpy(), bin_F[:, None], axis=1)[:, 0]
             below_F = np.take_along_axis(ends_FH, bin_F[:, None], axis=1)[:, 0] - own_F
             within_F = (wanted_F - below_F) / np.maximum(own_F, 1)

@@ -127,7 +127,7 @@ def _batch_top_unseen(pre_TF: Tensor, num_pairs: int) -> ActivePattern:
     num_tokens, num_features = pre_TF.shape
     num_pairs = min(num_pairs, pre_TF.numel())
     row_1P = pre_TF.reshape(1, -1)
-    if pre_TF.numel() % _GROUP_SIZE or pre_TF.numel() < 2 * num_pairs * _GROUP_SIZE:
+    if pre_TF.numel() % _GROUP_SIZE or pre_TF.numel() <= 2 * num_pairs * _GROUP_SIZE:
         flat_A = row_1P.topk(num_pairs, dim=1, sorted=False).indices[0]
     else:
         flat_A = _top_of_groups(row_1P, num_pairs)[0]
@@ -138,7 +138,7 @@ def _guess(pre_TF: Tensor, num_pairs: int) -> float:
     """A value that about 1.5 x ``num_pairs`` entries exceed, from evenly spaced rows."""
     stride = max(len(pre_TF) // _SAMPLED_TOKENS, 1)
     sample = pre_TF[::stride].reshape(-1).float()
-    rank = int(_MARGIN * num_pairs * len(sample) / pre_TF.numel()) + 1
+    rank = int(_MARGIN * num_pairs * len(sample) / max(pre_TF.numel(), 1)) + 1
     if rank >= len(sample):
         return 0.0
     return max(float(sample.topk(rank, sorted=False).values.min()), 0.0)

@@ -17,6 +17,7 @@ from mistudio.artifacts import (
     Store,
     Summary,
     artifact_uris,
+    find,
     open_artifact,
     open_input,
     open_store,
@@ -215,6 +216,25 @@ def test_of_artifacts_made_together_one_that_another_published_meanwhile_is_foun
 
     assert [made.found for made in produce_together(store, recipes, "train", build)] == [True, False]
     assert builds == [[0, 1]]
+
+
+@pytest.mark.parametrize("there", [0, 1, 2])
+def test_of_artifacts_made_together_those_that_are_there_are_found_and_the_rest_made(store: Store, there: int) -> None:
+    recipes = [Recipe(kind="sae", config={"k": number}) for number in range(3)]
+    assert find(store, recipes[there]) is None
+    before = produce(store, recipes[there], "train", lambda _draft: {"k": there}).artifact
+    missing = [number for number in range(3) if number != there]
+
+    def build(drafts: dict[int, Draft]) -> dict[int, Summary]:
+        assert sorted(drafts) == missing
+        return {number: {"k": number} for number in drafts}
+
+    produced = produce_together(store, recipes, "train", build)
+    assert [made.found for made in produced] == [number == there for number in range(3)]
+    assert [made.artifact.manifest.summary["k"] for made in produced] == [0, 1, 2]
+    found = find(store, recipes[there])
+    assert found is not None
+    assert found.digest == before.digest
 
 
 class CountedStore(LocalStore):

@@ -25,6 +25,7 @@ from mistudio.artifacts import (
     scratch_folder,
     store_url,
 )
+from mistudio.artifacts.local import LocalStore
 from mistudio.errors import ConfigError, InputError, StorageError, StorageFull
 
 RECIPE = Recipe(kind="sae", config={})
@@ -411,3 +412,19 @@ def test_what_killed_writers_left_is_dropped_and_what_is_being_written_is_not(tm
         assert store.sweep("sae/1") == 1
     assert {path.name for path in staging.iterdir()} == {"young", "sae@10@weights"}
     assert store.sweep() == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "no space"), True),
+        (OSError(errno.EDQUOT, "quota"), True),
+        (RuntimeError(f"I/O error (os error {errno.ENOSPC})"), True),
+        (RuntimeError(f"I/O error (os error {errno.EACCES})"), False),
+        (RuntimeError("another trouble"), False),
+        (OSError(errno.EIO, "broken"), False),
+    ],
+)
+def test_only_a_full_disk_is_called_one(tmp_path: Path, error: Exception, is_full: bool) -> None:
+    with pytest.raises(StorageFull if is_full else type(error)), LocalStore(tmp_path).put("a/b"):
+        raise error

@@ -397,3 +397,27 @@ def test_an_empty_split_is_told_with_what_made_it_so(
 ) -> None:
     with pytest.raises(CorpusError, match=rf"split of test:list is empty.*{cause}"):
         run(store, ListSource(some_texts(30)), causal_tokenizer, **settings)
+
+
+def test_documents_go_in_batches_of_bounded_number_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "_BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(ingest_module, "_BATCH_CHARS", 10)
+    lengths = [4, 4, 4, 1, 1, 1, 1, 30, 9, 1, 2]
+    batches = ingest_module._batches(Document("x" * length, "") for length in lengths)
+    assert [[len(document.text) for document in batch] for batch in batches] == [
+        [4, 4, 4],
+        [1, 1, 1],
+        [1, 30],
+        [9, 1],
+        [2],
+    ]
+
+
+def test_the_summary_names_the_column_that_the_text_came_from(
+    tmp_path: Path, store: Store, causal_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"content": f"number {number}"}) + "\n" for number in range(40)))
+    summary = run(store, open_source(str(path), store), causal_tokenizer).artifact.manifest.summary
+    assert summary["text_column"] == "content"
+    assert "text_column" not in run(store, ListSource(some_texts(40)), causal_tokenizer).artifact.manifest.summary

@@ -3,9 +3,10 @@
 import copy
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -194,6 +195,26 @@ def test_the_size_of_a_batch_does_not_matter(llama: TinyRun, logit_bytes: int, m
     assert measure(llama, random_sae()) == pytest.approx(whole, rel=1e-5)
 
 
+def test_logits_are_compared_a_few_at_a_time_and_summed_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_BTV, clean_BTV = torch.randn(2, 40, 50, 6, generator=torch.Generator().manual_seed(0)).mul(3)
+    place_N, answer_N = torch.arange(0, 2_000, 3), torch.arange(667) % 6
+    pieces: list[Tensor] = []
+    kl_div = splice.functional.kl_div
+
+    def noted(*given: Any, **rest: Any) -> Tensor:
+        pieces.append(kl_div(*given, **rest))
+        assert len(given[0]) == (2 if len(pieces) < 334 else 1)
+        return pieces[-1]
+
+    monkeypatch.setattr(splice.functional, "kl_div", noted)
+    monkeypatch.setattr(splice, "COMPARED_LOGITS", 13)
+    loss, kl = splice._loss_and_kl(changed_BTV, clean_BTV, place_N, answer_N)
+    assert kl == pytest.approx(math.fsum(float(piece) for piece in pieces), rel=1e-12)
+    changed_NV, clean_NV = (each.flatten(0, 1)[place_N].double().log_softmax(-1) for each in (changed_BTV, clean_BTV))
+    assert loss == pytest.approx(-float(changed_NV.gather(1, answer_N[:, None]).sum()), rel=1e-5)
+    assert kl == pytest.approx(float((clean_NV.exp() * (clean_NV - changed_NV)).sum()), rel=1e-5)
+
+
 def test_a_perfect_autoencoder_costs_nothing(llama: TinyRun) -> None:
     losses = measure(llama, identity_sae())
     assert losses.ce_spliced == pytest.approx(losses.ce_clean, rel=1e-6)
@@ -283,6 +304,16 @@ def test_an_encoder_is_asked_for_masked_tokens(bert: TinyRun) -> None:
     assert zero.ce_spliced == zero.ce_zero
     assert zero.kl > 0.01
     assert zero.ce_clean == perfect.ce_clean
+
+
+def test_sequences_of_which_nothing_is_asked_add_nothing(bert: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place,) = resolve_hooks(bert.subject, [HookPoint.parse(HOOK)])
+
+    def nothing(_subject: Subject, ids_BT: Tensor, text_BT: Tensor, _generator: object) -> tuple[Tensor, Tensor]:
+        return ids_BT, torch.zeros_like(text_BT)
+
+    monkeypatch.setattr(splice, "_questions", nothing)
+    assert measure_splice(bert.subject, place, [zero_sae(), zero_sae()], TokenCorpus(bert.corpus), 100, 0) == []
 
 
 def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(

@@ -376,6 +376,18 @@ def test_an_endpoint_that_is_not_there_ends_the_run_and_says_where() -> None:
             list(endpoint.ask(chats(10)))
 
 
+def test_failures_in_a_row_are_counted_one_by_one_and_anew_after_an_answer() -> None:
+    def script(prompt: str, _attempt: int) -> Fault | None:
+        return None if prompt.endswith("2") else Fault("status", 503)
+
+    replies: list[Reply] = []
+    with ScriptedServer(Echo(), script) as server:
+        settings = config(server, retries=0, concurrency=1, give_up_after=3)
+        with Endpoint(settings) as endpoint, pytest.raises(InputError, match="none of the last 3 requests"):
+            replies.extend(endpoint.ask(chats(10)))
+    assert [reply.failure is None for reply in replies] == [False, False, True, False, False]
+
+
 def test_the_key_is_sent_and_appears_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,48 @@ def test_quantiles_are_within_a_bin_of_the_exact_ones(acts_NF: Tensor) -> None:
         assert found_FQ[feature].max() <= values.max()
 
 
+@pytest.mark.parametrize("number", [0, 31, NUM_BINS - 1])
+def test_quantiles_of_one_bin_lie_evenly_in_it_up_to_the_maximum(number: int) -> None:
+    lower, upper = histogram_edges(STD)[number : number + 2]
+    largest = lower + 0.95 * (upper - lower)
+    statistics = FeatureStatistics(1, STD)
+    statistics.update(active(torch.full((40, 1), largest)), 40)
+    (found_Q,) = statistics.quantiles()
+    assert found_Q == pytest.approx(np.minimum(lower + np.array(QUANTILES) * (upper - lower), largest), rel=1e-6)
+
+
+def test_a_quantile_between_two_bins_is_the_end_of_the_lower_one() -> None:
+    edges = histogram_edges(STD)
+    statistics = FeatureStatistics(1, STD)
+    statistics.update(active(torch.tensor([[edges[10]], [edges[30]]]).repeat(10, 1)), 20)
+    assert statistics.quantiles()[0, QUANTILES.index(0.5)] == pytest.approx(edges[11])
+
+
+def test_within_a_bin_the_share_below_rises_evenly() -> None:
+    edges = np.float32(histogram_edges(STD))
+    statistics = FeatureStatistics(3, STD)
+    statistics.update(active(torch.tensor([[edges[10], edges[63], 0], [edges[20], 0, 0]])), 2)
+    inside, below, above = edges[10] * 0.75 + edges[11] * 0.25, edges[0] / 2, edges[-1] * 2
+    value_FC = np.tile(np.float32([below, inside, edges[15], above]), (3, 1))
+    assert statistics.shares_below(value_FC, slice(0, 3)) == pytest.approx(
+        np.array([[0, 0.125, 0.5, 1], [0, 0, 0, 1], [0, 0, 0, 0]]), abs=1e-6
+    )
+
+
+def test_the_state_holds_whole_numbers_by_class_too() -> None:
+    statistics = FeatureStatistics(2, STD, {"task": 2, "place": 3})
+    statistics.update(active(torch.ones(4, 2)), 4, {"task": np.array([0, 1, 1, 1]), "place": np.array([2, 2, 2, 2])})
+    state = statistics.state_dict()
+    assert state.keys() >= {"tokens_by.task", "tokens_by.place", "fired_by.task", "fired_by.place"}
+    assert {name for name, value in state.items() if value.is_floating_point()} == {"max_F"}
+    resumed = FeatureStatistics(2, STD, {"task": 2, "place": 3})
+    resumed.load_state_dict(load(save(state)))
+    resumed.merge(state)
+    assert resumed.tokens_by["task"].tolist() == [2, 6]
+    assert resumed.density_by("task").tolist() == statistics.density_by("task").tolist() == [[1, 1], [1, 1]]
+    assert statistics.quantiles().dtype == np.float32
+
+
 def test_shares_below_a_value_are_those_of_the_values_at_its_bins_edge(acts_NF: Tensor) -> None:
     statistics = count(acts_NF, 500)
     edges = np.float32(histogram_edges(STD))[[10, 30, 50]]

@@ -1,5 +1,6 @@
 """The sparse products against dense ones, in float64, with all gradients; and the selection of latents."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -175,11 +176,20 @@ def test_the_largest_entries_of_a_batch_are_found(
     pre_TF[1:4] *= first_rows  # not among the rows that the cut is guessed from
     pattern = batch_top(pre_TF, num_pairs) if device == "cpu" else _batch_top_unseen(pre_TF, num_pairs)
     values = pattern.gather(pre_TF).sort(descending=True).values
-    assert len(values) == min(num_pairs, pre_TF.numel()) or device == "cpu"
+    assert (values > 0).all() if device == "cpu" else len(values) == min(num_pairs, pre_TF.numel())
     expected = pre_TF[pre_TF > 0].sort(descending=True).values[:num_pairs]
     assert torch.equal(values[values > 0], expected)
     assert (pattern.place_A.diff() > 0).all()
     assert torch.equal(pattern.starts_T, (pattern.token_A < torch.arange(tokens)[:, None]).sum(dim=1).to(torch.int32))
+
+
+@pytest.mark.parametrize("select", [batch_top, _batch_top_unseen], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("shape", [(0, 63), (5, 0)])
+def test_of_an_empty_batch_nothing_is_found(
+    select: Callable[[Tensor, int], ActivePattern], shape: tuple[int, int]
+) -> None:
+    pattern = select(torch.empty(shape), 7)
+    assert (len(pattern.feature_A), len(pattern.starts_T)) == (0, shape[0])
 
 
 def test_latents_that_no_token_uses_get_zero_gradients() -> None:
@@ -189,6 +199,16 @@ def test_latents_that_no_token_uses_get_zero_gradients() -> None:
     out_TE = sparse_decode(torch.ones(4, dtype=torch.float64), weight_FE, pattern)
     (grad_FE,) = torch.autograd.grad(out_TE.sum(), [weight_FE])
     assert grad_FE.any(dim=1).tolist() == [False, True, False, False, True, False]
+
+
+def test_a_pattern_is_the_same_from_indices_and_from_a_mask() -> None:
+    indices_TK = torch.tensor([[0, 2], [1, 2], [0, 1]])
+    of_mask = ActivePattern.of_mask(torch.zeros(3, 4).scatter_(1, indices_TK, 1).bool())
+    of_indices = ActivePattern.of_indices(indices_TK, 4)
+    for name in ("feature_A", "starts_T", "token_A"):
+        made, expected = getattr(of_indices, name), getattr(of_mask, name)
+        assert made.tolist() == expected.tolist()
+        assert made.dtype == expected.dtype == torch.int32
 
 
 def test_sums_by_feature_add_up_over_tokens() -> None:

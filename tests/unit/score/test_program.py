@@ -22,6 +22,7 @@ from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
 from mistudio.score import step as step_module
+from mistudio.score.bootstrap import draw_counts
 from mistudio.score.config import ExamplesConfig
 from mistudio.score.program import Judged, ProgramScorer
 from mistudio.score.records import Score
@@ -101,6 +102,14 @@ def test_intervals_come_from_drawing_documents_again(
         assert figure.low < figure.value < figure.high
         ends = np.percentile([each[column] for each in naive], [2.5, 97.5])
         assert (figure.low, figure.high) == pytest.approx(tuple(ends), abs=0.006)
+
+
+def test_an_interval_spans_every_draw(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
+    scorer = scorer_of(values, resamples=3)
+    weights_RN = draw_counts(20, 3, 0)[:, scorer.context.tokens.document_N]
+    drawn_R = [f1_score(values > 2, predicted > 0, sample_weight=weight_N) for weight_N in weights_RN]
+    (figure,) = (each for each in scorer.score(judged(predicted), 0) if each.metric == "f1")
+    assert (figure.low, figure.high) == pytest.approx(tuple(np.quantile(drawn_R, [0.025, 0.975])))
 
 
 def test_without_draws_there_is_no_interval(values: NDArray[np.float32], predicted: NDArray[np.float32]) -> None:
@@ -381,3 +390,59 @@ def test_the_summary_counts_what_failed_and_judges_the_criterion() -> None:
     assert (fewer["interpretable"], fewer["holds"]) == (50, False)
     dying = summarise(scores, explanations, np.r_[np.ones(80), np.zeros(20)].astype(int), density)["criterion"]
     assert (dying["dead_fraction"], dying["holds"]) == (0.2, False)
+
+
+def test_the_summary_of_four_features_to_the_last_figure() -> None:
+    nan, names = float("nan"), ("f1", "f1_any", "balanced_accuracy", "auroc", "correlation")
+    rows = [Score(0, "program", "program", name, 0.8 + place / 100, 0, 1, 10, 1) for place, name in enumerate(names)]
+    rows += [
+        Score(1, "program", "program", "f1", 0.4, 0, 1, 20, 2),
+        Score(2, "program", "program", "f1", nan, 0, 1, 5, 0),
+    ]
+    rows += [Score(number, "token-set", "program", "f1", 0.7, 0, 1, 10, 0) for number in (0, 1)]
+    rows += [Score(0, "program", "program-shuffled", "f1", 0.1, 0, 1, 10, 0)]
+    rows += [Score(0, "llm", "detection", name, 0.5, 0, 1, 6, 3) for name in ("balanced_accuracy", "auroc")]
+    told = [Explanation(feature=0, explainer="program"), Explanation(feature=0, explainer="llm", status="failed")]
+    found = summarise(rows, told, np.array([5, 1, 2, 0]), np.array([0.2, 0.1, 0.01, 0.0]))
+    assert found["headlines"] == {
+        "features": 4,
+        "interpretable": 1,
+        "interpretable_any": 1,
+        "interpretable_token_sets": 0,
+        "context_gains": 1,
+        "program_f1": pytest.approx(0.6),
+        "program_balanced_accuracy": 0.82,
+        "program_auroc": 0.83,
+        "program_correlation": 0.84,
+        "shuffled_f1": 0.1,
+        "explained": 1,
+        "dead": 1,
+        "dense": 1,
+    }
+    assert found["criterion"] == {
+        "interpretable": 1,
+        "interpretable_more_than": 50,
+        "dead_fraction": 0.25,
+        "dead_fraction_below": 0.2,
+        "holds": False,
+    }
+    assert found["histogram"]["edges"] == pytest.approx(np.linspace(0, 1, 21))
+    assert {place: num for place, num in enumerate(found["histogram"]["features"]) if num} == {8: 1, 16: 1}
+    assert found["histogram"]["undefined"] == 1
+    means = {(each["explainer"], each["scorer"], each["metric"]): each for each in found["means"]}
+    assert list(means) == sorted(means)
+    assert len(means) == 9
+    assert (means["program", "program", "f1"]["value"], means["program", "program", "f1"]["features"]) == (0.6, 3)
+    assert found["failures"] == [
+        {"explainer": "llm", "scorer": "detection", "failures": 6, "examples": 12},
+        {"explainer": "program", "scorer": "program", "failures": 3, "examples": 35},
+        {"explainer": "program", "scorer": "program-shuffled", "failures": 0, "examples": 10},
+        {"explainer": "token-set", "scorer": "program", "failures": 0, "examples": 20},
+    ]
+
+
+def test_a_summary_without_scores_says_nothing_of_what_was_not_measured() -> None:
+    found = summarise([], [], np.array([1, 0]), np.array([0.5, 0.0]))
+    assert found["headlines"] == {"features": 2, "explained": 0, "dead": 1, "dense": 1}
+    assert found.keys() == {"headlines", "histogram", "means", "failures"}
+    assert (found["means"], found["failures"], sum(found["histogram"]["features"])) == ([], [], 0)

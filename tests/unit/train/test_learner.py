@@ -142,6 +142,32 @@ def test_a_latent_that_fires_again_is_alive(trainer: Callable[..., Alone]) -> No
     assert int(done.silent_tokens_F[0]) == 0
 
 
+def test_silence_is_counted_to_the_token_however_long_it_lasts(trainer: Callable[..., Alone]) -> None:
+    done = trainer(sae=STANDARD)
+    with torch.no_grad():
+        done.sae.b_enc[0] = -1e4
+    done.silent_tokens_F += (1 << 24) + 1
+    done.train_step()
+    assert int(done.silent_tokens_F[0]) == (1 << 24) + 1 + ROWS
+
+
+@pytest.mark.parametrize("dead", [[], [5]])
+def test_a_single_dead_latent_has_the_auxiliary_loss(dead: list[int], trainer: Callable[..., Alone]) -> None:
+    done = trainer(tokens=4 * ROWS, warmup_fraction=0)
+    done.train_step()
+    done.dead_indices = torch.tensor(dead, dtype=torch.int64)
+    done.train_step()
+    assert ("auxiliary" in done.history[1]) == bool(dead)
+
+
+def test_a_state_tells_which_latents_the_auxiliary_loss_takes_for_dead(trainer: Callable[..., Alone]) -> None:
+    begun, resumed = trainer(), trainer()
+    begun.train_step()
+    begun.dead_indices = torch.tensor([0, 7, 63])
+    resumed.load_state_dict(*begun.state_dict())
+    assert resumed.dead_indices.tolist() == [0, 7, 63]
+
+
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
 def test_latents_below_zero_on_every_token_come_back(trainer: Callable[..., Alone], architecture: str) -> None:
     settings = {"dead_after_tokens": ROWS, "tokens": 300 * ROWS, "learning_rate": 0.05, "patience": 0}
