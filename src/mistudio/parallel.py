@@ -34,6 +34,7 @@ Made = TypeVar("Made")
 
 _Setter = Callable[[int], int]
 _ITEMS_AT_ONCE = 4
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _work: Callable[[Any], Any] | None = None  # of a worker
 
 
@@ -87,11 +88,22 @@ def _workers(count: int, work: Callable[[Any], Any]) -> Iterator[Executor]:
             with warnings.catch_warnings():
                 # Python warns of threads that a fork does not have; the work needs none of them.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                pool.submit(int)  # forks all workers
+                with _held_back():
+                    pool.submit(int)  # forks all workers
             yield pool
     except BrokenProcessPool as error:
         message = "A worker process was killed, perhaps for want of memory. Try again with OMP_NUM_THREADS=1."
         raise MistudioError(message) from error
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals to end wait meanwhile, also in what is forked, until it has its own answer to them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -194,13 +206,14 @@ def num_cores() -> int:
 
 
 def _begin(work: Callable[[Any], Any], told: Connection) -> None:
-    from threadpoolctl import threadpool_limits
-
     global _work
     _work = work
     # Ctrl-C reaches all processes of a terminal: the first of them says what ends.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
+    from threadpoolctl import threadpool_limits
+
     threadpool_limits(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,6 +1,7 @@
 """Command lines in this process: run as ``mistudio`` runs them, but for the work, which none may begin."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ def run(arguments: list[str]) -> Outcome:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.setattr(cli, "app", command())
+        patch.setattr(cli, "_show_what_is_logged", lambda: None)  # tests that follow read the log as it was
+        for name in ("OMP_WAIT_POLICY", "PYTHONSAFEPATH"):  # which the command sets for good
+            patch.setenv(name, os.environ.get(name, ""))
         try:
             cli.main()
             code: Any = 0

@@ -134,7 +134,7 @@ def test_where_only_held_out_activations_are_stored_the_sample_is_of_them(store:
     options = ["--from", "saelens", "--activations", captured.uri, "--store", store.url]
     done = CliRunner().invoke(app, ["import", "sae", str(tmp_path / "in"), *options])
     assert done.exit_code == 0, done.output
-    imported = open_artifact(store, done.output.split()[1].rstrip(":"), "sae")
+    imported = open_artifact(store, done.stdout.split()[1].rstrip(":"), "sae")
     left = (y_NE - sae.reconstruct(x_ND)).square().sum() / (y_NE - y_NE.mean(dim=0)).square().sum()
     assert imported.manifest.summary["sample_fvu"] == pytest.approx(float(left), rel=0.05)
     assert activation_std_of(imported) == pytest.approx(float(y_NE.var(dim=0, correction=0).mean().sqrt()), rel=0.05)
@@ -159,8 +159,8 @@ def test_the_commands_import_and_export_and_never_overwrite(
     source = str(tmp_path / "in")
     done = runner.invoke(app, ["import", "sae", source, "--activations", activations.uri, "--from", *options])
     assert done.exit_code == 0, done.output
-    uri = done.output.split()[1].rstrip(":")
-    assert done.output.startswith(f"Imported {uri}: jumprelu of width 64 at {HOOK}")
+    uri = done.stdout.split()[1].rstrip(":")
+    assert done.stdout.startswith(f"Imported {uri}: jumprelu of width 64 at {HOOK}")
     out = tmp_path / "out"
     assert runner.invoke(app, ["export", "sae", uri, str(out), "--to", *options]).exit_code == 0
     assert_same(make("batchtopk"), FORMATS["saelens"].read(out).sae)
