@@ -47,21 +47,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return _finish(folder / "store", folder / "scratch")
 
 
-@pytest.mark.parametrize(
-    ("kind", "pattern", "count"),
-    [
-        ("activations", "activations/*/resid_post.1/train/*.arrow", 5),
-        ("sae", "sae/*/work/checkpoint-*", 2),
-        ("features", "features/*/work/shards-*", 1),
-    ],
+KILLS = (
+    ("activations", "activations/*/resid_post.1/train/*.arrow", 5),
+    ("sae", "sae/*/work/checkpoint-*", 2),
+    ("features", "features/*/work/shards-*", 1),
 )
-def test_killed_run_is_finished_by_running_it_again(
-    tmp_path: Path, undisturbed: dict[str, str], kind: str, pattern: str, count: int
+
+
+def test_a_run_that_is_killed_in_one_step_after_another_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     store, scratch = tmp_path / "store", tmp_path / "scratch"
-    _kill_when(store, scratch, pattern, count)
-    assert not list(store.glob(f"{kind}/*/manifest.json"))
-    left = {path: path.stat().st_mtime_ns for path in store.glob(f"{kind}/*/**/*.arrow")}
+    left: dict[Path, int] = {}
+    for kind, pattern, count in KILLS:
+        _kill_when(store, scratch, pattern, count)
+        assert not list(store.glob(f"{kind}/*/manifest.json"))
+        left |= {path: path.stat().st_mtime_ns for path in store.glob(f"{kind}/*/**/*.arrow")}
+    assert left
 
     assert _finish(store, scratch) == undisturbed
 
