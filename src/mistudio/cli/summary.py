@@ -15,7 +15,6 @@ from mistudio.terminal import console
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
 _RANDOM = "ce_recovered_random"
 _SCORED = ("interpretable", "explained")
-_HOLLOW = 0.1  # a control that comes so near leaves the figure without meaning
 _PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
 
@@ -87,8 +86,8 @@ def _recovered(value: float | None, random: float | None) -> str:
     shown = _number(value, ".4f")
     if value is None or random is None:
         return shown
-    hollow = random >= value - _HOLLOW * abs(value)
-    return f"{shown} (a random one: {random:.4f}{', so that it says little' if hollow else ''})"
+    no_worse = ", no worse: the figure says nothing here" if random >= value else ""
+    return f"{shown} (a random one: {random:.4f}{no_worse})"
 
 
 def _number(value: float | None, form: str) -> str:
