@@ -14,7 +14,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality clean
+.PHONY: help install demo demo-real test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: install ## Train a small language model and run the main job on it, offline (5 to 7 minutes)
 	$(BIN)/mistudio demo --store $(STORE)
-	$(BIN)/mistudio run interpret --store $(STORE)
+
+demo-real: install ## Download a small model that talks (93 MB), and run the main job on it (at most 15 minutes)
+	$(BIN)/mistudio demo --subject smollm2 --store $(STORE)
 
 test: install ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
@@ -72,6 +74,9 @@ bench-sae: $(PEERS)/installed ## Compare training steps with SAELens, sparsify a
 
 bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexplained (about an hour; goes on where it was)
 	$(PEERS)/bin/python -m benchmarks.sae_quality --store $(STORE) $(ARGS)
+
+bench-end-to-end: $(PEERS)/installed ## Time text to trained autoencoder on SmolLM2, ours and SAELens's runner in turn (about half an hour)
+	$(PEERS)/bin/python -m benchmarks.end_to_end --store $(STORE) $(ARGS)
 
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'

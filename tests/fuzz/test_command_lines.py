@@ -36,6 +36,7 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             "mistudio.runs.local.subprocess.Popen",
             "mistudio.cli.pipelines.os.execv",
             "mistudio.demo.produce",
+            "mistudio.demo.packaged.produce",
             "mistudio.verify.checks.import_module",
         ):
             patch.setattr(name, _begins)

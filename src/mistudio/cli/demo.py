@@ -1,6 +1,7 @@
-"""``mistudio demo``: make the demo subject, or find it."""
+"""``mistudio demo``: the main job on a model that is at hand, with nothing to set."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -8,16 +9,26 @@ from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import number
 from mistudio.terminal import console, echo
 
-_HELP = """Train a small language model on the spot, on text that Python brings along.
+if TYPE_CHECKING:
+    from mistudio.artifacts import Produced, Store
 
-Works offline and takes about two minutes on two CPU cores. The model is kept in the store: the same
-command finds it the next time. The budget is in tokens, and more tokens give a better model.
+_HELP = """Run the main job on a model that is at hand, from text to a dashboard of its features.
+
+The subject demo is a small language model that is trained on the spot, on text that Python brings along: offline,
+five to seven minutes on two CPU cores. The subject smollm2 is SmolLM2-135M-Instruct, a model that talks: 93 MB from the
+package index, then offline, at most 15 minutes.
+
+Everything is kept in the store: the same command finds it the next time, and one that was ended goes on.
 
 Examples:
 
     mistudio demo
 
-    mistudio demo --tokens 8_000_000 --json
+    mistudio demo --subject smollm2
+
+    mistudio demo --subject smollm2 --corpus ./stories.jsonl
+
+    mistudio demo --model-only --tokens 8_000_000 --json
 """
 
 StoreOption = Annotated[
@@ -31,39 +42,108 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    subject: Annotated[
+        Literal["demo", "smollm2"], typer.Option(help="The model: one trained on the spot, or one that talks.")
+    ] = "demo",
+    corpus: Annotated[
+        str, typer.Option(help="The text that features are learnt from, as in mistudio ingest. [default: python-docs]")
+    ] = "",
+    model_only: Annotated[
+        bool, typer.Option("--model-only", help="Make the model, and leave the main job for later.")
+    ] = False,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens to train on. [default: 1_950_000]", **number("tokens", int))
+        int | None,
+        typer.Option(help="Tokens to train the demo model on. [default: 1_950_000]", **number("tokens", int)),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the first weights and the order of the text.", **number("seed", int))
+        int,
+        typer.Option(help="Seed of the demo model's first weights and the order of its text.", **number("seed", int)),
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --model-only: print JSON instead of a table.")] = False,
+    summary: Annotated[Path | None, typer.Option(help="Write the closing table to this file, as JSON.")] = None,
     store: StoreOption = "",
 ) -> None:
-    """Train or find the demo subject, and say where it is."""
+    """Make or find the subject, and run the main job on it."""
     import json
 
-    from rich.table import Table
-
     from mistudio.artifacts import open_store
-    from mistudio.demo import DemoConfig, train_demo
     from mistudio.heap import keep_freed_memory
-    from mistudio.settings import validated
 
     keep_freed_memory()
-    config = DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens})
+    _check(subject, model_only=model_only, as_json=as_json, corpus=corpus, trained=tokens is not None or seed != 0)
     with goes_on():
-        artifact, found = train_demo(open_store(store), config, seed)
-    producer, summary = artifact.manifest.producer, artifact.manifest.summary
-    row = {"uri": artifact.uri, "digest": artifact.digest, "found": found, "seconds": producer.seconds, **summary}
+        made = _subject(open_store(store), subject, tokens, seed)
     if as_json:
-        echo(json.dumps(row, indent=1))
+        echo(json.dumps(_row(made), indent=1))
         return
-    table = Table("Demo subject", artifact.uri)
-    table.add_row("Trained on", f"{summary['tokens']:,} tokens of python-docs, in {producer.seconds or 0:,.0f} s")
-    table.add_row("Parameters", f"{summary['parameters']:,}")
-    table.add_row("Bits per byte", f"{summary['bits_per_byte']} on {summary['held_out_bytes']:,} held-out bytes")
-    table.add_row("This run", "found it published" if found else "trained it")
+    _show(made)
+    settings = _settings(subject, made.artifact.uri if tokens is not None or seed else subject, corpus)
+    command = "mistudio run interpret" + "".join(f" --set {name}={value}" for name, value in settings.items())
+    if model_only:
+        echo(f"Next: {command}")
+        return
+    from mistudio.cli.pipelines import run_and_show
+
+    echo(f"Now: {command}")
+    run_and_show("interpret", settings, store, summary)
+
+
+def _check(subject: str, *, model_only: bool, as_json: bool, corpus: str, trained: bool) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    from mistudio.errors import ConfigError
+
+    if subject != "demo" and trained:
+        message = f"--tokens and --seed are for the training of the demo model; {subject} is trained: leave them out."
+        raise ConfigError(message)
+    if as_json and not model_only:
+        message = "--json is for --model-only; for the figures of the main job as JSON give --summary FILE."
+        raise ConfigError(message)
+    if corpus and model_only:
+        message = "--corpus is what the main job reads: leave it out with --model-only."
+        raise ConfigError(message)
+
+
+def _subject(store: "Store", subject: str, tokens: int | None, seed: int) -> "Produced":
+    """The model, made or found."""
+    from mistudio.demo import PACKAGED, DemoConfig, fetch_packaged, train_demo
+    from mistudio.settings import validated
+
+    if subject in PACKAGED:
+        return fetch_packaged(store, PACKAGED[subject])
+    return train_demo(store, DemoConfig() if tokens is None else validated(DemoConfig, {"tokens": tokens}), seed)
+
+
+def _settings(subject: str, model: str, corpus: str) -> dict[str, Any]:
+    """The pipeline's settings, where they differ from its defaults."""
+    from mistudio.demo import DEMO, RUNS
+
+    settings = {"model": model} if model != DEMO else {}
+    return settings | RUNS.get(subject, {}) | ({"corpus": corpus} if corpus else {})
+
+
+def _row(made: "Produced") -> dict[str, Any]:
+    artifact, found = made
+    seconds, summary = artifact.manifest.producer.seconds, artifact.manifest.summary
+    return {"uri": artifact.uri, "digest": artifact.digest, "found": found, "seconds": seconds, **summary}
+
+
+def _show(made: "Produced") -> None:
+    """A small table of what the model is."""
+    from rich.table import Table
+
+    row = _row(made)
+    table = Table("Subject", made.artifact.uri)
+    if "package" in row:
+        table.add_row("Model", f"{row['title']} ({row['licence']}), {row['bytes'] / 1e6:,.0f} MB")
+        table.add_row("From", f"{row['package']} of the package index")
+        table.add_row("This run", "found it in the store" if made.found else "downloaded and checked it")
+    else:
+        table.add_row("Trained on", f"{row['tokens']:,} tokens of python-docs, in {row['seconds'] or 0:,.0f} s")
+        table.add_row("Parameters", f"{row['parameters']:,}")
+        table.add_row("Bits per byte", f"{row['bits_per_byte']} on {row['held_out_bytes']:,} held-out bytes")
+        table.add_row("This run", "found it published" if made.found else "trained it")
     console().print(table)
-    is_default = config == DemoConfig() and seed == 0
-    echo("Next: mistudio run interpret" + ("" if is_default else f" --set model={artifact.uri}"))

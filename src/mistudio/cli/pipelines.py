@@ -79,10 +79,8 @@ def run(
     parameters: Annotated[bool, typer.Option("--parameters", help="List the pipeline's parameters and exit.")] = False,
 ) -> None:
     """Run a pipeline locally."""
-    from mistudio.cli.running import PipelineFailed, run_locally
-    from mistudio.cli.summary import print_parameters, print_summary, summarise
-    from mistudio.errors import ConfigError, GateFailed
-    from mistudio.paths import given_path
+    from mistudio.cli.summary import print_parameters
+    from mistudio.errors import ConfigError
     from mistudio.runs import LocalRunner, Target
     from mistudio.runs.checkout import load_pipeline, parse_settings
 
@@ -92,19 +90,31 @@ def run(
         return
     values = parse_settings(loaded, settings or [])
     store = store or str(values.pop("store", ""))
-    if detach and summary:
+    if not detach:
+        run_and_show(pipeline, values, store, summary)
+        return
+    if summary:
         message = "--summary is of a run that has ended: leave it out with --detach, and see mistudio runs show."
         raise ConfigError(message)
-    if summary:
-        given_path(summary, "--summary")
-    if summary and (summary.is_dir() or not os.access(_nearest_folder(summary), os.W_OK)):
-        message = f"--summary {summary} cannot be written: name a file in a folder that can."
-        raise ConfigError(message)
     # Refuses a folder that cannot be written, before anything starts.
-    runner = LocalRunner(store, attached=not detach)
-    if detach:
-        echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
-        return
+    runner = LocalRunner(store, attached=False)
+    echo(runner.start(Target(kind="pipeline", name=pipeline), values).id)
+
+
+def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Path | None) -> None:
+    """Run a pipeline to its end, with a live view, and print its closing table.
+
+    Raises:
+        ConfigError: ``summary`` cannot be written.
+        PipelineFailed: a step failed; where it was the gate, the table is printed all the same.
+    """
+    from mistudio.cli.running import PipelineFailed, run_locally
+    from mistudio.cli.summary import print_summary, summarise
+    from mistudio.errors import GateFailed
+    from mistudio.runs import LocalRunner
+
+    _check_summary(summary)
+    runner = LocalRunner(store, attached=True)
     try:
         closing = summarise(run_locally(runner, pipeline, values))
     except PipelineFailed as failure:
@@ -115,6 +125,19 @@ def run(
         raise
     _write_summary(summary, closing)
     print_summary(closing, runner.store)
+
+
+def _check_summary(summary: Path | None) -> None:
+    """Refuse, before anything starts, a file that could not be written at the end."""
+    from mistudio.errors import ConfigError
+    from mistudio.paths import given_path
+
+    if summary is None:
+        return
+    given_path(summary, "--summary")
+    if summary.is_dir() or not os.access(_nearest_folder(summary), os.W_OK):
+        message = f"--summary {summary} cannot be written: name a file in a folder that can."
+        raise ConfigError(message)
 
 
 def _nearest_folder(path: Path) -> Path:

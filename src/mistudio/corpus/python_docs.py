@@ -39,6 +39,7 @@ _TABLE_CHARS = 1_500  # a statement that is no definition and longer than this i
 
 # How much earlier than code a task comes, as weights of a random order without replacement.
 _WEIGHTS = {"prose": 4, "docstring": 2, "code": 1}
+TASKS = tuple(_WEIGHTS)
 
 # Tests quote every kind of broken text, encodings are tables, the others are not part of the library.
 _LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}

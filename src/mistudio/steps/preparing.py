@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from mistudio.activations import CaptureConfig
     from mistudio.corpus.config import IngestConfig
 
-_CORPUS = "Corpus: python-docs, a file, a folder, hf:NAME, or the name of an added corpus."
+_CORPUS = (
+    "Corpus: python-docs (or some of its tasks: python-docs:prose,docstring), a file, a folder, hf:NAME, or the name "
+    "of an added corpus."
+)
 
 
 def _ingest(context: Context, _inputs: Inputs, config: "IngestConfig") -> Produced:

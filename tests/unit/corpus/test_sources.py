@@ -116,3 +116,19 @@ def test_all_real_corpora_are_read_to_their_end(shared_data: Path, store: Store)
         assert {document.task for document in documents} == {path.stem}
         labelled = path.stem.startswith(("sentiment", "toxicity"))
         assert {document.label for document in documents} == ({"0", "1"} if labelled else {None})
+
+
+def test_some_tasks_of_python_docs(store: Store) -> None:
+    whole, some = open_source("python-docs", store), open_source("python-docs:prose,docstring", store)
+    assert some.uri == "builtin:python-docs:docstring,prose"
+    assert {document.task for document in some.documents()} == {"prose", "docstring"}
+    assert [each for each in whole.documents() if each.task != "code"] == list(some.documents())
+    digests = {open_source(f"python-docs:{tasks}", store).digest for tasks in ("prose,docstring", "docstring, prose")}
+    assert digests == {some.digest} != {whole.digest}
+    assert open_source("python-docs:code,prose,docstring", store).digest == whole.digest
+
+
+@pytest.mark.parametrize("tasks", ["poetry", "", "prose,", "prose;code"])
+def test_tasks_that_python_docs_does_not_have_are_refused(tasks: str, store: Store) -> None:
+    with pytest.raises(CorpusError, match=r"is no task.*prose, docstring, code"):
+        open_source(f"python-docs:{tasks}", store)

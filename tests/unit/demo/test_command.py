@@ -38,11 +38,11 @@ def app() -> typer.Typer:
 def test_the_command_trains_then_finds_and_demo_names_what_it_made(
     run: CliRunner, app: typer.Typer, store_url: str
 ) -> None:
-    first = run.invoke(app, ["demo", "--json"], catch_exceptions=False)
+    first = run.invoke(app, ["demo", "--model-only", "--json"], catch_exceptions=False)
     row = json.loads(first.stdout)
     assert not row["found"]
     assert row["tokens"] >= 5_000
-    second = run.invoke(app, ["demo"], catch_exceptions=False)
+    second = run.invoke(app, ["demo", "--model-only"], catch_exceptions=False)
     assert row["uri"] in second.stdout
     assert str(row["bits_per_byte"]) in second.stdout
     assert "found it" in second.stdout
