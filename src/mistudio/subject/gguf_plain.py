@@ -6,13 +6,14 @@ weights that were used longest ago make room for others. So a model in GGUF form
 placed and saved like any other.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from mistudio.errors import SubjectError
 from mistudio.progress import say
 from mistudio.subject.gguf_config import config_of
 from mistudio.subject.gguf_header import read_header
-from mistudio.subject.gguf_tokens import tokenizer_of
+from mistudio.subject.gguf_tokens import tokenizer_doubts, tokenizer_of
 from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
 
@@ -46,8 +47,8 @@ def config_folder(source: SubjectSource) -> str:
     return str(_kept(source, "config", lambda folder: _config(source).save_pretrained(folder)))
 
 
-def tokenizer_folder(source: SubjectSource) -> str:
-    """A folder with the tokenizer of a GGUF file.
+def tokenizer_folder(source: SubjectSource) -> tuple[str, str | None]:
+    """A folder with the tokenizer of a GGUF file, and what there is to doubt about it.
 
     Raises:
         SubjectError: it is of a kind that transformers does not read, or is damaged.
@@ -62,7 +63,7 @@ def tokenizer_folder(source: SubjectSource) -> str:
             raise SubjectError(loading_problem("tokenizer", source, error)) from error
         tokenizer.save_pretrained(folder)
 
-    return str(_kept(source, "tokenizer", build))
+    return str(_kept(source, "tokenizer", build)), tokenizer_doubts(read_header(Path(source.path)))
 
 
 def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> str:
@@ -81,7 +82,9 @@ def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> s
         import torch
 
         say(_announcement(source, dtype_name))
-        _dequantised(source, auto_class, getattr(torch, dtype_name)).save_pretrained(folder)
+        model = _dequantised(source, auto_class, getattr(torch, dtype_name))
+        with quiet_transformers():
+            model.save_pretrained(folder)
 
     folder = _kept(source, f"{_WEIGHTS}-{dtype_name}", build)
     _drop_oldest()
@@ -109,7 +112,8 @@ def _dequantised(source: SubjectSource, auto_class: Any, dtype: "torch.dtype") -
         # transformers wants the suffix, which the files of Ollama do not have.
         (Path(folder) / "model.gguf").symlink_to(source.path)
         try:
-            with quiet_transformers():
+            # The bar of transformers' reader cannot be switched off.
+            with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
                 model, info = auto_class.from_pretrained(
                     folder, gguf_file="model.gguf", config=_config(source), dtype=dtype, output_loading_info=True
                 )
@@ -168,7 +172,7 @@ def _kept(source: SubjectSource, part: str, build: Callable[[Path], None]) -> Pa
     named = {"model": source.digest, "format": _FORMAT, **readers}
     folder = _root() / hashlib.sha256(canonical_json(named)).hexdigest()[:32] / part
     if _is_whole(folder):
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             os.utime(folder)
         return folder
     try:
@@ -190,7 +194,7 @@ def _built(folder: Path, build: Callable[[Path], None]) -> Path:
         (staged / _DONE).write_text(json.dumps(sizes))
         if folder.exists() and not _is_whole(folder):
             shutil.rmtree(folder)
-        with suppress(OSError):  # another process was first
+        with contextlib.suppress(OSError):  # another process was first
             staged.rename(folder)
         if not _is_whole(folder):
             message = f"{folder} is not whole after it was written"
