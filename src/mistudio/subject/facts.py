@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mistudio.artifacts import canonical_json
 from mistudio.errors import SubjectError
 from mistudio.plain_text import shortened
-from mistudio.subject.source import SubjectSource
 from mistudio.subject.gguf_plain import config_folder
 from mistudio.subject.loading import loading_problem, quiet_transformers
+from mistudio.subject.source import SubjectSource
 
 _MOST = {"num_hidden_layers": 10_000, "hidden_size": 1_000_000, "vocab_size": 100_000_000}
 

@@ -6,6 +6,7 @@ length is held against what is left of the file, so that a damaged file is refus
 """
 
 import hashlib
+import math
 import mmap
 import os
 import struct
@@ -36,6 +37,11 @@ class GgufTensor:
     shape: tuple[int, ...]  # the axis that lies together last, as torch has it
     type_number: int
     offset: int  # of its first byte, from the start of the tensors
+
+    @property
+    def num_weights(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,9 @@ def _parse(data: mmap.mmap, shown: str) -> GgufHeader:
     if version not in _VERSIONS:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
         which = "for machines of the other byte order" if swapped in _VERSIONS else f"of version {version}"
-        message = f"{shown} is a GGUF file {which}; versions {_VERSIONS[0]} and {_VERSIONS[1]}, little-endian, are read."
+        message = (
+            f"{shown} is a GGUF file {which}; versions {_VERSIONS[0]} and {_VERSIONS[1]}, little-endian, are read."
+        )
         raise SubjectError(message)
     num_tensors, num_keys = cursor.number("Q"), cursor.number("Q")
     metadata: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from mistudio.artifacts import canonical_json
 from mistudio.artifacts.scratch import machine_folder
 from mistudio.errors import SubjectError
 from mistudio.progress import say
-from mistudio.subject.gguf_config import config_of
+from mistudio.subject.gguf_config import config_doubts, config_of
 from mistudio.subject.gguf_header import read_header
 from mistudio.subject.gguf_tokens import tokenizer_doubts, tokenizer_of
 from mistudio.subject.loading import loading_problem, quiet_transformers
@@ -69,6 +70,8 @@ def tokenizer_folder(source: SubjectSource) -> tuple[str, str | None]:
 def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> str:
     """A folder with the configuration of a GGUF file and its weights, dequantised, in a number format.
 
+    What there is to doubt about the configuration is told.
+
     Args:
         source: of a GGUF file.
         auto_class: the class of transformers that loads the model.
@@ -86,6 +89,9 @@ def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> s
         with quiet_transformers():
             model.save_pretrained(folder)
 
+    doubts = config_doubts(read_header(Path(source.path)))
+    if doubts:
+        say(f"{source.name}: {doubts}", logging.WARNING)
     folder = _kept(source, f"{_WEIGHTS}-{dtype_name}", build)
     _drop_oldest()
     return str(folder)
@@ -132,7 +138,7 @@ def _check_all_used(source: SubjectSource, model: Any, missing: list[str]) -> No
         SubjectError: there are such.
     """
     tensors = [tensor for tensor in read_header(Path(source.path)).tensors if not tensor.name.startswith("rope_")]
-    in_file = sum(_size(tensor.shape) for tensor in tensors)
+    in_file = sum(tensor.num_weights for tensor in tensors)
     in_model = sum(parameter.numel() for parameter in model.parameters())
     if missing or in_file != in_model:
         lacks = f"the file lacks {', '.join(missing[:5])}" if missing else "transformers leaves some of them out"
@@ -143,15 +149,8 @@ def _check_all_used(source: SubjectSource, model: Any, missing: list[str]) -> No
         raise SubjectError(message)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
 def _announcement(source: SubjectSource, dtype_name: str) -> str:
-    weights = sum(_size(tensor.shape) for tensor in read_header(Path(source.path)).tensors)
+    weights = sum(tensor.num_weights for tensor in read_header(Path(source.path)).tensors)
     return (
         f"Dequantise {source.name}: {weights / 1e6:,.0f} million weights, {weights * _BYTES[dtype_name] / 1e9:.1f} GB as "
         f"{dtype_name}, kept in {_root()}; later loads are quick."

@@ -18,7 +18,12 @@ from mistudio.subject.gguf_header import GgufHeader
 _MODELS = ("gpt2", "llama", "gemma4", "t5")
 _BYTE_LEVEL = "gpt2"
 _SENTENCEPIECE = "llama"
-_OWN_SPACES = ("gemma", "gemma2", "gemma3", "phi3")  # transformers chooses by architecture what to do with a first space
+_OWN_SPACES = (
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+)  # transformers chooses by architecture what to do with a first space
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SHORTENED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -65,7 +70,9 @@ _GROUPS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 SPLITS = {name: expressions for expressions, names in _GROUPS for name in names.split()}
 # Words that are tokens are taken whole, however they would be merged.
-_WHOLE_WORDS = frozenset("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken".split())
+_WHOLE_WORDS = frozenset(
+    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken"]
+)
 # The first token of each text is the begin token, where the file does not say whether it is.
 _BEGUN = _WHOLE_WORDS
 
@@ -140,6 +147,4 @@ def _begin_as_told(tokenizer: Any, header: GgufHeader) -> None:
         return
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="never", split=False)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])

@@ -21,9 +21,9 @@ from mistudio.subject.classes import auto_classes_for
 from mistudio.subject.config import SubjectConfig
 from mistudio.subject.devices import check_quantization, free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.facts import load_config, position_limit
-from mistudio.subject.source import SubjectSource
 from mistudio.subject.gguf_plain import weights_folder
 from mistudio.subject.loading import loading_problem, quiet_transformers
+from mistudio.subject.source import SubjectSource
 from mistudio.subject.tokens import load_tokenizer
 
 _MAX_NAMED_KEYS = 5
