@@ -35,6 +35,12 @@ def scratch_folder(store: Store | str) -> Path:
     return base / key
 
 
+def machine_folder() -> Path:
+    """The private folder of this machine for what belongs to no store, as copies of models; it need not exist yet."""
+    given = os.environ.get("MISTUDIO_SCRATCH")
+    return expanded(Path(given)).absolute() if given else platformdirs.user_cache_path("mistudio")
+
+
 def _is_written(store: Store | str, folder: Path) -> bool:
     """Whether a local store is one to write to; a folder that is not there yet will be."""
     if not isinstance(store, str):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mistudio.errors import SubjectError
-from mistudio.subject.tokens import quiet_transformers
+from mistudio.subject.loading import quiet_transformers
 
 
 def choose_auto_class(config: Any) -> Any:

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mistudio.artifacts import canonical_json
 from mistudio.errors import SubjectError
 from mistudio.plain_text import shortened
+from mistudio.subject.gguf_plain import config_folder
+from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
-from mistudio.subject.tokens import loading_problem, quiet_transformers
 
 _MOST = {"num_hidden_layers": 10_000, "hidden_size": 1_000_000, "vocab_size": 100_000_000}
 
@@ -68,11 +69,10 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
+    path = config_folder(source) if source.is_gguf else source.path
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(
-                source.path, revision=source.revision, trust_remote_code=trust_remote_code
-            )
+            config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("configuration", source, error)) from error
     _check_sizes(source, config)

@@ -21,8 +21,10 @@ from mistudio.subject.classes import auto_classes_for
 from mistudio.subject.config import SubjectConfig
 from mistudio.subject.devices import check_quantization, free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.facts import load_config, position_limit
+from mistudio.subject.gguf_plain import weights_folder
+from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
-from mistudio.subject.tokens import load_tokenizer, loading_problem, quiet_transformers
+from mistudio.subject.tokens import load_tokenizer
 
 _MAX_NAMED_KEYS = 5
 _POOLER = re.compile(r"(^|\.)pooler\.")
@@ -97,7 +99,8 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
         "output_loading_info": True,
     }
     for auto_class in classes:
-        model, missing = _loaded(source, auto_class, arguments, f"{device} as {dtype_name}", config.quantization)
+        path = weights_folder(source, auto_class, dtype_name) if source.is_gguf else source.path
+        model, missing = _loaded(source, path, auto_class, arguments, f"{device} as {dtype_name}", config.quantization)
         if not missing:
             break
     _check_all_loaded(source, missing)
@@ -107,12 +110,12 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
 
 
 def _loaded(
-    source: SubjectSource, auto_class: Any, arguments: dict[str, Any], where: str, quantization: str
+    source: SubjectSource, path: str, auto_class: Any, arguments: dict[str, Any], where: str, quantization: str
 ) -> tuple[Any, list[str]]:
     """A model, and the names of the tensors that the files lack."""
     try:
         with quiet_transformers():
-            model, info = auto_class.from_pretrained(source.path, **arguments)
+            model, info = auto_class.from_pretrained(path, **arguments)
     except torch.OutOfMemoryError as error:
         message = (
             f"{source.name} does not fit on {where} with quantization {quantization}. "
@@ -240,7 +243,7 @@ def _quantization_settings(config: SubjectConfig, dtype_name: str) -> Any:
 
 
 def _check_weight_files(source: SubjectSource) -> None:
-    folder = Path(source.path)
+    folder = Path(source.path)  # a GGUF file is none
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})

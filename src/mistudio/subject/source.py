@@ -1,4 +1,4 @@
-"""Where a subject comes from: a folder, the model hub or an artifact; found and hashed without loading weights.
+"""Where a subject comes from: a folder, a GGUF file, the model hub or an artifact; found without loading weights.
 
 A subject's digest names its content, so that a step over the same model is found published wherever the
 model lies. The tokenizer has a digest of its own: models that share it share tokenised corpora.
@@ -18,8 +18,10 @@ from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
 from mistudio.plain_text import shortened, without_surrogates
 from mistudio.progress import progress
+from mistudio.subject.gguf_header import is_gguf_file, read_header
 
 _CONFIG = "config.json"
+_GGUF = ".gguf"
 _MODEL_FILES = (_CONFIG, "*.safetensors", "*.safetensors.index.json", "*.py")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,6 +36,7 @@ _TOKENIZER_FILES = (
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _HUB_TIMEOUT_S = 5.0
 _PROGRESS_FROM_BYTES = 1 << 28
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,12 @@ class SubjectSource:
 
     Attributes:
         name: short name for people.
-        uri: ``folder:NAME``, ``hub:ORG/NAME@COMMIT`` or the prefix of an artifact.
-        path: the folder or hub id to load from.
+        uri: ``folder:NAME``, ``file:NAME``, ``hub:ORG/NAME@COMMIT`` or the prefix of an artifact.
+        path: the folder, GGUF file or hub id to load from.
         revision: the commit on the hub, None for a folder.
         digest: names the content of config, weights and tokenizer.
         tokenizer_digest: names the content of the tokenizer alone.
+        is_gguf: ``path`` is a file in GGUF format, which holds all three.
     """
 
     name: str
@@ -55,22 +59,26 @@ class SubjectSource:
     revision: str | None
     digest: str
     tokenizer_digest: str
+    is_gguf: bool = False
 
 
 def resolve_source(model: str, revision: str | None = None) -> SubjectSource:
-    """Find a model: a folder in Hugging Face format, or an id on the model hub.
+    """Find a model: a folder in Hugging Face format, a GGUF file or a folder with one, or an id on the model hub.
 
     Raises:
-        SubjectError: there is no such folder or model, or the folder holds no model.
+        SubjectError: there is no such folder, file or model, or it holds no model.
         HubUnreachable: it is an id on the hub, not in the local cache, and the hub does not answer.
     """
     folder = Path(os.path.expanduser(model))  # leaves "~" of an unknown user as it is
     if model and os.path.isdir(folder):
         return _folder_source(folder.absolute())
+    if model and os.path.isfile(folder):
+        return _gguf_source(folder.absolute())
     if model.startswith((".", "/", "~")) or not _HUB_ID.match(model):
         message = (
-            f"No such model folder: {model or '(empty)'}. Give a folder in Hugging Face format (config.json, "
-            "*.safetensors, tokenizer files), an id on the model hub such as EleutherAI/pythia-70m, or demo."
+            f"No such model folder or file: {model or '(empty)'}. Give a folder in Hugging Face format (config.json, "
+            "*.safetensors, tokenizer files), a GGUF file, an id on the model hub such as EleutherAI/pythia-70m, or "
+            "demo."
         )
         raise SubjectError(message)
     return _hub_source(model, revision)
@@ -86,15 +94,19 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
     if artifact.manifest.short_kind != "subject":
         message = f"{artifact.uri} is a {artifact.manifest.short_kind}, not a subject."
         raise InputError(message)
-    folders = {name: artifact.file(name).parent for name in artifact.paths()}
-    if _CONFIG not in folders:
-        message = f"{artifact.uri} has no {_CONFIG}, so it is not a language model."
-        raise InputError(message)
+    files = {name: artifact.file(name) for name in artifact.paths()}
+    name = str(artifact.manifest.config.get("name", artifact.uri))
+    if _CONFIG not in files:
+        path = _only_gguf(list(files.values()), artifact.uri)
+        if path is None:
+            message = f"{artifact.uri} has neither {_CONFIG} nor a GGUF file, so it is not a language model."
+            raise InputError(message)
+        return _gguf_subject(path, name, artifact.uri, artifact.digest)
     hashes = {entry.path: entry.sha256 for entry in artifact.manifest.files}
     return SubjectSource(
-        name=str(artifact.manifest.config.get("name", artifact.uri)),
+        name=name,
         uri=artifact.uri,
-        path=str(folders[_CONFIG]),
+        path=str(files[_CONFIG].parent),
         revision=None,
         digest=artifact.digest,
         tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
@@ -103,9 +115,12 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
 
 def _folder_source(folder: Path) -> SubjectSource:
     if not (folder / _CONFIG).is_file():
+        path = _only_gguf(sorted(each for each in folder.iterdir() if each.is_file()), str(folder))
+        if path is not None:
+            return _gguf_source(path)
         message = (
             f"{folder} holds no model: {_CONFIG} is missing. Give the folder that save_pretrained wrote, with "
-            f"{_CONFIG}, *.safetensors and the tokenizer files in it."
+            f"{_CONFIG}, *.safetensors and the tokenizer files in it, or a GGUF file."
         )
         raise SubjectError(message)
     hashes = _hash_folder(folder)
@@ -117,6 +132,40 @@ def _folder_source(folder: Path) -> SubjectSource:
         digest=_digest(hashes),
         tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
     )
+
+
+def _only_gguf(paths: list[Path], where: str) -> Path | None:
+    """The one GGUF file among ``paths``; None if there is none.
+
+    Raises:
+        SubjectError: there are several.
+    """
+    found = [path for path in paths if path.suffix.lower() == _GGUF]
+    if len(found) > 1:
+        names = ", ".join(without_surrogates(path.name) for path in found[:_MOST_NAMED])
+        message = (
+            f"{where} holds {len(found)} GGUF files ({names}{', …' if len(found) > _MOST_NAMED else ''}): name the one "
+            "to read as model."
+        )
+        raise SubjectError(message)
+    return found[0] if found else None
+
+
+def _gguf_source(path: Path) -> SubjectSource:
+    if not is_gguf_file(path):
+        message = (
+            f"{without_surrogates(str(path))} is a file, and not in GGUF format. Give a folder in Hugging Face format, "
+            "or a GGUF file."
+        )
+        raise SubjectError(message)
+    read_header(path)  # what is no whole model is not hashed
+    name = without_surrogates(path.name)
+    return _gguf_subject(path, name.removesuffix(_GGUF), f"file:{name}", _hash_files([path])[path.name])
+
+
+def _gguf_subject(path: Path, name: str, uri: str, digest: str) -> SubjectSource:
+    tokenizer_digest = read_header(path).tokenizer_digest
+    return SubjectSource(name, uri, str(path), None, digest, tokenizer_digest, is_gguf=True)
 
 
 def _hub_source(model: str, revision: str | None) -> SubjectSource:
@@ -185,7 +234,10 @@ def _first_line(error: Exception) -> str:
 
 def _hash_folder(folder: Path) -> dict[str, str]:
     """sha256 of each file that makes up the model, by name."""
-    paths = [folder / name for name in sorted(_matching(_names(folder), _MODEL_FILES + _TOKENIZER_FILES))]
+    return _hash_files([folder / name for name in sorted(_matching(_names(folder), _MODEL_FILES + _TOKENIZER_FILES))])
+
+
+def _hash_files(paths: list[Path]) -> dict[str, str]:
     total = sum(path.stat().st_size for path in paths)
     if total < _PROGRESS_FROM_BYTES:
         return {path.name: _hash(path) for path in paths}

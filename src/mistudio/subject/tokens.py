@@ -1,14 +1,16 @@
 """The tokenizer of a subject, and how a single token is shown to a person."""
 
-import contextlib
 import json
+import logging
 import re
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from mistudio.errors import SubjectError
+from mistudio.progress import say
+from mistudio.subject.gguf_plain import tokenizer_folder
+from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
@@ -24,11 +26,14 @@ def load_tokenizer(source: SubjectSource, trust_remote_code: bool = False) -> An
     """
     from transformers import AutoTokenizer
 
+    path = source.path
+    if source.is_gguf:
+        path, doubts = tokenizer_folder(source)
+        if doubts:
+            say(f"{source.name}: {doubts}", logging.WARNING)
     try:
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(
-                source.path, revision=source.revision, trust_remote_code=trust_remote_code
-            )
+            return AutoTokenizer.from_pretrained(path, revision=source.revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("tokenizer", source, error)) from error
 
@@ -76,36 +81,6 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, name: str) -> None:
             "model beside it."
         )
         raise SubjectError(message)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing bars and printing advice while it loads."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def loading_problem(part: str, source: SubjectSource, error: Exception) -> str:
-    """The message for a part of a model that could not be loaded, with the reason and what to do."""
-    reason = str(error).strip() or type(error).__name__
-    if "trust_remote_code" in reason:
-        return (
-            f"The {part} of {source.name} comes with Python code of its own. Read it, and if you trust it set "
-            "trust_remote_code."
-        )
-    return f"Cannot load the {part} of {source.name} from {source.path}: {reason}"
 
 
 def _piece_reader(tokenizer: Any) -> Any:
