@@ -18,7 +18,7 @@ def grid(
     Args:
         train_settings: Other settings of every training as JSON, such as {"ema_decay": 0.999}.
         architectures: Kinds of autoencoder, with commas between them.
-        widths: Numbers of features, with commas; empty: eight times the activations' width, at least 1,024.
+        widths: Numbers of features, with commas; empty: eight times the activations' width, 1,024 to 32,768.
         sparsities: Active features a token, with commas: k, or the target L0 of architectures that have no k.
         seeds: Seeds to train each one with, with commas.
 

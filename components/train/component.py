@@ -36,8 +36,8 @@ def train(
         hook: Hook point to train on, for example resid_post.3; empty: the only one captured.
         target_hook: Hook point that a transcoder predicts, captured with the other; empty: autoencoder.
         architecture: Kind of autoencoder (topk, batchtopk, matryoshka, standard, gated, jumprelu).
-        width: Number of latents (features) of the dictionary; -1: eight times the activations' width, at least
-            1,024.
+        width: Number of latents (features) of the dictionary; -1: eight times the activations' width, 1,024 to
+            32,768.
         allow_wide: Accept a width above 32,768.
         skip: What passes beside the latents: nothing, a share of the input (fixed or learned), or a linear map of
             the input (transcoders only) (none, scale, learned_scale, linear).

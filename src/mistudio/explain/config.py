@@ -60,12 +60,28 @@ class LlmExplainerConfig(Settings):
     answer_tokens: int = Field(default=256, ge=16, description="longest answer a feature, in tokens")
 
 
+_LLM = "mistudio.explain.llm"
+EXPLAINERS: "Registry[Explainer]" = Registry(
+    "explainer",
+    "mistudio.explainers",
+    {
+        # Made by the step, which reads the tokens that programs are searched on.
+        PROGRAM: Method(
+            "mistudio.explain.program:ProgramExplainer", version=1, takes=("max_tokens", "program"), needs_judge=False
+        ),
+        "max-activating": Method(f"{_LLM}:MaxActivatingExplainer", version=1, takes=("llm",)),
+        "contrastive": Method(f"{_LLM}:ContrastiveExplainer", version=1, takes=("llm",)),
+        "token-activation-pairs": Method(f"{_LLM}:TokenActivationPairsExplainer", version=1, takes=("llm",)),
+    },
+)
+
+
 class ExplainConfig(MethodsConfig):
     """Who explains, and from how much."""
 
     explainers: Names = Field(
         default=(PROGRAM,),
-        description="who explains: program, max-activating, contrastive, token-activation-pairs; several with commas, "
+        description=f"who explains: {', '.join(EXPLAINERS.built_in)}; several with commas, "
         "of which the first that has a label gives it",
         json_schema_extra=option_name("explainer"),
     )
@@ -86,19 +102,3 @@ class ExplainConfig(MethodsConfig):
     llm: LlmExplainerConfig = Field(
         default=LlmExplainerConfig(), description="what explainers show a language model of each feature"
     )
-
-
-_LLM = "mistudio.explain.llm"
-EXPLAINERS: "Registry[Explainer]" = Registry(
-    "explainer",
-    "mistudio.explainers",
-    {
-        # Made by the step, which reads the tokens that programs are searched on.
-        PROGRAM: Method(
-            "mistudio.explain.program:ProgramExplainer", version=1, takes=("max_tokens", "program"), needs_judge=False
-        ),
-        "max-activating": Method(f"{_LLM}:MaxActivatingExplainer", version=1, takes=("llm",)),
-        "contrastive": Method(f"{_LLM}:ContrastiveExplainer", version=1, takes=("llm",)),
-        "token-activation-pairs": Method(f"{_LLM}:TokenActivationPairsExplainer", version=1, takes=("llm",)),
-    },
-)

@@ -66,34 +66,6 @@ class SteeringConfig(Settings):
     search_steps: int = Field(default=12, ge=1, description="bisections for the length of a push, at most")
 
 
-class ScoreConfig(MethodsConfig):
-    """Who scores, and on how much."""
-
-    scorers: Names = Field(
-        default=(PROGRAM,),
-        description="who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;"
-        " several with commas",
-        json_schema_extra=option_name("scorer"),
-    )
-    max_tokens: int = Field(
-        default=200_000,
-        ge=1000,
-        description="held-out tokens that explanations are tried on, of whole documents",
-        json_schema_extra=DASHBOARD,
-    )
-    resamples: int = Field(
-        default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
-    )
-    block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
-    examples: ExamplesConfig = Field(
-        default=ExamplesConfig(), description="held-out examples of a feature that all scorers but program read"
-    )
-    judged: JudgeConfig = Field(default=JudgeConfig(), description="what a language model judges of each feature")
-    simulation: SimulationConfig = Field(default=SimulationConfig(), description="simulation alone")
-    intruder: IntruderConfig = Field(default=IntruderConfig(), description="intruder alone")
-    steering: SteeringConfig = Field(default=SteeringConfig(), description="how intervention steers the model")
-
-
 SCORERS: "Registry[Scorer]" = Registry(
     "scorer",
     "mistudio.scorers",
@@ -118,3 +90,30 @@ SCORERS: "Registry[Scorer]" = Registry(
         ),
     },
 )
+
+
+class ScoreConfig(MethodsConfig):
+    """Who scores, and on how much."""
+
+    scorers: Names = Field(
+        default=(PROGRAM,),
+        description=f"who scores: {', '.join(SCORERS.built_in)}; several with commas",
+        json_schema_extra=option_name("scorer"),
+    )
+    max_tokens: int = Field(
+        default=200_000,
+        ge=1000,
+        description="held-out tokens that explanations are tried on, of whole documents",
+        json_schema_extra=DASHBOARD,
+    )
+    resamples: int = Field(
+        default=500, ge=20, le=100_000, description="bootstrap draws of the documents", json_schema_extra=DASHBOARD
+    )
+    block_features: int = Field(default=128, ge=1, description="explanations scored between two checkpoints")
+    examples: ExamplesConfig = Field(
+        default=ExamplesConfig(), description="held-out examples of a feature that all scorers but program read"
+    )
+    judged: JudgeConfig = Field(default=JudgeConfig(), description="what a language model judges of each feature")
+    simulation: SimulationConfig = Field(default=SimulationConfig(), description="simulation alone")
+    intruder: IntruderConfig = Field(default=IntruderConfig(), description="intruder alone")
+    steering: SteeringConfig = Field(default=SteeringConfig(), description="how intervention steers the model")

@@ -106,9 +106,12 @@ def check_target_hook(context: "Context", inputs: Inputs, content: Content, give
 
 
 def choose_width(_context: "Context", inputs: Inputs, content: Content, given: int | None) -> int:
-    """The width given, or eight times the activations' width as a power of two, 1,024 to 32,768."""
+    """The width given, or exactly eight times the activations' width, 1,024 to 32,768.
+
+    No kernel needs a power of two. The quick selection on a CPU needs a multiple of eight, which this is.
+    """
     d_in = _captured_width(inputs, content)
-    return given if given is not None else min(max(1 << (8 * d_in - 1).bit_length(), _MIN_WIDTH), _MAX_WIDTH)
+    return given if given is not None else min(max(8 * d_in, _MIN_WIDTH), _MAX_WIDTH)
 
 
 def choose_k(_context: "Context", inputs: Inputs, content: Content, given: int | None) -> int:
@@ -137,6 +140,6 @@ HOOKS = {
 TRAINING = {
     "hook": Choice("the only one captured", choose_hook, f"{_DEFAULT_HOOK}.0"),
     "target_hook": Choice("", check_target_hook, None),
-    "sae.width": Choice("eight times the activations' width, at least 1,024", choose_width, _MAX_WIDTH),
+    "sae.width": Choice("eight times the activations' width, 1,024 to 32,768", choose_width, _MAX_WIDTH),
     "sae.k": Choice("a quarter of the activations' width, 8 to 64", choose_k, 1),
 }

@@ -160,7 +160,7 @@ class ManyConfig(Settings):
     )
     widths: str = Field(
         default="",
-        description="numbers of features, with commas; empty: eight times the activations' width, at least 1,024",
+        description="numbers of features, with commas; empty: eight times the activations' width, 1,024 to 32,768",
         json_schema_extra=DASHBOARD,
     )
     sparsities: str = Field(
