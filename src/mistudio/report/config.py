@@ -18,7 +18,7 @@ class ReportConfig(Settings):
     max_features: int | None = Field(
         default=10_000,
         ge=1,
-        description="features in the list, the first by number; each adds about 4 kB to the page; null shows all",
+        description="features in the list, those of most worth; each adds about 4 kB to the page; null shows all",
     )
     contexts_per_feature: int = Field(
         default=10, ge=0, le=1000, description="strongest contexts shown of a feature", json_schema_extra=DASHBOARD

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
+from numpy.typing import NDArray
 
 from mistudio.features import FeatureSet
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
-from mistudio.report.metrics import METRICS, Metrics, write_metric, write_value
+from mistudio.report.metrics import METRICS, Metrics, write_left_out, write_metric, write_value
 from mistudio.report.page import Page
 from mistudio.report.records import (
     BLOCK_FEATURES,
@@ -23,6 +25,7 @@ from mistudio.report.records import (
     write_blocks,
 )
 from mistudio.report.surroundings import map_columns
+from mistudio.report.worth import Worth, weigh
 from mistudio.score.summary import INTERPRETABLE
 
 DASHBOARD = Page(
@@ -33,6 +36,7 @@ DASHBOARD = Page(
         "dashboard_list.js",
         "dashboard_contexts.js",
         "dashboard_meaning.js",
+        "dashboard_effects.js",
         "dashboard_overview.js",
         "dashboard_feature.js",
         "dashboard.js",
@@ -53,21 +57,44 @@ def write_dashboard(
     title: str,
     max_features: int | None,
     contexts_of_kind: Mapping[str, int],
+    dense_above: float,
+    commands: Mapping[str, str],
 ) -> Counts:
     """Write the page to ``path`` and return what it counts.
+
+    Args:
+        path: the file.
+        features: what was found.
+        interpretation: explanations and scores, where there are any.
+        metrics: of the evaluation.
+        lineage: what all this was made from.
+        title: heading of the page.
+        max_features: how many features are shown, those of most worth; None: all.
+        contexts_of_kind: contexts shown a feature, of each kind.
+        dense_above: share of the tokens above which a feature is dense.
+        commands: what would try, explain and score a feature.
 
     Raises:
         DamagedArtifact: a file of ``features`` is not what was published.
     """
     counts = count_features(features, max_features)
+    worth = weigh(features, interpretation.standing() if interpretation is not None else None, dense_above)
+    shown = worth.first(max_features)
     # The index stands before the blocks in the page, so that the list works while the rest still loads.
     with tempfile.TemporaryFile(dir=path.parent) as spool:
-        index = write_blocks(features, counts, contexts_of_kind, spool, interpretation)
-        embedded = _embedded(features, counts, index, interpretation)
+        index = write_blocks(features, shown, contexts_of_kind, spool, interpretation)
+        embedded = {
+            **_embedded(features, counts, index, interpretation),
+            **map_columns(features, shown),
+            **_worth_columns(worth, shown),
+            "dense_above": dense_above,
+            "commands": dict(commands),
+        }
         page = DASHBOARD.open().stream(
             title=title,
             tiles=[*_tiles(metrics, counts), *_interpretation_tiles(interpretation)],
             losses=_losses(metrics),
+            left_out=write_left_out(metrics),
             lineage=lineage,
             counts=counts,
             facts=interpretation.facts() if interpretation is not None else [],
@@ -147,7 +174,6 @@ def _embedded(
     about = features.about
     content: dict[str, Any] = {
         **index.columns(),
-        **map_columns(features, counts.shown),
         "block_features": BLOCK_FEATURES,
         "features_total": counts.features,
         "activation_edges": about.histogram_edges,
@@ -158,6 +184,15 @@ def _embedded(
     if interpretation is not None:
         content["distribution"] = interpretation.distribution()
     return content
+
+
+def _worth_columns(worth: Worth, shown: NDArray[np.int64]) -> dict[str, Any]:
+    """What the list is ordered by, and of the near-duplicates among these features the better one of each."""
+    like_S = worth.like_F[shown]
+    return {
+        "worth": worth.worth_F[shown].round(3).tolist(),
+        "like": {int(feature): int(like) for feature, like in zip(shown, like_S, strict=True) if like >= 0},
+    }
 
 
 def _lines(spool: BinaryIO) -> Iterator[str]:

@@ -17,12 +17,15 @@ from mistudio.artifacts import Artifact
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME
 from mistudio.features import Figure, is_control, main_figure
 from mistudio.report.metrics import rounded
+from mistudio.report.worth import Standing
 from mistudio.score import SCORES_NAME
 from mistudio.score import SUMMARY_NAME as SCORES_SUMMARY_NAME
 from mistudio.score.summary import INTERPRETABLE
 
 _WORDS = ["feature", "explainer", "status", "text", "label", "confidence", "model"]
 _METRIC_LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+_CHANCE = {"balanced_accuracy": 0.5, "auroc": 0.5, "accuracy": 0.5}  # 0 for the others
+_SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 _BINS = 20
 # Of the summary of the scores: counts of features, and means over them.
 _COUNTS = (
@@ -90,9 +93,14 @@ class Interpretation:
         for name in (EXPLANATIONS_NAME, *token_sets):
             for row in _rows(explanations, name, _WORDS):
                 self.explanations[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
-        self.labels = {row["feature"]: row["label"] for row in _rows(explanations, LABELS_NAME, ["feature", "label"])}
-        self.figure = main_figure(self.table.kinds())
-        self.main_F = self._values(self.figure) if self.figure else np.full(num_features, np.nan, dtype=np.float32)
+        labels = list(_rows(explanations, LABELS_NAME, ["feature", "label", "explainer"]))
+        self.labels = {row["feature"]: row["label"] for row in labels}
+        self.labelled_by: dict[str, list[int]] = defaultdict(list)
+        for row in labels:
+            self.labelled_by[row["explainer"]].append(row["feature"])
+        self.kinds = self.table.kinds()
+        self.figure = main_figure(self.kinds)
+        self.main_F = self._values(self.figure)[0]
 
     @property
     def figure_label(self) -> str:
@@ -158,12 +166,33 @@ class Interpretation:
             rows.append(("more than 50 interpretable, under 20% dead", "yes" if criterion["holds"] else "no"))
         return rows
 
-    def _values(self, figure: Figure) -> NDArray[np.float32]:
-        codes = [names.index(name) for names, name in zip(self.table.names, figure, strict=True)]
-        there = (self.table.codes == codes).all(axis=1)
-        values_F = np.full(self.num_features, np.nan, dtype=np.float32)
-        values_F[self.table.feature[there]] = self.table.figures[there, 0]
-        return values_F
+    def standing(self) -> Standing:
+        """How well what gave each label holds, else the explanation that stands for features, beside its control."""
+        score_F, control_F = self._standing(self.figure)
+        for explainer, labelled in self.labelled_by.items():
+            figure = main_figure(kind for kind in self.kinds if kind[0] == explainer)
+            if figure is not None and figure != self.figure:
+                own_score_F, own_control_F = self._standing(figure)
+                scored = [feature for feature in labelled if not np.isnan(own_score_F[feature])]
+                score_F[scored], control_F[scored] = own_score_F[scored], own_control_F[scored]
+        return Standing(score_F, control_F)
+
+    def _standing(self, figure: Figure | None) -> Standing:
+        value_F, low_F = self._values(figure)
+        explainer, scorer, metric = figure or ("", "", "")
+        control_F, _ = self._values((explainer, f"{scorer}{_SHUFFLED}", metric))
+        missing_F = np.isnan(control_F)
+        control_F[missing_F] = _CHANCE.get(metric, 0.0)
+        return Standing(np.where(np.isnan(low_F), value_F, low_F).astype(np.float64), control_F.astype(np.float64))
+
+    def _values(self, figure: Figure | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A figure of every feature and the lower end of its interval; NaN where there is none."""
+        values_F2 = np.full((self.num_features, 2), np.nan, dtype=np.float32)
+        if figure in self.kinds:
+            codes = [names.index(name) for names, name in zip(self.table.names, figure, strict=True)]
+            there = (self.table.codes == codes).all(axis=1)
+            values_F2[self.table.feature[there]] = self.table.figures[there, :2]
+        return values_F2[:, 0], values_F2[:, 1]
 
 
 def _thousandths(value: float) -> float | None:

@@ -82,6 +82,23 @@ def write_metric(key: str, value: float | None) -> str:
     return f"{value:.3g}" if key in {"l0", "l1"} and value >= 1 else f"{value:.3f}"
 
 
+def write_left_out(metrics: Metrics) -> str:
+    """What was left out of the figures for being beyond the norm limit, and what it changes; empty where nothing was."""
+    left_out = metrics.get("filtered_tokens")
+    if not left_out:
+        return ""
+    count, share = (write_metric(name, metrics.get(name)) for name in ("filtered_tokens", "filtered_fraction"))
+    text = (
+        f"{count} held-out tokens ({share}) lie beyond the norm limit of the autoencoder. Their activations are so long "
+        "that they would decide every figure, so they are left out here, as they were in training."
+    )
+    both = [metrics.get(name) for name in ("explained_variance", "explained_variance_all")]
+    if None in both:
+        return text
+    without, whole = (write_metric("explained_variance", value) for value in both)
+    return f"{text} Explained variance is {without} without them and {whole} with them."
+
+
 def write_value(value: object) -> str:
     """Any scalar of a config or a summary as people read it."""
     if value is None:

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mistudio.features import FeatureSet, Limits
 from mistudio.progress import progress
@@ -106,7 +107,7 @@ def density_histogram(features: FeatureSet) -> dict[str, list[float]]:
 
 def write_blocks(
     features: FeatureSet,
-    counts: Counts,
+    shown: NDArray[np.int64],
     contexts_of_kind: Limits,
     spool: BinaryIO,
     interpretation: Interpretation | None = None,
@@ -115,7 +116,7 @@ def write_blocks(
 
     Args:
         features: what was found.
-        counts: how many features to show.
+        shown: numbers of the features to show, ascending.
         contexts_of_kind: contexts shown a feature, of each kind.
         spool: the lines go here.
         interpretation: explanations and scores, where there are any.
@@ -124,8 +125,10 @@ def write_blocks(
         DamagedArtifact: a table is not what was published.
     """
     index = FeatureIndex()
-    found = features.stream(0, counts.shown, context_columns=_CONTEXT_COLUMNS, limits=contexts_of_kind)
-    with progress("report", counts.shown, "features") as bar:
+    wanted, stop = set(shown.tolist()), int(shown.max(initial=-1)) + 1
+    stream = features.stream(0, stop, context_columns=_CONTEXT_COLUMNS, limits=contexts_of_kind)
+    found = (each for each in stream if each.feature in wanted)
+    with progress("report", len(shown), "features") as bar:
         while block := list(islice(found, BLOCK_FEATURES)):
             details = []
             for each in block:

@@ -2,7 +2,9 @@
 
 from mistudio.artifacts import Artifact, Draft, Line, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
+from mistudio.evaluate import EvaluateConfig
 from mistudio.features import FeatureSet
+from mistudio.report.commands import missing_commands
 from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
 from mistudio.report.interpretation import Interpretation
@@ -52,6 +54,8 @@ def report(
                 title=config.title,
                 max_features=config.max_features,
                 contexts_of_kind=config.contexts_of_kind,
+                dense_above=_dense_above(evaluation),
+                commands=missing_commands(features, explanations),
             )
         draft.write("report.md", render_markdown(config.title, metrics, lineage, counts, interpretation).encode())
         interpreted: Summary = {}
@@ -74,6 +78,12 @@ def report(
         inputs={name: artifact.ref for name, artifact in inputs.items()},
     )
     return produce(store, recipe, "report", build)
+
+
+def _dense_above(evaluation: Artifact) -> float:
+    """The share of tokens above which the evaluation counts a latent as dense."""
+    default = EvaluateConfig.model_fields["dense_above"].default
+    return float(str(evaluation.manifest.config.get("dense_above", default)))
 
 
 def _check_inputs(features: Artifact, evaluation: Artifact) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from mistudio.features import FeatureSet, Neighbours
 from mistudio.report.metrics import finite, rounded
@@ -23,9 +25,9 @@ def nearest(neighbours: Neighbours) -> dict[str, list[tuple[int, float | None]]]
     return {name: [(other, rounded(value)) for other, value in near] for name, near in shown.items() if near}
 
 
-def map_columns(features: FeatureSet, shown: int) -> dict[str, list[int | None]]:
-    """Where the first features lie, in whole steps from the lower left, their clusters and near-duplicates."""
-    places = (features.column(axis).slice(0, shown).to_numpy(zero_copy_only=False) for axis in ("x", "y"))
+def map_columns(features: FeatureSet, shown: NDArray[np.int64]) -> dict[str, list[int | None]]:
+    """Where these features lie, in whole steps from the lower left, and their clusters."""
+    places = (features.column(axis).to_numpy(zero_copy_only=False)[shown] for axis in ("x", "y"))
     place_F2 = np.stack(list(places), axis=1)
     if not len(place_F2) or not np.isfinite(place_F2).all():
         return {}
@@ -33,8 +35,8 @@ def map_columns(features: FeatureSet, shown: int) -> dict[str, list[int | None]]
     # One scale for both axes: distances on the map mean the same in all directions.
     scale = _MAP_STEPS / max(float((place_F2.max(axis=0) - low_2).max()), 1e-9)
     steps_F2 = ((place_F2 - low_2) * scale).round().astype(np.int64)
-    groups = {name: features.column(name).slice(0, shown).to_pylist() for name in ("cluster", "group")}
-    return {"x": steps_F2[:, 0].tolist(), "y": steps_F2[:, 1].tolist(), **groups}
+    cluster = features.column("cluster").take(pa.array(shown)).to_pylist()
+    return {"x": steps_F2[:, 0].tolist(), "y": steps_F2[:, 1].tolist(), "cluster": cluster}
 
 
 def profile(row: Row) -> Row:

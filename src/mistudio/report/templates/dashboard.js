@@ -30,8 +30,8 @@ const edges = index.density_histogram.edges; // log10 of density
 const numBins = Math.max(edges.length - 1, 0);
 let drawActivations = () => {}; // draws the chart of the open feature to the width it has by now
 const state = {
-  sort: "feature",
-  descending: false,
+  sort: "worth",
+  descending: true,
   low: 0,
   high: numBins,
   order: [],
@@ -113,6 +113,7 @@ function listen() {
     else if (button?.dataset.feature) open(rowOfFeature.get(Number(button.dataset.feature)), { focus: true });
     else if (button?.classList.contains("back")) close();
   });
+  byId("by-worth").addEventListener("click", () => sortBy("worth"));
   document.querySelector(".lineage").addEventListener("click", (event) => {
     const node = event.target.closest(".node");
     if (node) toggleNode(node);

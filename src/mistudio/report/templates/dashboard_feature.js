@@ -105,6 +105,7 @@ function drawDetail(row, detail) {
     {},
     element("button", { type: "button", class: "button back" }, "← List"),
     element("h2", {}, `Feature ${index.feature[row]}`),
+    ...badge(row),
     ...(index.label?.[row] ? [element("p", { class: "label" }, ...phrase(index.label[row]))] : []),
     element(
       "div",
@@ -124,8 +125,10 @@ function drawDetail(row, detail) {
   byId("detail").setAttribute("aria-label", `Feature ${index.feature[row]}`);
   byId("detail").replaceChildren(
     heading,
+    ...flagNote(row),
     statList(row, detail),
-    ...explanationSection(detail),
+    ...explanationSection(row, detail),
+    ...effectSection(row, detail),
     panels,
     ...surroundingPanels(detail),
     ...contextSections(row, detail),
@@ -147,6 +150,7 @@ function statList(row, detail) {
     ["Fires on", index.count[row] ? `${formatCount(index.count[row])} tokens, 1 in ${formatCount(Math.round(1 / density))}` : "no token"],
     ["Mean", formatNumber(index.mean[row])],
     ["Max", formatNumber(index.max[row])],
+    ...(index.count[row] ? [["Worth", formatScore(index.worth[row])]] : []),
     ...furtherStats(detail),
   ];
   const items = stats.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)));

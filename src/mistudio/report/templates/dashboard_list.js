@@ -68,7 +68,7 @@ function listRow(row, place) {
   return element(
     "div",
     {
-      class: "row",
+      class: flagOf(row) ? "row flagged" : "row",
       role: "option",
       id: `row-${row}`,
       "data-row": row,
@@ -77,11 +77,26 @@ function listRow(row, place) {
       "aria-setsize": state.order.length,
     },
     element("span", { class: "number" }, String(index.feature[row])),
+    ...badge(row, { short: true }),
     element("span", { class: "peaks" }, ...rowLabel(row)),
     ...values.map((value) => element("span", { class: "value" }, value)),
-    element("span", { class: "value" }, formatCount(index.count[row])),
+    element("span", { class: "value" }, shortCount(index.count[row])),
     ...(index.score ? [element("span", { class: "value" }, formatScore(index.score[row]))] : []),
   );
+}
+
+/** What sets a feature apart from those worth seeing, in a word; null for most. */
+function flagOf(row) {
+  if (index.count[row] === 0) return "dead";
+  if (index.density[row] > index.dense_above) return "dense";
+  return index.feature[row] in index.like ? "near-duplicate" : null;
+}
+
+function badge(row, { short = false } = {}) {
+  const flag = flagOf(row);
+  if (!flag) return [];
+  const text = short && flag === "near-duplicate" ? `≈ ${index.like[index.feature[row]]}` : flag;
+  return [element("span", { class: `badge ${flag}`, title: flag }, text)];
 }
 
 /** The tokens it peaks on. */
@@ -105,6 +120,8 @@ function rowLabel(row) {
   return [...chips.slice(0, 2), element("span", { class: "aside-text" }, " promotes "), ...promoted.map(chip)];
 }
 
+const LONG_NAMES = { Feature: "number", Density: "density", Mean: "mean activation", Max: "largest activation", Tokens: "tokens fired on", Score: "score" };
+
 function drawColumns() {
   const buttons = COLUMNS.map(({ key, label }) => {
     const sorted = key === state.sort;
@@ -117,14 +134,17 @@ function drawColumns() {
     );
   });
   byId("columns").replaceChildren(...buttons);
+  const { label } = COLUMNS.find(({ key }) => key === state.sort) ?? {};
+  byId("order-text").textContent = label ? `By ${LONG_NAMES[label] ?? label}, ${state.descending ? "falling" : "rising"}` : "Most worth seeing first";
+  byId("by-worth").hidden = !label;
 }
 
 function sortBy(key) {
   const column = COLUMNS.find((candidate) => candidate.key === key);
-  state.descending = state.sort === key ? !state.descending : column.descending;
+  state.descending = state.sort === key && column ? !state.descending : (column?.descending ?? true);
   state.sort = key;
   drawColumns();
-  byId("columns").querySelector(`[data-key="${key}"]`).focus();
+  (byId("columns").querySelector(`[data-key="${key}"]`) ?? byId("rows")).focus();
   refresh();
 }
 

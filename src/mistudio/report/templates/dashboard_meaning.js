@@ -34,8 +34,12 @@ function featureLink(feature, { withLabel = false } = {}) {
   return element("button", { type: "button", class: "link", "data-feature": feature, title: index.text?.[row] || null }, ...text);
 }
 
-function explanationSection(detail) {
-  if (!detail.explanations?.length) return [];
+function explanationSection(row, detail) {
+  const without = (text, kind) => element("p", { class: "quiet" }, text, ...howTo(kind, row));
+  if (!detail.explanations?.length) {
+    const none = index.count[row] ? [without("Not explained.", "explain")] : [];
+    return none.length ? [element("section", { class: "explanations", "aria-label": "Explanation" }, ...none)] : [];
+  }
   const main = detail.explanations.filter(({ explainer }) => explainer !== "token-set");
   const tokenSets = detail.explanations.filter((one) => one.explainer === "token-set" && one.status === "explained");
   const different = tokenSets.filter(({ text }) => !main.some((one) => one.text === text));
@@ -44,7 +48,7 @@ function explanationSection(detail) {
       "section",
       { class: "explanations", "aria-label": "Explanation" },
       ...[...main, ...different].map(explanationLine),
-      ...scoreTable(detail.scores),
+      ...scoreTable(row, detail.scores),
     ),
   ];
 }
@@ -56,9 +60,13 @@ function explanationLine({ explainer, status, text, confidence, model }) {
   return element("p", { class: `explanation ${status}` }, ...content, " ", element("span", { class: "quiet" }, about));
 }
 
-function scoreTable(scores) {
+function scoreTable(row, scores) {
   const rows = scores.filter(isScored).flatMap(scoreRows);
-  if (!rows.length) return [element("p", { class: "quiet" }, "No scores: it counts as not interpretable.")];
+  if (!rows.length) {
+    // One that never fires, or whose scorers had nothing to judge, is no better for being asked again.
+    const how = index.count[row] && !scores.length ? howTo("score", row) : [];
+    return [element("p", { class: "quiet" }, "No scores: it counts as not interpretable.", ...how)];
+  }
   const metrics = METRICS.filter(({ key }) => rows.some(({ figures }) => key in figures));
   const hasFailures = rows.some(({ failures }) => failures);
   const head = element(
@@ -179,15 +187,6 @@ function profilePanel(detail) {
 function furtherStats(detail) {
   const stats = [];
   if (detail.coherence !== undefined) stats.push(["Coherence", formatNumber(detail.coherence)]);
-  if (detail.ablation !== undefined) {
-    const parts = [
-      [detail.ablation, " nats where it fires"],
-      [detail.ablation_elsewhere, " elsewhere in its contexts"],
-      [detail.ablation_control, " with another direction taken out instead"],
-    ].filter(([value]) => value !== undefined);
-    const words = parts.flatMap(([value, text], place) => [place ? ", " : "", element("b", {}, signed(value)), text]);
-    stats.push(["Loss without it", element("span", { class: "words" }, ...words)]);
-  }
   if (detail.lift?.length) {
     const tokens = detail.lift.slice(0, 8).map(([token, lift]) => {
       const mark = chip(token);
@@ -197,8 +196,4 @@ function furtherStats(detail) {
     stats.push(["Goes with", element("span", { class: "chips" }, ...tokens)]);
   }
   return stats;
-}
-
-function signed(value) {
-  return `${value < 0 ? "−" : "+"}${formatNumber(Math.abs(value))}`;
 }

@@ -35,6 +35,17 @@ function formatCount(value) {
   return value.toLocaleString("en");
 }
 
+/** A count that fits a column. */
+function shortCount(value) {
+  return value < 1e6 ? formatCount(value) : `${(value / 1e6).toLocaleString("en", { maximumSignificantDigits: 3 })}M`;
+}
+
+/** A change of the loss, without its sign. */
+function formatNats(value) {
+  const size = Math.abs(value);
+  return size < 0.0005 ? "less than 0.001" : size.toLocaleString("en", { maximumSignificantDigits: size < 0.1 ? 1 : 2 });
+}
+
 function formatShare(share) {
   if (!share) return "0%";
   const percent = 100 * share;
