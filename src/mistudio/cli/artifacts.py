@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
+from mistudio.cli.options import StoreOption
 from mistudio.terminal import console, echo, plain
 
 if TYPE_CHECKING:
@@ -57,9 +58,6 @@ _STATES = {
 
 UriArgument = Annotated[str, typer.Argument(help="Prefix of the artifact, as list shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mistudio.cli.options import StoreOption
 from mistudio.terminal import console, echo
 
 _ADD_HELP = """Copy a corpus into the store, after reading it to its end.
@@ -18,10 +19,6 @@ Examples:
 
     mistudio corpus add reviews.csv --name films --text-column review --label-column stars
 """
-
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
-]
 
 
 def register(app: typer.Typer) -> None:

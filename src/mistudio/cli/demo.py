@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mistudio.cli.going_on import goes_on
-from mistudio.cli.options import number
+from mistudio.cli.options import StoreOption, number
 from mistudio.terminal import console, echo
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ Examples:
 
     mistudio demo --model-only --tokens 8_000_000 --json
 """
-
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
-]
 
 
 def register(app: typer.Typer) -> None:

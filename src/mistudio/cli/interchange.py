@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mistudio.cli.options import StoreOption
 from mistudio.terminal import echo
 
 _IMPORT_HELP = """Bring an autoencoder of another library into the store.
@@ -60,9 +61,6 @@ Examples:
 FromOption = Annotated[str, typer.Option("--from", help="One of the formats above.")]
 FeaturesOption = Annotated[str, typer.Option(help="Found features, features/...")]
 ToOption = Annotated[str, typer.Option("--to", help="One of the formats above.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from mistudio.settings import Leaf, parse_plain
+from mistudio.steps.spec import STORE
 
+StoreOption = Annotated[str, typer.Option("--store", help=STORE.shown(), show_default=False)]
 _NUMBERS = {int: "INTEGER", float: "FLOAT"}  # as typer calls them
 
 

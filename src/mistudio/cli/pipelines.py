@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mistudio.cli.options import number
+from mistudio.cli.options import StoreOption, number
 from mistudio.terminal import echo
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
@@ -49,9 +49,6 @@ Example:
     mistudio mlflow sync
 """
 _MOST_PORT = 65_535
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mistudio.cli.options import StoreOption
 from mistudio.terminal import console, echo, plain
 
 if TYPE_CHECKING:
@@ -43,13 +44,11 @@ Example:
 
     mistudio runs cancel 20260131-235959-0a1b2c
 """
+_LINE = "{:<22}  {:<19}  {:<9}  {:<9}  {}"
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the run, as list shows it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,10 +69,11 @@ def list_(as_json: JsonOption = False, store: StoreOption = "") -> None:
     if as_json:
         echo(json.dumps([run.model_dump(mode="json") for run in runs], indent=1))
         return
+    echo(_LINE.format("run", "started", "state", "what", "settings") if runs else "No runs in this store.")
     for run in runs:
         settings = " ".join(f"{name}={value}" for name, value in run.settings.items())
         started = run.created_at.astimezone().strftime(_TIME)
-        echo(f"{run.id}  {started}  {run.state:<9}  {run.target.name:<9}  {settings}".rstrip())
+        echo(_LINE.format(run.id, started, run.state, run.target.name, settings).rstrip())
 
 
 def show(run_id: IdArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:

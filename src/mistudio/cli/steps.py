@@ -12,6 +12,7 @@ from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import option, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, assignments, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput
+from mistudio.steps.spec import Input
 from mistudio.terminal import console, echo
 
 _PANEL = "Batch steps"
@@ -49,13 +50,19 @@ def _command(step: Step) -> Callable[..., None]:
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
     parameters = [
-        *(option(each.name, str, each.text.replace("None:", "not given:"), None) for each in step.inputs),
+        *(option(each.name, str, _input_text(each), None) for each in step.inputs),
         *map(option_of, step.options),
         parameter("others", list[str], typer.Option("--set", metavar="NAME=VALUE", help=_SET), None),
         parameter("listing", bool, typer.Option("--parameters", help="List all settings and exit."), False),
         parameter("json_output", bool, typer.Option("--json", help="Print JSON instead of a table."), False),
     ]
     return with_parameters(command, parameters)
+
+
+def _input_text(given: Input) -> str:
+    """What an input is, and whether it has to be given: typer lets it be left out, for --parameters."""
+    text = given.text.replace("None:", "not given:")
+    return text if given.optional else f"{text}  [required]"
 
 
 _SET = "Set any setting that --parameters lists; wins over its option; may be repeated."

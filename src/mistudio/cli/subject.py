@@ -1,13 +1,13 @@
 """``mistudio validate-model``, ``check-memory`` and ``gpu``: what runs here, and in how much memory."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.filesize import decimal
 
-from mistudio.cli.options import number, option_of, parameter, with_parameters
+from mistudio.cli.options import StoreOption, number, option_of, parameter, with_parameters
 from mistudio.settings import Leaf, validated
 from mistudio.terminal import console, echo
 
@@ -52,9 +52,6 @@ DtypeOption = Annotated[
 QuantizationOption = Annotated[Literal["none", "int8", "nf4"], typer.Option(help="8 or 4 bits a weight.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store.", show_default="MISTUDIO_STORE, or the user's data folder")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -169,12 +166,12 @@ def _source(model: str, revision: str | None, store: str) -> "SubjectSource":
 def _show_estimate(estimate: "MemoryEstimate") -> None:
     from mistudio.steps.memory import PART_NAMES, describe
 
-    title = f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}"
-    table = _table(title, "what", *(f"{step} step" for step in estimate.steps))
+    title = f"Memory of {estimate.model} on {estimate.device} as {estimate.dtype}, {estimate.width:,} features"
+    table = _steps_table(title, estimate.steps)
     for part, name in PART_NAMES.items():
-        table.add_row(name, *(decimal(own[part]) if part in own else "" for own in estimate.parts.values()))
+        table.add_row(name, *(_short(own[part]) if own.get(part) else "" for own in estimate.parts.values()))
     table.add_section()
-    table.add_row("at once", *map(decimal, estimate.steps.values()))
+    table.add_row("at once", *map(_short, estimate.steps.values()))
     _print(table)
     table = _table("", "what", "needs")
     for name, num_bytes in estimate.weights_by_quantization.items():
@@ -189,6 +186,25 @@ def _show_estimate(estimate: "MemoryEstimate") -> None:
         echo(f"It fits with {describe(estimate.asked)}.")
     else:
         echo(estimate.reason, err=True)
+
+
+def _steps_table(title: str, steps: Iterable[str]) -> "Table":
+    """A column a step: few lines and short figures, so that all of them fit beside each other on a narrow terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("part", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for step in steps:
+        table.add_column(step, justify="right", no_wrap=True)
+    return table
+
+
+def _short(num_bytes: int) -> str:
+    """Three digits of a size, and its unit."""
+    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:#.3g}".rstrip(".") + f" {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
 
 
 def _table(title: str, *columns: str) -> "Table":

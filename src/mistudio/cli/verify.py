@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio.cli.options import number
+from mistudio.cli.options import StoreOption, number
 from mistudio.terminal import echo
 
 _HELP = """Check what the platform finds against what is known to be there.
@@ -21,10 +21,6 @@ Examples:
 
     mistudio verify-method --json build/bench/verify_method.json
 """
-
-StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store. [default: MISTUDIO_STORE, or the user's data folder]")
-]
 
 
 def register(app: typer.Typer) -> None:

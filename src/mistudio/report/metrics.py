@@ -83,14 +83,14 @@ def write_metric(key: str, value: float | None) -> str:
 
 
 def write_left_out(metrics: Metrics) -> str:
-    """What was left out of the figures for being beyond the norm limit, and what it changes; empty where nothing was."""
+    """What was left out of the figures for being beyond the norm limit, and what it changes; empty where nothing is."""
     left_out = metrics.get("filtered_tokens")
     if not left_out:
         return ""
     count, share = (write_metric(name, metrics.get(name)) for name in ("filtered_tokens", "filtered_fraction"))
     text = (
-        f"{count} held-out tokens ({share}) lie beyond the norm limit of the autoencoder. Their activations are so long "
-        "that they would decide every figure, so they are left out here, as they were in training."
+        f"{count} held-out tokens ({share}) lie beyond the norm limit of the autoencoder. Their activations are so "
+        "long that they would decide every figure, so they are left out here, as they were in training."
     )
     both = [metrics.get(name) for name in ("explained_variance", "explained_variance_all")]
     if None in both:

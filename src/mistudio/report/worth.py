@@ -7,8 +7,8 @@
   over features, or chance where none was scored. 0 without a score.
 - ``coherence``: how alike the top contexts are; 0 where it was not measured.
 
-A dense feature is worth a quarter of it, and so is each near-duplicate of one that is worth more. One that never fires is
-worth nothing.
+A dense feature is worth a quarter of it, and so is each near-duplicate of one that is worth more. One that never fires
+is worth nothing.
 
 Shape legend: F features.
 """
@@ -78,5 +78,5 @@ def _likes(worth_F: Values, group_F: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _filled(features: FeatureSet, name: str, missing: float = 0.0) -> Values:
-    values_F = features.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.nan_to_num(values_F, nan=missing)
+    values_F: Values = features.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(np.isnan(values_F), missing, values_F)

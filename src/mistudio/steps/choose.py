@@ -26,13 +26,19 @@ def choose_context_length(context: "Context", _inputs: Inputs, _content: Content
     Raises:
         InputError: the model cannot read sequences that long.
     """
-    limit = context.model_facts().max_positions or _MAX_CONTEXT
+    positions = context.model_facts().max_positions
     if given is None:
-        return min(limit, _MAX_CONTEXT)
+        return default_context_length(positions)
+    limit = positions or _MAX_CONTEXT
     if given > limit:
         message = f"context_length {given} is more than the {limit} positions of the model. Lower it."
         raise InputError(message)
     return given
+
+
+def default_context_length(max_positions: int | None) -> int:
+    """As many tokens as the model takes, up to 512."""
+    return min(max_positions or _MAX_CONTEXT, _MAX_CONTEXT)
 
 
 def choose_hooks(context: "Context", _inputs: Inputs, _content: Content, given: list[str] | None) -> list[str]:
@@ -106,18 +112,26 @@ def check_target_hook(context: "Context", inputs: Inputs, content: Content, give
 
 
 def choose_width(_context: "Context", inputs: Inputs, content: Content, given: int | None) -> int:
-    """The width given, or exactly eight times the activations' width, 1,024 to 32,768.
+    """The width given, or the default for the activations."""
+    return given if given is not None else default_width(_captured_width(inputs, content))
+
+
+def default_width(d_in: int) -> int:
+    """Exactly eight times the activations' width, 1,024 to 32,768.
 
     No kernel needs a power of two. The quick selection on a CPU needs a multiple of eight, which this is.
     """
-    d_in = _captured_width(inputs, content)
-    return given if given is not None else min(max(8 * d_in, _MIN_WIDTH), _MAX_WIDTH)
+    return min(max(8 * d_in, _MIN_WIDTH), _MAX_WIDTH)
 
 
 def choose_k(_context: "Context", inputs: Inputs, content: Content, given: int | None) -> int:
-    """The k given, or a quarter of the activations' width, 8 to 64."""
-    d_in = _captured_width(inputs, content)
-    return given if given is not None else min(max(d_in // 4, _MIN_K), _MAX_K)
+    """The k given, or the default for the activations."""
+    return given if given is not None else default_k(_captured_width(inputs, content))
+
+
+def default_k(d_in: int) -> int:
+    """A quarter of the activations' width, 8 to 64."""
+    return min(max(d_in // 4, _MIN_K), _MAX_K)
 
 
 def _captured_width(inputs: Inputs, content: Content) -> int:

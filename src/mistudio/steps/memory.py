@@ -21,6 +21,7 @@ from mistudio.explain.footprint import explain_parts
 from mistudio.find.footprint import find_parts
 from mistudio.parallel import num_cores
 from mistudio.score.footprint import score_parts
+from mistudio.steps.choose import default_context_length, default_k, default_width
 from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject.config import Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
@@ -46,7 +47,6 @@ _OF_FEATURES = ("features", "sae_weights", "sae_optimizer", "sae_step", "sae_aux
 _HEADROOM = 1.1  # allocators keep about a tenth more than is in use
 _SMALLEST_CONTEXT = 64
 _PASSES_AT_ONCE = 2  # on a CPU (mistudio.parallel.two_at_once)
-_MOST_ACTIVE = 64.0  # features a token: the most that training chooses
 _QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "nf4")
 
 
@@ -69,6 +69,7 @@ class MemoryEstimate(_Frozen):
     device: str
     dtype: str
     num_parameters: int
+    width: int = Field(description="features of the autoencoder")
     asked: Sizes
     parts: dict[str, Parts] = Field(description="bytes that each step holds at its busiest moment, by part")
     steps: dict[str, int] = Field(description="their sums")
@@ -97,7 +98,7 @@ def estimate_memory(
         SubjectError: no such layer or device, a context longer than the model's, or no readable configuration.
     """
     plan = _Plan.of(source, config, work, budget_bytes)
-    asked = Sizes(quantization=config.quantization, batch_size=work.batch_size, context_length=work.context_length)
+    asked = Sizes(quantization=config.quantization, batch_size=work.batch_size, context_length=plan.context_length)
     parts = plan.parts(asked)
     required, budget = _required(parts), plan.budget_bytes
     recommended = next((choice for choice in _choices(asked) if _required(plan.parts(choice)) <= budget), None)
@@ -108,6 +109,7 @@ def estimate_memory(
         device=str(plan.device),
         dtype=plan.held(asked.quantization).dtype,
         num_parameters=plan.shape.num_parameters,
+        width=plan.width,
         asked=asked,
         parts=parts,
         steps=_sums(parts),
@@ -116,7 +118,7 @@ def estimate_memory(
         required_bytes=required,
         budget_bytes=budget,
         fits=required <= budget,
-        reason="" if required <= budget else _reason(parts, budget, there, recommended, work.width),
+        reason="" if required <= budget else _reason(parts, budget, there, recommended, plan.width),
         recommended=recommended,
     )
 
@@ -137,10 +139,22 @@ class _Plan:
     def of(cls, source: SubjectSource, config: SubjectConfig, work: MemoryConfig, budget_bytes: int | None) -> "_Plan":
         shape = measure_shape(source, config.trust_remote_code)
         layer = shape.num_layers // 2 if work.layer is None else work.layer
-        _check_ranges(source, shape, layer, work.context_length)
+        if work.context_length is not None:
+            _check_context(source, shape, work.context_length)
+        _check_layer(source, shape, layer)
         device = pick_device(config.device)
         budget = free_memory_bytes(device) if budget_bytes is None else budget_bytes
         return cls(shape, layer, config, work, device, budget, budget_bytes is not None)
+
+    @property
+    def context_length(self) -> int:
+        """As asked for, or as ingest chooses."""
+        return self.work.context_length or default_context_length(self.shape.max_positions)
+
+    @property
+    def width(self) -> int:
+        """Of the autoencoder: as asked for, or as train chooses."""
+        return self.work.width or default_width(self.shape.d_model)
 
     @property
     def on_gpu(self) -> bool:
@@ -169,7 +183,7 @@ class _Plan:
         work = self.work
         return train_parts(
             self.shape.d_model,
-            work.width,
+            self.width,
             work.sae_batch_size,
             work.buffer_rows,
             on_gpu=self.on_gpu,
@@ -180,12 +194,12 @@ class _Plan:
     def parts(self, sizes: Sizes) -> dict[str, Parts]:
         """What each step holds with these sizes."""
         work, held, context = self.work, self.held(sizes.quantization), sizes.context_length
-        active = work.active or work.target_l0 or _MOST_ACTIVE
+        active = work.active or work.target_l0 or float(default_k(self.shape.d_model))
         parts = {
             "capture": capture_parts(self.shape, held, sizes.batch_size, context),
             "train": self.training,
-            "evaluate": evaluate_parts(self.shape, held, context, work.width),
-            "find": find_parts(self.shape, held, context, work.width, active, work.find),
+            "evaluate": evaluate_parts(self.shape, held, context, self.width),
+            "find": find_parts(self.shape, held, context, self.width, active, work.find),
             "explain": self._programs(explain_parts, active, work.explain.max_tokens),
             "score": self._programs(score_parts, active, work.score.max_tokens),
         }
@@ -194,7 +208,7 @@ class _Plan:
         return _offloaded(parts, self.budget_bytes, self.config, block_bytes(self.shape, held))
 
     def _programs(self, of_step: Callable[..., Parts], active: float, max_tokens: int) -> Parts:
-        shape, width = self.shape, self.work.width
+        shape, width = self.shape, self.width
         return of_step(shape.d_model, shape.vocab_size, width, active, max_tokens, on_gpu=self.on_gpu)
 
 
@@ -275,13 +289,16 @@ def describe(settings: Sizes) -> str:
     )
 
 
-def _check_ranges(source: SubjectSource, shape: ModelShape, layer: int, context_length: int) -> None:
+def _check_layer(source: SubjectSource, shape: ModelShape, layer: int) -> None:
     if not 0 <= layer < shape.num_layers:
         message = (
             f"There is no layer {layer} in {source.name}: it has {shape.num_layers} layers, "
             f"0 to {shape.num_layers - 1}."
         )
         raise SubjectError(message)
+
+
+def _check_context(source: SubjectSource, shape: ModelShape, context_length: int) -> None:
     if shape.max_positions and context_length > shape.max_positions:
         message = (
             f"A context length of {context_length} is too long for {source.name}, "

@@ -1,9 +1,11 @@
-"""What work is estimated before anything is loaded: the sizes that decide how much memory it takes."""
+"""What work is estimated before anything is loaded: the sizes that decide how much memory it takes.
+
+What is not given is what the steps themselves would choose for the model.
+"""
 
 from pydantic import Field
 
 from mistudio.activations.config import CaptureConfig
-from mistudio.corpus.config import IngestConfig
 from mistudio.explain.config import ExplainConfig
 from mistudio.find.config import FindConfig
 from mistudio.score.config import ScoreConfig
@@ -17,10 +19,10 @@ class MemoryConfig(Settings):
     layer: int | None = Field(
         default=None, ge=0, description="block that is hooked, from 0; None: the middle one", json_schema_extra=COMMAND
     )
-    context_length: int = Field(
-        default=IngestConfig.model_fields["context_length"].default,
+    context_length: int | None = Field(
+        default=None,
         ge=1,
-        description="tokens of a sequence",
+        description="tokens of a sequence; None: as the model takes, at most 512",
         json_schema_extra=COMMAND,
     )
     batch_size: int = Field(
@@ -29,7 +31,12 @@ class MemoryConfig(Settings):
         description="sequences of a forward pass",
         json_schema_extra=COMMAND,
     )
-    width: int = Field(default=4096, ge=1, description="features of the autoencoder", json_schema_extra=COMMAND)
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        description="features of the autoencoder; None: eight times the model's width, 1,024 to 32,768",
+        json_schema_extra=COMMAND,
+    )
     architecture: str = Field(
         default="topk", description="kind of autoencoder, as of mistudio train", json_schema_extra=COMMAND
     )
@@ -42,7 +49,7 @@ class MemoryConfig(Settings):
     active: float | None = Field(
         default=None,
         gt=0,
-        description="features a token of one that is trained; None: the target, or else the most that training chooses",
+        description="features a token of one that is trained; None: the target, or a quarter of the width, 8 to 64",
         json_schema_extra=COMMAND,
     )
     sae_batch_size: int = Field(

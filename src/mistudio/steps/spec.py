@@ -222,7 +222,7 @@ class Step:
         if "seed" in self.uses:
             yield _leaf("seed", int, "Seed of everything random.", 0)
         if self.inputs or self.output:
-            yield _leaf("store", str, "Folder of the store; None: MISTUDIO_STORE, else the user's data folder.")
+            yield STORE
 
     @property
     def _loading_named(self) -> set[str]:
@@ -273,6 +273,7 @@ def _leaf(name: str, kind: type, text: str, default: Any = None, place: Place = 
     return Leaf(name, name, kind, many=False, default=default, text=text, nullable=default is None, place=place)
 
 
+STORE = _leaf("store", str, "Folder of the store; None: MISTUDIO_STORE, else the user's data folder.")
 _JUDGE = (
     _leaf("judge_url", str, _ENDPOINT),
     _leaf("judge_model", str, _JUDGE_MODEL),

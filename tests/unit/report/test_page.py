@@ -1,11 +1,12 @@
 import base64
 import hashlib
+import json
 import math
 import re
 
 import pytest
 
-from mistudio.artifacts import open_artifact, open_store
+from mistudio.artifacts import Recipe, open_artifact, open_store, produce
 from mistudio.report import ReportConfig, report
 from tests.support.fake_run import BOS, METRICS, make_tables, publish_run, publish_tables
 from tests.unit.report.page import Page
@@ -66,7 +67,7 @@ def test_limits_shorten_the_list_and_the_contexts_but_not_the_counts(store):
     assert page.index["features_total"] == 30
     assert sum(page.index["density_histogram"]["counts"]) == 28
     assert max(len(detail["contexts"]) for detail in page.details) == 2
-    assert "first 10 of 30 features" in page.text
+    assert "the 10 of most worth of 30 features" in page.text
     assert "2 never fired" in page.text
 
 
@@ -105,6 +106,38 @@ def test_figures_that_were_not_measured_are_shown_as_missing(store):
 
 
 EVIL = '</script><script>parent.evil = 1</script><img src=x onerror="evil()">&amp;<!--'
+
+
+def test_tokens_beyond_the_norm_limit_are_mentioned_once_with_and_without_them(store):
+    left_out = {"filtered_tokens": 716, "filtered_fraction": 0.0035, "explained_variance_all": 0.9931}
+    page = render(store, *publish_run(store, num_features=3, metrics={**METRICS, **left_out}))
+    assert page.text.count("716 held-out tokens (0.35%) lie beyond the norm limit") == 1
+    assert "Explained variance is 0.952 without them and 0.993 with them." in page.text
+
+
+@pytest.mark.parametrize("metrics", [METRICS, {**METRICS, "filtered_tokens": 0, "explained_variance_all": 0.95}])
+def test_where_no_token_was_left_out_nothing_is_said_of_it(store, metrics):
+    assert "norm limit" not in render(store, *publish_run(store, num_features=3, metrics=metrics)).text
+
+
+def test_dense_is_what_the_evaluation_says_it_is(store):
+    features, evaluation = publish_run(store, num_features=3)
+    assert render(store, features, evaluation).index["dense_above"] == 0.1
+    strict = produce(
+        store,
+        Recipe(kind="evaluation", config={"dense_above": 0.02}, inputs=evaluation.manifest.inputs),
+        "evaluate",
+        lambda draft: draft.write("metrics.json", json.dumps(METRICS).encode()) or {},
+    ).artifact
+    assert render(store, features, strict).index["dense_above"] == 0.02
+
+
+def test_the_commands_for_what_is_not_known_name_the_artifacts(store):
+    features, evaluation = publish_run(store, num_features=3)
+    assert render(store, features, evaluation).index["commands"] == {
+        "try": f"mistudio find-more --features {features.uri} --only {{feature}}",
+        "explain": f"mistudio explain --features {features.uri} --only {{feature}}",
+    }
 
 
 def test_text_from_data_cannot_become_markup_or_script(store):
