@@ -35,6 +35,8 @@ def feature_is(page, feature: int) -> None:
 
 def test_the_list_shows_labels_sorts_by_score_and_is_searched_by_explanation(watched, path):
     page = watched(path)
+    assert listed(page)[:3] == [19, 18, 17]
+    page.locator("#columns").get_by_role("button", name="Feature").click()
     assert page.locator("#row-2 .peaks").inner_text() == "what a person saw"
     page.locator("#columns").get_by_role("button", name="F1").click()
     assert listed(page)[:3] == [19, 18, 17]
@@ -63,7 +65,11 @@ def test_a_feature_shows_explanations_with_scores_intervals_and_controls(watched
     assert "0.004" in table
     assert page.locator(".scores tbody tr").first.locator("td").last.inner_text() == "3 of 40"
     assert "above 20% of max" in table
-    assert "+0.500 nats where it fires" in page.locator(".stats").inner_text()
+    effect = page.get_by_role("region", name="In the model")
+    assert effect.locator("p").first.inner_text() == (
+        "Taking it away makes the next token harder to predict by 0.5 nats (control −0.02): the model uses it here. "
+        "Later in the text, where it does not fire: harder to predict by 0.01 nats."
+    )
 
 
 def test_a_dead_feature_says_why_it_has_no_explanation(watched, path):
@@ -113,7 +119,7 @@ def test_features_that_the_list_does_not_show_cannot_be_clicked_on_the_map(watch
 
 
 def test_the_map_is_drawn_in_the_colours_of_clusters_or_scores(watched, path):
-    page = watched(path)
+    page = watched(path, "#feature=0")
     feature_is(page, 0)
     page.get_by_role("button", name="Map and scores").click()
     clusters = page.locator("#map").evaluate("map => map.toDataURL()")
@@ -132,7 +138,7 @@ def test_tokens_are_shaded_by_activation_or_attribution(watched, path):
     first.get_by_role("button", name="Integrated gradients").click()
     assert first.locator(".token.peak").get_attribute("title") == "2.00"
     assert first.locator(".token.against").get_attribute("title") == "-0.400"
-    page.keyboard.press("j")
+    page.keyboard.press("k")
     feature_is(page, 3)
     pressed = page.locator(".contexts li").first.locator("[aria-pressed=true]")
     assert pressed.inner_text() == "Integrated gradients"

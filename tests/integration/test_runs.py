@@ -107,7 +107,10 @@ def test_a_detached_pipeline_is_followed_and_cancelled_by_its_id(prepared: Path,
     assert started.returncode == 0, started.stderr
     where = ("--store", str(store))
     wait_until(lambda: json.loads(mistudio("runs", "show", run_id, "--json", *where).stdout)["artifacts"])
-    assert f"{run_id}" in mistudio("runs", "list", *where).stdout
+    heading, run = mistudio("runs", "list", *where).stdout.splitlines()
+    assert heading.split() == ["run", "started", "state", "what", "settings"]
+    assert run.startswith(run_id)
+    assert [run[heading.index(name) :].split()[0] for name in ("state", "what")] == ["running", "interpret"]
     cancelled = mistudio("runs", "cancel", run_id, *where)
     assert cancelled.stdout.strip() == f"Run {run_id}: cancelled"
     assert processes_of(LocalRunner(str(store)).get(run_id)) == []

@@ -43,11 +43,17 @@ def output(*arguments: str, store: str) -> str:
 def test_runs_are_listed_with_state_and_settings(runner: LocalRunner) -> None:
     failed = recorded(runner, Outcome(state="failed", exit_code=2, message="no such thing"))
     died = recorded(runner, None)
-    lines = output("list", store=runner.store).splitlines()
+    heading, *lines = output("list", store=runner.store).splitlines()
+    assert heading.split() == ["run", "started", "state", "what", "settings"]
+    assert {line[heading.index("what") : heading.index("settings")].strip() for line in lines} == {"train"}
     assert {line.split()[0]: line.split()[3] for line in lines} == {failed.id: "failed", died.id: "died"}
     assert all(line.endswith("train      k=4") for line in lines)
     listed = json.loads(output("list", "--json", store=runner.store))
     assert {each["id"]: each["state"] for each in listed} == {failed.id: "failed", died.id: "died"}
+
+
+def test_a_store_without_runs_says_so(runner: LocalRunner) -> None:
+    assert output("list", store=runner.store) == "No runs in this store.\n"
 
 
 def test_a_record_that_cannot_be_read_hides_no_other_run(runner: LocalRunner, caplog: pytest.LogCaptureFixture) -> None:

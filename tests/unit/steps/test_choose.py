@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mistudio.sae.config import MatryoshkaConfig
-from mistudio.steps.choose import choose_width
+from mistudio.steps.choose import choose_width, default_context_length
 
 
 def chosen(d_in: int, given: int | None = None) -> int:
@@ -19,6 +19,11 @@ def chosen(d_in: int, given: int | None = None) -> int:
 )
 def test_a_dictionary_is_exactly_eight_times_as_wide_within_its_bounds(d_in, width):
     assert chosen(d_in) == width
+
+
+@pytest.mark.parametrize(("positions", "length"), [(None, 512), (256, 256), (2048, 512)])
+def test_a_sequence_is_as_long_as_the_model_takes_up_to_512(positions, length):
+    assert default_context_length(positions) == length
 
 
 def test_a_width_that_is_given_is_kept():

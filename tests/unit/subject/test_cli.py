@@ -71,7 +71,7 @@ def test_check_memory_exits_with_0_when_it_fits(run, model_folder: Path) -> None
     arguments = ("check-memory", str(model_folder), "--context-length", "64", "--width", "128", "--device", "cpu")
     result = run(*arguments)
     assert result.exit_code == 0
-    for words in ("subject weights", "autoencoder optimizer state", "evaluate step", "nf4", "It fits with"):
+    for words in ("subject weights", "autoencoder optimizer state", "evaluate", "128 features", "nf4", "It fits with"):
         assert words in result.stdout
 
 
@@ -92,6 +92,26 @@ def test_check_memory_exits_with_2_and_a_reason_when_it_does_not(run, model_fold
     as_json = run(*arguments, "--json")
     assert as_json.exit_code == 2
     assert json.loads(as_json.stdout)["fits"] is False
+
+
+def test_check_memory_breaks_no_word_at_80_columns(run, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mistudio.steps.memory import PART_NAMES
+
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("check-memory", str(model_folder), "--device", "cpu").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    words = {word for name in PART_NAMES.values() for word in name.split()}
+    assert words | {"capture", "evaluate", "MB"} <= set(shown.split())
+
+
+def test_check_memory_takes_what_the_steps_choose_for_the_model(run, model_folder: Path) -> None:
+    estimate = json.loads(run("check-memory", str(model_folder), "--device", "cpu", "--json").stdout)
+    positions = json.loads((model_folder / "config.json").read_text())["max_position_embeddings"]
+    assert estimate["width"] == 1024  # 8 x 32 is below the least
+    assert estimate["asked"]["context_length"] == min(positions, 512)
+    explicit = ("--width", "1024", "--context-length", str(min(positions, 512)), "--active", "8")
+    given = json.loads(run("check-memory", str(model_folder), "--device", "cpu", "--json", *explicit).stdout)
+    assert given["parts"] == estimate["parts"]
 
 
 def test_check_memory_reads_no_weights(run, model_folder: Path) -> None:
