@@ -5,13 +5,13 @@
     flop = pass_flop(shape, tokens=20_000, context_length=128)
     say(f"Evaluate in the model: {stated(flop, subject_speed(subject))}")
 
-A multiplication and an addition are two operations (FLOP). Counted are the products of matrices, which are nearly all of
-a transformer's: two operations a weight and token, and four a token, width and token of the context for attention, as
-in Kaplan et al. 2020 (arXiv:2001.08361, table 1). What is looked up, normed or added is not counted; it lowers the speed
-that is measured. Of a mixture of experts all weights of a block are counted, which is more than are used.
+A multiplication and an addition are two operations (FLOP). Counted are the products of matrices: two operations a
+weight and token, and four a token, width and token of the context for attention, as in Kaplan et al. 2020
+(arXiv:2001.08361, table 1). What is looked up, normed or added is not counted; it lowers the speed that is measured. Of
+a mixture of experts all weights of a block are counted, which is more than are used.
 
-Once a model is loaded, its speed is that of one short pass through it (:func:`subject_speed`). Where there is none yet it
-is that of one block of its sizes with random weights (:func:`measured_speed`): products of matrices alone are up to
+Once a model is loaded, its speed is that of one short pass through it (:func:`subject_speed`). Where there is none yet
+it is that of one block of its sizes with random weights (:func:`measured_speed`): products of matrices alone are up to
 twenty-five times as quick as a small model, which spends its time between them.
 
 Shape legend: B sequences, T tokens of a sequence, D model width, M inner width of the MLP, H heads, K width of a head.
@@ -63,7 +63,7 @@ def pass_flop(
 
 
 def encoding_flop(rows: float, d_in: int, width: int) -> float:
-    """FLOP of an autoencoder's encoder on ``rows`` rows; decoding what few latents are active costs little beside it."""
+    """FLOP of an autoencoder's encoder on so many rows; decoding the few active latents costs little beside it."""
     return 2.0 * rows * d_in * width
 
 
@@ -93,7 +93,8 @@ def measured_speed(shape: "ModelShape", device: str = "cpu", dtype: str = "float
     x_BTD = block.norm_D.new_ones(max(_PASS_TOKENS // length, 1), length, shape.d_model)
     with torch.no_grad():
         seconds = _seconds(lambda: block(x_BTD), place)
-    return EFFICIENCY * x_BTD[..., 0].numel() * (2 * block.num_weights + 4 * length * shape.d_model) / seconds
+    flop = x_BTD[..., 0].numel() * (2 * block.num_weights + 4 * length * shape.d_model)
+    return EFFICIENCY * float(flop) / seconds
 
 
 class _StandIn:
@@ -113,8 +114,9 @@ class _StandIn:
 
         query, key, value, out, gate, up, down = self.weights
         normed_BTD = f.rms_norm(x_BTD, x_BTD.shape[-1:], self.norm_D)
-        heads = [f.linear(normed_BTD, each).unflatten(-1, (self.num_heads, -1)) for each in (query, key, value)]
-        mixed_BHTK = f.scaled_dot_product_attention(*(each.transpose(1, 2) for each in heads), is_causal=True)
+        of_heads = (*x_BTD.shape[:2], self.num_heads, -1)
+        q_BHTK, k_BHTK, v_BHTK = (f.linear(normed_BTD, W).view(of_heads).transpose(1, 2) for W in (query, key, value))
+        mixed_BHTK = f.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
         x_BTD = x_BTD + f.linear(mixed_BHTK.transpose(1, 2).flatten(2), out)
         normed_BTD = f.rms_norm(x_BTD, x_BTD.shape[-1:], self.norm_D)
         return x_BTD + f.linear(f.silu(f.linear(normed_BTD, gate)) * f.linear(normed_BTD, up), down)
