@@ -105,7 +105,7 @@ def continue_to_head(
 
     Arguments and errors as :func:`continue_from`. Of a model whose head cannot be run apart these are its logits.
     """
-    if not _has_own_head(subject):
+    if not has_own_head(subject):
         return continue_from(subject, prefix, changed_RTD, rows_R)
     with _resumed(subject, prefix, changed_RTD, rows_R) as (ids_RT, mask_RT):
         return _head_input(subject, ids_RT, mask_RT)
@@ -113,7 +113,24 @@ def continue_to_head(
 
 def head_logits(subject: Subject, stream_NE: Tensor) -> Tensor:
     """Logits [N, V] of some places of what :func:`continue_to_head` gave."""
-    return _head_logits(subject, stream_NE) if _has_own_head(subject) else stream_NE
+    return _head_logits(subject, stream_NE) if has_own_head(subject) else stream_NE
+
+
+def has_own_head(subject: Subject) -> bool:
+    """Whether logits come out the same when the head is run apart from the blocks, at some places alone.
+
+    Where not, what :func:`continue_to_head` gives are the logits of all places.
+    """
+
+    def agrees() -> bool:
+        ids_BT = probe_ids(subject)
+        with unedited():
+            whole_NV = forward_logits(subject, ids_BT).flatten(0, 1)[1:]
+            apart_NV = _head_logits(subject, _head_input(subject, ids_BT, None).flatten(0, 1)[1:])
+        error = (apart_NV.double() - whole_NV.double()).abs().max()
+        return bool(error <= 8 * torch.finfo(whole_NV.dtype).eps * whole_NV.double().abs().max())
+
+    return _tried(subject, "head", agrees, "run without its output head: all logits are computed")
 
 
 @contextmanager
@@ -154,20 +171,6 @@ def _can_skip(subject: Subject, blocks: int) -> bool:
                 return torch.equal(whole, _last_of(subject, ids_BT))
 
     return _tried(subject, f"resume.{blocks}", agrees, "run from a block in the middle: each change takes a whole pass")
-
-
-def _has_own_head(subject: Subject) -> bool:
-    """Whether logits come out the same when the head is run apart from the blocks, at some places alone."""
-
-    def agrees() -> bool:
-        ids_BT = probe_ids(subject)
-        with unedited():
-            whole_NV = forward_logits(subject, ids_BT).flatten(0, 1)[1:]
-            apart_NV = _head_logits(subject, _head_input(subject, ids_BT, None).flatten(0, 1)[1:])
-        error = (apart_NV.double() - whole_NV.double()).abs().max()
-        return bool(error <= 8 * torch.finfo(whole_NV.dtype).eps * whole_NV.double().abs().max())
-
-    return _tried(subject, "head", agrees, "run without its output head: all logits are computed")
 
 
 @torch.no_grad()

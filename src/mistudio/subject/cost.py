@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # steps that find their artifact compute nothing
     from mistudio.subject.footprint import ModelShape
     from mistudio.subject.load import Subject
 
-_PASS_TOKENS = 512
+_PASS_TOKENS = 256
 _PASS_LENGTH = 128
 _MEASURED_S = 0.15  # of each measurement, after what warms up
 # What passes reach of the speed of the block that stands in for theirs: 0.91 in SmolLM2-135M, 0.76 in stories260K.
