@@ -9,8 +9,8 @@ with n its summed extra loss, m its predictions and M all predictions. The varia
 documents, which are independent where their sequences are not; the interval is 1.96 of its roots to either side.
 
 The error of D counts by N / D = 1 - R alone: where R is 0.99, one hundredth of it. So zeros are run on as many
-sequences, of all in their random order, as keep its part below a quarter of the half-width that is asked for, where it
-adds 3% to the interval; and a random control on as many as tell it to four times that, or to a tenth of what it loses.
+sequences, of all in their random order, as keep its part below a third of the half-width that is asked for, where it
+adds 6% to the interval; and a random control on as many as tell it to four times that, or to a tenth of what it loses.
 
 Shape legend: S sequences in the order in which they were drawn.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 LEAST_SEQUENCES = 32  # below that, roots of sums of squares say little
 _NORMAL = 1.959964  # 95% of a normal distribution lie within
-_PART_OF_ZEROS = 0.25
+_PART_OF_ZEROS = 1 / 3
 _CONTROL_FACTOR = 4.0
 _CONTROL_SHARE = 0.1
 _FARTHER = 1.1  # than is needed by the spread so far, which is known no better itself

@@ -45,11 +45,12 @@ from mistudio.evaluate.interval import (
     recovered_half_width,
 )
 from mistudio.instrument import Ends
-from mistudio.instrument.resume import continue_to_head, has_own_head, head_logits, run_to
+from mistudio.instrument.resume import blocks_before, continue_to_head, has_own_head, head_logits, run_to
 from mistudio.parallel import two_at_once
 from mistudio.progress import Bar, progress
 from mistudio.sae import NormLimit, SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, token_batch
+from mistudio.subject.cost import pass_flop, subject_shape
 
 BATCH_TOKENS = 2048
 LOGIT_BYTES = 64 << 20  # of one run in float32, where the output head cannot be run apart and all logits are computed
@@ -129,6 +130,30 @@ def draw(corpus: TokenCorpus, max_tokens: int, generator: torch.Generator) -> Nu
     lengths_S = corpus.lengths("heldout")
     order_S: Numbers = torch.randperm(len(lengths_S), generator=generator).numpy()
     return order_S[: int(np.searchsorted(np.cumsum(lengths_S[order_S]), max_tokens)) + 1]
+
+
+def splice_flop(
+    subject: Subject,
+    ends: Ends,
+    num_saes: int,
+    corpus: TokenCorpus,
+    max_tokens: int,
+    seed: int,
+    half_width: float,
+) -> tuple[float, int]:
+    """FLOP of :func:`measure_splice` where it runs all tokens, and how many these are; 0 where nothing can be asked.
+
+    Where it may end early, zeros and other autoencoders count on as many sequences as there are at first.
+    """
+    if not _can_predict(subject):
+        return 0.0, 0
+    length_S = corpus.lengths("heldout")[draw(corpus, max_tokens, torch.Generator().manual_seed(seed))]
+    tokens, shape = int(length_S.sum()), subject_shape(subject)
+    tried = int(length_S[:LEAST_SEQUENCES].sum()) if half_width else tokens
+    before = blocks_before(ends.write)
+    reaching = pass_flop(shape, tokens, corpus.context_length, blocks=before, head=False)
+    going_on = pass_flop(shape, 2 * tokens + num_saes * tried, corpus.context_length, blocks=shape.num_layers - before)
+    return reaching + going_on, tokens
 
 
 class _Splicing:

@@ -64,7 +64,7 @@ def run_to(subject: Subject, hooks: Sequence[ResolvedHook], ids_BT: Tensor, mask
     Raises:
         SubjectError: the model did not pass one of the hook points.
     """
-    skipped = _skipped_by(hooks[-1])
+    skipped = blocks_before(hooks[-1])
     if skipped and not _can_skip(subject, skipped):
         skipped = 0
     kept: list[Tensor] = []
@@ -133,6 +133,11 @@ def has_own_head(subject: Subject) -> bool:
     return _tried(subject, "head", agrees, "run without its output head: all logits are computed")
 
 
+def blocks_before(hook: ResolvedHook) -> int:
+    """The blocks in front of a hook point; at the end of one, with that."""
+    return hook.point.layer + (hook.point.kind == "resid_post")
+
+
 @contextmanager
 def _resumed(
     subject: Subject, prefix: Prefix, changed_RTD: Tensor | None, rows_R: Tensor | None
@@ -152,11 +157,6 @@ def _resumed(
 
 def _rows(values: Tensor, rows_R: Tensor | None) -> Tensor:
     return values if rows_R is None else values[rows_R.to(values.device)]
-
-
-def _skipped_by(hook: ResolvedHook) -> int:
-    """The blocks in front of a hook point; at the end of one, with that."""
-    return hook.point.layer + (hook.point.kind == "resid_post")
 
 
 def _can_skip(subject: Subject, blocks: int) -> bool:

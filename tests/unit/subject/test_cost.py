@@ -10,6 +10,7 @@ from mistudio.subject.cost import (
     encoding_flop,
     measured_speed,
     pass_flop,
+    product_speed,
     stated,
     subject_shape,
     subject_speed,
@@ -47,6 +48,7 @@ def test_speeds_are_measured_once() -> None:
     assert speed > 0
     assert subject_speed(subject) == speed
     assert measured_speed(shape) == measured_speed(shape) > 0
+    assert product_speed(64, 32, 128) == product_speed(64, 32, 128) > 0
 
 
 def test_what_it_costs_is_said_as_people_say_it() -> None:
