@@ -68,12 +68,14 @@ def encoding_flop(rows: float, d_in: int, width: int) -> float:
     return 2.0 * rows * d_in * width
 
 
-def training_flop(rows: float, d_in: int, width: int) -> float:
-    """FLOP of training an autoencoder on ``rows`` rows: the encoder's product, and as much again for each gradient.
+def training_flop(rows: float, d_in: int, width: int, *, few_active: bool) -> float:
+    """FLOP of training an autoencoder on ``rows`` rows, as multiples of its encoder's product.
 
-    This is the most that it takes: an architecture whose latents are few multiplies at those alone.
+    Three, with one for each gradient, where latents are not chosen one by one and begin active on many tokens. With
+    ``few_active`` (TopK and its like) gradients are products at active pairs; these, the choice and the optimiser took
+    less than half as long again as the encoder's product (docs/performance.md).
     """
-    return 3 * encoding_flop(rows, d_in, width)
+    return (1.5 if few_active else 3.0) * encoding_flop(rows, d_in, width)
 
 
 @cache

@@ -37,9 +37,10 @@ def test_blocks_head_and_gradients_are_counted_as_they_are_run() -> None:
     assert pass_flop(shape, 100, 64, blocks=1, head=False) - one == 4 * 48 * 100 * shape.d_model
 
 
-def test_an_autoencoder_takes_one_product_to_encode_and_three_to_learn() -> None:
+def test_an_autoencoder_takes_one_product_to_encode_and_up_to_three_to_learn() -> None:
     assert encoding_flop(10, 3, 7) == 2 * 10 * 3 * 7
-    assert training_flop(10, 3, 7) == 3 * encoding_flop(10, 3, 7)
+    assert training_flop(10, 3, 7, few_active=False) == 3 * encoding_flop(10, 3, 7)
+    assert training_flop(10, 3, 7, few_active=True) == 1.5 * encoding_flop(10, 3, 7)
 
 
 def test_speeds_are_measured_once() -> None:
