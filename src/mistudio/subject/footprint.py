@@ -96,7 +96,8 @@ def shape_of_class(model_class: type, config: Any) -> ModelShape:
     import accelerate
 
     with quiet_transformers(), accelerate.init_empty_weights():
-        return _shape_of(model_class(config), config)
+        model = model_class(config)
+    return _shape_of(model, config)
 
 
 def _shape_of(model: Any, config: Any) -> ModelShape:

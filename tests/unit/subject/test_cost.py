@@ -1,10 +1,12 @@
 """What a pass costs, against the multiplications that PyTorch counts itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mistudio.subject import forward_logits, subject_from_model
+from mistudio.subject import forward_logits, resolve_source, subject_from_model
 from mistudio.subject.cost import (
     duration,
     encoding_flop,
@@ -16,6 +18,7 @@ from mistudio.subject.cost import (
     subject_speed,
     training_flop,
 )
+from mistudio.subject.footprint import measure_shape
 from tests.support.families import LAYERS, build_model, byte_level_tokenizer
 
 
@@ -65,3 +68,12 @@ def test_what_it_costs_is_said_as_people_say_it() -> None:
         "1 h",
         "4 h 12 min",
     ]
+
+
+def test_the_sizes_of_a_loaded_model_are_those_of_its_files(tmp_path: Path) -> None:
+    model = build_model("gemma2")
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    shape = subject_shape(subject_from_model(model, byte_level_tokenizer()))
+    assert shape.num_parameters == model.num_parameters()
+    assert shape == measure_shape(resolve_source(str(tmp_path))).model_copy(update={"saved_dtype": shape.saved_dtype})
