@@ -78,7 +78,15 @@ def finished(prepared: Path) -> Finished:
 
 
 def test_summary_has_the_closing_table_for_ci(finished: Finished) -> None:
-    assert set(finished.summary) == {"tokens", *FIGURES, "ce_recovered_random", *SCORED, "seconds", "artifacts"}
+    assert set(finished.summary) == {
+        "tokens",
+        *FIGURES,
+        "ce_recovered_half_width",
+        "ce_recovered_random",
+        *SCORED,
+        "seconds",
+        "artifacts",
+    }
     assert 0 <= finished.summary["interpretable"] <= finished.summary["explained"]
     assert all(isinstance(finished.summary[name], float) for name in FIGURES)
     assert finished.summary["tokens"] >= 20_000

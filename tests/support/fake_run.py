@@ -48,6 +48,7 @@ METRICS = {
     "ce_spliced": 1.9671,
     "ce_zero": 6.2139,
     "ce_recovered": 0.9909,
+    "ce_recovered_half_width": 0.0031,
     "kl": 0.0412,
     "tokens": 204_800,
 }

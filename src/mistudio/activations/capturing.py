@@ -24,8 +24,9 @@ from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
 from mistudio.parallel import two_at_once
-from mistudio.progress import Bar, progress
+from mistudio.progress import Bar, progress, say
 from mistudio.subject import HookPoint, Subject, SubjectConfig, SubjectSource, load_subject
+from mistudio.subject.cost import pass_flop, stated, subject_shape, subject_speed
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class CaptureRun:
         plans = {split: self.plan(split) for split in SPLITS}
         self._check_rows(plans)
         stored = {split: plan for split, plan in plans.items() if self.config.stored in ("all", split)}
+        self._say_cost(stored.values())
         for split, plan in stored.items():
             self._capture(draft, split, plan)
         for split, plan in stored.items():
@@ -84,6 +86,13 @@ class CaptureRun:
             "shards": sum(len(plan.shards) for plan in stored.values()) * len(self.hooks),
             "padding_fraction": round(next(iter(stored.values())).padding_fraction(), 4),
         }
+
+    def _say_cost(self, plans: Iterable[CapturePlan]) -> None:
+        """What all shards take; of those that are there already, nothing is run again."""
+        subject, blocks = self.passes.subject, max(hook.point.layer for hook in self.hooks) + 1
+        tokens = sum(int(plan.lengths_S[plan.sequences()].sum()) for plan in plans if plan.shards)
+        flop = pass_flop(subject_shape(subject), tokens, self.corpus.context_length, blocks=blocks, head=False)
+        say(f"Capture: {stated(flop, subject_speed(subject))} for {tokens:,} tokens through {blocks} blocks")
 
     def plan(self, split: Split) -> CapturePlan:
         """Which sequences go into which shard and which forward pass."""

@@ -14,6 +14,7 @@ from mistudio.terminal import console
 
 _FIGURES = ("l0", "explained_variance", "dead_fraction", "ce_recovered")
 _RANDOM = "ce_recovered_random"
+_HALF_WIDTH = "ce_recovered_half_width"
 _SCORED = ("interpretable", "explained")
 _PAGES = {"report": "dashboard.html", "compare": "comparison.html"}
 
@@ -31,6 +32,7 @@ def summarise(finished: list[Finished]) -> dict[str, Any]:
         **named,
         "tokens": last["train"]["tokens"] if "train" in last else None,
         **{name: measured.get(name) for name in _FIGURES},
+        _HALF_WIDTH: measured.get(_HALF_WIDTH),
         _RANDOM: measured.get("control.random_ce_recovered"),
         **{name: last["score"].get(name) for name in _SCORED if "score" in last},
         "seconds": seconds_by_step(finished),
@@ -54,7 +56,7 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     table.add_row("L0 (features active on a token)", _number(closing["l0"], ".2f"))
     table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
     table.add_row("dead features", _number(closing["dead_fraction"], ".2%"))
-    table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_RANDOM]))
+    table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_HALF_WIDTH], closing[_RANDOM]))
     if "interpretable" in closing:
         table.add_row("explained features", f"{closing['explained']:,}")
         table.add_row("interpretable features (score 0.8 or more)", _number(closing["interpretable"], ","))
@@ -81,9 +83,9 @@ def print_parameters(pipeline: Any) -> None:
     console().print(table)
 
 
-def _recovered(value: float | None, random: float | None) -> str:
-    """With what a random autoencoder recovers, which says how much the figure is worth."""
-    shown = _number(value, ".4f")
+def _recovered(value: float | None, half_width: float | None, random: float | None) -> str:
+    """With its interval, and what a random autoencoder recovers, which says how much the figure is worth."""
+    shown = _number(value, ".4f") + ("" if half_width is None else f" ± {half_width:.4f}")
     if value is None or random is None:
         return shown
     no_worse = ", no worse: the figure says nothing here" if random >= value else ""

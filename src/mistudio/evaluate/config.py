@@ -17,8 +17,15 @@ class EvaluateConfig(Settings):
     ce_tokens: int = Field(
         default=100_000,
         ge=1,
-        description="about how many held-out tokens run through the model",
+        description="about how many held-out tokens run through the model at most",
         json_schema_extra=DASHBOARD,
+    )
+    ce_half_width: float = Field(
+        default=0.005,
+        ge=0,
+        lt=1,
+        description="half of the 95% interval of CE recovered at which no more tokens are run; 0: run all",
+        json_schema_extra=COMMAND,
     )
     dense_above: float = Field(
         default=0.1, gt=0, lt=1, description="a latent that fires on more than this share of the tokens is dense"

@@ -1,7 +1,7 @@
 """What an evaluation holds at its busiest moment, from sizes alone."""
 
 from mistudio.evaluate.reconstruction import BATCH_ROWS
-from mistudio.evaluate.splice import BATCH_TOKENS, COMPARED_LOGITS, LOGIT_BYTES
+from mistudio.evaluate.splice import BATCH_TOKENS, COMPARED_LEAST, COMPARED_LOGITS
 from mistudio.sae.footprint import autoencoder_bytes, encoding_bytes
 from mistudio.subject.footprint import (
     MEGABYTE,
@@ -17,6 +17,8 @@ from mistudio.subject.footprint import (
 _LIBRARIES = 600 * MEGABYTE
 _KEPT = 0.15  # of the logits, which is what malloc keeps beside them
 _COMPARED_BYTES = 4 * 4  # of each logit that is being compared: four copies in float32
+_WAYS = 4  # as it is, with zeros, with the reconstruction, with the control
+_STREAMS = 4  # of all tokens of a batch: at the hook point, in front of the blocks, changed, and what is rebuilt
 
 
 def evaluate_parts(shape: ModelShape, held: Held, context_length: int, width: int) -> Parts:
@@ -30,11 +32,11 @@ def evaluate_parts(shape: ModelShape, held: Held, context_length: int, width: in
     """
     sae = autoencoder_bytes(shape.d_model, width)
     per_sequence = max(context_length, 1)
-    tokens = max(min(BATCH_TOKENS, LOGIT_BYTES // (4 * shape.vocab_size)) // per_sequence, 1) * per_sequence
-    activations = held.passes_at_once * activation_bytes(shape, held, tokens, context_length)
-    num_logits = tokens * shape.vocab_size
-    compared = _COMPARED_BYTES * min(2 * COMPARED_LOGITS, num_logits)
-    logits = held.passes_at_once * (2 * num_logits * held.dtype_bytes + compared)
+    tokens = max(BATCH_TOKENS // per_sequence, 1) * per_sequence
+    streams = tokens * shape.d_model * (_STREAMS * 4 + _WAYS * held.dtype_bytes)
+    activations = held.passes_at_once * (activation_bytes(shape, held, tokens, context_length) + streams)
+    compared = min(max(COMPARED_LOGITS // shape.vocab_size, COMPARED_LEAST), tokens)
+    logits = held.passes_at_once * compared * shape.vocab_size * (_COMPARED_BYTES + held.dtype_bytes % 4)
     rebuilding = encoding_bytes(BATCH_ROWS, width) + BATCH_ROWS * shape.d_model * (2 * 4 + 5 * 8)
     return {
         "runtime": runtime_bytes(held.on_gpu, _LIBRARIES, shape.vocab_size),

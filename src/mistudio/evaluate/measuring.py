@@ -21,15 +21,18 @@ from mistudio.evaluate.control import random_autoencoder, sample_rows
 from mistudio.evaluate.cosines import largest_cosines
 from mistudio.evaluate.names import DENSITY_NAME, HISTOGRAMS_NAME, METRICS_NAME
 from mistudio.evaluate.reconstruction import Reconstruction, measure_reconstruction
-from mistudio.evaluate.splice import SpliceLosses, measure_splice
+from mistudio.evaluate.splice import SpliceLosses, measure_splice, splice_flop
 from mistudio.heap import release_freed_memory
-from mistudio.instrument import open_session
-from mistudio.subject import SubjectConfig, SubjectSource
+from mistudio.instrument import Ends, open_session
+from mistudio.progress import say
+from mistudio.sae import SparseAutoencoder
+from mistudio.subject import Subject, SubjectConfig, SubjectSource
+from mistudio.subject.cost import encoding_flop, stated, subject_speed
 
 _QUANTILES = (0.5, 0.9, 0.99)
 _BINS = 40
 _CONTROLLED = ("fvu", "explained_variance", "mse", "l0", "cosine", "relative_bias", "dead_fraction", "dense_fraction")
-_CONTROLLED_IN_MODEL = ("ce_spliced", "ce_recovered", "kl", "kl_recovered")
+_CONTROLLED_IN_MODEL = ("ce_spliced", "ce_recovered", "ce_recovered_half_width", "kl", "kl_recovered")
 
 
 def measure(
@@ -49,14 +52,33 @@ def measure(
         if config.control:
             x_ND, *y_NE = (_sample(store, activations, hook, source, subject_config) for hook in ends.hooks)
             saes.append(random_autoencoder(autoencoder, x_ND, seed, *y_NE))
+        corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
         reader, *target = (ActivationReader(activations, hook, "heldout") for hook in ends.hooks)
+        say(f"Evaluate: {_cost(subject, ends, saes, corpus, len(reader), config, seed)}")
         rebuilt = [measure_reconstruction(each, reader, config.max_tokens, subject.device, *target) for each in saes]
         release_freed_memory()
-        corpus = TokenCorpus(open_input(store, activations.manifest.inputs["corpus"], "corpus"))
-        losses = measure_splice(subject, ends, saes, corpus, config.ce_tokens, seed)
+        losses = measure_splice(subject, ends, saes, corpus, config.ce_tokens, seed, config.ce_half_width)
         cosines_F = largest_cosines(autoencoder.W_dec).cpu()
     metrics = _all_metrics(rebuilt, losses, cosines_F, config.dense_above)
     return _publish(draft, metrics, rebuilt[0].density_F, cosines_F)
+
+
+def _cost(
+    subject: Subject,
+    ends: Ends,
+    saes: Sequence[SparseAutoencoder],
+    corpus: TokenCorpus,
+    num_rows: int,
+    config: EvaluateConfig,
+    seed: int,
+) -> str:
+    """What is ahead, for people, at the speed of the loaded model."""
+    rows = min(num_rows, config.max_tokens or num_rows)
+    rebuilding = sum(encoding_flop(rows, sae.d_in, sae.width) for sae in saes)
+    in_model, tokens = splice_flop(subject, ends, len(saes), corpus, config.ce_tokens, seed, config.ce_half_width)
+    known = f", less where CE recovered is known to ± {config.ce_half_width:g} before" if config.ce_half_width else ""
+    cost = stated(rebuilding + in_model, subject_speed(subject))
+    return f"at most {cost}: {rows:,} tokens rebuilt, {tokens:,} run in the model{known}"
 
 
 def _sample(
@@ -105,6 +127,8 @@ def _model_metrics(losses: SpliceLosses | None) -> dict[str, JsonScalar]:
         "ce_spliced": losses.ce_spliced if losses else None,
         "ce_zero": losses.ce_zero if losses else None,
         "ce_recovered": losses.ce_recovered if losses else None,
+        "ce_recovered_half_width": losses.ce_recovered_half_width if losses else None,
+        "ce_tokens": losses.tokens if losses else None,
         "kl": losses.kl if losses else None,
         "kl_zero": losses.kl_zero if losses else None,
         "kl_recovered": losses.kl_recovered if losses else None,

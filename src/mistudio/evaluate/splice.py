@@ -10,35 +10,57 @@ encoders on tokens that are masked for the purpose (15%, as in BERT's training).
 The masked places are replaced too, although the autoencoder was trained on text without masks: the prediction
 is read off there, so at a late layer nothing else would tell.
 
-The logits of the clean run are kept, and those of another compared with them a few predictions at a time.
+Sequences come in a random order, in rounds. A batch runs to the hook point once and goes on from there in each way
+(:mod:`mistudio.instrument.resume`); the output head is run where something is scored, a few predictions at a time.
+Where a half-width is asked for, it ends when CE recovered of the first autoencoder is known that well; zeros and the
+other autoencoders are run on as many sequences as are needed for that (:mod:`mistudio.evaluate.interval`). What a way
+of running adds to the loss is measured against the clean run of the same sequences, and ``ce_zero`` and ``ce_spliced``
+are that much more than the clean loss of all.
 
-Shape legend: B sequences, T tokens, D width of the hook point, V vocabulary, N scored predictions, C of them at once.
+Shape legend: B sequences, T tokens, D width of the hook point, E of what the output head reads, V vocabulary,
+N scored predictions, C of them at once, S drawn sequences.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from mistudio.activations.plan import like_lengths
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.evaluate.interval import (
+    LEAST_SEQUENCES,
+    Drawn,
+    Run,
+    are_zeros_enough,
+    extra_loss,
+    is_control_enough,
+    mean_kl,
+    more_needed,
+    recovered_half_width,
+)
 from mistudio.instrument import Ends
+from mistudio.instrument.resume import blocks_before, continue_to_head, has_own_head, head_logits, run_to
 from mistudio.parallel import two_at_once
-from mistudio.progress import progress
+from mistudio.progress import Bar, progress
 from mistudio.sae import NormLimit, SparseAutoencoder
-from mistudio.subject import ResolvedHook, Subject, forward_logits, observed, spliced, token_batch, unedited
+from mistudio.subject import ResolvedHook, Subject, token_batch
+from mistudio.subject.cost import pass_flop, subject_shape
 
-LOGIT_BYTES = 64 << 20  # of one run in float32; two such tensors are alive in each thread
-BATCH_TOKENS = 4096  # where the vocabulary is small, the model's own activations are what takes memory
-COMPARED_LOGITS = 1 << 21
+BATCH_TOKENS = 2048
+LOGIT_BYTES = 64 << 20  # of one run in float32, where the output head cannot be run apart and all logits are computed
+COMPARED_LOGITS = 1 << 23  # at once, but never fewer than so many predictions:
+COMPARED_LEAST = 128
+_ROUND_TOKENS = 2048  # of a further round at least
 _MASKED_SHARE = 0.15
 
 Replace = Callable[[Tensor], Tensor]
+Numbers = NDArray[np.int64]
 
 
 class SpliceLosses(NamedTuple):
@@ -51,6 +73,8 @@ class SpliceLosses(NamedTuple):
     ce_spliced: float
     kl: float  # from the clean distribution to the one with the reconstruction
     filtered_tokens: int = 0  # beyond the norm limit, which kept their activations
+    tokens: int = 0  # of all sequences that were run with the reconstruction
+    ce_recovered_half_width: float | None = None  # of the 95% interval of ce_recovered
 
     @property
     def ce_recovered(self) -> float | None:
@@ -71,8 +95,18 @@ def measure_splice(
     corpus: TokenCorpus,
     max_tokens: int,
     seed: int,
+    half_width: float = 0.0,
 ) -> list[SpliceLosses]:
     """Losses with each autoencoder on held-out sequences drawn at random up to about ``max_tokens`` tokens.
+
+    Args:
+        subject: the model.
+        ends: where the autoencoders read and write.
+        saes: the one that decides when it is enough, then others that go along.
+        corpus: sequences for the model.
+        max_tokens: tokens to run at most.
+        seed: of what is drawn.
+        half_width: of the 95% interval of CE recovered, to end when it is reached; 0: run all, in every way.
 
     Returns:
         One entry an autoencoder; none where nothing can be asked: no held-out tokens, a model without output
@@ -82,28 +116,229 @@ def measure_splice(
         return []
     ends = ends if isinstance(ends, Ends) else Ends(ends, ends)
     generator = torch.Generator().manual_seed(seed)
-    batches = _draw(corpus, max_tokens, subject.vocab_size, generator)
-    limits = _distinct_limits(saes)
-    sums = torch.zeros(_num_sums(saes, limits), dtype=torch.float64)
-    total = sum(int(corpus.lengths("heldout")[batch].sum()) for batch in batches)
-    measure = partial(_measure_batch, subject, ends, saes, limits, corpus)
-    # What is masked is drawn in the order of the batches, whichever is measured first.
-    seeds = torch.randint(1 << 62, (len(batches),), generator=generator).tolist()
+    order_S = draw(corpus, max_tokens, generator)
+    splicing = _Splicing(subject, ends, saes, corpus, order_S)
     at_once = two_at_once() if subject.device.type == "cpu" else nullcontext()
-    with progress("Evaluate in the model", total, "tokens") as bar, at_once as pool:
-        for batch, measured in zip(batches, (pool.map if pool else map)(measure, batches, seeds), strict=True):
-            sums += measured
-            bar.advance(int(corpus.lengths("heldout")[batch].sum()))
-    count = int(sums[0])
-    if not count:
-        return []
-    ce_clean, *means = (sums[1 : -len(limits)] / count).tolist()
-    pairs = list(zip(means[::2], means[1::2], strict=True))
-    zeros, own, filtered = pairs[: len(limits)], pairs[len(limits) :], sums[-len(limits) :].long().tolist()
-    return [
-        SpliceLosses(count, ce_clean, *zeros[place], *losses, filtered[place])
-        for place, losses in zip([_place(limits, sae) for sae in saes], own, strict=True)
-    ]
+    with progress("Evaluate in the model", int(splicing.length_S.sum()), "tokens") as bar, at_once as pool:
+        while number := splicing.next_round(half_width):
+            splicing.run(number, half_width, generator, pool.map if pool else map, bar)
+    return splicing.losses()
+
+
+def draw(corpus: TokenCorpus, max_tokens: int, generator: torch.Generator) -> Numbers:
+    """Numbers of held-out sequences in a random order, up to the one that reaches ``max_tokens``."""
+    lengths_S = corpus.lengths("heldout")
+    order_S: Numbers = torch.randperm(len(lengths_S), generator=generator).numpy()
+    return order_S[: int(np.searchsorted(np.cumsum(lengths_S[order_S]), max_tokens)) + 1]
+
+
+def splice_flop(
+    subject: Subject,
+    ends: Ends,
+    num_saes: int,
+    corpus: TokenCorpus,
+    max_tokens: int,
+    seed: int,
+    half_width: float,
+) -> tuple[float, int]:
+    """FLOP of :func:`measure_splice` where it runs all tokens, and how many these are; 0 where nothing can be asked.
+
+    Where it may end early, zeros and other autoencoders count on as many sequences as there are at first.
+    """
+    if not _can_predict(subject):
+        return 0.0, 0
+    length_S = corpus.lengths("heldout")[draw(corpus, max_tokens, torch.Generator().manual_seed(seed))]
+    tokens, shape = int(length_S.sum()), subject_shape(subject)
+    tried = int(length_S[:LEAST_SEQUENCES].sum()) if half_width else tokens
+    before = blocks_before(ends.write)
+    reaching = pass_flop(shape, tokens, corpus.context_length, blocks=before, head=False)
+    going_on = pass_flop(shape, 2 * tokens + num_saes * tried, corpus.context_length, blocks=shape.num_layers - before)
+    return reaching + going_on, tokens
+
+
+class _Splicing:
+    """Drawn sequences, and what is known of each after the rounds so far."""
+
+    def __init__(
+        self, subject: Subject, ends: Ends, saes: Sequence[SparseAutoencoder], corpus: TokenCorpus, order_S: Numbers
+    ) -> None:
+        self.subject, self.ends, self.corpus, self.order_S = subject, ends, corpus, order_S
+        self.limits = _distinct_limits(saes)
+        self.place_of = [_place(self.limits, sae) for sae in saes]
+        # With zeros for each norm limit, then with each autoencoder.
+        self.ways = [(place, _zeros_for(ends)) for place in range(len(self.limits))]
+        self.ways += [(place, _reconstruction_of(sae)) for place, sae in zip(self.place_of, saes, strict=True)]
+        self.length_S = corpus.lengths("heldout")[order_S]
+        self.document_S = corpus.documents("heldout")[order_S].astype(np.int64)
+        self.done = 0
+        # Predictions, clean loss, tokens left out by each limit; then loss and divergence each way.
+        self.known = np.full((2 + len(self.limits) + 2 * len(self.ways), len(order_S)), np.nan)
+
+    def next_round(self, half_width: float) -> int:
+        """How many sequences to run next; 0 where it is enough."""
+        left = len(self.order_S) - self.done
+        if not half_width:
+            return left
+        if not self.done:
+            return min(LEAST_SEQUENCES, left)
+        reached = recovered_half_width(self._drawn(), self._zeros(0), self._own(0))
+        more = more_needed(int(self.length_S[: self.done].sum()), reached, half_width)
+        if not more:
+            return 0
+        ahead = np.cumsum(self.length_S[self.done :])
+        return min(int(np.searchsorted(ahead, max(more, _ROUND_TOKENS))) + 1, left)
+
+    def run(
+        self,
+        number: int,
+        half_width: float,
+        generator: torch.Generator,
+        do_all: Callable[..., Iterator[NDArray[np.float64]]],
+        bar: Bar,
+    ) -> None:
+        """Run the next ``number`` sequences."""
+        length_S = self.length_S[self.done : self.done + number]
+        ways = self._needed(half_width)
+        batches = [self.done + batch for batch in like_lengths(length_S, self._batch_tokens(int(length_S.sum())))]
+        # What is masked is drawn in the order of the batches, whichever is measured first.
+        seeds = torch.randint(1 << 62, (len(batches),), generator=generator).tolist()
+        for batch, known in zip(batches, do_all(partial(self._measure, ways), batches, seeds), strict=True):
+            self.known[:, batch] = known
+            bar.advance(int(self.length_S[batch].sum()))
+        self.done += number
+
+    def losses(self) -> list[SpliceLosses]:
+        """Means over what was run."""
+        drawn = self._drawn()
+        if not drawn.predictions_S.sum():
+            return []
+        return [self._losses_of(number, drawn) for number in range(len(self.place_of))]
+
+    def _losses_of(self, number: int, drawn: Drawn) -> SpliceLosses:
+        zeros, own = self._zeros(number), self._own(number)
+        run_S = ~np.isnan(own.loss_S)
+        ce_clean = float(drawn.clean_S.sum() / drawn.predictions_S.sum())
+        return SpliceLosses(
+            predictions=int(drawn.predictions_S[run_S].sum()),
+            ce_clean=ce_clean,
+            ce_zero=ce_clean + extra_loss(drawn, zeros).value,
+            kl_zero=mean_kl(drawn, zeros),
+            ce_spliced=ce_clean + extra_loss(drawn, own).value,
+            kl=mean_kl(drawn, own),
+            filtered_tokens=int(self.known[2 + self.place_of[number], : self.done][run_S].sum()),
+            tokens=int(self.length_S[: self.done][run_S].sum()),
+            ce_recovered_half_width=recovered_half_width(drawn, zeros, own),
+        )
+
+    def _needed(self, half_width: float) -> list[int]:
+        """The ways in which the next sequences have to be run."""
+        first, every = len(self.limits), range(len(self.ways))
+        if not self.done or not half_width:
+            return list(every)
+        drawn = self._drawn()
+        zeros = [
+            place
+            for place in range(first)
+            if not are_zeros_enough(drawn, self._zeros(who := self.place_of.index(place)), self._own(who), half_width)
+        ]
+        others = [
+            first + number
+            for number in range(1, len(self.place_of))
+            if not is_control_enough(drawn, self._zeros(number), self._own(number), half_width)
+        ]
+        return [*zeros, first, *others]
+
+    def _drawn(self) -> Drawn:
+        predictions_S, clean_S = self.known[:2, : self.done]
+        return Drawn(predictions_S, self.document_S[: self.done], clean_S)
+
+    def _zeros(self, number: int) -> Run:
+        return self._way(self.place_of[number])
+
+    def _own(self, number: int) -> Run:
+        return self._way(len(self.limits) + number)
+
+    def _way(self, way: int) -> Run:
+        first = 2 + len(self.limits) + 2 * way
+        return Run(*self.known[first : first + 2, : self.done])
+
+    def _batch_tokens(self, tokens: int) -> int:
+        """Tokens of a batch: two batches at least where that is not too few, for they are run side by side."""
+        most = BATCH_TOKENS
+        if not has_own_head(self.subject):
+            most = min(most, LOGIT_BYTES // (4 * self.subject.vocab_size))
+        return max(min(most, max(tokens // 2, BATCH_TOKENS // 4)), 1)
+
+    @torch.no_grad()
+    def _measure(self, ways: Sequence[int], batch: Numbers, seed: int) -> NDArray[np.float64]:
+        """What there is to know of some sequences, run as they are and in some ways: a column a sequence."""
+        subject, corpus = self.subject, self.corpus
+        token_ids = corpus.batch("heldout", self.order_S[batch]).token_ids
+        ids_BT, mask_BT, text_BT = token_batch(subject, token_ids, corpus.num_prefix, corpus.num_suffix)
+        inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, torch.Generator().manual_seed(seed))
+        answer_N = ids_BT[scored_BT.to(ids_BT.device)]
+        # A causal model answers one position earlier.
+        answered_BT = scored_BT.roll(-1, dims=1) if subject.is_causal else scored_BT
+        known = np.full((len(self.known), len(batch)), np.nan)
+        known[0] = scored_BT.sum(dim=1).numpy()
+        known[1 : 2 + len(self.limits)] = 0
+        if not len(answer_N):
+            for way in ways:
+                known[2 + len(self.limits) + 2 * way :][:2] = 0
+            return known
+        prefix = run_to(subject, list(self.ends), inputs_BT, mask_BT)
+        x_BTD, y_BTE = (prefix.values[end.point] for end in self.ends)
+        kept = [_within(limit, text_BT, x_BTD) for limit in self.limits]
+        for place, here_BT in enumerate(kept):
+            known[2 + place] = (text_BT & ~here_BT).sum(dim=1).numpy()
+        place_N = answered_BT.flatten().nonzero().squeeze(1)
+
+        def answering(changed_BTE: Tensor | None) -> Tensor:
+            stream_BTE = continue_to_head(subject, prefix, changed_BTE)
+            return stream_BTE.flatten(0, 1)[place_N.to(stream_BTE.device)]
+
+        clean_NE = answering(None)
+        changed = (_with(y_BTE, kept[self.ways[way][0]], self.ways[way][1], x_BTD) for way in ways)
+        compared = compare(subject, clean_NE, [answering(one) for one in changed], answer_N)
+        row_N = answered_BT.nonzero()[:, 0].numpy()
+        sums = [np.bincount(row_N, weights=column_N, minlength=len(batch)) for column_N in compared.numpy()]
+        known[1] = sums[0]
+        for place, way in enumerate(ways):
+            known[2 + len(self.limits) + 2 * way :][:2] = sums[1 + 2 * place : 3 + 2 * place]
+        return known
+
+
+def compare(subject: Subject, clean_NE: Tensor, changed_NE: Sequence[Tensor], answer_N: Tensor) -> Tensor:
+    """Clean loss of each answer; then, for each change, its loss and the divergence from the clean distribution.
+
+    Args:
+        subject: the model.
+        clean_NE: what its output head reads at the scored places.
+        changed_NE: the same with each of the changes.
+        answer_N: the tokens that are right.
+
+    Returns:
+        A row a figure [1 + 2 x changes, N], in nats, float64, on the CPU.
+    """
+    pieces = []
+    at_once = max(COMPARED_LOGITS // subject.vocab_size, COMPARED_LEAST)
+    for start in range(0, len(answer_N), at_once):
+        part = slice(start, start + at_once)
+        clean_CV = _log_probs(subject, clean_NE[part])
+        answer_C1 = answer_N[part].to(clean_CV.device)[:, None]
+        rows_C = [-clean_CV.gather(1, answer_C1)[:, 0]]
+        probability_C1V = clean_CV.exp()[:, None]
+        for stream_NE in changed_NE:
+            changed_CV = _log_probs(subject, stream_NE[part])
+            rows_C.append(-changed_CV.gather(1, answer_C1)[:, 0])
+            torch.sub(clean_CV, changed_CV, out=changed_CV)
+            rows_C.append(torch.bmm(probability_C1V, changed_CV[..., None])[:, 0, 0])
+        pieces.append(torch.stack(rows_C).double().cpu())
+    return torch.cat(pieces, dim=1)
+
+
+def _log_probs(subject: Subject, stream_CE: Tensor) -> Tensor:
+    return torch.log_softmax(head_logits(subject, stream_CE).float(), dim=-1)
 
 
 def _distinct_limits(saes: Sequence[SparseAutoencoder]) -> list[NormLimit | None]:
@@ -119,63 +354,9 @@ def _place(limits: Sequence[NormLimit | None], sae: SparseAutoencoder) -> int:
     return next(place for place, limit in enumerate(limits) if limit is sae.norm_limit)
 
 
-def _num_sums(saes: Sequence[SparseAutoencoder], limits: Sequence[NormLimit | None]) -> int:
-    """Predictions and clean loss; two figures with zeros and one count a limit; two figures an autoencoder."""
-    return 2 + 3 * len(limits) + 2 * len(saes)
-
-
 def _can_predict(subject: Subject) -> bool:
     has_head = subject.model.get_output_embeddings() is not None
     return has_head and (subject.is_causal or subject.tokenizer.mask_token_id is not None)
-
-
-def _draw(corpus: TokenCorpus, max_tokens: int, vocab_size: int, generator: torch.Generator) -> list[np.ndarray]:
-    """Batches of sequences of like length whose logits fit the memory set aside for them."""
-    lengths_S = corpus.lengths("heldout")
-    order = torch.randperm(len(lengths_S), generator=generator).numpy()
-    chosen = order[: int(np.searchsorted(np.cumsum(lengths_S[order]), max_tokens)) + 1]
-    batch_tokens = max(min(LOGIT_BYTES // (4 * vocab_size), BATCH_TOKENS), 1)
-    return [chosen[batch] for batch in like_lengths(lengths_S[chosen], batch_tokens)]
-
-
-@torch.no_grad()
-def _measure_batch(
-    subject: Subject,
-    ends: Ends,
-    saes: Sequence[SparseAutoencoder],
-    limits: Sequence[NormLimit | None],
-    corpus: TokenCorpus,
-    batch: np.ndarray,
-    seed: int,
-) -> Tensor:
-    """Sums: predictions, clean loss; loss and divergence with zeros, and with each autoencoder; tokens left out."""
-    token_ids = corpus.batch("heldout", batch).token_ids
-    ids_BT, mask_BT, text_BT = token_batch(subject, token_ids, corpus.num_prefix, corpus.num_suffix)
-    inputs_BT, scored_BT = _questions(subject, ids_BT, text_BT, torch.Generator().manual_seed(seed))
-    answer_N = ids_BT[scored_BT.to(ids_BT.device)]
-    # A causal model answers one position earlier.
-    answered_BT = scored_BT.roll(-1, dims=1) if subject.is_causal else scored_BT
-    place_N = answered_BT.flatten().nonzero().squeeze(1)
-
-    if not len(place_N):
-        return torch.zeros(_num_sums(saes, limits), dtype=torch.float64)
-    kept_BT = [text_BT] * len(limits)
-
-    def look(x_BTD: Tensor) -> None:
-        kept_BT[:] = [_within(limit, text_BT, x_BTD) for limit in limits]
-
-    with unedited(), observed(subject, ends.read, look) if any(limits) else nullcontext():
-        clean_BTV = forward_logits(subject, inputs_BT, mask_BT)
-    clean_loss, _ = _loss_and_kl(clean_BTV, clean_BTV, place_N, answer_N)
-    sums = [len(answer_N), clean_loss]
-    replacements = [(here_BT, _zeros_for(ends)) for here_BT in kept_BT]
-    replacements += [(kept_BT[_place(limits, sae)], _reconstruction_of(sae)) for sae in saes]
-    for here_BT, replace in replacements:
-        with _replacing(subject, ends, here_BT, replace):
-            changed_BTV = forward_logits(subject, inputs_BT, mask_BT)
-        sums += _loss_and_kl(changed_BTV, clean_BTV, place_N, answer_N)
-    sums += [int(text_BT.sum() - here_BT.sum()) for here_BT in kept_BT]
-    return torch.tensor(sums, dtype=torch.float64)
 
 
 def _within(limit: NormLimit | None, text_BT: Tensor, x_BTD: Tensor) -> Tensor:
@@ -201,44 +382,8 @@ def _questions(subject: Subject, ids_BT: Tensor, text_BT: Tensor, generator: tor
     return ids_BT.masked_fill(asked_BT.to(ids_BT.device), subject.tokenizer.mask_token_id), asked_BT
 
 
-@contextmanager
-def _replacing(subject: Subject, ends: Ends, keep_BT: Tensor, replace: Replace) -> Iterator[None]:
-    """Put ``replace`` of what passes the one end in place of what passes the other, where ``keep_BT`` says so."""
-    if ends.read.point == ends.write.point:
-        with spliced(subject, ends.write, lambda x_BTD: _with(x_BTD, keep_BT, replace, x_BTD)):
-            yield
-        return
-    passed: list[Tensor] = []
-
-    def remember(x_BTD: Tensor) -> Tensor:
-        passed[:] = [x_BTD]
-        return x_BTD
-
-    with (
-        spliced(subject, ends.read, remember),
-        spliced(subject, ends.write, lambda y_BTE: _with(y_BTE, keep_BT, replace, passed[0])),
-    ):
-        yield
-
-
 def _with(y_BTE: Tensor, keep_BT: Tensor, replace: Replace, x_BTD: Tensor) -> Tensor:
     """What the autoencoder was trained on gives way to ``replace`` of ``x_BTD``; all other positions stay."""
     changed_BTE, here_BT = y_BTE.clone(), keep_BT.to(y_BTE.device)
     changed_BTE[here_BT] = replace(x_BTD[here_BT.to(x_BTD.device)]).to(changed_BTE)
     return changed_BTE
-
-
-def _loss_and_kl(changed_BTV: Tensor, clean_BTV: Tensor, place_N: Tensor, answer_N: Tensor) -> list[float]:
-    """Loss of the answers, and divergence from the clean distributions to the changed ones: sums over predictions."""
-    device = changed_BTV.device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    at_once = max(COMPARED_LOGITS // changed_BTV.shape[-1], 1)
-    pieces = (torch.split(index_N.to(device), at_once) for index_N in (place_N, answer_N))
-    for place_C, answer_C in zip(*pieces, strict=True):
-        clean_CV, changed_CV = (
-            torch.log_softmax(logits_BTV.flatten(0, 1)[place_C.to(logits_BTV.device)].float(), dim=-1)
-            for logits_BTV in (clean_BTV, changed_BTV)
-        )
-        sums[0] -= changed_CV.gather(1, answer_C[:, None]).sum()
-        sums[1] += functional.kl_div(changed_CV, clean_CV, log_target=True, reduction="sum")
-    return sums.tolist()

@@ -110,11 +110,12 @@ def write_dashboard(
 
 def _tiles(metrics: Metrics, counts: Counts) -> list[dict[str, str]]:
     """The figures that one looks at first: label, value, a note below it, and what it means."""
+    half_width = metrics.get("ce_recovered_half_width")
     notes = {
         "explained_variance": f"FVU {write_metric('fvu', metrics['fvu'])}",
         "l0": "active on a token",
         "dead_fraction": "in the evaluation",
-        "ce_recovered": "1 is no loss",
+        "ce_recovered": "1 is no loss" if half_width is None else f"± {half_width:.3f}; 1 is no loss",
     }
     by_key = {metric.key: metric for metric in METRICS}
     tiles = [

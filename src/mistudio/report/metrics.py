@@ -41,6 +41,7 @@ METRICS = (
     Metric("ce_spliced", "CE spliced", "cross-entropy with the reconstruction in place of the activation, nats"),
     Metric("ce_zero", "CE zero", "cross-entropy with the activation set to zero, nats"),
     Metric("ce_recovered", "CE recovered", "(CE zero − CE spliced) / (CE zero − CE clean); 1 is no loss"),
+    Metric("ce_recovered_half_width", "CE recovered, ±", "half of its 95% interval over documents"),
     Metric("kl", "KL", "divergence of the spliced from the clean next-token distribution, nats"),
     Metric("kl_zero", "KL zero", "divergence with the activation set to zero, nats"),
     Metric("kl_recovered", "KL recovered", "1 − KL / KL zero; 1 is no loss"),
@@ -48,6 +49,7 @@ METRICS = (
     Metric("control.random_cosine", "Cosine, random", "of a random autoencoder of the same width and sparsity"),
     Metric("control.random_ce_recovered", "CE recovered, random", "of a random autoencoder"),
     Metric("control.random_kl_recovered", "KL recovered, random", "of a random autoencoder"),
+    Metric("ce_tokens", "Tokens in the model", "held-out tokens that were run with the reconstruction spliced in"),
     Metric("tokens", "Evaluated tokens", "held-out tokens that the figures were measured on"),
 )
 

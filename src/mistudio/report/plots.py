@@ -72,7 +72,9 @@ def ce_figure(metrics: Mapping[str, float | None]) -> Figure:
     axes.set_ylabel("cross-entropy (nats a token)")
     recovered = metrics.get("ce_recovered")
     if recovered is not None:
-        axes.set_title(f"CE recovered {recovered:.3f}", fontsize=10)
+        half_width = metrics.get("ce_recovered_half_width")
+        known = "" if half_width is None else f" ± {half_width:.3f}"
+        axes.set_title(f"CE recovered {recovered:.3f}{known}", fontsize=10)
     return figure
 
 

@@ -11,6 +11,8 @@ from mistudio.settings import DASHBOARD, Settings
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Step
 
+_WITH_INTERVAL = "CE recovered"
+
 
 class GateConfig(Settings):
     """What the figures of an autoencoder have to reach."""
@@ -47,14 +49,16 @@ class GateConfig(Settings):
 def _gate(_context: Context, inputs: Inputs, config: GateConfig) -> str:
     """What falls short, with the figures; empty where nothing does."""
     measured, scored = inputs.one("evaluation").manifest.summary, inputs.one("scores").manifest.summary
+    half_width = measured.get("ce_recovered_half_width")
+    known = f" (± {half_width:.2g})" if isinstance(half_width, float) else ""
     limits = (
         ("explained variance", measured["explained_variance"], config.min_explained_variance, "at least", 0.0),
-        ("CE recovered", measured.get("ce_recovered"), config.min_ce_recovered, "at least", 0.0),
+        (_WITH_INTERVAL, measured.get("ce_recovered"), config.min_ce_recovered, "at least", 0.0),
         ("dead features", measured["dead_fraction"], config.max_dead, "at most", 1.0),
         ("interpretable features", scored.get("interpretable"), config.min_interpretable, "at least", 0),
     )
     missed = "; ".join(
-        f"{name} {_shown(value)}, asked for {bound} {limit:g}"
+        f"{name} {_shown(value)}{known if name == _WITH_INTERVAL else ''}, asked for {bound} {limit:g}"
         for name, value, limit, bound, any_value in limits
         if limit != any_value and not _holds(value, limit, bound)
     )

@@ -18,6 +18,7 @@ from mistudio.subject.facts import load_config, position_limit
 from mistudio.subject.load import find_blocks
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.structure import is_linear
+from mistudio.subject.tokens import quiet_transformers
 
 Parts = dict[str, int]  # bytes by what they are for
 MEGABYTE = 1 << 20
@@ -87,8 +88,20 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
         SubjectError: the configuration cannot be read, or is not of a language model with transformer blocks.
     """
     config = load_config(source, trust_remote_code)
+    return _shape_of(empty_model(config, trust_remote_code=trust_remote_code), config)
+
+
+def shape_of_class(model_class: type, config: Any) -> ModelShape:
+    """Build a model of a class of transformers without memory for its weights, and measure it."""
+    import accelerate
+
+    with quiet_transformers(), accelerate.init_empty_weights():
+        model = model_class(config)
+    return _shape_of(model, config)
+
+
+def _shape_of(model: Any, config: Any) -> ModelShape:
     saved_dtype = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
-    model = empty_model(config, trust_remote_code=trust_remote_code)
     model.tie_weights()
     text_config = config.get_text_config()
     blocks, head = find_blocks(model, text_config), model.get_output_embeddings()

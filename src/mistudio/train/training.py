@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from mistudio.activations import LiveReader, RowSource, open_rows
 from mistudio.artifacts import Artifact, Draft, Produced, Recipe, Store, Summary, open_artifact, produce_together
 from mistudio.parallel import one_thread
-from mistudio.progress import progress
+from mistudio.progress import progress, say
 from mistudio.sae import SparseAutoencoder, Workers, config_json, save_weights, start_workers
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.subject import SubjectSource
+from mistudio.subject.cost import product_speed, stated, training_flop
 from mistudio.train.config import TRAINING_NAME, TrainConfig, TrainRuntime
 from mistudio.train.learner import Learner, Metrics, MetricsLog
 from mistudio.train.scaling import Rows
@@ -26,6 +27,7 @@ _KEPT_CHECKPOINTS = 2
 # Multiplications of a step's encoder product (tokens x latents x width) below which one thread is faster than two: it
 # takes 0.65 of their time at 2^26, about the same at 2^28, and 1.5 times at 2^30 (TopK; threads that do not spin).
 _SMALL = 1 << 28
+_TIMED_ROWS = 1024
 
 
 class Training:
@@ -130,6 +132,8 @@ class _TrainingLoop:
         trainer, learners = self.trainer, self.trainer.learners
         total = max(learner.planned_tokens for learner in learners)
         what = "Train autoencoder" + "s" * (len(learners) > 1)
+        if self.workers.is_first:
+            say(f"{what}: {_cost(trainer)}")
         with progress(what, total, "tokens") if self.workers.is_first else nullcontext() as bar:
             if bar:
                 bar.advance(trainer.tokens)
@@ -164,6 +168,19 @@ def _threads_for(configs: Sequence[TrainConfig], rows: RowSource[Rows]) -> Abstr
     """One thread for small steps, but not where a model computes the rows at the same time."""
     largest = max(config.batch_size * config.sae.width for config in configs) * rows.width
     return one_thread() if largest < _SMALL and not isinstance(rows, LiveReader) else nullcontext()
+
+
+def _cost(trainer: Trainer) -> str:
+    """What is ahead, for people: of learning alone, on one device."""
+    learners, device = trainer.learners, str(trainer.device)
+    config, width = learners[0].config, learners[0].sae.width
+    speed = product_speed(min(config.batch_size, _TIMED_ROWS), learners[0].sae.d_in, width, device)
+    return stated(sum(map(_flop_ahead, learners)), speed)
+
+
+def _flop_ahead(learner: Learner) -> float:
+    tokens, sae = max(learner.planned_tokens - learner.tokens, 0), learner.sae
+    return training_flop(tokens, sae.d_in, sae.width, few_active=hasattr(sae.config, "k"))
 
 
 def _note(metrics: Metrics) -> str:

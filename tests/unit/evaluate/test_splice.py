@@ -3,10 +3,9 @@
 import copy
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,8 +21,9 @@ from mistudio.corpus.sources import open_source
 from mistudio.evaluate import splice
 from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.instrument import Ends
+from mistudio.instrument.resume import Prefix
 from mistudio.sae import NormLimit, SparseAutoencoder, TopKConfig, new_autoencoder
-from mistudio.subject import HookPoint, Subject, forward_logits, resolve_hooks, spliced
+from mistudio.subject import HookPoint, ResolvedHook, Subject, forward_logits, resolve_hooks, spliced
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
 from tests.support.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
 
@@ -141,16 +141,6 @@ def test_generating_with_a_key_value_cache_says_what_reading_all_of_the_text_ane
     assert not torch.equal(cached_BT, generate(llama, start_BT, 12))
 
 
-def test_what_is_measured_on_whole_sequences_is_refused_a_pass_over_new_tokens_alone(llama: TinyRun) -> None:
-    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
-    start_BT = torch.tensor([[0, 11, 12, 13]])
-    with (
-        splice._replacing(llama.subject, Ends(place, place), start_BT > 0, torch.zeros_like),
-        pytest.raises(IndexError, match="mask"),
-    ):
-        generate(llama, start_BT, 2)
-
-
 def test_several_autoencoders_in_one_pass_have_the_losses_of_each_alone(llama: TinyRun) -> None:
     (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
     saes = [random_sae(), zero_sae(), identity_sae()]
@@ -188,31 +178,47 @@ def test_a_transcoder_reads_at_one_place_and_is_spliced_in_at_another(llama: Tin
     assert empty.kl > 0.001
 
 
-@pytest.mark.parametrize("logit_bytes", [1, 30_000, 100_000])
-def test_the_size_of_a_batch_does_not_matter(llama: TinyRun, logit_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 300, 1000])
+def test_the_size_of_a_batch_does_not_matter(
+    llama: TinyRun, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = measure(llama, random_sae())
-    monkeypatch.setattr(splice, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(splice, "BATCH_TOKENS", batch_tokens)
     assert measure(llama, random_sae()) == pytest.approx(whole, rel=1e-5)
 
 
-def test_logits_are_compared_a_few_at_a_time_and_summed_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed_BTV, clean_BTV = torch.randn(2, 40, 50, 6, generator=torch.Generator().manual_seed(0)).mul(3)
-    place_N, answer_N = torch.arange(0, 2_000, 3), torch.arange(667) % 6
-    pieces: list[Tensor] = []
-    kl_div = splice.functional.kl_div
+@pytest.mark.parametrize("name", ["head", "resume.2"])
+def test_a_model_that_has_to_run_whole_passes_has_the_same_losses(
+    llama: TinyRun, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = measure(llama, random_sae(), max_tokens=500)
+    assert llama.subject.cache[name]
+    monkeypatch.setitem(llama.subject.cache, name, False)
+    monkeypatch.setattr(splice, "LOGIT_BYTES", 100_000)
+    assert measure(llama, random_sae(), max_tokens=500) == pytest.approx(apart, rel=1e-5)
 
-    def noted(*given: Any, **rest: Any) -> Tensor:
-        pieces.append(kl_div(*given, **rest))
-        assert len(given[0]) == (2 if len(pieces) < 334 else 1)
-        return pieces[-1]
 
-    monkeypatch.setattr(splice.functional, "kl_div", noted)
-    monkeypatch.setattr(splice, "COMPARED_LOGITS", 13)
-    loss, kl = splice._loss_and_kl(changed_BTV, clean_BTV, place_N, answer_N)
-    assert kl == pytest.approx(math.fsum(float(piece) for piece in pieces), rel=1e-12)
-    changed_NV, clean_NV = (each.flatten(0, 1)[place_N].double().log_softmax(-1) for each in (changed_BTV, clean_BTV))
-    assert loss == pytest.approx(-float(changed_NV.gather(1, answer_N[:, None]).sum()), rel=1e-5)
-    assert kl == pytest.approx(float((clean_NV.exp() * (clean_NV - changed_NV)).sum()), rel=1e-5)
+def test_logits_are_compared_a_few_at_a_time(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, at_once = llama.subject, list[int]()
+    logits_of = splice.head_logits
+
+    def noted(subject: Subject, stream_CE: Tensor) -> Tensor:
+        at_once.append(len(stream_CE))
+        return logits_of(subject, stream_CE)
+
+    monkeypatch.setattr(splice, "head_logits", noted)
+    monkeypatch.setattr(splice, "COMPARED_LOGITS", 1)
+    monkeypatch.setattr(splice, "COMPARED_LEAST", 30)
+    clean_NE, changed_NE, other_NE = torch.randn(3, 100, WIDTH, generator=torch.Generator().manual_seed(0)).mul(3)
+    answer_N = torch.arange(100)
+    rows = splice.compare(subject, clean_NE, [changed_NE, clean_NE, other_NE], answer_N)
+    assert at_once == [30] * 12 + [10] * 4
+    clean_NV, *others = (logits_of(subject, each).double().log_softmax(-1) for each in (clean_NE, changed_NE, other_NE))
+    expected = [-clean_NV.gather(1, answer_N[:, None])[:, 0]]
+    for each_NV in (others[0], clean_NV, others[1]):
+        expected += [-each_NV.gather(1, answer_N[:, None])[:, 0], (clean_NV.exp() * (clean_NV - each_NV)).sum(dim=1)]
+    torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-5, atol=1e-6)
+    assert (rows[4] == 0).all()
 
 
 def test_a_perfect_autoencoder_costs_nothing(llama: TinyRun) -> None:
@@ -320,18 +326,18 @@ def test_an_encoder_reads_masks_and_never_loses_its_special_tokens(
     bert: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[tuple[Tensor, Tensor | None]] = []
-    forward = splice.forward_logits
+    run_to = splice.run_to
 
-    def spy(subject: Subject, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+    def spy(subject: Subject, hooks: list[ResolvedHook], ids_BT: Tensor, mask_BT: Tensor | None) -> Prefix:
         read.append((ids_BT, mask_BT))
-        return forward(subject, ids_BT, mask_BT)
+        return run_to(subject, hooks, ids_BT, mask_BT)
 
-    monkeypatch.setattr(splice, "forward_logits", spy)
-    monkeypatch.setattr(splice, "LOGIT_BYTES", 300_000)
+    monkeypatch.setattr(splice, "run_to", spy)
+    monkeypatch.setattr(splice, "BATCH_TOKENS", 600)
     losses = measure(bert, zero_sae())
     corpus, mask_id = TokenCorpus(bert.corpus), bert.subject.tokenizer.mask_token_id
     originals = [corpus.sequence("heldout", i).token_ids.tolist() for i in range(corpus.num_sequences("heldout"))]
-    masked = sum(int((ids_BT == mask_id).sum()) for ids_BT, _ in read) // 3  # each batch runs three times
+    masked = sum(int((ids_BT == mask_id).sum()) for ids_BT, _ in read)
     known = sum(ids.count(mask_id) for ids in originals)
     assert losses.predictions <= masked <= losses.predictions + known
     for ids_BT, mask_BT in read:
