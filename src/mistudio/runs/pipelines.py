@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from mistudio.errors import MistudioError
 from mistudio.events import Finished
 from mistudio.runs.checkout import kfp_functions, load_pipeline, signature
 from mistudio.runs.folder import RunFolder
@@ -18,12 +20,22 @@ def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFol
     """Run a pipeline to its end; its figures, also those of a run that fails, go to its MLflow run."""
     pipeline = load_pipeline(name)
     values = {**settings, "store": store}
+    _say_time(pipeline, settings, store)
     with pipeline_run(name, store) as run:
         run.log_params({key: value for key, value in _all_values(pipeline, values).items() if value not in ("", -1)})
         try:
             _interruptible(lambda: kfp_functions().run_here(pipeline, values, folder.kfp))
         finally:
             _log_results(run, step_states(folder.events).finished)
+
+
+def _say_time(pipeline: Any, settings: dict[str, Any], store: str) -> None:
+    """Say how long it will take; what stands in the way of that is for the steps to say."""
+    from mistudio.artifacts import open_store
+    from mistudio.steps.ahead import say_time_ahead
+
+    with suppress(MistudioError):
+        say_time_ahead(kfp_functions().function_of(pipeline).takes, settings, open_store(store))
 
 
 def _interruptible(work: Callable[[], object]) -> None:

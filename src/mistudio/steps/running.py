@@ -78,8 +78,8 @@ def call(step: Step, values: Mapping[str, Any]) -> Any:
         return step.run(context, inputs, configure(step, context, inputs, given.content))
 
 
-def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, object]) -> None:
-    """Refuse what one of a pipeline's steps would refuse.
+def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, object]) -> dict[str, Asked]:
+    """Refuse what one of a pipeline's steps would refuse; what each was asked for.
 
     Args:
         takes: by step, what it calls an option -> what the pipeline calls it.
@@ -98,6 +98,7 @@ def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, 
     for name, each in asked.items():
         if (refuse := STEPS[name].check) is not None:
             refuse(each, asked)
+    return asked
 
 
 def _open_inputs(context: Context, given: Mapping[str, Sequence[str]]) -> Inputs:
