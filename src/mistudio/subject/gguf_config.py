@@ -25,6 +25,7 @@ _NOT_READ = ("gpt_oss", "gemma4", "deci", "minimax_m2", "t5", "umt5", "mistral")
 _ALSO = {
     "rope.freq_base": "rope_theta",
     "attention.key_length": "head_dim",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
@@ -36,8 +37,7 @@ _GPT2_ALSO = {"context_length": "n_positions", "feed_forward_length": "n_inner"}
 _OTHERWISE_READ = frozenset(
     ("vocab_size", "context_length", "tensor_data_layout", "attention.causal", "attention.value_length")
     + ("rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length")
-    + ("rope.scaling.finetuned", "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
-    + ("use_parallel_residual", "attention.max_alibi_bias", "feed_forward_length")
+    + ("rope.scaling.finetuned", "use_parallel_residual", "attention.max_alibi_bias", "feed_forward_length")
 )
 _LLAMA3_CONTEXT, _LLAMA3_LOW, _LLAMA3_HIGH = 8192, 1.0, 4.0
 _SAME = 1e-4
@@ -191,8 +191,8 @@ def _rotations(path: Path, header: GgufHeader, values: dict[str, Any]) -> dict[s
     names = {tensor.name for tensor in header.tensors}
     if names & {"rope_factors_long.weight", "rope_factors_short.weight"} or kind not in ("none", "linear", "yarn"):
         message = (
-            f"{path.name} rotates positions with {shortened(kind) if kind != 'none' else 'factors of its own'}, which is "
-            "not read from GGUF files. Use the model in Hugging Face format."
+            f"{path.name} rotates positions with {shortened(kind) if kind != 'none' else 'factors of its own'}, which "
+            "is not read from GGUF files. Use the model in Hugging Face format."
         )
         raise SubjectError(message)
     if "rope_freqs.weight" in names:
@@ -239,7 +239,7 @@ def _llama3(path: Path, header: GgufHeader, theta: float) -> dict[str, Any]:
 
 
 def _llama3_factor(exponent: float, theta: float, factor: float) -> float:
-    length = 2 * math.pi * theta**exponent
+    length: float = 2 * math.pi * theta**exponent
     smooth = (_LLAMA3_CONTEXT / length - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)
     smooth = min(max(smooth, 0.0), 1.0)
     return 1 / ((1 - smooth) / factor + smooth)
@@ -256,16 +256,13 @@ def _check_heads(path: Path, header: GgufHeader, config: Any) -> None:
     if width is None:
         return
     rotated = int(width * (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0))
-    for key, ours in (
-        ("attention.value_length", width),
-        ("attention.key_length", width),
-        ("rope.dimension_count", rotated),
-    ):
+    expected = {"attention.value_length": width, "attention.key_length": width, "rope.dimension_count": rotated}
+    for key, ours in expected.items():
         said = header.metadata.get(f"{header.architecture}.{key}", ours)
         if said != ours:
             message = (
-                f"{path.name} says {key} {shortened(said)}, and transformers' {config.model_type} has {ours} there. Use "
-                "the model in Hugging Face format."
+                f"{path.name} says {key} {shortened(said)}, and transformers' {config.model_type} has {ours} there. "
+                "Use the model in Hugging Face format."
             )
             raise SubjectError(message)
 

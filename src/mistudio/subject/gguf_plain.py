@@ -151,10 +151,8 @@ def _check_all_used(source: SubjectSource, model: Any, missing: list[str]) -> No
 
 def _announcement(source: SubjectSource, dtype_name: str) -> str:
     weights = sum(tensor.num_weights for tensor in read_header(Path(source.path)).tensors)
-    return (
-        f"Dequantise {source.name}: {weights / 1e6:,.0f} million weights, {weights * _BYTES[dtype_name] / 1e9:.1f} GB as "
-        f"{dtype_name}, kept in {_root()}; later loads are quick."
-    )
+    size = f"{weights / 1e6:,.0f} million weights, {weights * _BYTES[dtype_name] / 1e9:.1f} GB as {dtype_name}"
+    return f"Dequantise {source.name}: {size}, kept in {_root()}; later loads are quick."
 
 
 def _root() -> Path:
