@@ -34,8 +34,8 @@ def _named_source(store: Store, activations: Artifact) -> SubjectSource:
     scheme, _, name = uri.rpartition(":")
     if scheme in ("folder", "file"):
         message = (
-            f"{activations.uri} was captured from {uri}, and where the model {scheme} {name} lies is not known: give it "
-            f"as model (--model {scheme.upper()})."
+            f"{activations.uri} was captured from {uri}, and where the model {scheme} {name} lies is not known: give "
+            f"it as model (--model {scheme.upper()})."
         )
         raise InputError(message)
     if scheme == "hub":
