@@ -55,11 +55,11 @@ def config_of(path: Path, header: GgufHeader) -> Any:
             transformers' configuration of it cannot say.
     """
     from transformers import AutoConfig
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, get_gguf_config
+    from transformers.integrations.gguf import get_gguf_config
 
     _check_architecture(path, header)
     check_tensors(path, header)
-    if header.architecture in GGUF_CONFIG_ARCHS:
+    if is_read_lazily(header):
         names = tuple(tensor.name for tensor in header.tensors)
         values = dict(get_gguf_config(_with_counts(header.metadata), names))
         return AutoConfig.for_model(values.pop("model_type"), **values)
@@ -72,9 +72,7 @@ def config_of(path: Path, header: GgufHeader) -> Any:
 
 def config_doubts(header: GgufHeader) -> str | None:
     """What there is to say where the model may compute otherwise than the file means; None if nothing."""
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-
-    if header.architecture in GGUF_CONFIG_ARCHS:
+    if is_read_lazily(header):
         return None
     prefix = f"{header.architecture}."
     known = {*_table(header), *_also(header), *_OTHERWISE_READ}
@@ -90,6 +88,13 @@ def config_doubts(header: GgufHeader) -> str | None:
         f"The file says {named}, which transformers does not read from GGUF files: what the model computes may differ "
         "from llama.cpp's. The model in Hugging Face format has it."
     )
+
+
+def is_read_lazily(header: GgufHeader) -> bool:
+    """Whether transformers has its newer reader for the architecture, which knows it whole."""
+    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+
+    return header.architecture in GGUF_CONFIG_ARCHS
 
 
 def readable_architectures() -> list[str]:
