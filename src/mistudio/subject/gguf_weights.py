@@ -78,14 +78,14 @@ def _named_tensors(path: Path, header: GgufHeader, model: Any, bar: Any) -> "Ite
         if tensor.name in _NOT_WEIGHTS:
             continue
         done = processor.process(
-            weights=_dequantised(data, header, tensor),
+            weights=dequantised(data, header, tensor),
             name=tensor.name,
             tensor_key_mapping=names,
             parsed_parameters={"tensors": put_together},
         )
         bar.advance(tensor.num_weights)
         if done.name in names:
-            yield names[done.name], torch.from_numpy(np.array(done.weights))
+            yield names[done.name], torch.from_numpy(np.array(done.weights, order="C"))
         elif done.name is not None:
             left_over.append(tensor.name)
     yield from put_together.items()
@@ -111,7 +111,7 @@ class _Flat:
         return [(self._model.base_model_prefix, _Flat(inner, is_inner=True))]
 
 
-def _dequantised(data: "np.ndarray[Any, Any]", header: GgufHeader, tensor: GgufTensor) -> "np.ndarray[Any, Any]":
+def dequantised(data: "np.ndarray[Any, Any]", header: GgufHeader, tensor: GgufTensor) -> "np.ndarray[Any, Any]":
     """A tensor in float32."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
