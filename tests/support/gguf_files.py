@@ -58,6 +58,11 @@ def model_of(architecture: str, vocab_size: int = 384) -> Any:
         model: Any = tf.GPT2LMHeadModel(config)
     elif architecture == "qwen2":
         model = tf.Qwen2ForCausalLM(tf.Qwen2Config(**sizes, tie_word_embeddings=True))
+    elif architecture == "qwen3":
+        model = tf.Qwen3ForCausalLM(tf.Qwen3Config(**sizes, head_dim=32))
+    elif architecture == "gemma3":
+        config = tf.Gemma3TextConfig(**sizes, head_dim=32, sliding_window=16, query_pre_attn_scalar=32)
+        model = tf.Gemma3ForCausalLM(config)
     elif architecture == "gemma2":
         config = tf.Gemma2Config(**sizes, head_dim=32, sliding_window=16, query_pre_attn_scalar=32)
         model = tf.Gemma2ForCausalLM(config)
@@ -122,14 +127,16 @@ def _sizes(model: Any, architecture: str) -> dict[str, Any]:
     else:
         sizes["attention.head_count_kv"] = config.num_key_value_heads
         sizes["attention.layer_norm_rms_epsilon"] = float(config.rms_norm_eps)
-        sizes["rope.freq_base"] = float(config.rope_parameters["rope_theta"])
+        rotations = config.rope_parameters.get("full_attention", config.rope_parameters)
+        sizes["rope.freq_base"] = float(rotations["rope_theta"])
     if architecture == "llama":
         sizes |= {"vocab_size": config.vocab_size, "rope.dimension_count": WIDTH // 4}
+    if architecture in ("qwen3", "gemma2", "gemma3"):
+        sizes |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+    if architecture in ("gemma2", "gemma3"):
+        sizes["attention.sliding_window"] = config.sliding_window
     if architecture == "gemma2":
         sizes |= {
-            "attention.key_length": config.head_dim,
-            "attention.value_length": config.head_dim,
-            "attention.sliding_window": config.sliding_window,
             "attn_logit_softcapping": float(config.attn_logit_softcapping),
             "final_logit_softcapping": float(config.final_logit_softcapping),
         }
@@ -176,4 +183,4 @@ def _changed(values: np.ndarray, name: str, model: Any, architecture: str) -> np
     transposed = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
     if architecture == "gpt2" and name.endswith(transposed):
         return values.T
-    return values + 1 if architecture == "gemma2" and name.endswith("norm.weight") else values
+    return values + 1 if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight") else values

@@ -32,6 +32,7 @@ _ALSO = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _GPT2_ALSO = {"context_length": "n_positions", "feed_forward_length": "n_inner"}
 # Keys that change nothing, or that are read or held against the configuration below.
 _OTHERWISE_READ = frozenset(
@@ -147,7 +148,8 @@ def _values(header: GgufHeader) -> dict[str, Any]:
 
     architecture, metadata = header.architecture, header.metadata
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    values: dict[str, Any] = {"model_type": _model_type(header)}
+    # Ids of tokens that the file does not name are none, and not those of the architecture's first model.
+    values: dict[str, Any] = {"model_type": _model_type(header), **dict.fromkeys(_TOKEN_IDS)}
     values.update(GGUF_CONFIG_DEFAULTS_MAPPING.get(_MODEL_TYPES.get(architecture, architecture), {}))
     for prefix, table in (
         ("tokenizer", GGUF_CONFIG_MAPPING["tokenizer"]),

@@ -1,6 +1,7 @@
 """A GGUF file as a subject: found, hashed, loaded, and what it says done as it says."""
 
 import hashlib
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -15,6 +16,8 @@ from gguf import GGMLQuantizationType as Kind
 
 from mistudio.artifacts import Draft, Recipe, Summary, open_store, produce
 from mistudio.errors import SubjectError
+from mistudio.steps.memory import estimate_memory
+from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject import (
     Subject,
     SubjectConfig,
@@ -92,7 +95,7 @@ def test_an_artifact_may_hold_a_single_file(tmp_path: Path, llama: Any) -> None:
     assert load_subject(source, CPU).num_layers == LAYERS
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "gemma2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3"])
 def test_a_model_computes_what_it_did_before_it_was_written(tmp_path: Path, architecture: str) -> None:
     model = model_of(architecture)
     subject = loaded(write_gguf(tmp_path / "a.gguf", model, architecture))
@@ -170,6 +173,17 @@ def test_facts_and_configuration_read_no_weights(tmp_path: Path, llama: Any, scr
     assert (facts.num_layers, facts.max_positions, facts.vocab_size) == (LAYERS, 128, 384)
     assert load_config(source).to_dict()["rope_parameters"]["rope_theta"] == llama.config.rope_parameters["rope_theta"]
     assert not list(scratch.rglob("*.safetensors"))
+
+
+def test_the_memory_that_dequantising_holds_is_said(tmp_path: Path, llama: Any) -> None:
+    path = write_gguf(tmp_path / "a.gguf", llama)
+    work = MemoryConfig(layer=1, context_length=64, batch_size=8, width=256)
+    parts = estimate_memory(resolve_source(str(path)), CPU, work).parts
+    written, largest = 4 * sum(each.numel() for each in llama.parameters()), 384 * WIDTH
+    assert parts["load"]["dequantized"] == written + largest * 12
+    llama.save_pretrained(tmp_path / "folder")
+    of_folder = estimate_memory(resolve_source(str(tmp_path / "folder")), CPU, work).parts
+    assert {step: own for step, own in parts.items() if step != "load"} == of_folder
 
 
 def test_validation_says_what_is_in_the_file(tmp_path: Path, llama: Any) -> None:
@@ -304,3 +318,18 @@ def test_weights_that_are_missing_or_left_over_are_named(tmp_path: Path, llama: 
         loaded(write_gguf(tmp_path / "c.gguf", llama, more={"llama.feed_forward_length": 64}))
     with pytest.raises(SubjectError, match="says attention.value_length 9"):
         loaded(write_gguf(tmp_path / "d.gguf", llama, more={"llama.attention.value_length": 9}))
+
+
+@pytest.mark.skipif("MISTUDIO_SMOLLM2" not in os.environ, reason="MISTUDIO_SMOLLM2 names no GGUF file of SmolLM2-135M")
+def test_smollm2_is_read_as_it_was_trained() -> None:
+    source = resolve_source(os.environ["MISTUDIO_SMOLLM2"])
+    subject = load_subject(source, CPU)
+    assert (subject.num_layers, subject.d_model, subject.vocab_size, subject.max_positions) == (30, 576, 49152, 8192)
+    tokenizer = subject.tokenizer
+    assert [tokenizer.decode([each]) for each in tokenizer("In 2025, it's 42.")["input_ids"]] == [
+        *["In", " ", "2", "0", "2", "5", ",", " it", "'s", " ", "4", "2", "."]
+    ]
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert asked.endswith("<|im_start|>user\nHi<|im_end|>\n")
+    ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
+    assert tokenizer.decode(forward_logits(subject, ids)[0, -1].argmax()) == " Paris"
