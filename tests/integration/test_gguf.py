@@ -41,11 +41,10 @@ def test_a_file_is_ingested_captured_and_read(tmp_path: Path, monkeypatch: pytes
         mistudio(tmp_path, "ingest", *text, "--model", f"{name}.gguf")["artifact_uri"] for name in ("Q8_0", "Q4_1")
     }
     (corpus,) = corpora  # two quantisations of a model share it
-    made = mistudio(
-        tmp_path, "capture", "--corpus", corpus, "--model", "Q8_0.gguf", "--device", "cpu", "--store", "store"
-    )
+    model = ("--model", "Q8_0.gguf", "--device", "cpu")
+    captured = mistudio(tmp_path, "capture", "--corpus", corpus, *model, "--store", "store")
     store = open_store(str(tmp_path / "store"))
-    activations = open_artifact(store, made["artifact_uri"], "activations")
+    activations = open_artifact(store, captured["artifact_uri"], "activations")
     source = resolve_source(str(tmp_path / "Q8_0.gguf"))
     assert activations.manifest.inputs["subject"].uri == "file:Q8_0.gguf"
     with pytest.raises(InputError, match="where the model file Q8_0.gguf lies is not known"):

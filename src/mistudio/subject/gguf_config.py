@@ -56,11 +56,12 @@ def config_of(path: Path, header: GgufHeader) -> Any:
             transformers' configuration of it cannot say.
     """
     from transformers import AutoConfig
-    from transformers.integrations.gguf import get_gguf_config
 
     _check_architecture(path, header)
     check_tensors(path, header)
     if is_read_lazily(header):
+        from transformers.integrations.gguf import get_gguf_config
+
         names = tuple(tensor.name for tensor in header.tensors)
         values = dict(get_gguf_config(_with_counts(header.metadata), names))
         return AutoConfig.for_model(values.pop("model_type"), **values)
@@ -93,19 +94,24 @@ def config_doubts(header: GgufHeader) -> str | None:
 
 def is_read_lazily(header: GgufHeader) -> bool:
     """Whether transformers has its newer reader for the architecture, which knows it whole."""
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    return header.architecture in _lazily_read()
 
-    return header.architecture in GGUF_CONFIG_ARCHS
+
+def _lazily_read() -> set[str]:
+    try:
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    except ImportError:  # an older transformers
+        return set()
+    return set(GGUF_CONFIG_ARCHS)
 
 
 def readable_architectures() -> list[str]:
     """The architectures that are read, by llama.cpp's names."""
     from transformers.integrations import GGUF_CONFIG_MAPPING
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 
     names = {own: name for name, own in _MODEL_TYPES.items()}
     tables = set(GGUF_CONFIG_MAPPING) - {"general", "tokenizer", *_NOT_READ}
-    return sorted({names.get(table, table) for table in tables} | set(GGUF_CONFIG_ARCHS))
+    return sorted({names.get(table, table) for table in tables} | _lazily_read())
 
 
 def _check_architecture(path: Path, header: GgufHeader) -> None:
