@@ -19,9 +19,9 @@ from mistudio.subject.facts import load_config, position_limit
 from mistudio.subject.gguf_header import read_header
 from mistudio.subject.gguf_weights import SHARD_BYTES
 from mistudio.subject.load import find_blocks
+from mistudio.subject.loading import quiet_transformers
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.structure import is_linear
-from mistudio.subject.tokens import quiet_transformers
 
 Parts = dict[str, int]  # bytes by what they are for
 MEGABYTE = 1 << 20
@@ -94,7 +94,8 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
         SubjectError: the configuration cannot be read, or is not of a language model with transformer blocks.
     """
     config = load_config(source, trust_remote_code)
-    return _shape_of(empty_model(config, trust_remote_code=trust_remote_code), config)
+    shape = _shape_of(empty_model(config, trust_remote_code=trust_remote_code), config)
+    return shape.model_copy(update={"largest_tensor": _largest_tensor(source)})
 
 
 def shape_of_class(model_class: type, config: Any) -> ModelShape:
@@ -129,7 +130,6 @@ def _shape_of(model: Any, config: Any) -> ModelShape:
         max_positions=position_limit(config, model),
         materializes_attention=getattr(model.config, "_attn_implementation", "eager") == "eager",
         saved_dtype=saved_dtype or None,
-        largest_tensor=_largest_tensor(source),
     )
 
 
