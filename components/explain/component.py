@@ -32,8 +32,8 @@ def explain(
         features: Found features (features/...).
         explanations: What every explainer says of every feature, and a label for each.
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas,
             of which the first that has a label gives it.
         max_tokens: Training tokens that programs are searched on, of whole documents.

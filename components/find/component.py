@@ -31,8 +31,8 @@ def find(
         sae: Trained autoencoder (sae/...).
         features: Statistics, contexts, neighbours and effects of every feature.
         parts: All parts of the pass that find_part made (features-part/...), with commas; empty: make it here.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         contexts: Strongest contexts a feature, each from another document.
         context_before: Tokens shown before the peak.
         context_after: Tokens shown after the peak.

@@ -31,8 +31,8 @@ def find_part(
         features_part: What the pass kept of its part of the activations.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         contexts: Strongest contexts a feature, each from another document.
         context_before: Tokens shown before the peak.
         context_after: Tokens shown after the peak.

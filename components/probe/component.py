@@ -29,8 +29,8 @@ def probe(
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
         metrics: The figures, for the dashboard to compare.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         labels: What a document is an example of: its label, its task, or its label if it has one (auto, label,
             task).
         pool: How the tokens of a document become one vector (mean, max).

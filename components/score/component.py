@@ -31,8 +31,8 @@ def score(
         explanations: Explanations of features (explanations/...).
         scores: Every figure of every explanation, with its interval.
         metrics: The figures, for the dashboard to compare.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;
             several with commas.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.

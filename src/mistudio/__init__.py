@@ -15,7 +15,7 @@ FeatureSet        the features of a search, with explanations and scores: rows, 
 Condition         what the features of a page have to be
 Session           a loaded model with autoencoders: what is active on texts and chats
 open_session      loads one
-resolve_source    finds a model: a folder, or an id on the model hub
+resolve_source    finds a model: a folder, a GGUF file, or an id on the model hub
 STEPS             the steps, each with what it takes
 run_step          runs a step here
 StepOutput        what that published, whether it was there before, and its figures

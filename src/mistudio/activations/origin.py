@@ -32,10 +32,10 @@ def captured_config(activations: Artifact, config: SubjectConfig | None = None) 
 def _named_source(store: Store, activations: Artifact) -> SubjectSource:
     uri = activations.manifest.inputs["subject"].uri
     scheme, _, name = uri.rpartition(":")
-    if scheme == "folder":
+    if scheme in ("folder", "file"):
         message = (
-            f"{activations.uri} was captured from {uri}, and where the model folder {name} lies is not known: give it "
-            "as model (--model FOLDER)."
+            f"{activations.uri} was captured from {uri}, and where the model {scheme} {name} lies is not known: give "
+            f"it as model (--model {scheme.upper()})."
         )
         raise InputError(message)
     if scheme == "hub":
@@ -46,6 +46,6 @@ def _named_source(store: Store, activations: Artifact) -> SubjectSource:
     except NotFound as error:
         message = (
             f"The model that {activations.uri} was captured from is gone from the store: {uri}. Make it again, or name "
-            "a folder that holds it as model."
+            "a folder or file that holds it as model."
         )
         raise InputError(message) from error

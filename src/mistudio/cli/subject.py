@@ -43,7 +43,7 @@ Example:
 """
 _FAILED = 2
 
-ModelArgument = Annotated[str, typer.Argument(help="A folder, an id on the model hub, or demo.")]
+ModelArgument = Annotated[str, typer.Argument(help="A folder, a GGUF file, an id on the model hub, or demo.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the model hub.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[

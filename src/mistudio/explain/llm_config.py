@@ -97,7 +97,9 @@ class LocalModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model: str = Field(min_length=1, description="folder in Hugging Face format, or an id on the model hub")
+    model: str = Field(
+        min_length=1, description="folder in Hugging Face format, a GGUF file, or an id on the model hub"
+    )
     subject: SubjectConfig = Field(default_factory=SubjectConfig, description="how it is loaded")
     batch_size: int = Field(default=8, ge=1, description="requests that are answered together")
     max_output_tokens: int = Field(default=1024, ge=1, description="longest answer, in tokens")

@@ -28,7 +28,7 @@ def judge_config(
 
     Args:
         url: address of an OpenAI-compatible endpoint.
-        model: name of the model there; without ``url`` a folder in Hugging Face format, or an id on the model hub.
+        model: name of the model there; without ``url`` a folder in Hugging Face format, a GGUF file, or a hub id.
         token_budget: most tokens to use at an endpoint.
         subject: how a local model is loaded.
         settings: others of :class:`EndpointConfig`, or of :class:`LocalModelConfig`.

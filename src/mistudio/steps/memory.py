@@ -25,13 +25,14 @@ from mistudio.steps.choose import default_context_length, default_k, default_wid
 from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject.config import Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
-from mistudio.subject.footprint import Held, ModelShape, Parts, block_bytes, measure_shape, weight_bytes
+from mistudio.subject.footprint import Held, ModelShape, Parts, block_bytes, load_parts, measure_shape, weight_bytes
 from mistudio.subject.source import SubjectSource
 from mistudio.train.footprint import train_parts
 
 PART_NAMES = {
     "runtime": "libraries and tokenizer",
     "weights": "subject weights",
+    "dequantized": "weights that are dequantised",
     "activations": "subject activations",
     "allocator": "kept by the allocator",
     "logits": "logits",
@@ -203,6 +204,8 @@ class _Plan:
             "explain": self._programs(explain_parts, active, work.explain.max_tokens),
             "score": self._programs(score_parts, active, work.score.max_tokens),
         }
+        if self.shape.largest_tensor and not self.on_gpu:
+            parts = {"load": load_parts(self.shape, held), **parts}
         if self.config.device_map == "none":
             return parts
         return _offloaded(parts, self.budget_bytes, self.config, block_bytes(self.shape, held))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Uses = Literal["tokenizer", "live", "model", "judge", "device", "seed"]
 _LOADING = "mistudio.subject.config:SubjectConfig"
-_NAME = "Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store"
+_NAME = "Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the store"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ device's memory alone.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,15 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from mistudio.subject.classes import empty_model
 from mistudio.subject.config import Quantization
 from mistudio.subject.facts import load_config, position_limit
+from mistudio.subject.gguf_header import read_header
+from mistudio.subject.gguf_weights import SHARD_BYTES
 from mistudio.subject.load import find_blocks
+from mistudio.subject.loading import quiet_transformers
 from mistudio.subject.source import SubjectSource
 from mistudio.subject.structure import is_linear
-from mistudio.subject.tokens import quiet_transformers
 
 Parts = dict[str, int]  # bytes by what they are for
 MEGABYTE = 1 << 20
 
 _CUDA_CONTEXT = 600 * MEGABYTE  # the context, cuBLAS's workspace, and what the allocator cannot use
+_LOADING_LIBRARIES = 500 * MEGABYTE
+_FLOAT32_BYTES = 4
 _MOST_KEPT = 1 << 30  # what malloc keeps at most of freed memory (mistudio.heap)
 # Activation functions that transformers puts together of several operations.
 _COMPOSED = ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu", "gelu_10", "laplace")
@@ -54,6 +59,7 @@ class ModelShape(_Frozen):
     max_positions: int | None
     materializes_attention: bool = Field(description="attention weights exist as a matrix of tokens by tokens")
     saved_dtype: str | None = Field(description="number format of the file, as its configuration says")
+    largest_tensor: int = Field(default=0, description="weights of the largest tensor of a GGUF file; 0 for others")
 
 
 class Held(_Frozen):
@@ -88,7 +94,8 @@ def measure_shape(source: SubjectSource, trust_remote_code: bool = False) -> Mod
         SubjectError: the configuration cannot be read, or is not of a language model with transformer blocks.
     """
     config = load_config(source, trust_remote_code)
-    return _shape_of(empty_model(config, trust_remote_code=trust_remote_code), config)
+    shape = _shape_of(empty_model(config, trust_remote_code=trust_remote_code), config)
+    return shape.model_copy(update={"largest_tensor": _largest_tensor(source)})
 
 
 def shape_of_class(model_class: type, config: Any) -> ModelShape:
@@ -126,12 +133,25 @@ def _shape_of(model: Any, config: Any) -> ModelShape:
     )
 
 
+def load_parts(shape: ModelShape, held: Held) -> Parts:
+    """What dequantising a GGUF file holds, the first time: a file of the result, and its largest tensor thrice.
+
+    The tensor is there in pieces, whole, and in the number format.
+    """
+    written = min(shape.num_parameters * held.dtype_bytes, SHARD_BYTES)
+    return {
+        "runtime": runtime_bytes(on_gpu=False, libraries=_LOADING_LIBRARIES, vocab_size=shape.vocab_size),
+        "dequantized": written + shape.largest_tensor * (2 * _FLOAT32_BYTES + held.dtype_bytes),
+    }
+
+
 def read_bytes(shape: ModelShape, held: Held) -> int:
     """Weights of what a pass up to the hook comes to, in bytes.
 
     Where they are used as they lie in the file, pages that no pass comes to are never read.
     """
-    is_mapped = not held.on_gpu and held.quantization == "none" and held.dtype == shape.saved_dtype
+    lies_ready = shape.largest_tensor > 0 or held.dtype == shape.saved_dtype  # a GGUF file's copy is in that format
+    is_mapped = not held.on_gpu and held.quantization == "none" and lies_ready
     if not is_mapped:
         return weight_bytes(shape, held.quantization, held.dtype_bytes)
     unread = (shape.num_layers - 1 - held.layer) * shape.block_parameters + shape.head_parameters
@@ -190,6 +210,12 @@ def _mlp_copies(text_config: Any, linear: list[Any]) -> int:
     activation = next((getattr(text_config, name) for name in names if getattr(text_config, name, None)), None)
     is_fused = any(weight.shape[0] == 2 * _mlp_width(text_config) for weight in linear)
     return 4 if is_fused or activation in _COMPOSED else 3
+
+
+def _largest_tensor(source: SubjectSource) -> int:
+    if not source.is_gguf:
+        return 0
+    return max(tensor.num_weights for tensor in read_header(Path(source.path)).tensors)
 
 
 def _count(module: Any) -> int:

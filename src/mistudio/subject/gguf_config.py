@@ -25,19 +25,20 @@ _NOT_READ = ("gpt_oss", "gemma4", "deci", "minimax_m2", "t5", "umt5", "mistral")
 _ALSO = {
     "rope.freq_base": "rope_theta",
     "attention.key_length": "head_dim",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _GPT2_ALSO = {"context_length": "n_positions", "feed_forward_length": "n_inner"}
 # Keys that change nothing, or that are read or held against the configuration below.
 _OTHERWISE_READ = frozenset(
     ("vocab_size", "context_length", "tensor_data_layout", "attention.causal", "attention.value_length")
     + ("rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length")
-    + ("rope.scaling.finetuned", "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
-    + ("use_parallel_residual", "attention.max_alibi_bias", "feed_forward_length")
+    + ("rope.scaling.finetuned", "use_parallel_residual", "attention.max_alibi_bias", "feed_forward_length")
 )
 _LLAMA3_CONTEXT, _LLAMA3_LOW, _LLAMA3_HIGH = 8192, 1.0, 4.0
 _SAME = 1e-4
@@ -55,11 +56,12 @@ def config_of(path: Path, header: GgufHeader) -> Any:
             transformers' configuration of it cannot say.
     """
     from transformers import AutoConfig
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS, get_gguf_config
 
     _check_architecture(path, header)
     check_tensors(path, header)
-    if header.architecture in GGUF_CONFIG_ARCHS:
+    if is_read_lazily(header):
+        from transformers.integrations.gguf import get_gguf_config
+
         names = tuple(tensor.name for tensor in header.tensors)
         values = dict(get_gguf_config(_with_counts(header.metadata), names))
         return AutoConfig.for_model(values.pop("model_type"), **values)
@@ -72,9 +74,7 @@ def config_of(path: Path, header: GgufHeader) -> Any:
 
 def config_doubts(header: GgufHeader) -> str | None:
     """What there is to say where the model may compute otherwise than the file means; None if nothing."""
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-
-    if header.architecture in GGUF_CONFIG_ARCHS:
+    if is_read_lazily(header):
         return None
     prefix = f"{header.architecture}."
     known = {*_table(header), *_also(header), *_OTHERWISE_READ}
@@ -92,14 +92,26 @@ def config_doubts(header: GgufHeader) -> str | None:
     )
 
 
+def is_read_lazily(header: GgufHeader) -> bool:
+    """Whether transformers has its newer reader for the architecture, which knows it whole."""
+    return header.architecture in _lazily_read()
+
+
+def _lazily_read() -> set[str]:
+    try:
+        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    except ImportError:  # an older transformers
+        return set()
+    return set(GGUF_CONFIG_ARCHS)
+
+
 def readable_architectures() -> list[str]:
     """The architectures that are read, by llama.cpp's names."""
     from transformers.integrations import GGUF_CONFIG_MAPPING
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
 
     names = {own: name for name, own in _MODEL_TYPES.items()}
     tables = set(GGUF_CONFIG_MAPPING) - {"general", "tokenizer", *_NOT_READ}
-    return sorted({names.get(table, table) for table in tables} | set(GGUF_CONFIG_ARCHS))
+    return sorted({names.get(table, table) for table in tables} | _lazily_read())
 
 
 def _check_architecture(path: Path, header: GgufHeader) -> None:
@@ -142,7 +154,8 @@ def _values(header: GgufHeader) -> dict[str, Any]:
 
     architecture, metadata = header.architecture, header.metadata
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    values: dict[str, Any] = {"model_type": _model_type(header)}
+    # Ids of tokens that the file does not name are none, and not those of the architecture's first model.
+    values: dict[str, Any] = {"model_type": _model_type(header), **dict.fromkeys(_TOKEN_IDS)}
     values.update(GGUF_CONFIG_DEFAULTS_MAPPING.get(_MODEL_TYPES.get(architecture, architecture), {}))
     for prefix, table in (
         ("tokenizer", GGUF_CONFIG_MAPPING["tokenizer"]),
@@ -191,8 +204,8 @@ def _rotations(path: Path, header: GgufHeader, values: dict[str, Any]) -> dict[s
     names = {tensor.name for tensor in header.tensors}
     if names & {"rope_factors_long.weight", "rope_factors_short.weight"} or kind not in ("none", "linear", "yarn"):
         message = (
-            f"{path.name} rotates positions with {shortened(kind) if kind != 'none' else 'factors of its own'}, which is "
-            "not read from GGUF files. Use the model in Hugging Face format."
+            f"{path.name} rotates positions with {shortened(kind) if kind != 'none' else 'factors of its own'}, which "
+            "is not read from GGUF files. Use the model in Hugging Face format."
         )
         raise SubjectError(message)
     if "rope_freqs.weight" in names:
@@ -239,7 +252,7 @@ def _llama3(path: Path, header: GgufHeader, theta: float) -> dict[str, Any]:
 
 
 def _llama3_factor(exponent: float, theta: float, factor: float) -> float:
-    length = 2 * math.pi * theta**exponent
+    length: float = 2 * math.pi * theta**exponent
     smooth = (_LLAMA3_CONTEXT / length - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)
     smooth = min(max(smooth, 0.0), 1.0)
     return 1 / ((1 - smooth) / factor + smooth)
@@ -256,16 +269,13 @@ def _check_heads(path: Path, header: GgufHeader, config: Any) -> None:
     if width is None:
         return
     rotated = int(width * (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0))
-    for key, ours in (
-        ("attention.value_length", width),
-        ("attention.key_length", width),
-        ("rope.dimension_count", rotated),
-    ):
+    expected = {"attention.value_length": width, "attention.key_length": width, "rope.dimension_count": rotated}
+    for key, ours in expected.items():
         said = header.metadata.get(f"{header.architecture}.{key}", ours)
         if said != ours:
             message = (
-                f"{path.name} says {key} {shortened(said)}, and transformers' {config.model_type} has {ours} there. Use "
-                "the model in Hugging Face format."
+                f"{path.name} says {key} {shortened(said)}, and transformers' {config.model_type} has {ours} there. "
+                "Use the model in Hugging Face format."
             )
             raise SubjectError(message)
 

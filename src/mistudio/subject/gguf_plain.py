@@ -8,7 +8,6 @@ placed and saved like any other.
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -23,9 +22,10 @@ from mistudio.artifacts import canonical_json
 from mistudio.artifacts.scratch import machine_folder
 from mistudio.errors import SubjectError
 from mistudio.progress import say
-from mistudio.subject.gguf_config import config_doubts, config_of
+from mistudio.subject.gguf_config import config_doubts, config_of, is_read_lazily
 from mistudio.subject.gguf_header import read_header
 from mistudio.subject.gguf_tokens import tokenizer_doubts, tokenizer_of
+from mistudio.subject.gguf_weights import write_weights
 from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
 
@@ -82,12 +82,14 @@ def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> s
     """
 
     def build(folder: Path) -> None:
-        import torch
-
         say(_announcement(source, dtype_name))
-        model = _dequantised(source, auto_class, getattr(torch, dtype_name))
-        with quiet_transformers():
-            model.save_pretrained(folder)
+        try:
+            with quiet_transformers():
+                _write(source, auto_class, dtype_name, folder)
+        except (SubjectError, OSError):
+            raise
+        except Exception as error:  # a tensor that cannot be read surfaces as any of a dozen exception types
+            raise SubjectError(loading_problem("model", source, error)) from error
 
     doubts = config_doubts(read_header(Path(source.path)))
     if doubts:
@@ -108,53 +110,54 @@ def _config(source: SubjectSource) -> Any:
         raise SubjectError(loading_problem("configuration", source, error)) from error
 
 
-def _dequantised(source: SubjectSource, auto_class: Any, dtype: "torch.dtype") -> Any:
-    """The model in memory, without what tells transformers that it was quantised.
+def _write(source: SubjectSource, auto_class: Any, dtype_name: str, folder: Path) -> None:
+    import accelerate
+    import torch
+
+    path, config, dtype = Path(source.path), _config(source), getattr(torch, dtype_name)
+    header = read_header(path)
+    if is_read_lazily(header):
+        model = _loaded(path, auto_class, config, dtype)
+        model.save_pretrained(folder)
+        return
+    with accelerate.init_empty_weights():
+        model = auto_class.from_config(config)
+    write_weights(path, header, model, dtype, folder)
+    config.architectures, config.dtype = [type(model).__name__], dtype
+    config.save_pretrained(folder)
+
+
+def _loaded(path: Path, auto_class: Any, config: Any, dtype: "torch.dtype") -> Any:
+    """The model as transformers loads it, without what tells that it was quantised.
 
     Raises:
-        SubjectError: it cannot be read, or is not all of the model.
+        SubjectError: weights would be made up.
     """
+    from transformers import GgufConfig
+
     with tempfile.TemporaryDirectory() as folder:
         # transformers wants the suffix, which the files of Ollama do not have.
-        (Path(folder) / "model.gguf").symlink_to(source.path)
-        try:
-            # The bar of transformers' reader cannot be switched off.
-            with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-                model, info = auto_class.from_pretrained(
-                    folder, gguf_file="model.gguf", config=_config(source), dtype=dtype, output_loading_info=True
-                )
-        except Exception as error:  # a tensor that cannot be read surfaces as any of a dozen exception types
-            raise SubjectError(loading_problem("model", source, error)) from error
-    _check_all_used(source, model, sorted(info["missing_keys"]))
+        (Path(folder) / "model.gguf").symlink_to(path)
+        model, info = auto_class.from_pretrained(
+            folder,
+            gguf_file="model.gguf",
+            config=config,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        message = f"{path.name} lacks weights of the model: {', '.join(sorted(info['missing_keys'])[:5])}."
+        raise SubjectError(message)
     model.hf_quantizer = None
     del model.config.quantization_config
     return model
 
 
-def _check_all_used(source: SubjectSource, model: Any, missing: list[str]) -> None:
-    """Refuse a model of which weights are made up, or a file of which weights are left out.
-
-    Raises:
-        SubjectError: there are such.
-    """
-    tensors = [tensor for tensor in read_header(Path(source.path)).tensors if not tensor.name.startswith("rope_")]
-    in_file = sum(tensor.num_weights for tensor in tensors)
-    in_model = sum(parameter.numel() for parameter in model.parameters())
-    if missing or in_file != in_model:
-        lacks = f"the file lacks {', '.join(missing[:5])}" if missing else "transformers leaves some of them out"
-        message = (
-            f"{source.name} is a {model.config.model_type} of another kind than transformers reads: the file has "
-            f"{in_file:,} weights and the model {in_model:,} ({lacks}). Use the model in Hugging Face format."
-        )
-        raise SubjectError(message)
-
-
 def _announcement(source: SubjectSource, dtype_name: str) -> str:
     weights = sum(tensor.num_weights for tensor in read_header(Path(source.path)).tensors)
-    return (
-        f"Dequantise {source.name}: {weights / 1e6:,.0f} million weights, {weights * _BYTES[dtype_name] / 1e9:.1f} GB as "
-        f"{dtype_name}, kept in {_root()}; later loads are quick."
-    )
+    size = f"{weights / 1e6:,.0f} million weights, {weights * _BYTES[dtype_name] / 1e9:.1f} GB as {dtype_name}"
+    return f"Dequantise {source.name}: {size}, kept in {_root()}; later loads are quick."
 
 
 def _root() -> Path:

@@ -18,12 +18,8 @@ from mistudio.subject.gguf_header import GgufHeader
 _MODELS = ("gpt2", "llama", "gemma4", "t5")
 _BYTE_LEVEL = "gpt2"
 _SENTENCEPIECE = "llama"
-_OWN_SPACES = (
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "phi3",
-)  # transformers chooses by architecture what to do with a first space
+# Of these, transformers chooses by architecture what to do with a first space.
+_OWN_SPACES = ("gemma", "gemma2", "gemma3", "phi3")
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SHORTENED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -47,6 +43,7 @@ _SEED = rf"{_SHORTENED}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{
 _BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
 _HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
+_LLAMA3_NAMES = "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano"
 # What text is split with, one expression after the other, by the names that files give.
 _GROUPS: tuple[tuple[tuple[str, ...], str], ...] = (
     (
@@ -55,7 +52,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], str], ...] = (
         "trillion granite-docling jina-v1-en jina-v2-code roberta-bpe",
     ),
     ((r"\p{N}", _GPT2), "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
-    ((_LLAMA3,), "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano"),
+    ((_LLAMA3,), _LLAMA3_NAMES),
     ((_LLAMA3,), "dbrx smaug-bpe chatglm-bpe glm4"),
     ((_QWEN2,), "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2"),
     ((_QWEN35,), "qwen35"),
@@ -70,9 +67,7 @@ _GROUPS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 SPLITS = {name: expressions for expressions, names in _GROUPS for name in names.split()}
 # Words that are tokens are taken whole, however they would be merged.
-_WHOLE_WORDS = frozenset(
-    ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken"]
-)
+_WHOLE_WORDS = frozenset([*_LLAMA3_NAMES.split(), "tekken"])
 # The first token of each text is the begin token, where the file does not say whether it is.
 _BEGUN = _WHOLE_WORDS
 
@@ -112,14 +107,14 @@ def tokenizer_doubts(header: GgufHeader) -> str | None:
     name = header.metadata.get("tokenizer.ggml.pre")
     if name is None:
         return (
-            "The file does not say how its tokenizer splits text (tokenizer.ggml.pre), so it is split as llama.cpp does "
-            "then: tokens may differ from those that the model was trained on. A newer conversion says it."
+            "The file does not say how its tokenizer splits text (tokenizer.ggml.pre), so it is split as llama.cpp "
+            "does then: tokens may differ from those that the model was trained on. A newer conversion says it."
         )
     if name in SPLITS:
         return None
     return (
-        f"How the tokenizer splits text is named {shortened(name)} (tokenizer.ggml.pre), which is not known here, so it "
-        "is split as transformers does: tokens may differ from those that the model was trained on. The model in "
+        f"How the tokenizer splits text is named {shortened(name)} (tokenizer.ggml.pre), which is not known here, so "
+        "it is split as transformers does: tokens may differ from those that the model was trained on. The model in "
         "Hugging Face format has them exactly."
     )
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mistudio.errors import SubjectError
 from mistudio.subject.config import SubjectConfig
+from mistudio.subject.gguf_header import read_header
+from mistudio.subject.gguf_types import main_type
 from mistudio.subject.hooks import available_points, probe_ids
 from mistudio.subject.load import Subject, forward_logits, load_subject
 from mistudio.subject.source import SubjectSource
@@ -86,7 +88,12 @@ def _check_output(source: SubjectSource, subject: Subject) -> None:
 
 
 def _dtype_on_disk(source: SubjectSource, subject: Subject) -> str:
-    """Number formats in the headers of the weight files; of a model on the hub, what its configuration says."""
+    """Number formats in the headers of the weight files; of a model on the hub, what its configuration says.
+
+    Of a GGUF file, the quantisation of most of its weights.
+    """
+    if source.is_gguf:
+        return main_type(read_header(Path(source.path)))
     files = sorted(Path(source.path).glob("*.safetensors"))
     if not files:
         return str(getattr(subject.text_config, "dtype", None) or "unknown").removeprefix("torch.")
