@@ -106,6 +106,16 @@ class Catalog:
         found = self._ask(lambda index: index.with_input(digest=artifact.digest))
         return [entry for entry in found if kind is None or entry.short_kind == kind]
 
+    def trials(self, features: Artifact, where: Where | None = None) -> Artifact | None:
+        """The newest trials of these very features, or of those that ``where`` is true of; None where there are none."""
+
+        def fits(entry: Entry) -> bool:
+            of = entry.inputs.get("features")
+            return of is not None and of.digest == features.digest and (where is None or where(entry))
+
+        newest = self.newest("trials", where=fits, limit=1)
+        return open_artifact(self.store, newest[0].uri, "trials") if newest else None
+
     def dependents(self, uri: str) -> list[str]:
         """Prefixes of the artifacts that name the prefix ``uri`` as an input, whatever was there then.
 

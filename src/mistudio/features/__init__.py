@@ -38,6 +38,8 @@ __all__ = [
     "SCORES",
     "SCORES_SUMMARY_NAME",
     "TOKEN_SETS",
+    "TRACES",
+    "TRIALS",
     "About",
     "Column",
     "Condition",
