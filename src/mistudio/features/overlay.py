@@ -1,4 +1,4 @@
-"""Trials that were made later, laid over the tables of a search: its features and contexts read as if find had made them.
+"""Trials that were made later, laid over the tables of a search, which read as if find had made them.
 
 Shape legend: F features, R rows at hand.
 """

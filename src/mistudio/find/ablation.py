@@ -53,7 +53,7 @@ def can_ablate(hooked: HookedSubject) -> bool:
 
 @torch.no_grad()
 def ablate(hooked: HookedSubject, read: Readings, seed: int) -> Ablation:
-    """Take each context's feature out of the model: two runs from the hook on, beside one of the whole of each passage."""
+    """Take each context's feature out of the model: two runs from the hook on, and one of the whole a passage."""
     changes = np.full((3, len(read.token_ids)), np.nan, dtype=np.float32)
     passages = join_alike(read.token_ids)
     for batch in batches(hooked, [read.token_ids[place] for place in passages.longest], BATCH_TOKENS):
@@ -66,9 +66,9 @@ def ablate(hooked: HookedSubject, read: Readings, seed: int) -> Ablation:
 
 def _members(hooked: HookedSubject, read: Readings, passages: Passages, batch: Batch, prefix: Prefix) -> _Members:
     """The contexts that a batch of passages has, but those in which nothing can be asked."""
-    place_M, passage_M = passages.members(batch.places)
+    place_M, in_batch_M = passages.members(batch.places)
     length_M1 = torch.tensor([len(read.token_ids[place]) for place in place_M])[:, None]
-    feature_M, passage_M = torch.from_numpy(read.feature[place_M]), torch.from_numpy(passage_M)
+    feature_M, passage_M = torch.from_numpy(read.feature[place_M]), torch.from_numpy(in_batch_M)
     acts_MT = _acts(hooked, batch, prefix.values[hooked.ends.read.point], passage_M, feature_M)
     text_MT = batch.text[passage_M] & (torch.arange(batch.text.shape[1]) < length_M1)
     asked_MT, fires_MT = text_MT[:, :-1] & text_MT[:, 1:], (acts_MT.cpu() > 0)[:, :-1]
@@ -99,10 +99,9 @@ def _changes(hooked: HookedSubject, prefix: Prefix, members: _Members, seed: int
     """Mean changes of the loss [3, M]."""
     change = _change(hooked, prefix, members, seed)
     num_members = len(members.place_M)
-    clean_BT, zeroed_MT, other_MT = losses_from(hooked, prefix, change).split(
-        [len(change.passage_R) - 2 * num_members, num_members, num_members]
-    )
-    clean_MT = clean_BT[members.passage_M]
+    losses_RT = losses_from(hooked, prefix, change)
+    zeroed_MT, other_MT = losses_RT[-2 * num_members :].chunk(2)
+    clean_MT = losses_RT[members.passage_M]  # the passages come first
     pairs = ((zeroed_MT, members.firing_MT), (zeroed_MT, members.behind_MT), (other_MT, members.firing_MT))
     means = [
         torch.where(where_MT, changed_MT - clean_MT, 0).sum(dim=1) / where_MT.sum(dim=1)  # 0 / 0 is NaN

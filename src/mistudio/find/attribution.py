@@ -118,7 +118,7 @@ class _Traced:
             (x_RTD,) = reached
         finally:
             handle.remove()
-        (gradient_SBTE,) = torch.autograd.grad(self._summed(x_RTD, steps), leaf_SBTE)
+        gradient_SBTE: Tensor = torch.autograd.grad(self._summed(x_RTD, steps), leaf_SBTE)[0]
         return gradient_SBTE
 
     def _summed(self, x_RTD: Tensor, steps: int) -> Tensor:
@@ -127,4 +127,5 @@ class _Traced:
         peak_RD = x_RTD[torch.arange(len(peak_R), device=x_RTD.device), peak_R].float()
         W_enc = self.hooked.sae.W_enc.detach()
         direction_RD = W_enc[self.feature_B.to(W_enc.device)].repeat(steps, 1).to(peak_RD)
-        return (peak_RD * direction_RD).sum()
+        summed: Tensor = (peak_RD * direction_RD).sum()
+        return summed

@@ -7,6 +7,7 @@ Shape legend: F features, P contexts, N features tried, C contexts traced of eac
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ from mistudio.artifacts import Draft, Summary
 from mistudio.find.ablation import ablate, can_ablate
 from mistudio.find.attribution import attribute
 from mistudio.find.config import TrialConfig
+from mistudio.find.cost import token_cost
 from mistudio.find.passages import join_alike
 from mistudio.find.reading import HookedSubject, Places, Readings, readings
 from mistudio.find.worth import Bought
 from mistudio.progress import Bar, progress, say
-from mistudio.subject.cost import pass_flop, stated, subject_shape, subject_speed
+from mistudio.subject.cost import stated, subject_shape, subject_speed
 
 EFFECTS = ("ablation", "ablation_elsewhere", "ablation_control")
 _CONTEXTS_AT_ONCE = 512
@@ -90,12 +92,11 @@ class Trying(NamedTuple):
     def flop(self, places: Places) -> NDArray[np.float64]:
         """FLOP of the trials in each context [P], as if it shared its passes with no other."""
         shape, blocks = subject_shape(self.hooked.subject), self.hooked.ends.read.point.layer + 1
-        per_token = partial(pass_flop, shape, 1, self.config.causal_tokens + 1 + self.window.after)
-        # The run of the whole, and from the hook on once without the feature and once with the control.
-        once = per_token() + 2 * per_token(blocks=shape.num_layers - blocks)
-        back = self.config.attribution_steps * per_token(blocks=blocks, head=False, backward=True)
-        ablated_P = (places.rank < self.ablated) * once * _lengths(self._read_around, places)
-        return ablated_P + (places.rank < self.config.attribution_contexts) * back * _lengths(self._read_before, places)
+        cost = token_cost(shape, blocks, self.config, self.window.after)
+        ablated_P, traced_P = places.rank < self.ablated, places.rank < self.config.attribution_contexts
+        around_P, before_P = (_lengths(read, places) for read in (self._read_around, self._read_before))
+        flop_P: NDArray[np.float64] = ablated_P * around_P * cost.ablated + traced_P * before_P * cost.traced
+        return flop_P
 
     def run(self, draft: Draft, places: Places) -> Trials:
         """Try the features of these contexts; what an earlier run has kept of them is not done again."""
@@ -111,7 +112,7 @@ class Trying(NamedTuple):
         return readings(self.hooked.corpus, places, self.config.causal_tokens, self.window.after)
 
     def _read_before(self, places: Places) -> Readings:
-        """What is read to trace a feature; what comes after a token has no part in it where it sees only those before."""
+        """What is read to trace a feature; what comes behind has no part in it where a token sees only those before."""
         after = 0 if self.hooked.subject.is_causal else self.window.after
         return readings(self.hooked.corpus, places, max(self.config.causal_tokens, self.window.before), after)
 
@@ -182,10 +183,13 @@ def _in_blocks(
     blocks = []
     for first in range(0, max(len(read.feature), 1), _CONTEXTS_AT_ONCE):
         some = read.take(np.arange(first, min(first + _CONTEXTS_AT_ONCE, len(read.feature))))
-        file = draft.work_once(f"{name}-{first:07d}.safetensors", lambda path, some=some: save_file(work(some), path))
-        blocks.append(load_file(file))
+        blocks.append(load_file(draft.work_once(f"{name}-{first:07d}.safetensors", partial(_save, work, some))))
         bar.advance(len(some.feature))
     return {each: torch.cat([block[each] for block in blocks]) for each in blocks[0]}
+
+
+def _save(work: Callable[[Readings], dict[str, Tensor]], read: Readings, path: Path) -> None:
+    save_file(work(read), path)
 
 
 def _means(change_P: NDArray[np.float32], row_P: NDArray[np.int64], count: int) -> NDArray[np.float32]:
@@ -199,5 +203,7 @@ def _means(change_P: NDArray[np.float32], row_P: NDArray[np.int64], count: int) 
 def _lengths(read: _Read, places: Places) -> NDArray[np.int64]:
     """Tokens that are read of each context [P]; few texts are held at a time."""
     starts = range(0, len(places.feature), _CONTEXTS_MEASURED)
-    blocks = (read(places.take(np.arange(first, min(first + _CONTEXTS_MEASURED, len(places.feature))))) for first in starts)
+    blocks = (
+        read(places.take(np.arange(first, min(first + _CONTEXTS_MEASURED, len(places.feature))))) for first in starts
+    )
     return np.array([len(ids) for block in blocks for ids in block.token_ids], dtype=np.int64)

@@ -1,6 +1,7 @@
 """The table of contexts that find publishes: one row a context, by feature, kind and rank.
 
-Shape legend: F features, N of them tried, C contexts traced of each, P contexts of a block, W tokens of a window, S strata.
+Shape legend: F features, N of them tried, C contexts traced of each, P contexts of a block, W tokens of a window, S
+strata.
 """
 
 from itertools import pairwise

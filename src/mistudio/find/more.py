@@ -29,6 +29,9 @@ class ChosenBy(NamedTuple):
     explanations: Artifact | None = None
 
 
+NOTHING_CHOOSES = ChosenBy()
+
+
 def find_more(
     store: Store,
     features: Artifact,
@@ -36,7 +39,7 @@ def find_more(
     subject_config: SubjectConfig,
     config: MoreConfig | None = None,
     base: Artifact | None = None,
-    by: ChosenBy = ChosenBy(),
+    by: ChosenBy = NOTHING_CHOOSES,
 ) -> Produced:
     """Publish what trying further features in the model gives: those named, or the next ones in the order of worth.
 
@@ -103,7 +106,7 @@ def trial_settings(features: Artifact, config: MoreConfig) -> TrialConfig:
     return trial
 
 
-def untried(found: FeatureSet, config: MoreConfig, by: ChosenBy = ChosenBy()) -> NDArray[np.int64]:
+def untried(found: FeatureSet, config: MoreConfig, by: ChosenBy = NOTHING_CHOOSES) -> NDArray[np.int64]:
     """Features that fire and were not tried yet, in their order of worth [K]: those selected, or all.
 
     Raises:
@@ -117,7 +120,8 @@ def untried(found: FeatureSet, config: MoreConfig, by: ChosenBy = ChosenBy()) ->
     if config.only:
         selected = parse_selection(config.only).features(found, *by)
         order_K = order_K[np.isin(order_K, selected)]
-    return order_K[~tried_F[order_K].astype(bool)]
+    left_K: NDArray[np.int64] = order_K[~tried_F[order_K].astype(bool)]
+    return left_K
 
 
 def _used(config: MoreConfig, by: ChosenBy) -> dict[str, Artifact]:

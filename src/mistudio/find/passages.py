@@ -28,9 +28,7 @@ def join_alike(token_ids: Sequence[NDArray[np.int32]]) -> Passages:
     # In this order a context stands before all those that begin with it.
     texts = [ids.astype(">u4").tobytes() for ids in token_ids]
     order = sorted(range(len(texts)), key=texts.__getitem__)
-    ends = [
-        place for place in range(len(order)) if place + 1 == len(order) or not _continues(texts, order, place)
-    ]
+    ends = [place for place in range(len(order)) if place + 1 == len(order) or not _continues(texts, order, place)]
     order_P = np.array(order, dtype=np.int64)
     return Passages(order_P[ends], order_P, np.array([0, *(place + 1 for place in ends)], dtype=np.int64))
 

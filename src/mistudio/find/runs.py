@@ -53,9 +53,8 @@ def _losses(hooked: HookedSubject, prefix: Prefix, change: Change) -> Tensor:
 def _losses_of(hooked: HookedSubject, stream_NH: Tensor, answer_N: Tensor) -> Tensor:
     """Cross-entropy of some predictions [N]; logits of few are held at a time."""
     at_once = max(LOGIT_BYTES // (4 * hooked.subject.vocab_size), 1)
-    losses = [
-        functional.cross_entropy(logits_NV.float(), answer_n.to(logits_NV.device), reduction="none").cpu()
-        for stream_nH, answer_n in zip(stream_NH.split(at_once), answer_N.split(at_once), strict=True)
-        for logits_NV in [head_logits(hooked.subject, stream_nH)]
-    ]
+    losses = []
+    for some_NH, some_N in zip(torch.split(stream_NH, at_once), torch.split(answer_N, at_once), strict=True):
+        logits_NV = head_logits(hooked.subject, some_NH).float()
+        losses.append(functional.cross_entropy(logits_NV, some_N.to(logits_NV.device), reduction="none").cpu())
     return torch.cat(losses)

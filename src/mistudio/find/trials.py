@@ -80,7 +80,12 @@ def write_trials(draft: Draft, search: Search, trials: Trials, base: Artifact | 
     _write(draft, TRACES, _with_base(_traces(search, trials), base, TRACES, ["feature", "rank"]))
     columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in EFFECTS}
     means = {name: _mean(values) for name, values in columns.items()}
-    return {"features": search.found.num_features, "features_tried": len(rows), "features_new": len(trials.feature), **means}
+    return {
+        "features": search.found.num_features,
+        "features_tried": len(rows),
+        "features_new": len(trials.feature),
+        **means,
+    }
 
 
 def _traces(search: Search, trials: Trials) -> pa.Table:
@@ -98,7 +103,9 @@ def _traces(search: Search, trials: Trials) -> pa.Table:
 def _with_base(rows: pa.Table, base: Artifact | None, table: Table, order: Sequence[str]) -> pa.Table:
     if base is None:
         return rows
-    return pa.concat_tables([TableReader(base, table).read(0, _EVERY), rows]).sort_by([(name, "ascending") for name in order])
+    return pa.concat_tables([TableReader(base, table).read(0, _EVERY), rows]).sort_by(
+        [(name, "ascending") for name in order]
+    )
 
 
 def _write(draft: Draft, table: Table, rows: pa.Table) -> None:

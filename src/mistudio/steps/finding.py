@@ -52,7 +52,7 @@ def _newest_base(context: Context, features: Artifact, config: "MoreConfig") -> 
 
     trial, subject = trial_settings(features, config), context.subject(features)
     with Catalog(context.store) as catalog:
-        return catalog.trials(features, where=lambda entry: goes_with(entry.config, trial, subject))
+        return catalog.newest_from(features, "trials", where=lambda entry: goes_with(entry.config, trial, subject))
 
 
 FIND = Step(
