@@ -15,6 +15,7 @@ def report(
     dashboard: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
+    trials: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     title: str = "Feature dashboard",
     contexts_per_feature: int = 10,
     report_settings: str = "",
@@ -29,6 +30,7 @@ def report(
         dashboard: The feature dashboard, one HTML page.
         summary: Figures and lineage in Markdown.
         scores: Scores of its features' explanations (scores/...); without them the page shows no explanations.
+        trials: Features tried in the model after find (trials/...); not given, mistudio report takes the newest.
         title: Heading of the page.
         contexts_per_feature: Strongest contexts shown of a feature.
         report_settings: Other settings as JSON; mistudio report --parameters lists them.
@@ -42,6 +44,7 @@ def report(
         features=steps.artifact_uri(features.path),
         evaluation=steps.artifact_uri(evaluation.path),
         scores=steps.artifact_uri(scores.path) if scores else None,
+        trials=steps.artifact_uri(trials.path) if trials else None,
         title=title,
         contexts_per_feature=contexts_per_feature,
         report_settings=report_settings or None,

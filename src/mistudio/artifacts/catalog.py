@@ -106,6 +106,19 @@ class Catalog:
         found = self._ask(lambda index: index.with_input(digest=artifact.digest))
         return [entry for entry in found if kind is None or entry.short_kind == kind]
 
+    def newest_from(self, artifact: Artifact, kind: str, where: Where | None = None) -> Artifact | None:
+        """The newest of a kind that was made from this very artifact, and that ``where`` is true of; None without one.
+
+        So ``newest_from(features, "trials")`` are the trials of these features that hold most.
+        """
+
+        def fits(entry: Entry) -> bool:
+            of = entry.inputs.get(artifact.manifest.short_kind)
+            return of is not None and of.digest == artifact.digest and (where is None or where(entry))
+
+        newest = self.newest(kind, where=fits, limit=1)
+        return open_artifact(self.store, newest[0].uri, kind) if newest else None
+
     def dependents(self, uri: str) -> list[str]:
         """Prefixes of the artifacts that name the prefix ``uri`` as an input, whatever was there then.
 

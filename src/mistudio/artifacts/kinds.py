@@ -13,7 +13,7 @@ KINDS = {
     "corpus": 3,
     "evaluation": 3,
     "explanations": 2,
-    "features": 2,
+    "features": 3,
     "features-part": 1,
     "probing": 1,
     "report": 1,
@@ -21,6 +21,7 @@ KINDS = {
     "scores": 2,
     "stability": 1,
     "subject": 1,
+    "trials": 1,
     "upload": 1,
 }
 NAMED_KINDS = {"upload"}  # people name them; the prefix of all others is that of their recipe

@@ -46,7 +46,7 @@ def _command(step: Step) -> Callable[..., None]:
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
         steps.own_process(step.name)
         with goes_on():
-            outputs = steps.run_all(step.name, **{**given, **_read(step, others or [])})
+            outputs = steps.run_all(step.name, **steps.with_newest(step, {**given, **_read(step, others or [])}))
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
     parameters = [

@@ -18,6 +18,8 @@ from mistudio.features.schema import (
     SCORES,
     SCORES_SUMMARY_NAME,
     TOKEN_SETS,
+    TRACES,
+    TRIALS,
     Column,
     Table,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "SCORES",
     "SCORES_SUMMARY_NAME",
     "TOKEN_SETS",
+    "TRACES",
+    "TRIALS",
     "About",
     "Column",
     "Condition",

@@ -22,6 +22,8 @@ from mistudio.artifacts import Artifact, check_version
 from mistudio.errors import InputError, NotFound
 from mistudio.features.about import About
 from mistudio.features.columns import Columns
+from mistudio.features.figures import Figure
+from mistudio.features.overlay import OverlaidReader, Overlay
 from mistudio.features.paging import Condition, Order, Page, Row, choose
 from mistudio.features.schema import (
     ABOUT_NAME,
@@ -62,19 +64,29 @@ class FeatureSet:
         features: artifact of kind ``features``.
         explanations: artifact of kind ``explanations``, of these features.
         scores: artifact of kind ``scores``, of these explanations.
+        trials: artifact of kind ``trials``, of these features: what was tried in the model later.
 
     Raises:
         InputError: one is of another kind, of another version than this library reads, or of another search.
     """
 
     def __init__(
-        self, features: Artifact, explanations: Artifact | None = None, scores: Artifact | None = None
+        self,
+        features: Artifact,
+        explanations: Artifact | None = None,
+        scores: Artifact | None = None,
+        trials: Artifact | None = None,
     ) -> None:
         _check_together(features, explanations, scores)
-        self.artifact, self.explained, self.scored = features, explanations, scores
+        _check_together(features, trials=trials)
+        self.artifact, self.explained, self.scored, self.trials = features, explanations, scores, trials
         self.num_features = int(str(features.manifest.summary["features"]))
-        self._features, self._places = TableReader(features, FEATURES), TableReader(features, MAP)
-        self._contexts, self._neighbours = TableReader(features, CONTEXTS), TableReader(features, NEIGHBOURS)
+        self._features, self._contexts = TableReader(features, FEATURES), TableReader(features, CONTEXTS)
+        if trials is not None:
+            overlay = Overlay(trials)
+            self._features = OverlaidReader(features, overlay, of_contexts=False)
+            self._contexts = OverlaidReader(features, overlay, of_contexts=True)
+        self._places, self._neighbours = TableReader(features, MAP), TableReader(features, NEIGHBOURS)
         self._columns = Columns(self.num_features, self._features, self._places, explanations, scores)
         self._explanation_tables: list[TableReader] = []
         if explanations is not None:
@@ -91,6 +103,11 @@ class FeatureSet:
     def names(self) -> tuple[str, ...]:
         """Names of the columns of one value a feature."""
         return self._columns.names
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
+        """Explainer, scorer and metric of each figure of the scores, by the name of its column."""
+        return self._columns.figures
 
     def column(self, name: str) -> pa.Array:
         """One value of each feature, null where there is none [F]: see ``names``.
@@ -233,8 +250,13 @@ def _is_whole(feature: object) -> bool:
     return isinstance(feature, Integral)
 
 
-def _check_together(features: Artifact, explanations: Artifact | None, scores: Artifact | None) -> None:
-    given = {"features": features, "explanations": explanations, "scores": scores}
+def _check_together(
+    features: Artifact,
+    explanations: Artifact | None = None,
+    scores: Artifact | None = None,
+    trials: Artifact | None = None,
+) -> None:
+    given = {"features": features, "explanations": explanations, "scores": scores, "trials": trials}
     before: Artifact | None = None
     for kind, artifact in given.items():
         if artifact is None:

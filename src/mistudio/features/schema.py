@@ -108,6 +108,7 @@ FEATURES = Table(
         Column("suppressed_logits", _REALS, "what it adds to their logits"),
         Column("quantiles", _REALS, "of its activations, as `find.json` names them"),
         Column("coherence", _REAL, "how alike its top contexts are; null below two"),
+        Column("tried", pa.bool_(), "whether it was tried in the model; others have no effects and no attributions"),
         Column("ablation", _REAL, "loss in nats where it fires, when it is taken out; null where not tried"),
         Column("ablation_elsewhere", _REAL, "the same, on later tokens where it does not fire"),
         Column("ablation_control", _REAL, "the same as `ablation`, by another feature's direction"),
@@ -164,6 +165,26 @@ MAP = Table(
         Column("y", _REAL, "likewise"),
         Column("cluster", _ID, "cluster on the map; null where it is in none"),
         Column("group", _ID, "smallest feature of its group of near-duplicates; null where it is in none"),
+    ),
+)
+TRIALS = Table(
+    "trials.parquet",
+    "one a feature tried in the model",
+    (
+        Column("feature", _ID, "number of the feature"),
+        Column("ablation", _REAL, "as in the table of features"),
+        Column("ablation_elsewhere", _REAL, "likewise"),
+        Column("ablation_control", _REAL, "likewise"),
+    ),
+)
+TRACES = Table(
+    "traces.parquet",
+    "one a top context that was traced, by feature and rank",
+    (
+        Column("feature", _ID, "number of the feature"),
+        Column("rank", _ID, "place of the context among the top ones of the feature"),
+        Column("gradient", _REALS, "beside the tokens of the context, as in the table of contexts"),
+        Column("integrated", _REALS, "likewise"),
     ),
 )
 EXPLANATIONS = Table(

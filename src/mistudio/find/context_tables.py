@@ -1,6 +1,7 @@
 """The table of contexts that find publishes: one row a context, by feature, kind and rank.
 
-Shape legend: F features, P contexts of a block, W tokens of a window, S strata.
+Shape legend: F features, N of them tried, C contexts traced of each, P contexts of a block, W tokens of a window, S
+strata.
 """
 
 from itertools import pairwise
@@ -15,6 +16,7 @@ from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.features import CONTEXT_KINDS, CONTEXTS
 from mistudio.features.tables import writing
+from mistudio.find.causal import Trials
 from mistudio.find.contexts import TopContexts
 from mistudio.find.sample import Sample
 from mistudio.find.silent import SilentContexts
@@ -25,13 +27,6 @@ _MOST_OF_GROUP = 256  # features
 _GROUPS_OF_FILE = 256  # so that the footer of a file is read at once
 _FEATURES_AT_ONCE = 256
 _WINDOW_TOKENS_AT_ONCE = 1 << 22
-
-
-class Attributions(NamedTuple):
-    """Beside the window of the first contexts of each feature; NaN for tokens that were not read."""
-
-    gradient: NDArray[np.float32]  # [F, contexts, W]
-    integrated: NDArray[np.float32]
 
 
 class Contexts(NamedTuple):
@@ -45,7 +40,7 @@ class Contexts(NamedTuple):
     sample: Sample
     random: SilentContexts
     hard_negatives: SilentContexts
-    attributions: Attributions
+    trials: Trials  # attributions stand beside the contexts that were traced
 
 
 class _Rows(NamedTuple):
@@ -218,17 +213,20 @@ def _table(rows: _Rows, contexts: Contexts, corpus: TokenCorpus, words: pa.Array
             "values": pa.ListArray.from_arrays(
                 offsets, pa.array(np.concatenate([np.empty(0, np.float32), *values]), pa.float32())
             ),
-            "gradient": _attributions(contexts.attributions.gradient, rows, spans),
-            "integrated": _attributions(contexts.attributions.integrated, rows, spans),
+            "gradient": _attributions(contexts, contexts.trials.gradient, rows, spans),
+            "integrated": _attributions(contexts, contexts.trials.integrated, rows, spans),
         }
     )
 
 
-def _attributions(traced_FCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]) -> pa.Array:
+def _attributions(
+    contexts: Contexts, traced_NCW: NDArray[np.float32], rows: _Rows, spans: list[tuple[int, int]]
+) -> pa.Array:
     """Attributions of the contexts that have them, null for all others."""
-    has = (rows.kind == CONTEXT_KINDS.index("top")) & (rows.rank < traced_FCW.shape[1])
+    row_P = contexts.trials.rows(contexts.top.num_features)[rows.feature]
+    has = (rows.kind == CONTEXT_KINDS.index("top")) & (rows.rank < traced_NCW.shape[1]) & (row_P >= 0)
     lists = [
-        traced_FCW[feature, rank, skip : skip + length] if there else None
-        for there, feature, rank, (skip, length) in zip(has, rows.feature, rows.rank, spans, strict=True)
+        traced_NCW[row, rank, skip : skip + length] if there else None
+        for there, row, rank, (skip, length) in zip(has, row_P, rows.rank, spans, strict=True)
     ]
     return pa.array(lists, pa.list_(pa.float32()))

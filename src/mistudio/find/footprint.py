@@ -2,7 +2,7 @@
 
 from mistudio.activations.footprint import STORED_BYTES
 from mistudio.find.config import FindConfig
-from mistudio.find.reading import BATCH_TOKENS, LOGIT_BYTES
+from mistudio.find.reading import BATCH_TOKENS, GRADIENT_BYTES, LOGIT_BYTES, traced_bytes
 from mistudio.find.search import MAX_TASKS, POOL, POSITION_EDGES
 from mistudio.find.statistics import NUM_BINS
 from mistudio.sae.footprint import FLOAT_BYTES, autoencoder_bytes, encoding_bytes
@@ -75,8 +75,10 @@ def _feature_bytes(config: FindConfig) -> int:
 
 def _in_model(shape: ModelShape, held: Held, context_length: int) -> int:
     """Passes to the logits, or passes with gradients, which keep the activations of all blocks up to the hook."""
-    tokens = max(min(LOGIT_BYTES // (4 * shape.vocab_size), BATCH_TOKENS), 1)
-    block = activation_bytes(shape, held, tokens, context_length)
-    kept = activation_bytes(shape, held.model_copy(update={"quantization": "none"}), tokens, context_length)
-    logits = tokens * shape.vocab_size * (held.dtype_bytes + _FLOAT_LOGITS * FLOAT_BYTES)
-    return block + max(logits, held.layer * kept)
+    block = activation_bytes(shape, held, BATCH_TOKENS, context_length)
+    predictions = max(min(LOGIT_BYTES // (4 * shape.vocab_size), BATCH_TOKENS), 1)
+    logits = predictions * shape.vocab_size * (held.dtype_bytes + _FLOAT_LOGITS * FLOAT_BYTES)
+    kept = (held.layer + 1) * traced_bytes(shape, held.dtype_bytes)
+    traced = min(max(GRADIENT_BYTES // kept, 1), BATCH_TOKENS) * kept
+    # Two copies of the stream are kept for what goes on from the hook.
+    return block + max(logits + 2 * BATCH_TOKENS * shape.d_model * held.dtype_bytes, traced)

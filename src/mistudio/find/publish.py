@@ -16,12 +16,12 @@ from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
 from mistudio.features import ABOUT_NAME, FEATURES, MAP, NEIGHBOURS
 from mistudio.find.association import associations, chance_agreement, coherence
-from mistudio.find.causal import Effects, causal_effects
+from mistudio.find.causal import Trials, Trying, Window, summary_of, tried
 from mistudio.find.config import FindConfig
 from mistudio.find.context_tables import Contexts, write_contexts
 from mistudio.find.neighbours import Nearest, fire_together, near_duplicates, nearest_directions
 from mistudio.find.projection import Projection, lay_out
-from mistudio.find.reading import HookedSubject
+from mistudio.find.reading import HookedSubject, places_of
 from mistudio.find.sample import Sample
 from mistudio.find.search import Search
 from mistudio.find.silent import SilentSearch
@@ -34,6 +34,7 @@ from mistudio.find.tables import (
     write_map,
     write_neighbours,
 )
+from mistudio.find.worth import NOTHING, buy, order_of_worth
 from mistudio.instrument import Ends
 from mistudio.parallel import in_background
 from mistudio.sae import SparseAutoencoder
@@ -59,9 +60,11 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     tokens = token_strings(subject.tokenizer)
     nearest, group_F = _compare(draft, opened, config, sample)
     points = resolve_hooks(subject, [HookPoint.parse(hook) for hook in (opened.reads, opened.writes)])
-    hooked = HookedSubject(subject, Ends(*points), opened.sae, opened.corpus)
+    window = Window(config.context_before, config.context_after)
+    trying = Trying(HookedSubject(subject, Ends(*points), opened.sae, opened.corpus), config, window, seed)
+    coherence_F = _coherences(opened, sample, tokens)
     with in_background(partial(_projection, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as projection:
-        effects, attributions = causal_effects(hooked, search.top, config, draft, seed)
+        trials, figures = _trials(draft, trying, search, coherence_F, config.causal_tflop)
         if not draft.has(MAP.name):
             with draft.stage(MAP.name) as path:
                 write_map(path, projection(), group_F)
@@ -75,21 +78,34 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
         sample,
         silent.random(config.random_contexts, seed),
         silent.hard_negatives(_interleaved(nearest["decoder"], nearest["correlation"]), config.hard_negatives),
-        attributions,
+        trials,
     )
     counts = write_contexts(draft, contexts, opened.corpus, tokens)
-    coherence_F = _coherences(opened, sample, tokens)
     lens = _lens(opened, subject, config.lens_tokens)
-    _write_features(draft, opened, sample, tokens, lens, {"coherence": coherence_F, **effects}, config)
+    _write_features(draft, opened, sample, tokens, lens, coherence_F, trials, config)
     draft.write(ABOUT_NAME, about(search).model_dump_json().encode())
     return {
         "features": search.statistics.num_features,
         **counted(opened),
-        **_figures(search, coherence_F, group_F, effects, config),
+        **_figures(search, coherence_F, group_F, config),
+        **figures,
         "contexts": sum(counts.values()),
         **{f"contexts.{kind}": count for kind, count in counts.items()},
         "logit_lens": lens is not None,
     }
+
+
+def _trials(
+    draft: Draft, trying: Trying, search: Search, coherence_F: np.ndarray, tflop: float | None
+) -> tuple[Trials, Summary]:
+    """Try as many features in the model as the budget buys, those that are worth most first; say so before."""
+    statistics = search.statistics
+    count_F = statistics.count_F.numpy()
+    order_K = order_of_worth(count_F, count_F / max(statistics.num_tokens, 1), coherence_F)
+    places = places_of(search.top, np.sort(order_K), trying.contexts)
+    bought = buy(order_K, places.feature, trying.flop(places), tflop) if trying.contexts else NOTHING
+    trials = tried(draft, trying, bought, places)
+    return trials, {**summary_of(trials), "features_not_tried": len(order_K) - len(trials.feature)}
 
 
 def counted(opened: Searched) -> dict[str, int | float]:
@@ -154,11 +170,14 @@ def _write_features(
     sample: Sample,
     tokens: list[str],
     lens: Lens | None,
-    figures: Effects,
+    coherence_F: np.ndarray,
+    trials: Trials,
     config: FindConfig,
 ) -> None:
+    figures = {"coherence": coherence_F, **trials.of_all(len(coherence_F))}
     more = {name: pa.array(values, mask=np.isnan(values)) for name, values in figures.items()}
-    more["coherent"] = pa.array(figures["coherence"] >= config.coherence_threshold)
+    more["coherent"] = pa.array(coherence_F >= config.coherence_threshold)
+    more["tried"] = pa.array(trials.rows(len(coherence_F)) >= 0)
     if config.include_statistics:
         found = associations(sample, len(tokens), config.lens_tokens)
         more |= statistics_columns(opened.search.statistics, found, tokens)
@@ -166,17 +185,9 @@ def _write_features(
         write_features(path, opened.search.statistics, lens, tokens, more)
 
 
-def _figures(
-    search: Search, coherence_F: np.ndarray, group_F: np.ndarray, effects: Effects, config: FindConfig
-) -> dict[str, int | float | None]:
-    statistics = search.statistics
-    means = {
-        name: round(float(np.nanmean(values)), 6) if (~np.isnan(values)).any() else None
-        for name, values in effects.items()
-    }
+def _figures(search: Search, coherence_F: np.ndarray, group_F: np.ndarray, config: FindConfig) -> Summary:
     return {
-        "silent_features": int((statistics.count_F == 0).sum()),
+        "silent_features": int((search.statistics.count_F == 0).sum()),
         "coherent_features": int((coherence_F >= config.coherence_threshold).sum()),
         "near_duplicates": int((group_F >= 0).sum()),
-        **means,
     }

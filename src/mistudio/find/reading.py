@@ -3,7 +3,7 @@
 Shape legend: P contexts, B contexts of a batch, T tokens, D width of a hook point.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,12 @@ from mistudio.find.contexts import TopContexts
 from mistudio.instrument import Ends, ListedSequences, token_batches
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import Subject
+from mistudio.subject.footprint import ModelShape
 
 LOGIT_BYTES = 32 << 20  # of one pass in float32; two such tensors are alive at once
+GRADIENT_BYTES = 512 << 20  # of the activations that a pass with gradients keeps
 BATCH_TOKENS = 2048
+_KEPT_IN_STREAM = 10  # norms, queries, keys, values and sums, each as wide as the stream
 
 
 class HookedSubject(NamedTuple):
@@ -37,6 +40,32 @@ class Readings(NamedTuple):
     peak: NDArray[np.int64]  # place of the peak in what is read
     token_ids: list[NDArray[np.int32]]
 
+    def take(self, rows: NDArray[np.int64]) -> "Readings":
+        """Some of them, in this order."""
+        texts = [self.token_ids[row] for row in rows.tolist()]
+        return Readings(self.feature[rows], self.rank[rows], self.peak[rows], texts)
+
+
+class Places(NamedTuple):
+    """Where contexts have their peaks, by feature and rank; each [P]."""
+
+    feature: NDArray[np.int64]
+    rank: NDArray[np.int64]  # of the context
+    sequence: NDArray[np.int32]  # of the training split
+    position: NDArray[np.int32]  # of the peak, in its document
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Places":
+        """Some of them."""
+        return Places._make(column[rows] for column in self)
+
+    def first(self, count: int) -> "Places":
+        """The first ``count`` contexts of each feature."""
+        return self.take(self.rank < count)
+
+    def of(self, features: NDArray[np.int64]) -> "Places":
+        """Those of some features."""
+        return self.take(np.isin(self.feature, features))
+
 
 class Batch(NamedTuple):
     """Some of them side by side."""
@@ -47,25 +76,32 @@ class Batch(NamedTuple):
     text: Tensor  # which tokens are text [B, T], on the CPU
 
 
-def readings(corpus: TokenCorpus, top: TopContexts, features: range, count: int, before: int, after: int) -> Readings:
-    """The first ``count`` contexts of ``features``, from ``before`` tokens before the peak to ``after`` behind it."""
-    span = slice(features.start, features.stop)
-    feature, rank = np.nonzero(top.ints_FC["document"][span, :count] >= 0)
-    place = (feature + features.start, rank)
-    rows = corpus.batch("train", top.ints_FC["sequence"][place])
-    peak = (top.ints_FC["position"][place] - rows.start + corpus.num_prefix).astype(np.int64)
+def traced_bytes(shape: ModelShape, itemsize: int) -> int:
+    """What a pass with gradients keeps of a token in one block, in bytes."""
+    return (shape.mlp_copies * max(shape.d_mlp, shape.d_model) + _KEPT_IN_STREAM * shape.d_model) * itemsize
+
+
+def places_of(top: TopContexts, features: NDArray[np.int64], count: int) -> Places:
+    """The first ``count`` contexts that a search has kept of some features."""
+    row, rank = np.nonzero(top.ints_FC["document"][features, :count] >= 0)
+    place = (features[row], rank)
+    return Places(*place, top.ints_FC["sequence"][place], top.ints_FC["position"][place])
+
+
+def readings(corpus: TokenCorpus, places: Places, before: int, after: int) -> Readings:
+    """Contexts to be read, from ``before`` tokens before the peak to ``after`` behind it."""
+    rows = corpus.batch("train", places.sequence)
+    peak = (places.position - rows.start + corpus.num_prefix).astype(np.int64)
     first = np.maximum(peak - before, corpus.num_prefix)
     token_ids = [
         np.concatenate([ids[: corpus.num_prefix], ids[start : middle + after + 1]])
         for ids, start, middle in zip(rows.token_ids, first.tolist(), peak.tolist(), strict=True)
     ]
-    return Readings(place[0], rank, peak - first + corpus.num_prefix, token_ids)
+    return Readings(places.feature, places.rank, peak - first + corpus.num_prefix, token_ids)
 
 
-def batches(hooked: HookedSubject, read: Readings) -> Iterator[Batch]:
-    """Batches of like length whose logits fit the memory set aside for them."""
-    tokens = max(min(LOGIT_BYTES // (4 * hooked.subject.vocab_size), BATCH_TOKENS), 1)
-    for places, batch in token_batches(
-        hooked.subject, ListedSequences(read.token_ids, hooked.corpus.num_prefix), tokens
-    ):
+def batches(hooked: HookedSubject, token_ids: Sequence[NDArray[np.int32]], tokens: int) -> Iterator[Batch]:
+    """What is to be read side by side, those of like length together: so many tokens, or one of them."""
+    sequences = ListedSequences(token_ids, hooked.corpus.num_prefix)
+    for places, batch in token_batches(hooked.subject, sequences, tokens):
         yield Batch(places, *batch)

@@ -13,6 +13,7 @@ from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Stor
 from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import check_subject, numerics
 from mistudio.find.config import FindConfig, PassConfig
+from mistudio.progress import say
 from mistudio.subject import SubjectConfig, SubjectSource
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def find_features(
     seed: int = 0,
     parts: Sequence[Artifact] = (),
 ) -> Produced:
-    """Publish statistics, contexts, neighbours and effects of every feature of the autoencoder ``sae``.
+    """Publish statistics, contexts and neighbours of every feature of the autoencoder ``sae``, and effects of many.
 
     Args:
         store: holds everything.
@@ -75,6 +76,7 @@ def find_features(
         from mistudio.subject import load_subject
 
         with _opened(store, given, config) as opened:
+            say(_cost(given, config, opened, 0 if parts else len(opened.reader)))
             if parts:
                 for part in parts:
                     opened.search.merge(load_file(part.file(STATE_NAME)))
@@ -126,6 +128,19 @@ def _given(store: Store, sae: Artifact, source: SubjectSource, subject_config: S
     activations = open_input(store, sae.manifest.inputs["activations"], "activations")
     check_subject(activations, source)
     return _Inputs(sae, activations, source, subject_config, seed)
+
+
+def _cost(given: _Inputs, config: FindConfig, opened: "Searched", pass_rows: int) -> str:
+    """What the search takes, said before it begins."""
+    from mistudio.find.cost import state_cost
+    from mistudio.subject import HookPoint, resolve_dtype
+    from mistudio.subject.footprint import measure_shape
+
+    shape = measure_shape(given.source, given.subject_config.trust_remote_code)
+    device = opened.sae.W_dec.device
+    on = str(device), resolve_dtype(given.subject_config.dtype, device)
+    blocks = HookPoint.parse(opened.reads).layer + 1
+    return state_cost(shape, blocks, config, pass_rows, opened.sae.d_in, opened.sae.width, on)
 
 
 def _check_parts(given: _Inputs, config: PassConfig, parts: Sequence[Artifact]) -> None:

@@ -19,6 +19,7 @@ def report(
     evaluation: Artifact,
     config: ReportConfig | None = None,
     scores: Artifact | None = None,
+    trials: Artifact | None = None,
 ) -> Produced:
     """Publish ``dashboard.html`` (one file, no network) and ``report.md``.
 
@@ -28,6 +29,7 @@ def report(
         evaluation: of the same autoencoder.
         config: what to show.
         scores: of explanations of the same autoencoder's features; none: the page has no explanations.
+        trials: of these features, tried in the model after find; none: the page shows what find has tried.
 
     Raises:
         InputError: an input is of another kind, or they are of different autoencoders.
@@ -37,12 +39,14 @@ def report(
     config = config or ReportConfig()
     _check_inputs(features, evaluation)
     explanations = _explanations(store, features, scores) if scores is not None else None
-    inputs = {"features": features, "evaluation": evaluation} | ({"scores": scores} if scores is not None else {})
+    further = {"scores": scores, "trials": trials}
+    inputs = {"features": features, "evaluation": evaluation}
+    inputs |= {role: artifact for role, artifact in further.items() if artifact is not None}
 
     def build(draft: Draft) -> Summary:
         metrics = read_metrics(evaluation)
         lineage = trace(store, inputs)
-        found = FeatureSet(features)
+        found = FeatureSet(features, trials=trials)
         interpretation = Interpretation(scores, explanations, found.num_features) if scores and explanations else None
         with draft.stage("dashboard.html") as staged:
             counts = write_dashboard(

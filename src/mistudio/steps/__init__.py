@@ -10,6 +10,7 @@ from mistudio.errors import ConfigError
 from mistudio.heap import keep_freed_memory
 from mistudio.plain_text import shortened
 from mistudio.steps import running
+from mistudio.steps.newest import with_newest
 from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
 from mistudio.steps.running import check_together
@@ -26,6 +27,7 @@ __all__ = [
     "own_process",
     "run_all",
     "run_step",
+    "with_newest",
 ]
 
 

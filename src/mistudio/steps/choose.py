@@ -18,6 +18,7 @@ Content = Mapping[str, Any]
 _MAX_CONTEXT = 512
 _MIN_WIDTH, _MAX_WIDTH = 1024, 32_768
 _MIN_K, _MAX_K = 8, 64
+_CAUSAL_TFLOP_CPU, _CAUSAL_TFLOP_GPU = 20.0, 2000.0
 
 
 def choose_context_length(context: "Context", _inputs: Inputs, _content: Content, given: int | None) -> int:
@@ -134,6 +135,16 @@ def default_k(d_in: int) -> int:
     return min(max(d_in // 4, _MIN_K), _MAX_K)
 
 
+def choose_causal_tflop(context: "Context", _inputs: Inputs, content: Content, given: float | None) -> float | None:
+    """The budget given; where features are named, none; else what takes about five minutes on a device of the class.
+
+    That is 67 GFLOP/s of two cores, and 7 TFLOP/s of a GPU, which small cards reach in half precision.
+    """
+    if given is not None or content.get("only"):
+        return given
+    return _CAUSAL_TFLOP_CPU if context.device == "cpu" else _CAUSAL_TFLOP_GPU
+
+
 def _captured_width(inputs: Inputs, content: Content) -> int:
     """Width of the activations at the hook point."""
     return int(str(inputs.one("activations").manifest.summary[f"width.{get(content, 'hook')}"]))
@@ -156,4 +167,16 @@ TRAINING = {
     "target_hook": Choice("", check_target_hook, None),
     "sae.width": Choice("eight times the activations' width, 1,024 to 32,768", choose_width, _MAX_WIDTH),
     "sae.k": Choice("a quarter of the activations' width, 8 to 64", choose_k, 1),
+}
+FINDING = {
+    "causal_tflop": Choice(
+        f"{_CAUSAL_TFLOP_CPU:.0f} on a CPU, {_CAUSAL_TFLOP_GPU:,.0f} on a GPU", choose_causal_tflop, _CAUSAL_TFLOP_CPU
+    )
+}
+TRYING = {
+    "causal_tflop": Choice(
+        f"without limit where only is given, else {_CAUSAL_TFLOP_CPU:.0f} on a CPU, {_CAUSAL_TFLOP_GPU:,.0f} on a GPU",
+        choose_causal_tflop,
+        _CAUSAL_TFLOP_CPU,
+    )
 }

@@ -1,13 +1,15 @@
-"""What activates each feature: the step find, and find_part, which makes one part of its pass."""
+"""What activates each feature: find, find_part, which makes one part of its pass, and find_more, which goes on."""
 
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts import Produced
+from mistudio.artifacts import Artifact, Catalog, Produced
+from mistudio.steps.choose import FINDING, TRYING
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Output, Step
 
 if TYPE_CHECKING:
     from mistudio.find import FindConfig
+    from mistudio.find.config import MoreConfig
 
 _SAE = Input("sae", "sae", "Trained autoencoder (sae/...).")
 
@@ -35,6 +37,24 @@ def _find_part(context: Context, inputs: Inputs, config: "FindConfig") -> Produc
     )
 
 
+def _find_more(context: Context, inputs: Inputs, config: "MoreConfig") -> Produced:
+    from mistudio.find.more import ChosenBy, find_more
+
+    features, subject = inputs.one("features"), context.subject(inputs.one("features"))
+    base = inputs.maybe("base") or _newest_base(context, features, config)
+    by = ChosenBy(inputs.maybe("scores"), inputs.maybe("explanations"))
+    return find_more(context.store, features, context.source(features), subject, config, base, by)
+
+
+def _newest_base(context: Context, features: Artifact, config: "MoreConfig") -> Artifact | None:
+    """The newest trials of these features that can be added to."""
+    from mistudio.find.more import goes_with, trial_settings
+
+    trial, subject = trial_settings(features, config), context.subject(features)
+    with Catalog(context.store) as catalog:
+        return catalog.newest_from(features, "trials", where=lambda entry: goes_with(entry.config, trial, subject))
+
+
 FIND = Step(
     name="find",
     summary="Find what activates each feature, which features are alike, and what each does in the model.",
@@ -49,8 +69,9 @@ FIND = Step(
             optional=True,
         ),
     ),
-    output=Output("features", "features", "Statistics, contexts, neighbours and effects of every feature."),
+    output=Output("features", "features", "Statistics, contexts and neighbours of every feature, effects of many."),
     uses=frozenset({"model", "seed"}),
+    choices=FINDING,
     run=_find,
 )
 FIND_PART = Step(
@@ -58,6 +79,7 @@ FIND_PART = Step(
     summary="Make one part of find's pass over the activations, to be put together by find.",
     config="mistudio.find.config:FindConfig",
     settings_of="find",
+    choices=FINDING,
     inputs=(_SAE,),
     output=Output("features_part", "features-part", "What the pass kept of its part of the activations."),
     arguments=(
@@ -67,4 +89,29 @@ FIND_PART = Step(
     uses=frozenset({"model", "seed"}),
     about=lambda values: f"part {int(values.get('part') or 0) + 1} of {values.get('num_parts') or 1}",
     run=_find_part,
+)
+FIND_MORE = Step(
+    name="find_more",
+    summary="Try further features in the model: those named, or the next ones in the order of worth.",
+    config="mistudio.find.config:MoreConfig",
+    inputs=(
+        Input("features", "features", "Found features (features/...)."),
+        Input(
+            "base",
+            "trials",
+            "Earlier trials, which are kept and added to (trials/...); None: the newest with the same settings.",
+            optional=True,
+        ),
+        Input("scores", "scores", "Scores of these features (scores/...), for only best:50.", optional=True),
+        Input(
+            "explanations",
+            "explanations",
+            "Explanations of these features (explanations/...), for only unlabelled.",
+            optional=True,
+        ),
+    ),
+    output=Output("trials", "trials", "Effects and attributions of the features tried after find."),
+    uses=frozenset({"model"}),
+    choices=TRYING,
+    run=_find_more,
 )

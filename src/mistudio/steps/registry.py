@@ -1,7 +1,7 @@
 """All steps: what the command line, the components and the checks before a run are made from."""
 
 from mistudio.steps.explaining import EXPLAIN, SCORE
-from mistudio.steps.finding import FIND, FIND_PART
+from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
@@ -17,6 +17,7 @@ _ALL = (
     EVALUATE,
     FIND,
     FIND_PART,
+    FIND_MORE,
     EXPLAIN,
     SCORE,
     REPORT,

@@ -16,7 +16,7 @@ def _report(context: Context, inputs: Inputs, config: "ReportConfig") -> Produce
     from mistudio.report.step import report
 
     features, evaluation, scores = inputs.one("features"), inputs.one("evaluation"), inputs.maybe("scores")
-    return report(context.store, features, evaluation, config, scores)
+    return report(context.store, features, evaluation, config, scores, inputs.maybe("trials"))
 
 
 def _compare(context: Context, inputs: Inputs, config: "CompareConfig") -> Produced:
@@ -59,6 +59,13 @@ REPORT = Step(
             "scores",
             "Scores of its features' explanations (scores/...); without them the page shows no explanations.",
             optional=True,
+        ),
+        Input(
+            "trials",
+            "trials",
+            "Features tried in the model after find (trials/...); not given, mistudio report takes the newest.",
+            optional=True,
+            newest_of="features",
         ),
     ),
     output=Output(

@@ -45,13 +45,23 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Input:
-    """An artifact that a step reads; ``many``: one or more, with commas between them."""
+    """An artifact that a step reads.
+
+    Attributes:
+        name: of the input.
+        kind: of the artifact.
+        text: what it is.
+        many: one or more, with commas between them.
+        optional: it need not be given.
+        newest_of: the input that it is made from: the command line takes the newest where it is not given.
+    """
 
     name: str
     kind: str
     text: str
     many: bool = False
     optional: bool = False
+    newest_of: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.features import CONTEXTS, EXPLANATIONS, FEATURES, LABELS, MAP, NEIGHBOURS, SCORES, Table, main_figure
+from mistudio.features import (
+    CONTEXTS,
+    EXPLANATIONS,
+    FEATURES,
+    LABELS,
+    MAP,
+    NEIGHBOURS,
+    SCORES,
+    TRACES,
+    TRIALS,
+    Table,
+    main_figure,
+)
 
 DOCS = Path(__file__).parents[3] / "docs" / "concepts"
 
@@ -12,7 +24,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "concepts"
 @pytest.mark.parametrize(
     ("page", "table"),
     [
-        *(("finding.md", table) for table in (FEATURES, CONTEXTS, NEIGHBOURS, MAP)),
+        *(("finding.md", table) for table in (FEATURES, CONTEXTS, NEIGHBOURS, MAP, TRIALS, TRACES)),
         *(("explanations.md", table) for table in (EXPLANATIONS, LABELS, SCORES)),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
@@ -32,7 +44,7 @@ def test_columns_that_are_not_given_are_null_and_unknown_ones_are_refused() -> N
         MAP.build({"feature": [0], "colour": ["red"]})
 
 
-@pytest.mark.parametrize("table", [FEATURES, CONTEXTS, NEIGHBOURS, MAP, EXPLANATIONS, LABELS, SCORES])
+@pytest.mark.parametrize("table", [FEATURES, CONTEXTS, NEIGHBOURS, MAP, TRIALS, TRACES, EXPLANATIONS, LABELS, SCORES])
 def test_every_table_begins_with_the_feature_and_names_each_column_once(table: Table) -> None:
     assert table.names[0] == "feature"
     assert len(set(table.names)) == len(table.names)

@@ -9,9 +9,9 @@ from mistudio.activations import ActivationReader
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.find.ablation import Ablation, ablate, can_ablate
 from mistudio.find.attribution import Attribution, attribute
-from mistudio.find.causal import _windows
+from mistudio.find.causal import Window, lay_out
 from mistudio.find.contexts import ChunkRows, TopContexts
-from mistudio.find.reading import HookedSubject, Readings, readings
+from mistudio.find.reading import HookedSubject, Readings, places_of, readings
 from mistudio.instrument import Ends
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, forward_logits, resolve_hooks, run_captured
@@ -45,7 +45,7 @@ def top(llama: TinyRun, hooked: HookedSubject) -> TopContexts:
 
 @pytest.fixture(scope="module")
 def read(hooked: HookedSubject, top: TopContexts) -> Readings:
-    return readings(hooked.corpus, top, range(FEATURES), 2, BEFORE, AFTER)
+    return readings(hooked.corpus, places_of(top, np.arange(FEATURES), 2), BEFORE, AFTER)
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +207,12 @@ def test_no_token_behind_the_peak_has_a_part_in_a_causal_models_feature(hooked: 
 
 def test_attributions_lie_beside_the_tokens_of_the_window(hooked: HookedSubject, top: TopContexts) -> None:
     for before in (9, 2):
-        read = readings(hooked.corpus, top, range(FEATURES), 1, before, 0)
+        read = readings(hooked.corpus, places_of(top, np.arange(FEATURES), 1), before, 0)
         numbered = [
             np.arange(len(ids)).astype(np.float32) - peak for ids, peak in zip(read.token_ids, read.peak, strict=True)
         ]
-        windows = _windows(numbered, read, range(FEATURES), top, (FEATURES, 1))
-        for feature, peak in zip(read.feature, read.peak, strict=True):
-            window = windows[feature, 0]
+        windows = lay_out(numbered, read.peak, Window(top.before, top.after))
+        for window, peak in zip(windows, read.peak, strict=True):
             first = max(5 - int(peak), 0)
             assert np.isnan(window[:first]).all()
             assert window[first:6].tolist() == list(range(first - 5, 1))

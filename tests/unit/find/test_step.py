@@ -21,7 +21,9 @@ from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import cosines, evaluate
 from mistudio.features import CONTEXTS, FEATURES, MAP, NEIGHBOURS
 from mistudio.find import causal, context_tables, neighbours, silent, tables
+from mistudio.find.ablation import Ablation
 from mistudio.find.config import FindConfig
+from mistudio.find.reading import HookedSubject, Readings
 from mistudio.find.search import Search, chunks_of_part
 from mistudio.find.statistics import FeatureStatistics, histogram_edges
 from mistudio.find.step import find_features, find_part
@@ -342,23 +344,24 @@ def test_the_report_reads_what_was_found(llama: TinyRun, sae: Artifact, features
 def test_a_search_cut_while_features_are_tried_goes_on_behind_the_last_block(
     llama: TinyRun, sae: Artifact, features: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(causal, "_FEATURES_AT_ONCE", 40)
-    measured: list[int] = []
-    block_effects = causal._block_effects
+    monkeypatch.setattr(causal, "_CONTEXTS_AT_ONCE", 40)
+    done: list[int] = []
+    ablate = causal.ablate
 
-    def counting(*arguments: Any) -> Any:
-        if len(measured) == 2:
+    def counting(hooked: HookedSubject, read: Readings, seed: int) -> Ablation:
+        if len(done) == 2:
             raise KeyboardInterrupt
-        measured.append(arguments[2].start)
-        return block_effects(*arguments)
+        done.append(len(read.feature))
+        return ablate(hooked, read, seed)
 
-    monkeypatch.setattr(causal, "_block_effects", counting)
+    monkeypatch.setattr(causal, "ablate", counting)
     with pytest.raises(KeyboardInterrupt):
         find_features(llama.store, sae, llama.source, CPU, renamed(41))
-    monkeypatch.setattr(causal, "_block_effects", block_effects)
+    assert done == [40, 40]
+    done.clear()
     monkeypatch.setattr(Search, "update", None)  # the pass is over
     resumed = find_features(llama.store, sae, llama.source, CPU, renamed(41)).artifact
-    assert measured == [0, 40]
+    assert len(done) == 1  # of about 90 contexts
     for name in ("features.parquet", "contexts"):
         one, other = (table_of(found, name).drop_columns(CAUSAL[name]).to_pylist() for found in (resumed, features))
         assert str(one) == str(other)

@@ -1,0 +1,1 @@
+"""The find_more step as a KFP component."""
