@@ -22,6 +22,7 @@ from mistudio.artifacts import Artifact, check_version
 from mistudio.errors import InputError, NotFound
 from mistudio.features.about import About
 from mistudio.features.columns import Columns
+from mistudio.features.figures import Figure
 from mistudio.features.paging import Condition, Order, Page, Row, choose
 from mistudio.features.schema import (
     ABOUT_NAME,
@@ -91,6 +92,11 @@ class FeatureSet:
     def names(self) -> tuple[str, ...]:
         """Names of the columns of one value a feature."""
         return self._columns.names
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
+        """Explainer, scorer and metric of each figure of the scores, by the name of its column."""
+        return self._columns.figures
 
     def column(self, name: str) -> pa.Array:
         """One value of each feature, null where there is none [F]: see ``names``.
