@@ -88,9 +88,7 @@ class Selection:
         for term in self.terms:
             chosen_F[_select(term, found, scores, explanations)] = True
         if not chosen_F.any():
-            message = (
-                f"only {shortened(str(self))} selects none of {found.num_features:,} features: ask for others."
-            )
+            message = f"only {shortened(str(self))} selects none of {found.num_features:,} features: ask for others."
             raise InputError(message)
         return np.flatnonzero(chosen_F)
 

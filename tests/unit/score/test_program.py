@@ -21,7 +21,7 @@ from mistudio.explain.records import Explanation
 from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.score import step as step_module
+from mistudio.score import scoring as step_module
 from mistudio.score.bootstrap import draw_counts
 from mistudio.score.config import ExamplesConfig
 from mistudio.score.program import Judged, ProgramScorer
