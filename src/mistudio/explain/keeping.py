@@ -112,7 +112,17 @@ def newest_base(
     """
     with Catalog(store) as catalog:
         found = catalog.newest(recipe.kind, where=lambda entry: not difference(entry, recipe, free) and fits(entry))
-    return open_artifact(store, found[0].uri, recipe.kind) if found else None
+    if not found:
+        return None
+    of_that_second = [entry for entry in found if entry.created_at == found[0].created_at]
+    return open_artifact(store, max(of_that_second, key=_num_held).uri, recipe.kind)
+
+
+def _num_held(entry: Entry) -> int:
+    """How many features an artifact says something of."""
+    summary = entry.summary
+    num_explained = int(summary["features"] or 0) - int(summary.get("not_explained") or 0)
+    return int(summary.get("scored", num_explained) or 0)
 
 
 def check_base(base: Artifact, recipe: Recipe, free: Set[str]) -> None:
