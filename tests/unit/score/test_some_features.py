@@ -1,4 +1,4 @@
-"""Scoring some features: scores that still hold are kept, as if by one run; the rest of the way with what is left out."""
+"""Scoring some features: scores that still hold are kept, as if by one run; what is left out is counted apart."""
 
 import json
 from pathlib import Path
@@ -148,16 +148,18 @@ def test_who_reads_them_counts_what_was_not_asked_for_apart(llama: TinyRun, feat
 
 
 def test_the_commands_add_to_the_newest_and_say_so(
-    llama: TinyRun, features: Artifact, monkeypatch: pytest.MonkeyPatch
+    llama: TinyRun, features: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+    caplog.set_level("INFO", "mistudio")
     runner = CliRunner()
 
     def run(step: str, *options: str) -> tuple[Artifact, str]:
+        caplog.clear()
         common = ["--store", llama.store.url, "--model", str(llama.source.path), "--device", "cpu", "--json"]
         done = runner.invoke(app, [step, *options, *common], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return open_artifact(llama.store, json.loads(done.stdout)["uri"]), done.stderr
+        return open_artifact(llama.store, json.loads(done.stdout)["artifact_uri"]), caplog.text
 
     explaining = ("explain", "--features", features.uri, "--max-tokens", "22000")
     first, told = run(*explaining, "--only", "5-8")
