@@ -32,7 +32,9 @@ TAKES = {
     "evaluate": only("model", "evaluate_settings", "model_settings", "store"),
     "find_part": only(*_FIND),
     "find": only(*_FIND),
-    "explain": only("model", "explainer", "explain_settings", *_JUDGE, "model_settings", "seed", "store"),
+    "explain": only(
+        *("model", "explainer", "explain_settings", *_JUDGE, "model_settings", "seed", "store"), only="explain_only"
+    ),
     "score": only("model", "scorer", "score_settings", *_JUDGE, "model_settings", "seed", "store"),
     "report": only("report_settings", "store"),
     "gate": every("gate"),

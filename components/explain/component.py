@@ -1,5 +1,7 @@
 """The explain step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from components.images import BATCH_IMAGE
@@ -9,9 +11,12 @@ from components.images import BATCH_IMAGE
 def explain(
     features: dsl.Input[dsl.Dataset],
     explanations: dsl.Output[dsl.Dataset],
+    scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
+    base: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     labels: str = "",
     model: str = "",
     explainer: str = "program",
+    only: str = "",
     max_tokens: int = 400000,
     contexts: int = 40,
     threshold: float = 0.2,
@@ -31,11 +36,15 @@ def explain(
     Args:
         features: Found features (features/...).
         explanations: What every explainer says of every feature, and a label for each.
+        scores: Scores of these features (scores/...), to choose the best by where only says best.
+        base: Explanations of them (explanations/...), made alike, to keep and add to.
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
         model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
             store; empty: where the capture says.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas,
             of which the first that has a label gives it.
+        only: Features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50,
+            coherent:50, group:7, cluster:3, unlabelled; several with commas; empty: all.
         max_tokens: Training tokens that programs are searched on, of whole documents.
         contexts: Contexts of each kind that a language model may be shown of a feature.
         threshold: A feature fires above this fraction of its maximum on training documents.
@@ -57,9 +66,12 @@ def explain(
     done = steps.run_step(
         "explain",
         features=steps.artifact_uri(features.path),
+        scores=steps.artifact_uri(scores.path) if scores else None,
+        base=steps.artifact_uri(base.path) if base else None,
         labels=labels or None,
         model=model or None,
         explainer=explainer,
+        only=only or None,
         max_tokens=max_tokens,
         contexts=contexts,
         threshold=threshold,

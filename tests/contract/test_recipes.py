@@ -54,6 +54,7 @@ OTHERS: dict[str, Any] = {
     "target_hook": OTHER_HOOK,
     "prefixes": (16, 64),
     "plugins": {"plugin": {"size": 2}},
+    "only": "0-40",
 }
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
 JUDGE = JudgeSource(settings={}, open=nullcontext)  # type: ignore[arg-type] -- nothing is asked

@@ -10,6 +10,7 @@ import typer
 from mistudio import steps
 from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import option, option_of, parameter, with_parameters
+from mistudio.progress import say
 from mistudio.settings import Leaf, assignments, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput
 from mistudio.steps.spec import Input
@@ -46,11 +47,12 @@ def _command(step: Step) -> Callable[..., None]:
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
         steps.own_process(step.name)
         with goes_on():
-            outputs = steps.run_all(step.name, **steps.with_newest(step, {**given, **_read(step, others or [])}))
+            values = _with_base(step, {**given, **_read(step, others or [])})
+            outputs = steps.run_all(step.name, **steps.with_newest(step, values))
         _show(outputs, as_json=json_output, is_list=step.output is not None and step.output.many)
 
     parameters = [
-        *(option(each.name, str, _input_text(each), None) for each in step.inputs),
+        *(option(each.name, str, _input_text(step, each), None) for each in step.inputs),
         *map(option_of, step.options),
         parameter("others", list[str], typer.Option("--set", metavar="NAME=VALUE", help=_SET), None),
         parameter("listing", bool, typer.Option("--parameters", help="List all settings and exit."), False),
@@ -59,12 +61,25 @@ def _command(step: Step) -> Callable[..., None]:
     return with_parameters(command, parameters)
 
 
-def _input_text(given: Input) -> str:
+def _with_base(step: Step, given: dict[str, Any]) -> dict[str, Any]:
+    """What was given; with a selection and no base, the newest that it can be added to, which is named."""
+    if step.newest_base is None:
+        return given
+    base, given = given.get("base"), {**given, "base": None}
+    if base is None and (base := steps.newest_base(step.name, **given)) is not None:
+        say(f"What {base} holds is kept and added to; --base {_NO_BASE} starts anew.")
+    return {**given, "base": None if base == _NO_BASE else base}
+
+
+def _input_text(step: Step, given: Input) -> str:
     """What an input is, and whether it has to be given: typer lets it be left out, for --parameters."""
     text = given.text.replace("None:", "not given:")
+    if step.newest_base is not None and given.name == "base":
+        return f"{text[:-1]}; {_NO_BASE}: start anew; not given: with --only the newest."
     return text if given.optional else f"{text}  [required]"
 
 
+_NO_BASE = "none"
 _SET = "Set any setting that --parameters lists; wins over its option; may be repeated."
 
 

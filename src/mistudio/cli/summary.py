@@ -35,6 +35,7 @@ def summarise(finished: list[Finished]) -> dict[str, Any]:
         _HALF_WIDTH: measured.get(_HALF_WIDTH),
         _RANDOM: measured.get("control.random_ce_recovered"),
         **{name: last["score"].get(name) for name in _SCORED if "score" in last},
+        **{name: last["score"][name] for name in ("scored",) if name in last.get("score", {})},
         "seconds": seconds_by_step(finished),
         "artifacts": {step: _artifacts([event for event in finished if event.step == step]) for step in last},
     }
@@ -59,7 +60,8 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_HALF_WIDTH], closing[_RANDOM]))
     if "interpretable" in closing:
         table.add_row("explained features", f"{closing['explained']:,}")
-        table.add_row("interpretable features (score 0.8 or more)", _number(closing["interpretable"], ","))
+        of_scored = f" of {closing['scored']:,} scored" if "scored" in closing else ""
+        table.add_row("interpretable features (score 0.8 or more)", _number(closing["interpretable"], ",") + of_scored)
     seconds = ", ".join(f"{step} {time:.1f}" for step, time in closing["seconds"].items())
     table.add_row("seconds a step", f"{seconds} (sum {sum(closing['seconds'].values()):.1f})")
     out.print(table)

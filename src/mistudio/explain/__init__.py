@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mistudio.explain.config import ExplainConfig
 
 if TYPE_CHECKING:
-    from mistudio.explain.step import JudgeSource, check_explainers, explain
+    from mistudio.explain.step import JudgeSource, check_explainers, explain, newest_explanations
     from mistudio.explain.tables import (
         EXPLANATIONS_NAME,
         LABELS_NAME,
@@ -27,5 +27,6 @@ __all__ = [
     "JudgeSource",
     "check_explainers",
     "explain",
+    "newest_explanations",
     "read_explanations",
 ]

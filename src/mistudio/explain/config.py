@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mistudio.explain.registry import Method, MethodsConfig, Names, Registry
+from mistudio.explain.registry import ONLY_TEXT, Method, MethodsConfig, Names, Only, Registry
 from mistudio.settings import DASHBOARD, Settings, option_name
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class ExplainConfig(MethodsConfig):
         "of which the first that has a label gives it",
         json_schema_extra=option_name("explainer"),
     )
+    only: Only = Field(default=None, description=ONLY_TEXT, json_schema_extra=DASHBOARD)
     max_tokens: int = Field(
         default=400_000,
         ge=1000,

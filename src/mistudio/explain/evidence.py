@@ -3,6 +3,9 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mistudio.explain.records import Evidence, Example
 from mistudio.features import FeatureSet, Limits, Row
 
@@ -27,6 +30,13 @@ def read_evidence(
             promoted=tuple(row["promoted_tokens"]),
             suppressed=tuple(row["suppressed_tokens"]),
         )
+
+
+def read_some(features: FeatureSet, numbers: NDArray[np.int64], *, examples: bool = True) -> Iterator[Evidence]:
+    """The evidence of the features of these numbers, which ascend; those in a row are read together."""
+    for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+        if len(run):
+            yield from read_evidence(features, int(run[0]), int(run[-1]) + 1, examples=examples)
 
 
 def _example(row: Row) -> Example:

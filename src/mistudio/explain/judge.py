@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 BUDGET_REACHED = "budget reached"
+UNUSABLE = "the answer holds no JSON object with an explanation"  # of an answer that came, and was paid for
 
 
 class Chat(NamedTuple):

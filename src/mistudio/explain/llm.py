@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mistudio.explain.config import LlmExplainerConfig
-from mistudio.explain.judge import Chat, Judge, Reply, Request
+from mistudio.explain.judge import UNUSABLE, Chat, Judge, Reply, Request
 from mistudio.explain.llm_answers import Tally, explanation_in, find_object, find_objects
 from mistudio.explain.prompts import (
     DATA_NOTE,
@@ -138,7 +138,7 @@ class _LlmExplainer(ABC):
         answer = None if reply.failure else self._answer_for(reply.text, place)
         text, label = explanation_in(answer or {})
         if not text:
-            made |= {"status": "failed", "text": reply.failure or "the answer holds no JSON object with an explanation"}
+            made |= {"status": "failed", "text": reply.failure or UNUSABLE}
         else:
             made |= {"text": text, "label": label}
         return Explanation.model_validate(made)

@@ -66,7 +66,28 @@ def _each_once(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     return names
 
 
+def _selection(only: str | None) -> str | None:
+    """A selection of features as it is written, or None; its module reads tables, and is imported where there is one.
+
+    Raises:
+        ValueError: a term is malformed.
+    """
+    if only is None:
+        return None
+    from mistudio.features.selection import parse_selection
+
+    try:
+        return str(parse_selection(only))
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from error
+
+
 Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
+Only = Annotated[str | None, AfterValidator(_selection)]
+ONLY_TEXT = (
+    "features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50, coherent:50, "
+    "group:7, cluster:3, unlabelled; several with commas; None: all"
+)
 
 
 class MethodsConfig(Settings):

@@ -35,6 +35,11 @@ class StatusCounts:
         return {name: dict(sorted(counts.items())) for name, counts in self._by_explainer.items()}
 
     @property
+    def not_explained(self) -> int:
+        """Features that nobody was asked about."""
+        return int((~np.logical_or.reduce(list(self._has.values()))).sum())
+
+    @property
     def features(self) -> dict[str, int]:
         """Features by the best that was said of them: explained, failed, or nothing but dead."""
         explained, failed = self._has["explained"], self._has["failed"]

@@ -1,6 +1,7 @@
 """Explanations as a table, one row each."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,20 @@ _ROWS_AT_ONCE = 1024
 
 def write_explanations(path: Path, explanations: Iterable[Explanation]) -> None:
     """Write a table of explanations."""
+    pq.write_table(_rows(explanations), path, compression="zstd")
+
+
+def write_many(path: Path, explanations: Iterable[Explanation]) -> None:
+    """Write a table of explanations, holding some at a time."""
+    left = iter(explanations)
+    with pq.ParquetWriter(path, EXPLANATIONS.schema, compression="zstd") as writer:
+        while some := list(islice(left, _ROWS_AT_ONCE)):
+            writer.write_table(_rows(some))
+
+
+def _rows(explanations: Iterable[Explanation]) -> pa.Table:
     rows = [{**explanation.model_dump(), "documents": list(explanation.documents)} for explanation in explanations]
-    pq.write_table(pa.Table.from_pylist(rows, schema=EXPLANATIONS.schema), path, compression="zstd")
+    return pa.Table.from_pylist(rows, schema=EXPLANATIONS.schema)
 
 
 def join_tables(path: Path, parts: Iterable[Path]) -> None:

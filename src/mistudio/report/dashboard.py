@@ -153,10 +153,12 @@ def _losses(metrics: Metrics) -> list[dict[str, str]]:
 def _interpretation_tiles(interpretation: Interpretation | None) -> list[dict[str, str]]:
     if interpretation is None:
         return []
+    asked = interpretation.num_features - interpretation.not_scored
+    of_asked = f", of {asked:,} asked for" if interpretation.not_scored else ""
     interpretable = {
         "label": "Interpretable",
         "value": write_value(interpretation.interpretable),
-        "note": f"held-out {interpretation.figure_label} ≥ {INTERPRETABLE}",
+        "note": f"held-out {interpretation.figure_label} ≥ {INTERPRETABLE}{of_asked}",
         "hint": "features whose explanation holds on documents that no explainer saw",
     }
     explained = {

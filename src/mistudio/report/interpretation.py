@@ -120,6 +120,16 @@ class Interpretation:
         )
 
     @property
+    def not_explained(self) -> int:
+        """Features that nobody was asked about."""
+        return self.num_features - len(self.explanations)
+
+    @property
+    def not_scored(self) -> int:
+        """Features that no scorer was asked about; dead ones and failures are not among them."""
+        return self.num_features - len(np.unique(self.table.feature))
+
+    @property
     def interpretable(self) -> int:
         """Features whose figure is at least 0.8; one without a figure is not."""
         return int((self.main_F >= INTERPRETABLE).sum())
@@ -146,7 +156,8 @@ class Interpretation:
             "label": self.figure_label,
             "edges": [round(edge, 6) for edge in edges.tolist()],
             "counts": counts.tolist(),
-            "undefined": self.num_features - len(defined),
+            "undefined": self.num_features - self.not_scored - len(defined),
+            "not_scored": self.not_scored,
             "threshold": INTERPRETABLE,
             "firing": self.summary.get("threshold"),
         }
@@ -155,15 +166,19 @@ class Interpretation:
         """The summary's figures as rows for people, with the controls beside them."""
         found = self.summary.get("headlines", {})
         label, scored = self.figure_label, int((~np.isnan(self.main_F)).sum())
+        asked = self.num_features - self.not_scored
+        of_asked = f" of {asked:,} asked for" if self.not_scored else ""
         rows = [
             ("features scored", f"{scored:,} of {self.num_features:,}"),
-            (f"interpretable: {label} ≥ {INTERPRETABLE}", f"{self.interpretable:,}"),
+            *([("not explained: nobody was asked", f"{self.not_explained:,}")] if self.not_explained else []),
+            (f"interpretable: {label} ≥ {INTERPRETABLE}", f"{self.interpretable:,}{of_asked}"),
             *((name, f"{found[key]:,}") for name, key in _COUNTS if key in found),
             *((name, f"{found[key]:.3f}") for name, key in _MEANS if key in found),
         ]
         criterion = self.summary.get("criterion")
         if criterion:
-            rows.append(("more than 50 interpretable, under 20% dead", "yes" if criterion["holds"] else "no"))
+            unknown = "not known: not all were asked for" if self.not_scored else "no"
+            rows.append(("more than 50 interpretable, under 20% dead", "yes" if criterion["holds"] else unknown))
         return rows
 
     def standing(self) -> Standing:

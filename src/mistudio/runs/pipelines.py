@@ -13,7 +13,7 @@ from mistudio.runs.outcome import seconds_by_step, step_states
 from mistudio.tracking import Run, pipeline_run
 
 _HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
-_SCORED = ("interpretable", "explained", "dead", "dense", "program_f1", "shuffled_f1")
+_SCORED = ("interpretable", "scored", "explained", "dead", "dense", "program_f1", "shuffled_f1")
 
 
 def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mistudio.explain.registry import Method, MethodsConfig, Names, Registry
+from mistudio.explain.registry import ONLY_TEXT, Method, MethodsConfig, Names, Only, Registry
 from mistudio.settings import DASHBOARD, Settings, option_name
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class ScoreConfig(MethodsConfig):
         description=f"who scores: {', '.join(SCORERS.built_in)}; several with commas",
         json_schema_extra=option_name("scorer"),
     )
+    only: Only = Field(default=None, description=ONLY_TEXT, json_schema_extra=DASHBOARD)
     max_tokens: int = Field(
         default=200_000,
         ge=1000,

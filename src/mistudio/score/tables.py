@@ -1,6 +1,7 @@
 """Scores as a table, one figure a row."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +17,21 @@ _ROWS_AT_ONCE = 65_536
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Write a table of scores."""
+    pq.write_table(_rows(scores), path, compression="zstd")
+
+
+def write_many(path: Path, scores: Iterable[Score]) -> None:
+    """Write a table of scores, holding some at a time."""
+    left = iter(scores)
+    with pq.ParquetWriter(path, SCORES.schema, compression="zstd") as writer:
+        while some := list(islice(left, _ROWS_AT_ONCE)):
+            writer.write_table(_rows(some))
+
+
+def _rows(scores: Iterable[Score]) -> pa.Table:
     columns = list(zip(*scores, strict=True)) or [()] * len(SCORES.columns)
     arrays = [pa.array(values, column.type) for values, column in zip(columns, SCORES.columns, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCORES.schema), path, compression="zstd")
+    return pa.Table.from_arrays(arrays, schema=SCORES.schema)
 
 
 def join_scores(path: Path, parts: Iterable[Path]) -> None:

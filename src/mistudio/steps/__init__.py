@@ -24,6 +24,7 @@ __all__ = [
     "call",
     "check_together",
     "named",
+    "newest_base",
     "own_process",
     "run_all",
     "run_step",
@@ -53,6 +54,11 @@ def run_all(step: str, /, **values: Any) -> list[StepOutput]:
 def call(step: str, /, **values: Any) -> Any:
     """Run a step of pipelines that publishes nothing, and return its value; see :func:`run_step`."""
     return running.call(named(step), values)
+
+
+def newest_base(step: str, /, **values: Any) -> str | None:
+    """The newest artifact that what a step makes for a selection can be added to; None without one, or a selection."""
+    return running.newest_base(named(step), values)
 
 
 def own_process(step: str, /) -> None:

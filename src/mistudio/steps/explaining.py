@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _MAIN_METRICS = ("f1", "balanced_accuracy", "auroc", "accuracy", "correlation")
 _SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 _LABELS = "File with people's own labels: JSON Lines or CSV with the columns feature and label; they win."
+_TO_CHOOSE = "to choose the best by where only says best"
+_TO_ADD = "made alike, to keep and add to"
 
 
 def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produced:
@@ -34,7 +36,18 @@ def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produ
         context.seed,
         given_path(labels, "The file of labels") if labels else None,
         context.judge(subject, ",".join(config.explainers)),
+        scores=inputs.maybe("scores"),
+        base=inputs.maybe("base"),
     )
+
+
+def _newest_explanations(context: Context, inputs: Inputs, config: "ExplainConfig") -> Artifact | None:
+    from mistudio.explain import newest_explanations
+
+    features = inputs.one("features")
+    subject, source = context.subject(features), context.source(features)
+    judge = context.judge(subject, ",".join(config.explainers))
+    return newest_explanations(context.store, features, source, subject, config, context.seed, judge)
 
 
 def _score(context: Context, inputs: Inputs, config: "ScoreConfig") -> Produced:
@@ -50,13 +63,25 @@ def _score(context: Context, inputs: Inputs, config: "ScoreConfig") -> Produced:
         config,
         context.seed,
         context.judge(subject, ",".join(config.scorers)),
+        best_by=inputs.maybe("best_by"),
+        base=inputs.maybe("base"),
     )
+
+
+def _newest_scores(context: Context, inputs: Inputs, config: "ScoreConfig") -> Artifact | None:
+    from mistudio.score import newest_scores
+
+    explanations = inputs.one("explanations")
+    subject, source = context.subject(explanations), context.source(explanations)
+    judge = context.judge(subject, ",".join(config.scorers))
+    return newest_scores(context.store, explanations, source, subject, config, context.seed, judge)
 
 
 def _check_explain(asked: Asked, _others: Mapping[str, Asked]) -> None:
     from mistudio.explain import check_explainers
 
     check_explainers(asked.config, has_judge=_has_judge(asked))
+    _check_only(asked.config.only)
 
 
 def _check_score(asked: Asked, others: Mapping[str, Asked]) -> None:
@@ -64,11 +89,32 @@ def _check_score(asked: Asked, others: Mapping[str, Asked]) -> None:
     from mistudio.score import check_scorers
 
     check_scorers(asked.config, has_judge=_has_judge(asked))
+    _check_only(asked.config.only, has_explanations=True)
     explainers = others["explain"].config.explainers if "explain" in others else (PROGRAM,)
     if PROGRAM in asked.config.scorers and PROGRAM not in explainers:
         message = (
             f"scorer {PROGRAM} runs programs, and explainer {','.join(explainers)} writes none: add {PROGRAM} to the "
             "explainers, or use other scorers, such as detection."
+        )
+        raise ConfigError(message)
+
+
+def _check_only(only: str | None, *, has_explanations: bool = False) -> None:
+    """Refuse a selection that a pipeline cannot tell, which starts without scores and explanations.
+
+    Raises:
+        ConfigError: it needs what there is not.
+    """
+    from mistudio.features.selection import parse_selection
+
+    selection = parse_selection(only) if only is not None else None
+    lacks = "scores" if selection and selection.needs_scores else ""
+    if selection and selection.needs_explanations and not has_explanations:
+        lacks = "explanations"
+    if lacks:
+        message = (
+            f"only {selection} needs {lacks} that there are before the run, and a pipeline makes its own: select by "
+            "numbers, densest, rarest, coherent, group or cluster, and go on with mistudio explain."
         )
         raise ConfigError(message)
 
@@ -98,7 +144,12 @@ EXPLAIN = Step(
     name="explain",
     summary="Describe what each feature fires on, from training documents.",
     config="mistudio.explain.config:ExplainConfig",
-    inputs=(Input("features", "features", "Found features (features/...)."),),
+    inputs=(
+        Input("features", "features", "Found features (features/...)."),
+        Input("scores", "scores", f"Scores of these features (scores/...), {_TO_CHOOSE}.", optional=True),
+        Input("base", "explanations", f"Explanations of them (explanations/...), {_TO_ADD}.", optional=True),
+    ),
+    newest_base=_newest_explanations,
     output=Output("explanations", "explanations", "What every explainer says of every feature, and a label for each."),
     arguments=(Argument("labels", str, _LABELS),),
     uses=frozenset({"model", "judge", "seed"}),
@@ -109,7 +160,12 @@ SCORE = Step(
     name="score",
     summary="Measure on held-out documents how well explanations predict their features.",
     config="mistudio.score.config:ScoreConfig",
-    inputs=(Input("explanations", "explanations", "Explanations of features (explanations/...)."),),
+    inputs=(
+        Input("explanations", "explanations", "Explanations of features (explanations/...)."),
+        Input("best_by", "scores", f"Scores of their features (scores/...), {_TO_CHOOSE}.", optional=True),
+        Input("base", "scores", f"Scores of their features (scores/...), {_TO_ADD}.", optional=True),
+    ),
+    newest_base=_newest_scores,
     output=Output("scores", "scores", "Every figure of every explanation, with its interval.", metrics=True),
     uses=frozenset({"model", "judge", "seed"}),
     check=_check_score,

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -51,11 +53,12 @@ def _gate(_context: Context, inputs: Inputs, config: GateConfig) -> str:
     measured, scored = inputs.one("evaluation").manifest.summary, inputs.one("scores").manifest.summary
     half_width = measured.get("ce_recovered_half_width")
     known = f" (± {half_width:.2g})" if isinstance(half_width, float) else ""
+    least = config.min_interpretable
     limits = (
         ("explained variance", measured["explained_variance"], config.min_explained_variance, "at least", 0.0),
         (_WITH_INTERVAL, measured.get("ce_recovered"), config.min_ce_recovered, "at least", 0.0),
         ("dead features", measured["dead_fraction"], config.max_dead, "at most", 1.0),
-        ("interpretable features", scored.get("interpretable"), config.min_interpretable, "at least", 0),
+        (f"interpretable features{_of_how_many(scored)}", scored.get("interpretable"), least, "at least", 0),
     )
     missed = "; ".join(
         f"{name} {_shown(value)}{known if name == _WITH_INTERVAL else ''}, asked for {bound} {limit:g}"
@@ -76,6 +79,12 @@ def _fail_gate(context: Context, _inputs: Inputs, _config: None) -> None:
     missed = context.argument("missed")
     message = f"gate failed: {missed}. Everything that was made is in the store."
     raise GateFailed(message)
+
+
+def _of_how_many(scored: Mapping[str, Any]) -> str:
+    """Of how many features they are, where not all were scored."""
+    num_scored, num_features = scored.get("scored"), scored.get("features")
+    return "" if num_scored in (None, num_features) else f" (of {num_scored:,} scored, of {num_features:,} features)"
 
 
 def _holds(value: object, limit: float, bound: str) -> bool:

@@ -16,7 +16,7 @@ from mistudio.steps.output import StepOutput, log_output
 from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import Asked, Inputs, Step
 from mistudio.stopping import stoppable
-from mistudio.tracking import step_run
+from mistudio.tracking import Run, step_run
 
 
 def run(step: Step, values: Mapping[str, Any]) -> StepOutput:
@@ -63,6 +63,24 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
         for output in outputs:
             emit(output.event())
     return outputs
+
+
+def newest_base(step: Step, values: Mapping[str, Any]) -> str | None:
+    """The newest artifact that a step's work on a selection can be added to; None without one, or a selection.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is refused.
+        MistudioError: the step cannot be done as asked.
+    """
+    if step.newest_base is None or check(step, values).config.only is None:
+        return None
+    given = sort_given(step, values)
+    store_url = str(given.own.get("store") or "")
+    run = Run(step.command, store_url)  # nothing is logged to it
+    context = Context(step, store_url, run, given.own, given.loading, given.runtime)
+    inputs = _open_inputs(context, given.inputs)
+    found = step.newest_base(context, inputs, configure(step, context, inputs, given.content))
+    return found.uri if found is not None else None
 
 
 def call(step: Step, values: Mapping[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from mistudio.explain.records import Explanation
 from mistudio.explain.tokens import Tokens
 from mistudio.sae import load_autoencoder
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.score import step as step_module
+from mistudio.score import scoring as step_module
 from mistudio.score.bootstrap import draw_counts
 from mistudio.score.config import ExamplesConfig
 from mistudio.score.program import Judged, ProgramScorer
@@ -213,7 +213,7 @@ def test_explanations_that_saw_held_out_documents_are_refused(
 
 def test_shuffled_programs_are_all_of_other_features(explanations: Artifact) -> None:
     programs = list(read_explanations(explanations))
-    shuffled = list(step_module._shuffled(explanations, 0))
+    shuffled = list(step_module._shuffled(lambda: programs, 0))
     own = {each.feature: each.program for each in programs}
     assert len(shuffled) == sum(each.program is not None for each in programs)
     assert sorted(str(each.program) for each in shuffled) == sorted(str(p) for p in own.values() if p is not None)

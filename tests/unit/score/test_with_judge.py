@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -11,39 +10,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from mistudio.artifacts import Artifact, Store
+from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError, InputError
-from mistudio.explain import ExplainConfig, JudgeSource, explain, read_explanations
+from mistudio.explain import ExplainConfig, explain, read_explanations
 from mistudio.score import ScoreConfig, read_scores, score
-from mistudio.steps import STEPS, run_step
-from mistudio.steps.context import Context
-from mistudio.tracking import Run
+from mistudio.steps import run_step
+from tests.support.scripted_llm import Clerk, judge_source
 from tests.support.scripted_server import Answer, Fault, ScriptedServer
 from tests.support.tiny_run import CPU, TinyRun
-
-
-def judge_source(
-    store: Store, wanted_by: str, url: str = "", model: str = "", settings: str = ""
-) -> JudgeSource | None:
-    """The judge that these options name."""
-    given = {"judge_url": url, "judge_model": model, "judge_settings": settings}
-    context = Context(STEPS["explain"], store.url, Run("explain", store.url), given, {}, {})
-    return context.judge(CPU, wanted_by)
-
-
-class Clerk:
-    """Explains everything alike, and finds that every text fits."""
-
-    def chat(self, system: str, prompt: str) -> Answer:
-        if "JSON list" in system:
-            return Answer(json.dumps([1] * len(re.findall(r"^Text \d+:", prompt, flags=re.MULTILINE))))
-        return Answer(json.dumps({"feature": 1, "explanation": "anything at all", "label": "anything"}))
-
-    def losses(self, text: str) -> list[tuple[str, float]]:
-        raise NotImplementedError
-
-    def embed(self, text: str) -> list[float]:
-        raise NotImplementedError
 
 
 def test_a_language_model_explains_and_judges_and_is_asked_nothing_twice(llama: TinyRun, features: Artifact) -> None:

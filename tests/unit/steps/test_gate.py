@@ -39,6 +39,16 @@ def test_all_that_falls_short_is_named_with_its_figure(measured: dict[str, str])
     )
 
 
+def test_it_says_of_how_many_the_interpretable_features_are_where_not_all_were_scored(
+    tmp_path: Path, measured: dict[str, str]
+) -> None:
+    some = {"interpretable": 40, "scored": 50, "features": 4096}
+    recipe = Recipe(kind="scores", config={"only": "0-49"}, inputs={}, seed=0)
+    scores = produce(open_store(str(tmp_path)), recipe, "score", lambda _draft: some).artifact.uri
+    missed = steps.call("gate", **{**measured, "scores": scores}, min_interpretable=60)
+    assert missed == "interpretable features (of 50 scored, of 4,096 features) 40, asked for at least 60"
+
+
 def test_a_figure_that_was_not_measured_does_not_pass(measured: dict[str, str]) -> None:
     assert steps.call("gate", **measured, min_ce_recovered=0.5) == "CE recovered not measured, asked for at least 0.5"
 

@@ -89,6 +89,10 @@ def test_a_limit_that_the_gate_refuses_is_refused_with_its_words(settings: dict[
         ({"judge_url": "localhost", "judge_model": "clerk"}, "base_url is 'localhost'"),
         ({"judge_url": "http://localhost:1/v1"}, "no name of a model there"),
         ({"judge_settings": "{concurrency: 32}"}, "judge_settings is not JSON"),
+        ({"explain_only": "90-40"}, "only has the range 90-40, which ends before it begins: write 40-90"),
+        ({"explain_only": "best:50"}, "only best:50 needs scores that there are before the run"),
+        ({"explain_settings": '{"only": "unlabelled"}'}, "only unlabelled needs explanations that there are before"),
+        ({"score_settings": '{"only": "best:50"}'}, "only best:50 needs scores that there are before the run"),
     ],
 )
 def test_who_explains_and_scores_is_known_and_has_the_language_model_it_asks(

@@ -64,8 +64,9 @@ function scoreTable(row, scores) {
   const rows = scores.filter(isScored).flatMap(scoreRows);
   if (!rows.length) {
     // One that never fires, or whose scorers had nothing to judge, is no better for being asked again.
-    const how = index.count[row] && !scores.length ? howTo("score", row) : [];
-    return [element("p", { class: "quiet" }, "No scores: it counts as not interpretable.", ...how)];
+    const unasked = index.count[row] && !scores.length;
+    const text = unasked ? "Not scored." : "No scores: it counts as not interpretable.";
+    return [element("p", { class: "quiet" }, text, ...(unasked ? howTo("score", row) : []))];
   }
   const metrics = METRICS.filter(({ key }) => rows.some(({ figures }) => key in figures));
   const hasFailures = rows.some(({ failures }) => failures);
