@@ -13,8 +13,9 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mistudio.activations.config import CaptureConfig
+from mistudio.activations.config import OUTLIER_RATIO, CaptureConfig
 from mistudio.activations.index import ShardSequences, index_path, shard_path, write_index
 from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
 from mistudio.activations.plan import CapturePlan, ShardPlan
@@ -31,7 +32,7 @@ from mistudio.subject.cost import pass_flop, stated, subject_shape, subject_spee
 logger = logging.getLogger(__name__)
 
 _WIDER = "bfloat16"  # what takes the place of a format that values do not fit; as a working file, that they did not
-_SINK_RATIO = 10  # a first token so many times as long as the others is a sink
+_SINK_SEQUENCES = 4  # that are looked at for an attention sink
 BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
@@ -65,12 +66,12 @@ class CaptureRun:
         self.corpus, self.config = corpus, config
         self.passes = CorpusPasses(subject, corpus, config.hooks, config)
         self.hooks = self.passes.hooks
-        self.has_looked = False  # for an attention sink
 
     def run(self, draft: Draft) -> Summary:
         """Write all shards that ``draft`` lacks."""
         plans = {split: self.plan(split) for split in SPLITS}
         self._check_rows(plans)
+        sinks = self._sinks(plans["train"])
         stored = {split: plan for split, plan in plans.items() if self.config.stored in ("all", split)}
         self._say_cost(stored.values())
         for split, plan in stored.items():
@@ -85,6 +86,7 @@ class CaptureRun:
             "stored": self.config.stored,
             "shards": sum(len(plan.shards) for plan in stored.values()) * len(self.hooks),
             "padding_fraction": round(next(iter(stored.values())).padding_fraction(), 4),
+            **{f"first_token_ratio.{point}": ratio for point, ratio in sinks.items()},
         }
 
     def _say_cost(self, plans: Iterable[CapturePlan]) -> None:
@@ -142,29 +144,49 @@ class CaptureRun:
                 file = stack.enter_context(draft.open(names[hook.point]))
                 writers[hook.point] = stack.enter_context(ShardWriter(file, hook.width, self.config.storage_dtype))
             for rows in passes:
-                self._look_for_sink(rows)
                 for point, acts_ND in rows.acts.items():
                     writers[point].append_narrow(acts_ND, rows.meta)
                 bar.advance(len(rows.meta["position"]))
 
-    def _look_for_sink(self, rows: PassRows) -> None:
-        """Say so once where the first tokens are of another length than all others, and no special token takes that."""
-        if self.has_looked or self.passes.num_prefix or self.corpus.num_prefix:
-            return
-        self.has_looked = True
-        first_N = torch.from_numpy(rows.meta["position"] == 0)
-        if first_N.all() or not first_N.any():
-            return
-        for point, acts_ND in rows.acts.items():
-            length_N = acts_ND.float().norm(dim=1)
-            ratio = float(length_N[first_N].median() / length_N[~first_N].median().clamp(min=1e-12))
-            if ratio > _SINK_RATIO:
-                logger.warning(
-                    "At %s the first token of a text is %.0f times as long as the others: the model has no token of "
-                    "its own for the beginning, and puts its attention sink there. Train with max_norm_ratio %d to "
-                    "leave such tokens out.",
-                    *(point, ratio, _SINK_RATIO),
-                )
+    def _sinks(self, plan: CapturePlan) -> dict[HookPoint, float]:
+        """How many times as long as the others the first kept token of a sequence is, where that makes it an outlier.
+
+        Measured on a few sequences before all others run, so that what is told does not depend on where a run goes on.
+        """
+        num_sequences = plan.shards[-1].stop
+        longer_S = np.flatnonzero(plan.rows(np.arange(num_sequences)) > 1)[:_SINK_SEQUENCES]
+        if not len(longer_S):
+            return {}
+        rows = self.passes.rows("train", longer_S)
+        first_N = torch.from_numpy(np.diff(rows.meta["sequence"], prepend=-1) != 0)
+        ratios = {point: _first_ratio(acts_ND, first_N) for point, acts_ND in rows.acts.items()}
+        sinks = {point: round(ratio, 1) for point, ratio in ratios.items() if ratio > OUTLIER_RATIO}
+        if sinks:
+            logger.warning(
+                "The first token of a sequence is an attention sink: at %s it is %s times as long as the others. %s "
+                "Training leaves out what lies beyond max_norm_ratio (%g) times the median, here %.2g%% of all tokens.",
+                ", ".join(map(str, sinks)),
+                ", ".join(f"{ratio:.0f}" for ratio in sinks.values()),
+                self._why_first(),
+                OUTLIER_RATIO,
+                100 * num_sequences / plan.num_rows,
+            )
+        return sinks
+
+    def _why_first(self) -> str:
+        """What stands, or does not stand, before the first token that is kept."""
+        if self.passes.num_prefix:
+            return "The special token before it is left out already."
+        if self.corpus.num_prefix:
+            return "It is the tokenizer's own for the beginning: without include_special it would not be captured."
+        if self.passes.subject.tokenizer is None or self.passes.subject.tokenizer.bos_token_id is None:
+            return "The tokenizer has no token for the beginning (BOS) that could take that place."
+        return "The corpus was ingested without the tokenizer's token for the beginning (add_special_tokens false)."
+
+
+def _first_ratio(acts_ND: Tensor, first_N: Tensor) -> float:
+    length_N = acts_ND.float().norm(dim=1)
+    return float(length_N[first_N].median() / length_N[~first_N].median().clamp(min=1e-12))
 
 
 def _sequences(plan: CapturePlan, shard: ShardPlan) -> ShardSequences:
