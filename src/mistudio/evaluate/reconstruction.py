@@ -13,9 +13,9 @@ of all targets:
   whatever the scale of y (SAEBench takes targets shorter than 1e-4 as of length 1; here those of length 0 alone are).
 
 Tokens that training left out (``norm_limit``) are counted and left out here too. Beside these figures stands the FVU
-over all tokens, as if the autoencoder were for them: a few outliers can be most of the variance, and make it flattering.
-An autoencoder without a limit is measured on all tokens; then the FVU without the outliers stands beside that, with the
-limit that training would have set.
+over all tokens, as if the autoencoder were for them: a few outliers can be most of the variance, so that it flatters.
+An autoencoder without a limit is measured on all tokens; then the FVU without the outliers stands beside that. They are
+those beyond the limit that training sets by default.
 
 A first pass takes the mean of the targets; reading costs little beside encoding.
 
@@ -100,31 +100,13 @@ def measure_reconstruction(
     means = _means(limit, reader, target, num_tokens, device)
     if sae.norm_limit is not None and not means.num_kept:
         raise _all_beyond(reader, num_tokens)
-    main_E, other_E = (means.all_E, means.kept_E) if sae.norm_limit is None else (means.kept_E, means.all_E)
-    sums = torch.zeros(len(_SUMS), dtype=torch.float64)
-    other = torch.zeros(2, dtype=torch.float64)  # over all tokens, where the others leave some out, or the reverse
-    count_F = torch.zeros(sae.width, dtype=torch.int64)
+    totals = _Totals(sae, limit, means, num_tokens)
     with progress("Evaluate reconstruction", num_tokens, "tokens") as bar:
         for start, x_TD in _batches(reader, num_tokens, device):
             y_TE = x_TD if target_reader is None else _rows(target, start, start + len(x_TD), device)
-            active = sae.encode_active(x_TD, beyond_limit=True)
-            rebuilt_TE = sae.decode_active(active, len(x_TD), x_TD)
-            if limit is not None and means.num_kept < num_tokens:
-                kept_T = limit.keeps(x_TD)
-                kept = y_TE[kept_T], rebuilt_TE[kept_T]
-                other += _error_and_variance(*((y_TE, rebuilt_TE) if sae.norm_limit else kept), other_E).cpu()
-                if sae.norm_limit is not None:
-                    y_TE, rebuilt_TE, active = *kept, active.on(kept_T)
-            sums += _sums(y_TE, rebuilt_TE, main_E, active.value_A).cpu()
-            count_F += torch.bincount(active.feature_A, minlength=sae.width).cpu()
+            totals.add(x_TD, y_TE)
             bar.advance(len(x_TD))
-    num_main = num_tokens if sae.norm_limit is None else means.num_kept
-    measured = _reconstruction(dict(zip(_SUMS, sums.tolist(), strict=True)), num_main, target.width, count_F)
-    num_beyond = num_tokens - means.num_kept
-    fvu_other = _fvu(*other.tolist()) if num_beyond else measured.fvu
-    if sae.norm_limit is None:
-        return measured._replace(outliers=Outliers(num_beyond, fvu_other))
-    return measured._replace(filtered_tokens=num_beyond, fvu_all=fvu_other)
+    return totals.means(target.width)
 
 
 class _Means(NamedTuple):
@@ -136,6 +118,47 @@ class _Means(NamedTuple):
 
 
 _SUMS = ("error", "variance", "unexplained", "cosine", "l2_ratio", "rebuilt", "product", "active", "activation")
+
+
+class _Totals:
+    """What is summed over the batches: the figures of the tokens that count, and the FVU of the other set of tokens.
+
+    With a norm limit those within count and the others are all; without one all count and the others are those within
+    the limit that training would have set.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, limit: NormLimit | None, means: _Means, num_tokens: int) -> None:
+        self.sae, self.limit, self.num_tokens = sae, limit, num_tokens
+        self.leaves_out, self.num_beyond = sae.norm_limit is not None, num_tokens - means.num_kept
+        self.mean_E, self.other_mean_E = means.kept_E, means.all_E
+        if not self.leaves_out:
+            self.mean_E, self.other_mean_E = means.all_E, means.kept_E
+        self.sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+        self.other = torch.zeros(2, dtype=torch.float64)
+        self.count_F = torch.zeros(sae.width, dtype=torch.int64)
+
+    def add(self, x_TD: Tensor, y_TE: Tensor) -> None:
+        """Reconstruct a batch."""
+        active = self.sae.encode_active(x_TD, beyond_limit=True)
+        rebuilt_TE = self.sae.decode_active(active, len(x_TD), x_TD)
+        if self.limit is not None and self.num_beyond:
+            kept_T = self.limit.keeps(x_TD)
+            kept = y_TE[kept_T], rebuilt_TE[kept_T]
+            other = (y_TE, rebuilt_TE) if self.leaves_out else kept
+            self.other += _error_and_variance(*other, self.other_mean_E).cpu()
+            if self.leaves_out:
+                y_TE, rebuilt_TE, active = *kept, active.on(kept_T)
+        self.sums += _sums(y_TE, rebuilt_TE, self.mean_E, active.value_A).cpu()
+        self.count_F += torch.bincount(active.feature_A, minlength=self.sae.width).cpu()
+
+    def means(self, width: int) -> Reconstruction:
+        """The figures, for targets of this width."""
+        num_tokens = self.num_tokens - self.num_beyond if self.leaves_out else self.num_tokens
+        measured = _reconstruction(dict(zip(_SUMS, self.sums.tolist(), strict=True)), num_tokens, width, self.count_F)
+        fvu_other = _fvu(*self.other.tolist()) if self.num_beyond else measured.fvu
+        if self.leaves_out:
+            return measured._replace(filtered_tokens=self.num_beyond, fvu_all=fvu_other)
+        return measured._replace(outliers=Outliers(self.num_beyond, fvu_other))
 
 
 def _sums(y_TE: Tensor, rebuilt_TE: Tensor, mean_E: Tensor, value_A: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ METRICS = (
     Metric("tokens", "Evaluated tokens", "held-out tokens that the figures were measured on"),
 )
 
-# What outliers do to the figures: those beyond the autoencoder's norm limit, or, without one, those that training leaves
-# out by default. Each is there where it was measured.
+# What outliers do to the figures: those beyond the autoencoder's norm limit, or, without one, those that training
+# leaves out by default. Each is there where it was measured.
 FILTERED_METRICS = (
     Metric("explained_variance_all", "Explained variance, all tokens", "with the tokens that training left out"),
     Metric(

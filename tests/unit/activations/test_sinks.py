@@ -1,4 +1,4 @@
-"""A capture whose sequences begin with an attention sink says so, with the sink's length and its share of the tokens."""
+"""A capture whose sequences begin with an attention sink says so, with the sink's length and share of the tokens."""
 
 from pathlib import Path
 from typing import Any
