@@ -12,15 +12,14 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mistudio.activations.config import OUTLIER_RATIO, CaptureConfig
 from mistudio.activations.index import ShardSequences, index_path, shard_path, write_index
 from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
 from mistudio.activations.plan import CapturePlan, ShardPlan
 from mistudio.activations.prefetch import Prefetched
-from mistudio.activations.shards import DoesNotFit, ShardWriter
+from mistudio.activations.shards import DoesNotFit, ShardFile, ShardWriter
+from mistudio.activations.sinks import first_token_ratio, why_first
 from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
@@ -32,7 +31,6 @@ from mistudio.subject.cost import pass_flop, stated, subject_shape, subject_spee
 logger = logging.getLogger(__name__)
 
 _WIDER = "bfloat16"  # what takes the place of a format that values do not fit; as a working file, that they did not
-_SINK_SEQUENCES = 4  # that are looked at for an attention sink
 BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
@@ -71,13 +69,13 @@ class CaptureRun:
         """Write all shards that ``draft`` lacks."""
         plans = {split: self.plan(split) for split in SPLITS}
         self._check_rows(plans)
-        sinks = self._sinks(plans["train"])
         stored = {split: plan for split, plan in plans.items() if self.config.stored in ("all", split)}
         self._say_cost(stored.values())
         for split, plan in stored.items():
             self._capture(draft, split, plan)
         for split, plan in stored.items():
             self._write_indexes(draft, split, plan)
+        sinks = self._sinks(draft, *next(iter(stored.items())))
         return {
             "hooks": ", ".join(str(hook.point) for hook in self.hooks),
             **{f"width.{hook.point}": hook.width for hook in self.hooks},
@@ -148,45 +146,22 @@ class CaptureRun:
                     writers[point].append_narrow(acts_ND, rows.meta)
                 bar.advance(len(rows.meta["position"]))
 
-    def _sinks(self, plan: CapturePlan) -> dict[HookPoint, float]:
-        """How many times as long as the others the first kept token of a sequence is, where that makes it an outlier.
-
-        Measured on a few sequences before all others run, so that what is told does not depend on where a run goes on.
-        """
-        num_sequences = plan.shards[-1].stop
-        longer_S = np.flatnonzero(plan.rows(np.arange(num_sequences)) > 1)[:_SINK_SEQUENCES]
-        if not len(longer_S):
-            return {}
-        rows = self.passes.rows("train", longer_S)
-        first_N = torch.from_numpy(np.diff(rows.meta["sequence"], prepend=-1) != 0)
-        ratios = {point: _first_ratio(acts_ND, first_N) for point, acts_ND in rows.acts.items()}
-        sinks = {point: round(ratio, 1) for point, ratio in ratios.items() if ratio > OUTLIER_RATIO}
+    def _sinks(self, draft: Draft, split: Split, plan: CapturePlan) -> dict[str, float]:
+        """How many times as long as the others the first token of a sequence is, by hook point, where it is a sink."""
+        paths = {str(hook.point): shard_path(str(hook.point), split, 0) for hook in self.hooks}
+        ratios = {point: first_token_ratio(ShardFile(draft.file(path))) for point, path in paths.items()}
+        sinks = {point: ratio for point, ratio in ratios.items() if ratio is not None}
         if sinks:
             logger.warning(
                 "The first token of a sequence is an attention sink: at %s it is %s times as long as the others. %s "
                 "Training leaves out what lies beyond max_norm_ratio (%g) times the median, here %.2g%% of all tokens.",
-                ", ".join(map(str, sinks)),
+                ", ".join(sinks),
                 ", ".join(f"{ratio:.0f}" for ratio in sinks.values()),
-                self._why_first(),
+                why_first(self.passes.subject, self.passes.num_prefix, self.corpus.num_prefix),
                 OUTLIER_RATIO,
-                100 * num_sequences / plan.num_rows,
+                100 * plan.shards[-1].stop / plan.num_rows,
             )
         return sinks
-
-    def _why_first(self) -> str:
-        """What stands, or does not stand, before the first token that is kept."""
-        if self.passes.num_prefix:
-            return "The special token before it is left out already."
-        if self.corpus.num_prefix:
-            return "It is the tokenizer's own for the beginning: without include_special it would not be captured."
-        if self.passes.subject.tokenizer is None or self.passes.subject.tokenizer.bos_token_id is None:
-            return "The tokenizer has no token for the beginning (BOS) that could take that place."
-        return "The corpus was ingested without the tokenizer's token for the beginning (add_special_tokens false)."
-
-
-def _first_ratio(acts_ND: Tensor, first_N: Tensor) -> float:
-    length_N = acts_ND.float().norm(dim=1)
-    return float(length_N[first_N].median() / length_N[~first_N].median().clamp(min=1e-12))
 
 
 def _sequences(plan: CapturePlan, shard: ShardPlan) -> ShardSequences:

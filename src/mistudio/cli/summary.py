@@ -56,9 +56,9 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
         table.add_row("best", f"{closing['best']}: {closing['rule']}")
     table.add_row("tokens trained on", _number(closing["tokens"], ","))
     table.add_row("L0 (features active on a token)", _number(closing["l0"], ".2f"))
-    outliers = about_outliers(closing)
-    explained = _number(closing["explained_variance"], ".4f")
-    table.add_row("explained variance", f"{explained} ({outliers})" if outliers else explained)
+    table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
+    if outliers := about_outliers(closing):
+        table.add_row("... and the outliers", outliers)
     table.add_row("dead features", _number(closing["dead_fraction"], ".2%"))
     table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_HALF_WIDTH], closing[_RANDOM]))
     if "interpretable" in closing:

@@ -227,7 +227,7 @@ def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
     if filtered_fraction > _MANY_FILTERED:
         logger.warning(
             "%.2g%% of the tokens at %s were left out, as farther from the middle than %g times the median: so many "
-            "are no outliers. Raise max_norm_ratio, or set it to -1 to learn from all.",
+            "are no outliers. Raise max_norm_ratio, or learn from all (None).",
             *(100 * filtered_fraction, config.hook, config.max_norm_ratio),
         )
     filtered = {"filtered_fraction": round(filtered_fraction, 6)} if learner.norm_limit else {}
