@@ -20,7 +20,8 @@ def gate(
     Args:
         evaluation: Evaluation of an autoencoder (evaluation/...).
         scores: Scores of its explanations (scores/...).
-        min_explained_variance: Least explained variance on held-out documents; 0: any.
+        min_explained_variance: Least explained variance on held-out documents, outliers that training left out not
+            counted; 0: any.
         min_ce_recovered: Least share of the cross-entropy recovered; 0: any.
         max_dead: Largest share of features that never fire; 1: any.
         min_interpretable: Fewest features whose explanation scores 0.8 or more; 0: any.

@@ -1,6 +1,7 @@
 """Evaluations as the evaluate step publishes them, with given figures."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mistudio.artifacts import Artifact, InputRef, Recipe, Store, produce
@@ -19,8 +20,9 @@ def publish_evaluation(
     hook: str = "resid_post.2",
     layer: int = 2,
     ce_tokens: int = 100_000,
+    outliers: Mapping[str, float] | None = None,
 ) -> Artifact:
-    """The evaluation of one autoencoder; its activations are those of ``layer``."""
+    """The evaluation of one autoencoder; its activations are those of ``layer``; ``outliers`` are further figures."""
 
     def publish(kind: str, config: dict[str, Any], inputs: dict[str, InputRef], seed: int, files: dict[str, Any]):
         def build(draft: Any) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def publish_evaluation(
         "control.random_ce_recovered": None if ce_recovered is None else -0.2,
         "control.random_explained_variance": 0.1,
         "tokens": 46_057,
+        **(outliers or {}),
     }
     inputs = {"sae": autoencoder.ref, "subject": SUBJECT}
     return publish("evaluation", {"ce_tokens": ce_tokens}, inputs, 0, {"metrics.json": metrics})

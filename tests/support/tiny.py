@@ -126,6 +126,7 @@ def tiny_corpus(
     num_documents: int = 60,
     context_length: int = CONTEXT_LENGTH,
     held_out_fraction: float = 0.25,
+    add_special_tokens: bool = True,
 ) -> Artifact:
     """A corpus of ``num_documents`` documents, tokenised for ``source``; its text is written to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,9 @@ def tiny_corpus(
         open_source(str(path), store),
         load_tokenizer(source),
         InputRef(uri=f"tokenizer:{source.uri}", digest=source.tokenizer_digest),
-        IngestConfig(context_length=context_length, held_out_fraction=held_out_fraction),
+        IngestConfig(
+            context_length=context_length, held_out_fraction=held_out_fraction, add_special_tokens=add_special_tokens
+        ),
     ).artifact
 
 

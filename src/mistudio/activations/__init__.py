@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mistudio.activations.capture import capture, check_tokenizer
-from mistudio.activations.config import CaptureConfig
+from mistudio.activations.config import OUTLIER_RATIO, CaptureConfig
 from mistudio.activations.origin import captured_config, captured_source
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ else:
     __getattr__ = from_modules(__name__, "stream", "reader", "pairs", "prefetch", "live", "opening", "shuffle")
 
 __all__ = [
+    "OUTLIER_RATIO",
     "ActivationReader",
     "ActivationStream",
     "CaptureConfig",

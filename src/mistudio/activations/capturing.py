@@ -12,14 +12,14 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import torch
 
-from mistudio.activations.config import CaptureConfig
+from mistudio.activations.config import OUTLIER_RATIO, CaptureConfig
 from mistudio.activations.index import ShardSequences, index_path, shard_path, write_index
 from mistudio.activations.passes import CorpusPasses, PassRows, corpus_plan
 from mistudio.activations.plan import CapturePlan, ShardPlan
 from mistudio.activations.prefetch import Prefetched
-from mistudio.activations.shards import DoesNotFit, ShardWriter
+from mistudio.activations.shards import DoesNotFit, ShardFile, ShardWriter
+from mistudio.activations.sinks import first_token_ratio, why_first
 from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.corpus.reader import SPLITS, Split, TokenCorpus
 from mistudio.errors import InputError
@@ -31,7 +31,6 @@ from mistudio.subject.cost import pass_flop, stated, subject_shape, subject_spee
 logger = logging.getLogger(__name__)
 
 _WIDER = "bfloat16"  # what takes the place of a format that values do not fit; as a working file, that they did not
-_SINK_RATIO = 10  # a first token so many times as long as the others is a sink
 BATCHES_AHEAD = 2  # forward passes that may be done before their rows are written
 
 
@@ -65,7 +64,6 @@ class CaptureRun:
         self.corpus, self.config = corpus, config
         self.passes = CorpusPasses(subject, corpus, config.hooks, config)
         self.hooks = self.passes.hooks
-        self.has_looked = False  # for an attention sink
 
     def run(self, draft: Draft) -> Summary:
         """Write all shards that ``draft`` lacks."""
@@ -77,6 +75,7 @@ class CaptureRun:
             self._capture(draft, split, plan)
         for split, plan in stored.items():
             self._write_indexes(draft, split, plan)
+        sinks = self._sinks(draft, *next(iter(stored.items())))
         return {
             "hooks": ", ".join(str(hook.point) for hook in self.hooks),
             **{f"width.{hook.point}": hook.width for hook in self.hooks},
@@ -85,6 +84,7 @@ class CaptureRun:
             "stored": self.config.stored,
             "shards": sum(len(plan.shards) for plan in stored.values()) * len(self.hooks),
             "padding_fraction": round(next(iter(stored.values())).padding_fraction(), 4),
+            **{f"first_token_ratio.{point}": ratio for point, ratio in sinks.items()},
         }
 
     def _say_cost(self, plans: Iterable[CapturePlan]) -> None:
@@ -142,29 +142,26 @@ class CaptureRun:
                 file = stack.enter_context(draft.open(names[hook.point]))
                 writers[hook.point] = stack.enter_context(ShardWriter(file, hook.width, self.config.storage_dtype))
             for rows in passes:
-                self._look_for_sink(rows)
                 for point, acts_ND in rows.acts.items():
                     writers[point].append_narrow(acts_ND, rows.meta)
                 bar.advance(len(rows.meta["position"]))
 
-    def _look_for_sink(self, rows: PassRows) -> None:
-        """Say so once where the first tokens are of another length than all others, and no special token takes that."""
-        if self.has_looked or self.passes.num_prefix or self.corpus.num_prefix:
-            return
-        self.has_looked = True
-        first_N = torch.from_numpy(rows.meta["position"] == 0)
-        if first_N.all() or not first_N.any():
-            return
-        for point, acts_ND in rows.acts.items():
-            length_N = acts_ND.float().norm(dim=1)
-            ratio = float(length_N[first_N].median() / length_N[~first_N].median().clamp(min=1e-12))
-            if ratio > _SINK_RATIO:
-                logger.warning(
-                    "At %s the first token of a text is %.0f times as long as the others: the model has no token of "
-                    "its own for the beginning, and puts its attention sink there. Train with max_norm_ratio %d to "
-                    "leave such tokens out.",
-                    *(point, ratio, _SINK_RATIO),
-                )
+    def _sinks(self, draft: Draft, split: Split, plan: CapturePlan) -> dict[str, float]:
+        """How many times as long as the others the first token of a sequence is, by hook point, where it is a sink."""
+        paths = {str(hook.point): shard_path(str(hook.point), split, 0) for hook in self.hooks}
+        ratios = {point: first_token_ratio(ShardFile(draft.file(path))) for point, path in paths.items()}
+        sinks = {point: ratio for point, ratio in ratios.items() if ratio is not None}
+        if sinks:
+            logger.warning(
+                "The first token of a sequence is an attention sink: at %s it is %s times as long as the others. %s "
+                "Training leaves out what lies beyond max_norm_ratio (%g) times the median, here %.2g%% of all tokens.",
+                ", ".join(sinks),
+                ", ".join(f"{ratio:.0f}" for ratio in sinks.values()),
+                why_first(self.passes.subject, self.passes.num_prefix, self.corpus.num_prefix),
+                OUTLIER_RATIO,
+                100 * plan.shards[-1].stop / plan.num_rows,
+            )
+        return sinks
 
 
 def _sequences(plan: CapturePlan, shard: ShardPlan) -> ShardSequences:

@@ -7,6 +7,10 @@ from pydantic import Field, field_validator
 from mistudio.settings import DASHBOARD, Settings, option_name
 from mistudio.subject import HookPoint
 
+# A token so many times as far from the middle as half of all tokens is an outlier: an attention sink, most often.
+# Measured by benchmarks/outliers.py; docs/concepts/training.md has the table.
+OUTLIER_RATIO = 8.0
+
 
 class CaptureConfig(Settings):
     """What to capture, and how it is stored."""

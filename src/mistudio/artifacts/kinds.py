@@ -11,7 +11,7 @@ KINDS = {
     "activations": 2,
     "comparison": 1,
     "corpus": 3,
-    "evaluation": 3,
+    "evaluation": 4,
     "explanations": 2,
     "features": 3,
     "features-part": 1,

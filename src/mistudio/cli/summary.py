@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mistudio.artifacts import default_store_url, open_artifact, open_store
 from mistudio.events import Finished
+from mistudio.report.metrics import OUTLIER_FIGURES, about_outliers
 from mistudio.runs.checkout import kfp_functions, signature
 from mistudio.runs.outcome import seconds_by_step
 from mistudio.terminal import console
@@ -33,6 +34,7 @@ def summarise(finished: list[Finished]) -> dict[str, Any]:
         "tokens": last["train"]["tokens"] if "train" in last else None,
         **{name: measured.get(name) for name in _FIGURES},
         _HALF_WIDTH: measured.get(_HALF_WIDTH),
+        **{name: measured[name] for name in OUTLIER_FIGURES if measured.get(name) is not None},
         _RANDOM: measured.get("control.random_ce_recovered"),
         **{name: last["score"].get(name) for name in _SCORED if "score" in last},
         **{name: last["score"][name] for name in ("scored",) if name in last.get("score", {})},
@@ -56,6 +58,8 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     table.add_row("tokens trained on", _number(closing["tokens"], ","))
     table.add_row("L0 (features active on a token)", _number(closing["l0"], ".2f"))
     table.add_row("explained variance", _number(closing["explained_variance"], ".4f"))
+    if outliers := about_outliers(closing):
+        table.add_row("... and the outliers", outliers)
     table.add_row("dead features", _number(closing["dead_fraction"], ".2%"))
     table.add_row("CE recovered", _recovered(closing["ce_recovered"], closing[_HALF_WIDTH], closing[_RANDOM]))
     if "interpretable" in closing:

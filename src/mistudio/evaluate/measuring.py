@@ -136,13 +136,19 @@ def _model_metrics(losses: SpliceLosses | None) -> dict[str, JsonScalar]:
 
 
 def _filtered_metrics(rebuilt: Reconstruction, losses: SpliceLosses | None) -> dict[str, JsonScalar]:
-    """What lies beyond the norm limit, and how the autoencoder does with that counted in; nothing without a limit."""
-    if rebuilt.fvu_all is None:
-        return {}
+    """The outliers: those beyond the norm limit, or, where there is none, those among the measured tokens."""
+    if rebuilt.outliers is not None:
+        return {
+            "explained_variance_all": 1 - rebuilt.fvu_all,
+            "explained_variance_without_outliers": 1 - rebuilt.outliers.fvu_without,
+            "outlier_tokens": rebuilt.outliers.tokens,
+            "outlier_fraction": rebuilt.outliers.tokens / max(rebuilt.tokens, 1),
+        }
+    filtered = rebuilt.filtered_tokens or 0
     return {
-        "filtered_tokens": rebuilt.filtered_tokens,
-        "filtered_fraction": rebuilt.filtered_tokens / (rebuilt.tokens + rebuilt.filtered_tokens),
         "explained_variance_all": 1 - rebuilt.fvu_all,
+        "filtered_tokens": filtered,
+        "filtered_fraction": filtered / (rebuilt.tokens + filtered),
         "ce_filtered_tokens": losses.filtered_tokens if losses else None,
     }
 

@@ -140,13 +140,14 @@ def export_sae(artifact: Artifact, folder: Path, format_name: str, features: Seq
 def _without_limit(artifact: Artifact) -> SparseAutoencoder:
     """The autoencoder as other formats can hold it."""
     sae = load_autoencoder(artifact)
-    if sae.norm_limit is not None:
+    filtered = artifact.manifest.summary.get("filtered_tokens")
+    if filtered:
         logger.warning(
-            "%s was trained without tokens beyond a norm limit (max_norm_ratio), which other formats cannot hold: what "
-            "is written encodes such tokens too.",
-            artifact.uri,
+            "%s was trained without %s tokens beyond a norm limit (max_norm_ratio), which other formats cannot hold: "
+            "what is written encodes such tokens too.",
+            *(artifact.uri, f"{filtered:,}"),
         )
-        sae.norm_limit = None
+    sae.norm_limit = None
     return sae
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mistudio.features import FeatureSet
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
-from mistudio.report.metrics import METRICS, Metrics, write_left_out, write_metric, write_value
+from mistudio.report.metrics import METRICS, Metrics, about_outliers, write_left_out, write_metric, write_value
 from mistudio.report.page import Page
 from mistudio.report.records import (
     BLOCK_FEATURES,
@@ -112,7 +112,7 @@ def _tiles(metrics: Metrics, counts: Counts) -> list[dict[str, str]]:
     """The figures that one looks at first: label, value, a note below it, and what it means."""
     half_width = metrics.get("ce_recovered_half_width")
     notes = {
-        "explained_variance": f"FVU {write_metric('fvu', metrics['fvu'])}",
+        "explained_variance": about_outliers(metrics) or f"FVU {write_metric('fvu', metrics['fvu'])}",
         "l0": "active on a token",
         "dead_fraction": "in the evaluation",
         "ce_recovered": "1 is no loss" if half_width is None else f"± {half_width:.3f}; 1 is no loss",

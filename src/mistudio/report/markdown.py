@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
-from mistudio.report.metrics import FILTERED_METRICS, METRICS, Metrics, write_metric
+from mistudio.report.metrics import Metrics, shown_metrics, write_metric
 from mistudio.report.records import Counts
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
@@ -27,7 +27,7 @@ def render_markdown(
         "| metric | value | meaning |",
         "| --- | ---: | --- |",
     ]
-    for metric in (*METRICS, *(metric for metric in FILTERED_METRICS if metric.key in metrics)):
+    for metric in shown_metrics(metrics):
         lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {_escape(metric.hint)} |")
     if interpretation is not None:
         lines += ["", "## Explanations", "", "| held-out documents | |", "| --- | ---: |"]

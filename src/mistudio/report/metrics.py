@@ -53,13 +53,44 @@ METRICS = (
     Metric("tokens", "Evaluated tokens", "held-out tokens that the figures were measured on"),
 )
 
-# Where tokens are beyond the autoencoder's norm limit.
+# What outliers do to the figures: those beyond the autoencoder's norm limit, or, without one, those that training
+# leaves out by default. Each is there where it was measured.
 FILTERED_METRICS = (
     Metric("explained_variance_all", "Explained variance, all tokens", "with the tokens that training left out"),
+    Metric(
+        "explained_variance_without_outliers",
+        "Explained variance, without outliers",
+        "over the tokens that training would keep by default; this autoencoder has no limit",
+    ),
+    Metric("outlier_tokens", "Outliers", "held-out tokens that training leaves out by default; in all other figures"),
+    Metric("outlier_fraction", "Share of outliers", "of the held-out tokens"),
     Metric("filtered_tokens", "Tokens left out", "held-out tokens too far from the others, as in training"),
     Metric("filtered_fraction", "Share left out", "of the held-out tokens"),
     Metric("ce_filtered_tokens", "Tokens left out, in the model", "their activations stay as they are"),
 )
+
+# Of these, what is compared between autoencoders and shown beside the explained variance.
+OUTLIER_FIGURES = tuple(metric.key for metric in FILTERED_METRICS if not metric.key.endswith("tokens"))
+
+
+def about_outliers(metrics: Metrics) -> str:
+    """The explained variance with outliers, or without, and their share, for people; empty where there are none."""
+    filtered, outliers = metrics.get("filtered_fraction"), metrics.get("outlier_fraction")
+    if filtered:
+        everywhere = write_metric("explained_variance", metrics["explained_variance_all"])
+        return f"{everywhere} over all tokens; {_percent(filtered)} of them are outliers, left out"
+    if outliers:
+        without = write_metric("explained_variance", metrics["explained_variance_without_outliers"])
+        return f"{without} without outliers, {_percent(outliers)} of the tokens"
+    return ""
+
+
+def shown_metrics(metrics: Metrics) -> list[Metric]:
+    """What a table of all figures lists: of the outliers no more than that there are none, where that is so."""
+    outliers = [metric for metric in FILTERED_METRICS if metric.key in metrics]
+    if not about_outliers(metrics):
+        outliers = [metric for metric in outliers if metric.key in {"filtered_tokens", "outlier_tokens"}]
+    return [*METRICS, *outliers]
 
 
 def read_metrics(evaluation: Artifact) -> dict[str, float | None]:
@@ -79,8 +110,8 @@ def write_metric(key: str, value: float | None) -> str:
         return MISSING
     if key.endswith("tokens"):
         return f"{int(value):,}"
-    if key in {"dead_fraction", "dense_fraction", "filtered_fraction"}:
-        return f"{100 * value:.3g}%"
+    if key in {"dead_fraction", "dense_fraction", "filtered_fraction", "outlier_fraction"}:
+        return _percent(value)
     return f"{value:.3g}" if key in {"l0", "l1"} and value >= 1 else f"{value:.3f}"
 
 
@@ -99,6 +130,10 @@ def write_left_out(metrics: Metrics) -> str:
         return text
     without, whole = (write_metric("explained_variance", value) for value in both)
     return f"{text} Explained variance is {without} without them and {whole} with them."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
 
 
 def write_value(value: object) -> str:

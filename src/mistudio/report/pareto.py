@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from mistudio.report.metrics import METRICS, MISSING
+from mistudio.report.metrics import FILTERED_METRICS, METRICS, MISSING, OUTLIER_FIGURES
 from mistudio.report.page import Page
 from mistudio.report.points import QUALITIES, Configuration, Estimate, front
 
@@ -18,7 +18,8 @@ COMPARISON = Page("comparison.html.j2", "comparison.css", ("comparison.js",))
 
 _WIDTH, _HEIGHT = 620, 430
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 46
-_LABELS = {metric.key: metric.label for metric in METRICS}
+_LABELS = {metric.key: metric.label for metric in (*METRICS, *FILTERED_METRICS)}
+_SHARES = [name for name in OUTLIER_FIGURES if name.endswith("fraction")]
 _LEAST_LOST = 1e-4
 _ROOM = 0.06  # of an axis, beside the outermost marks
 _TICK_GAP = 20  # least distance of two labels, in pixels
@@ -122,18 +123,19 @@ def render_comparison(
 ) -> str:
     """The whole page."""
     measured = [name for name in QUALITIES if any(each.figures[name] for each in candidates)]
+    columns = _columns(candidates, measured)
     looks = _looks(candidates)
     return COMPARISON.open().render(
         title=title,
         rule=rule,
         facts=facts,
         best=best,
-        best_cells=_cells(best, measured),
-        headings=[_LABELS[name] for name in _columns(measured)],
+        best_cells=_cells(best, columns),
+        headings=[_LABELS[name] for name in columns],
         legend=[(name, shape, colour) for name, (colour, shape) in looks.items()],
         widths=[(f"{width:,}", dashes) for width, dashes in _dashes(candidates).items()],
         drawings=[draw(candidates, name) for name in measured],
-        rows=[_row(number, each, candidates, measured, each is best) for number, each in enumerate(candidates)],
+        rows=[_row(number, each, candidates, columns, each is best) for number, each in enumerate(candidates)],
         size=(_WIDTH, _HEIGHT),
         frame=(_LEFT, _TOP, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM),
         has_intervals=any(len(each.points) > 1 for each in candidates),
@@ -224,9 +226,9 @@ def _dashes(candidates: Sequence[Configuration]) -> dict[int, str]:
 
 
 def _row(
-    number: int, each: Configuration, candidates: Sequence[Configuration], measured: Sequence[str], best: bool
+    number: int, each: Configuration, candidates: Sequence[Configuration], columns: Sequence[str], best: bool
 ) -> Row:
-    on_front = [name in measured and each in front(candidates, name) for name in _columns(measured)]
+    on_front = [name in QUALITIES and each in front(candidates, name) for name in columns]
     colour, shape = _looks(candidates)[each.architecture]
     return Row(
         number=number,
@@ -235,17 +237,20 @@ def _row(
         shape=shape,
         name=each.name,
         seeds=", ".join(str(point.seed) for point in each.points),
-        cells=tuple(zip(_cells(each, measured), on_front, strict=True)),
+        cells=tuple(zip(_cells(each, columns), on_front, strict=True)),
         best=best,
     )
 
 
-def _columns(measured: Sequence[str]) -> list[str]:
-    return ["l0", *measured, "dead_fraction", *(f"control.random_{name}" for name in measured)]
+def _columns(candidates: Sequence[Configuration], measured: Sequence[str]) -> list[str]:
+    """The figures of the table; what outliers do where one of the autoencoders met any."""
+    met = any((share := each.figures[name]) and share.mean for each in candidates for name in _SHARES)
+    outliers = [name for name in OUTLIER_FIGURES if met and any(each.figures[name] for each in candidates)]
+    return ["l0", *measured, *outliers, "dead_fraction", *(f"control.random_{name}" for name in measured)]
 
 
-def _cells(each: Configuration, measured: Sequence[str]) -> list[str]:
-    return [_written(name, each.figures[name]) for name in _columns(measured)]
+def _cells(each: Configuration, columns: Sequence[str]) -> list[str]:
+    return [_written(name, each.figures[name]) for name in columns]
 
 
 def _written(name: str, estimate: Estimate | None) -> str:
@@ -258,7 +263,7 @@ def _written(name: str, estimate: Estimate | None) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    return format(value, {"l0": ".2f", "dead_fraction": ".2%"}.get(name, ".4f"))
+    return format(value, ".2%" if name in {"dead_fraction", *_SHARES} else ".2f" if name == "l0" else ".4f")
 
 
 def _points(places: Iterable[tuple[float, float]]) -> str:

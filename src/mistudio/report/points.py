@@ -19,11 +19,12 @@ from scipy.special import stdtrit
 
 from mistudio.artifacts import Artifact, Store, canonical_json, open_input
 from mistudio.errors import InputError
-from mistudio.report.metrics import read_metrics
+from mistudio.report.metrics import OUTLIER_FIGURES, read_metrics
 from mistudio.sae import architecture_configs
 
 QUALITIES = ("ce_recovered", "explained_variance")
-_FIGURES = ("l0", *QUALITIES, "dead_fraction", *(f"control.random_{name}" for name in QUALITIES))
+_CONTROLS = tuple(f"control.random_{name}" for name in QUALITIES)
+_FIGURES = ("l0", *QUALITIES, *OUTLIER_FIGURES, "dead_fraction", *_CONTROLS)
 _TWO_SIDED_95 = 0.975
 _AS_SPARSE = 1.05
 
@@ -133,7 +134,7 @@ def _point(evaluation: Artifact, sae: Artifact) -> Point:
         sparsity_setting=sparsity_setting,
         sparsity=None if sparsity is None else float(sparsity),
         seed=sae.manifest.seed,
-        figures={name: metrics[name] for name in _FIGURES},
+        figures={name: metrics.get(name) for name in _FIGURES},
         sae=sae.uri,
         evaluation=evaluation.uri,
     )

@@ -10,7 +10,7 @@ from mistudio.report.dashboard import DASHBOARD, write_dashboard
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import trace
 from mistudio.report.markdown import render_markdown
-from mistudio.report.metrics import read_metrics
+from mistudio.report.metrics import OUTLIER_FIGURES, read_metrics
 
 
 def report(
@@ -70,6 +70,7 @@ def report(
             "features_shown": counts.shown,
             "features_dead": counts.dead,
             "explained_variance": metrics["explained_variance"],
+            **{name: metrics[name] for name in OUTLIER_FIGURES if name in metrics},
             "l0": metrics["l0"],
             "ce_recovered": metrics["ce_recovered"],
             **interpreted,

@@ -7,12 +7,23 @@ from typing import Any
 
 from mistudio.errors import MistudioError
 from mistudio.events import Finished
+from mistudio.report.metrics import OUTLIER_FIGURES
 from mistudio.runs.checkout import kfp_functions, load_pipeline, signature
 from mistudio.runs.folder import RunFolder
 from mistudio.runs.outcome import seconds_by_step, step_states
 from mistudio.tracking import Run, pipeline_run
 
-_HEADLINES = ("explained_variance", "fvu", "l0", "dead_fraction", "ce_recovered", "kl", "ce_clean", "ce_spliced")
+_HEADLINES = (
+    "explained_variance",
+    *OUTLIER_FIGURES,
+    "fvu",
+    "l0",
+    "dead_fraction",
+    "ce_recovered",
+    "kl",
+    "ce_clean",
+    "ce_spliced",
+)
 _SCORED = ("interpretable", "scored", "explained", "dead", "dense", "program_f1", "shuffled_f1")
 
 

@@ -23,7 +23,8 @@ class GateConfig(Settings):
         default=0.0,
         ge=0,
         le=1,
-        description="least explained variance on held-out documents; 0: any",
+        description="least explained variance on held-out documents, outliers that training left out not counted; "
+        "0: any",
         json_schema_extra=DASHBOARD,
     )
     min_ce_recovered: float = Field(

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from mistudio.activations.config import OUTLIER_RATIO
 from mistudio.errors import ConfigError
 from mistudio.sae import Parallel, SAEConfig, built_in_configs
 from mistudio.settings import COMMAND, CONTEXT, DASHBOARD, Settings
@@ -60,10 +61,11 @@ class TrainConfig(Settings):
         default="mean", description="where the decoder's bias starts: at this centre of a sample of the targets"
     )
     max_norm_ratio: float | None = Field(
-        default=None,
+        default=OUTLIER_RATIO,
         gt=1,
         description="leave out tokens farther from the middle than so many times the median, here and in all that "
         "follows; None: none",
+        json_schema_extra=COMMAND,
     )
     encoder_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",

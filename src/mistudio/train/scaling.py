@@ -52,20 +52,17 @@ class Scaling(NamedTuple):
 
 
 def norm_limit(sample: Rows, config: TrainConfig) -> NormLimit | None:
-    """The limit that ``max_norm_ratio`` sets, measured on a sample; None where none is wanted.
-
-    The centre and the typical distance are medians: a mean would follow the few that are to be left out.
-    """
+    """The limit that ``max_norm_ratio`` sets, measured on a sample; None where none is wanted."""
     if config.max_norm_ratio is None:
         return None
-    input_ND, _ = as_pair(sample)
-    centre_D = input_ND.median(dim=0).values if config.normalisation == "centred" else torch.zeros_like(input_ND[0])
-    return NormLimit(centre_D, config.max_norm_ratio * float((input_ND - centre_D).norm(dim=1).median()))
+    return NormLimit.measured(as_pair(sample)[0], config.max_norm_ratio, centred=config.normalisation == "centred")
 
 
 def within(rows: Rows, limit: NormLimit) -> Rows:
-    """The rows whose inputs are within the limit, and their targets."""
+    """The rows whose inputs are within the limit, and their targets; the same object where all are."""
     kept_N = limit.keeps(as_pair(rows)[0])
+    if bool(kept_N.all()):
+        return rows
     return rows[kept_N] if isinstance(rows, Tensor) else (rows[0][kept_N], rows[1][kept_N])
 
 

@@ -24,6 +24,7 @@ from mistudio.train.trainer import State, Trainer
 logger = logging.getLogger(__name__)
 
 _KEPT_CHECKPOINTS = 2
+_MANY_FILTERED = 0.05  # a share of the tokens that nobody would call outliers
 # Multiplications of a step's encoder product (tokens x latents x width) below which one thread is faster than two: it
 # takes 0.65 of their time at 2^26, about the same at 2^28, and 1.5 times at 2^30 (TopK; threads that do not spin).
 _SMALL = 1 << 28
@@ -222,8 +223,14 @@ def _publish(learner: Learner, sae: SparseAutoencoder, draft: Draft) -> Summary:
     draft.write(CONFIG_NAME, config_json(sae, config.hook, learner.scaling.activation_std, config.target_hook))
     draft.write(TRAINING_NAME, json.dumps(learner.history, indent=0, sort_keys=True).encode())
     last = learner.history[-1]
-    passed = learner.tokens + learner.filtered_tokens
-    filtered = {"filtered_fraction": round(learner.filtered_tokens / passed, 6)} if learner.norm_limit else {}
+    filtered_fraction = learner.filtered_tokens / (learner.tokens + learner.filtered_tokens)
+    if filtered_fraction > _MANY_FILTERED:
+        logger.warning(
+            "%.2g%% of the tokens at %s were left out, as farther from the middle than %g times the median: so many "
+            "are no outliers. Raise max_norm_ratio, or learn from all (None).",
+            *(100 * filtered_fraction, config.hook, config.max_norm_ratio),
+        )
+    filtered = {"filtered_fraction": round(filtered_fraction, 6)} if learner.norm_limit else {}
     return {
         "architecture": config.sae.architecture,
         "hook": config.hook,

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,14 +21,13 @@ from torch import Tensor
 
 from mistudio.activations import ActivationReader, CaptureConfig, open_rows
 from mistudio.activations.index import sequences_of
-from mistudio.activations.passes import PassRows
 from mistudio.activations.plan import plan_capture
 from mistudio.activations.shards import ShardWriter
 from mistudio.artifacts import Artifact, Produced, Store, artifact_uris, open_store
 from mistudio.corpus.ingest import is_held_out
 from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import ConfigError, InputError, StorageFull, SubjectError
-from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, resolve_source
+from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from mistudio.subject import batches as batches_module
 from tests.support.tiny import (
     CONTEXT_LENGTH,
@@ -457,18 +455,3 @@ def test_a_killed_run_goes_on_in_the_format_that_fits(loud_llama: Callable[[floa
 def test_activations_that_are_no_numbers_are_refused(loud_llama: Callable[[float], Subject], store: Store) -> None:
     with pytest.raises(InputError, match="hold NaN or infinity at this hook point"):
         captured(store, loud_llama(float("nan")), CaptureConfig(hooks=("resid_pre.0",), storage_dtype="bfloat16"))
-
-
-@pytest.mark.parametrize(("scale", "said"), [(100.0, True), (1.0, False)])
-def test_a_sink_without_a_token_of_its_own_is_told(scale: float, said: bool, caplog: pytest.LogCaptureFixture) -> None:
-    acts_ND = torch.ones(6, 4)
-    acts_ND[[0, 3]] *= scale
-    rows = PassRows({HookPoint("resid_post", 1): acts_ND}, {"position": np.array([0, 1, 2, 0, 1, 2], dtype=np.int32)})
-    for num_prefix in (0, 1):
-        run = object.__new__(capturing_module.CaptureRun)
-        run.has_looked, run.corpus = False, SimpleNamespace(num_prefix=num_prefix)
-        run.passes = SimpleNamespace(num_prefix=0)
-        run._look_for_sink(rows)
-        run._look_for_sink(rows)
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * said
-    assert ("resid_post.1 the first token of a text is 100 times" in caplog.text) == said

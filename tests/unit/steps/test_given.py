@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mistudio import steps
+from mistudio.activations import OUTLIER_RATIO
 from mistudio.errors import ConfigError
 from mistudio.settings import MOST_SEED
 from mistudio.steps import STEPS
@@ -59,6 +60,20 @@ def test_numbers_of_other_libraries_and_paths_are_what_they_say(tmp_path: Path) 
     assert asked.given["seed"] == 3
     assert check(STEPS["explain"], {"labels": tmp_path}).given["labels"] == str(tmp_path)
     assert check(STEPS["capture"], {"hooks": {"resid_post.1"}}).config.hooks == ("resid_post.1",)
+
+
+@pytest.mark.parametrize(
+    ("given", "ratio"),
+    [
+        ({}, OUTLIER_RATIO),
+        ({"max_norm_ratio": None}, None),
+        ({"train_settings": {"max_norm_ratio": None}}, None),
+        ({"train_settings": '{"max_norm_ratio": null}'}, None),
+        ({"max_norm_ratio": 12}, 12.0),
+    ],
+)
+def test_outliers_are_left_out_unless_that_is_switched_off(given: dict[str, Any], ratio: float | None) -> None:
+    assert check(STEPS["train"], given).config.max_norm_ratio == ratio
 
 
 @pytest.mark.parametrize(
