@@ -27,7 +27,7 @@ def evaluate(
         metrics: The figures, for the dashboard to compare.
         model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
             empty: where the capture says.
-        ce_tokens: About how many held-out tokens run through the model.
+        ce_tokens: About how many held-out tokens run through the model at most.
         evaluate_settings: Other settings as JSON; mistudio evaluate --parameters lists them.
         dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
             float16; empty: as captured.
