@@ -30,8 +30,8 @@ def find_more(
         base: Earlier trials, which are kept and added to (trials/...); empty: the newest with the same settings.
         scores: Scores of these features (scores/...), for only best:50.
         explanations: Explanations of these features (explanations/...), for only unlabelled.
-        model: Language model: demo, a folder, an id on the model hub (NAME@REVISION), or subject/... in the store;
-            empty: where the capture says.
+        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
+            store; empty: where the capture says.
         only: Features to try, such as 12,40-90 or coherent:50; empty: the next ones in the order of worth.
         causal_tflop: Most computation for trying features in the model, in 10^12 operations; -1: without limit
             where only is given, else 20 on a CPU, 2,000 on a GPU.

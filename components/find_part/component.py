@@ -12,11 +12,12 @@ def find_part(
     part: int = 0,
     num_parts: int = 1,
     model: str = "",
+    ablation_contexts: int = 2,
+    attribution_contexts: int = 1,
+    causal_tflop: float = -1.0,
     contexts: int = 20,
     context_before: int = 24,
     context_after: int = 8,
-    ablation_contexts: int = 2,
-    attribution_contexts: int = 1,
     find_settings: str = "",
     dtype: str = "",
     quantization: str = "",
@@ -33,11 +34,13 @@ def find_part(
         num_parts: How many parts the activations are cut into.
         model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
             store; empty: where the capture says.
+        ablation_contexts: Contexts a feature in which taking it out is tried.
+        attribution_contexts: Contexts a feature in which it is traced to input tokens.
+        causal_tflop: Most computation for trying features in the model, in 10^12 operations; -1: 20 on a CPU, 2,000
+            on a GPU.
         contexts: Strongest contexts a feature, each from another document.
         context_before: Tokens shown before the peak.
         context_after: Tokens shown after the peak.
-        ablation_contexts: Contexts a feature in which zeroing it is tried, two passes each.
-        attribution_contexts: Contexts a feature in which it is traced to input tokens.
         find_settings: Other settings as JSON; mistudio find_part --parameters lists them.
         dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
             float16; empty: as captured.
@@ -55,11 +58,12 @@ def find_part(
         part=part,
         num_parts=num_parts,
         model=model or None,
+        ablation_contexts=ablation_contexts,
+        attribution_contexts=attribution_contexts,
+        causal_tflop=None if causal_tflop == -1 else causal_tflop,
         contexts=contexts,
         context_before=context_before,
         context_after=context_after,
-        ablation_contexts=ablation_contexts,
-        attribution_contexts=attribution_contexts,
         find_settings=find_settings or None,
         dtype=dtype or None,
         quantization=quantization or None,

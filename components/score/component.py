@@ -1,5 +1,7 @@
 """The score step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from components.images import BATCH_IMAGE
@@ -10,8 +12,11 @@ def score(
     explanations: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    best_by: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
+    base: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     model: str = "",
     scorer: str = "program",
+    only: str = "",
     max_tokens: int = 200000,
     resamples: int = 500,
     score_settings: str = "",
@@ -31,10 +36,14 @@ def score(
         explanations: Explanations of features (explanations/...).
         scores: Every figure of every explanation, with its interval.
         metrics: The figures, for the dashboard to compare.
+        best_by: Scores of their features (scores/...), to choose the best by where only says best.
+        base: Scores of their features (scores/...), made alike, to keep and add to.
         model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
             store; empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;
             several with commas.
+        only: Features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50,
+            coherent:50, group:7, cluster:3, unlabelled; several with commas; empty: all.
         max_tokens: Held-out tokens that explanations are tried on, of whole documents.
         resamples: Bootstrap draws of the documents.
         score_settings: Other settings as JSON; mistudio score --parameters lists them.
@@ -55,8 +64,11 @@ def score(
     done = steps.run_step(
         "score",
         explanations=steps.artifact_uri(explanations.path),
+        best_by=steps.artifact_uri(best_by.path) if best_by else None,
+        base=steps.artifact_uri(base.path) if base else None,
         model=model or None,
         scorer=scorer,
+        only=only or None,
         max_tokens=max_tokens,
         resamples=resamples,
         score_settings=score_settings or None,

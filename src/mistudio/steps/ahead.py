@@ -85,7 +85,7 @@ def corpus_tokens(ingest: Asked) -> float | None:
     """The most tokens that a corpus can have: by its setting, or by the bytes of its files; None: nobody knows."""
     from pathlib import Path
 
-    most = ingest.config.max_tokens
+    most: int | None = ingest.config.max_tokens
     path = Path(str(ingest.given.get("corpus", "")))
     if not ingest.given.get("corpus") or not path.exists():
         return most
