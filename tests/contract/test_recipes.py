@@ -20,7 +20,8 @@ from mistudio.evaluate.stability import StabilityConfig, stability
 from mistudio.explain import ExplainConfig, JudgeSource, explain
 from mistudio.explain import registry as registry_module
 from mistudio.find import FindConfig, find_features
-from mistudio.find.config import PassConfig
+from mistudio.find.config import MoreConfig, PassConfig
+from mistudio.find.more import find_more
 from mistudio.find.step import find_part
 from mistudio.report.compare import CompareConfig, compare
 from mistudio.report.step import ReportConfig, report
@@ -54,8 +55,9 @@ OTHERS: dict[str, Any] = {
     "target_hook": OTHER_HOOK,
     "prefixes": (16, 64),
     "plugins": {"plugin": {"size": 2}},
-    "only": "0-40",
+    "only": "0-63",
 }
+SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
 JUDGE = JudgeSource(settings={}, open=nullcontext)  # type: ignore[arg-type] -- nothing is asked
 
@@ -159,6 +161,10 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
         FindConfig(),
         lambda store, line, config: find_features(store, line.saes[0], line.run.source, CPU, config),
     ),
+    "find_more": (
+        MoreConfig(),
+        lambda store, line, config: find_more(store, line.features, line.run.source, CPU, config),
+    ),
     "explain": (
         ExplainConfig(explainers=EXPLAINERS),
         lambda store, line, config: explain(store, line.features, line.run.source, CPU, config, judge=JUDGE),
@@ -181,7 +187,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     run = make_llama_run(folder)
     own = run.store
     sae, other = (train(own, run.activations, SHORT, seed).artifact for seed in range(2))
-    features = find_features(own, sae, run.source, CPU, FindConfig(map=False, contexts=2, lens_tokens=2)).artifact
+    features = find_features(own, sae, run.source, CPU, SEARCHED).artifact
     evaluation = evaluate(own, sae, run.source, CPU, EvaluateConfig(max_tokens=500, ce_tokens=500)).artifact
     explanations = explain(own, features, run.source, CPU, ExplainConfig(max_tokens=2000)).artifact
     scores = score(own, explanations, run.source, CPU, ScoreConfig(max_tokens=2000, resamples=20)).artifact
