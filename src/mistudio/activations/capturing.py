@@ -92,7 +92,7 @@ class CaptureRun:
         subject, blocks = self.passes.subject, max(hook.point.layer for hook in self.hooks) + 1
         tokens = sum(int(plan.lengths_S[plan.sequences()].sum()) for plan in plans if plan.shards)
         flop = pass_flop(subject_shape(subject), tokens, self.corpus.context_length, blocks=blocks, head=False)
-        say(f"Capture: {stated(flop, subject_speed(subject))} for {tokens:,} tokens through {blocks} blocks")
+        say(f"Capture: {stated(flop, subject_speed(subject, blocks))} for {tokens:,} tokens through {blocks} blocks")
 
     def plan(self, split: Split) -> CapturePlan:
         """Which sequences go into which shard and which forward pass."""

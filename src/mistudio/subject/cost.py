@@ -19,6 +19,7 @@ Shape legend: B sequences, T tokens of a sequence, D model width, M inner width 
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -138,17 +139,20 @@ class _StandIn:
         return x_BTD + f.linear(f.silu(f.linear(normed_BTD, gate)) * f.linear(normed_BTD, up), down)
 
 
-def subject_speed(subject: "Subject") -> float:
-    """FLOP/s of one short batch through a loaded model without its output head, measured once a model."""
+def subject_speed(subject: "Subject", blocks: int | None = None) -> float:
+    """FLOP/s of one short batch through the first blocks of a loaded model, or all; measured once a model."""
     import torch
 
-    if "speed" not in subject.cache:
+    blocks = subject.num_layers if blocks is None else blocks
+    key = f"speed.{blocks}"
+    if key not in subject.cache:
         length = min(_PASS_LENGTH, subject.max_positions or _PASS_LENGTH)
-        shape, ids_BT = subject_shape(subject), _some_ids(subject, length)
+        ids_BT = _some_ids(subject, length)
         with torch.no_grad():
-            seconds = _seconds(lambda: _stack(subject)(input_ids=ids_BT), subject.device)
-        subject.cache["speed"] = pass_flop(shape, ids_BT.numel(), length, head=False) / seconds
-    return float(subject.cache["speed"])
+            seconds = _seconds(lambda: _run_blocks(subject, blocks, ids_BT), subject.device)
+        flop = pass_flop(subject_shape(subject), ids_BT.numel(), length, blocks=blocks, head=False)
+        subject.cache[key] = flop / seconds
+    return float(subject.cache[key])
 
 
 def subject_shape(subject: "Subject") -> "ModelShape":
@@ -192,10 +196,17 @@ def _some_ids(subject: "Subject", length: int) -> "torch.Tensor":
     return torch.randint(subject.vocab_size, size, generator=torch.Generator().manual_seed(0)).to(subject.device)
 
 
-def _stack(subject: "Subject") -> Callable[..., object]:
-    """The model without its output head, where transformers knows which part that is."""
-    base: Callable[..., object] = getattr(subject.model, "base_model", subject.model)
-    return base
+def _run_blocks(subject: "Subject", blocks: int, ids_BT: "torch.Tensor") -> None:
+    """A pass that ends behind one of the blocks."""
+    from mistudio.subject.structure import Tap
+    from mistudio.subject.taps import reading, unedited
+    from mistudio.subject.trace import StopForward
+
+    def stop(_value: "torch.Tensor") -> None:
+        raise StopForward
+
+    with suppress(StopForward), unedited(), reading(Tap(subject.blocks[blocks - 1], "output"), stop):
+        subject.model(input_ids=ids_BT)
 
 
 def _seconds(work: Callable[[], object], device: "torch.device") -> float:

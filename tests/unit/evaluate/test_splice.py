@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mistudio.activations import ActivationReader
 from mistudio.artifacts import InputRef
@@ -276,6 +278,36 @@ def test_without_special_tokens_the_first_token_is_not_asked_for(llama: TinyRun,
     (losses,) = measure_splice(llama.subject, place, [identity_sae()], corpus, ALL, 0)
     assert losses.predictions == count
     assert losses.ce_clean == pytest.approx(ce / count, rel=1e-5)
+
+
+def test_it_ends_when_the_figure_is_known_and_runs_zeros_and_control_no_more_than_they_need(
+    llama: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "_ROUND_TOKENS", 100)
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    corpus, saes = TokenCorpus(llama.corpus), [random_sae(), zero_sae()]
+    whole, _ = measure_splice(llama.subject, place, saes, corpus, ALL, 0)
+    assert whole.ce_recovered_half_width is not None
+    wanted = 1.2 * whole.ce_recovered_half_width
+    some, control = measure_splice(llama.subject, place, saes, corpus, ALL, 0, wanted)
+    assert (some, control) == tuple(measure_splice(llama.subject, place, saes, corpus, ALL, 0, wanted))
+    assert some == measure_splice(llama.subject, place, saes[:1], corpus, ALL, 0, wanted)[0]
+    assert control.tokens < some.tokens < whole.tokens == corpus.lengths("heldout").sum()
+    assert some.ce_recovered_half_width is not None
+    assert some.ce_recovered_half_width <= wanted
+    assert some.ce_recovered == pytest.approx(whole.ce_recovered, abs=2 * wanted)
+
+
+def test_what_is_run_is_what_was_foretold(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "two_at_once", nullcontext)  # PyTorch counts in one thread
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    corpus, saes, ends = TokenCorpus(llama.corpus), [random_sae()], Ends(place, place)
+    measure_splice(llama.subject, ends, saes, corpus, 300, 0)  # tried out here
+    with FlopCounterMode(display=False) as counted:
+        measure_splice(llama.subject, ends, saes, corpus, 300, 0)
+    foretold, tokens = splice.splice_flop(llama.subject, ends, 1, corpus, 300, 0, 0.0)
+    assert 300 <= tokens < 340
+    assert foretold == pytest.approx(counted.get_total_flops(), rel=0.25)  # padding, and the autoencoder
 
 
 def test_the_number_of_tokens_is_about_what_was_asked_for(llama: TinyRun) -> None:
