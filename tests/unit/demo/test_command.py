@@ -64,3 +64,32 @@ def test_a_budget_that_is_too_small_is_refused_by_name(app: typer.Typer, store_u
 def test_help_names_the_budget_that_the_recipe_has() -> None:
     shown = CliRunner().invoke(whole_app, ["demo", "--help"], env={"COLUMNS": "120", "TERM": "dumb"}).output
     assert f"[default: {DemoConfig().tokens:_}]" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--subject", "smollm2", "--tokens", "5000"], "--tokens and --seed are for the training of the demo model"),
+        (["--json"], "--json is for --model-only"),
+        (["--model-only", "--corpus", "text.jsonl"], "--corpus is what the main job reads"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    run: CliRunner, app: typer.Typer, options: list[str], message: str
+) -> None:
+    done = run.invoke(app, ["demo", *options])
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
+
+
+def test_the_main_job_follows_on_the_model_that_was_made(
+    run: CliRunner, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr("mistudio.cli.pipelines.run_and_show", lambda *given: started.append(given))
+    done = run.invoke(app, ["demo", "--corpus", "a b.jsonl"], catch_exceptions=False)
+    assert started == [("interpret", {"corpus": "a b.jsonl"}, "", None)]
+    assert done.stdout.rstrip().endswith("Now: mistudio run interpret --set 'corpus=a b.jsonl'")
+    run.invoke(app, ["demo", "--seed", "1"], catch_exceptions=False)
+    (_, settings, *_), made = started[1], run.invoke(app, ["demo", "--seed", "1", "--model-only", "--json"])
+    assert settings == {"model": json.loads(made.stdout)["uri"]}
