@@ -19,9 +19,10 @@ DEMO = "demo"
 RUNS: dict[str, dict[str, str | int]] = {
     SMOLLM2.name: {
         "corpus": "python-docs:prose,docstring",
-        "max_tokens": 180_000,
-        "train_tokens": 1_000_000,
-        "find_settings": '{"causal_tflop": 10}',
+        "max_tokens": 140_000,
+        "train_tokens": 800_000,
+        "find_settings": '{"causal_tflop": 6}',
+        "explain_only": "coherent:1200",
     }
 }
 _ARTIFACT = re.compile(r"^subject/[0-9a-f]{16}/?$")

@@ -70,6 +70,13 @@ class Selection:
         """Whether it takes explanations to know which features these are."""
         return any(term.kind == _UNLABELLED for term in self.terms)
 
+    def at_most(self, num_features: int) -> int:
+        """How many of so many features are selected at most, told before they are known."""
+        if any(term.kind in (*_PLACES, _UNLABELLED) for term in self.terms):
+            return num_features
+        counts = (term.last - term.first + 1 if term.kind == _NUMBERS else term.first for term in self.terms)
+        return min(sum(counts), num_features)
+
     def features(
         self, found: "FeatureSet", scores: "Artifact | None" = None, explanations: "Artifact | None" = None
     ) -> Features:

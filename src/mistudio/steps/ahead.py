@@ -50,6 +50,7 @@ class _Sizes(NamedTuple):
     context_length: int
     layer: int
     width: int
+    explained: int  # features
     active: float  # latents a token
 
 
@@ -118,6 +119,7 @@ def said(ahead: list[Ahead]) -> str:
 
 
 def _sizes(asked: Mapping[str, Asked], source: "SubjectSource", tokens: float) -> _Sizes:
+    from mistudio.features.selection import parse_selection
     from mistudio.subject import device_name, resolve_dtype
     from mistudio.subject.config import SubjectConfig
     from mistudio.subject.footprint import measure_shape
@@ -126,6 +128,8 @@ def _sizes(asked: Mapping[str, Asked], source: "SubjectSource", tokens: float) -
     subject = SubjectConfig(**loading)
     shape, device = measure_shape(source, subject.trust_remote_code), device_name(subject.device)
     ingest, capture, train = (asked[step] for step in ("ingest", "capture", "train"))
+    width = get(train.content, "sae.width") or default_width(shape.d_model)
+    only = asked["explain"].config.only if "explain" in asked else None
     most = min(shape.max_positions or _DEFAULT_CONTEXT, _DEFAULT_CONTEXT)
     return _Sizes(
         shape=shape,
@@ -135,7 +139,8 @@ def _sizes(asked: Mapping[str, Asked], source: "SubjectSource", tokens: float) -
         heldout=ingest.config.held_out_fraction * tokens,
         context_length=get(ingest.content, "context_length") or most,
         layer=choose_layer(capture.given.get("layer"), shape.num_layers),
-        width=get(train.content, "sae.width") or default_width(shape.d_model),
+        width=width,
+        explained=parse_selection(only).at_most(width) if only else width,
         active=min(get(train.content, "sae.k") or shape.d_model / 4, _MOST_ACTIVE),
     )
 
@@ -176,11 +181,11 @@ def _find(config: "FindConfig", sizes: _Sizes) -> float:
 
 def _explain(config: "ExplainConfig", sizes: _Sizes) -> float:
     """Of programs; what a language model takes depends on whoever runs it."""
-    return _EXPLAIN_S * sizes.width * min(sizes.tokens - sizes.heldout, config.max_tokens)
+    return _EXPLAIN_S * sizes.explained * min(sizes.tokens - sizes.heldout, config.max_tokens)
 
 
 def _score(_config: Any, sizes: _Sizes) -> float:
-    return _SCORE_S * sizes.width * sizes.heldout
+    return _SCORE_S * sizes.explained * sizes.heldout
 
 
 def _report(_config: Any, _sizes: _Sizes) -> float:

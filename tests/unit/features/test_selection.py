@@ -115,3 +115,10 @@ def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:
     explanations = open_input(scores.store, scores.manifest.inputs["explanations"], "explanations")
     with pytest.raises(InputError, match="only 'unlabelled' selects none of 5 features"):
         parse_selection("unlabelled").features(FeatureSet(features), explanations=explanations)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("12,40-49", 11), ("coherent:30,densest:5", 35), ("best:500", 100), ("group:1,3", 100)]
+)
+def test_how_many_are_selected_at_most_is_known_before(text: str, most: int) -> None:
+    assert parse_selection(text).at_most(100) == most

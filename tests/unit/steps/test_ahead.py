@@ -36,6 +36,7 @@ def test_each_step_takes_longer_where_there_is_more_to_do(model: Path) -> None:
     assert seconds(model, train_tokens=300_000_000)["train"] > 10 * usual["train"]
     assert seconds(model, find_settings='{"causal_tflop": 0.001}')["find"] < usual["find"]
     assert seconds(model, width=2048)["explain"] < usual["explain"] / 10
+    assert seconds(model, explain_only="coherent:50")["explain"] < usual["explain"] / 10
     assert seconds(model, evaluate_settings='{"ce_tokens": 10}')["evaluate"] < usual["evaluate"]
 
 
