@@ -10,7 +10,7 @@ def capture(
     corpus: dsl.Input[dsl.Dataset],
     activations: dsl.Output[dsl.Dataset],
     layer: int = -1,
-    model: str = "demo",
+    model: str = "",
     hook: str = "resid_post",
     batch_size: int = 32,
     storage_dtype: str = "float16",
@@ -29,7 +29,7 @@ def capture(
         activations: Activations of the hook point, in shards in the store.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
         model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store.
+            store; empty: the one that the corpus was tokenised for.
         hook: Hook points, for example resid_post.3: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or
             mlp_act, at layer, or with a layer of its own.
         batch_size: Sequences of full length in one forward pass.
@@ -51,7 +51,7 @@ def capture(
         "capture",
         corpus=steps.artifact_uri(corpus.path),
         layer=None if layer == -1 else layer,
-        model=model,
+        model=model or None,
         hook=hook,
         batch_size=batch_size,
         storage_dtype=storage_dtype,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mistudio.activations.capture import capture, check_tokenizer
 from mistudio.activations.config import OUTLIER_RATIO, CaptureConfig
-from mistudio.activations.origin import captured_config, captured_source
+from mistudio.activations.origin import captured_config, captured_source, tokenised_for
 
 if TYPE_CHECKING:
     from mistudio.activations.live import LiveReader
@@ -37,4 +37,5 @@ __all__ = [
     "check_tokenizer",
     "open_hook",
     "open_rows",
+    "tokenised_for",
 ]

@@ -29,13 +29,27 @@ def captured_config(activations: Artifact, config: SubjectConfig | None = None) 
     return (config or SubjectConfig()).model_copy(update=numerics)
 
 
+def tokenised_for(store: Store, corpus: Artifact) -> SubjectSource:
+    """The model that a corpus was tokenised for, as its manifest names it.
+
+    Raises:
+        InputError: it cannot be found from there.
+    """
+    uri = corpus.manifest.inputs["tokenizer"].uri.removeprefix("tokenizer:")
+    return _found(store, f"{corpus.uri} was tokenised for", uri)
+
+
 def _named_source(store: Store, activations: Artifact) -> SubjectSource:
-    uri = activations.manifest.inputs["subject"].uri
+    return _found(store, f"{activations.uri} was captured from", activations.manifest.inputs["subject"].uri)
+
+
+def _found(store: Store, what: str, uri: str) -> SubjectSource:
+    """The model of a URI in a manifest; ``what`` begins the message where it is not to be found."""
     scheme, _, name = uri.rpartition(":")
     if scheme in ("folder", "file"):
         message = (
-            f"{activations.uri} was captured from {uri}, and where the model {scheme} {name} lies is not known: give "
-            f"it as model (--model {scheme.upper()})."
+            f"{what} {uri}, and where the model {scheme} {name} lies is not known: give it as model "
+            f"(--model {scheme.upper()})."
         )
         raise InputError(message)
     if scheme == "hub":
@@ -45,7 +59,7 @@ def _named_source(store: Store, activations: Artifact) -> SubjectSource:
         return artifact_source(open_artifact(store, uri, "subject"))
     except NotFound as error:
         message = (
-            f"The model that {activations.uri} was captured from is gone from the store: {uri}. Make it again, or name "
-            "a folder or file that holds it as model."
+            f"{what} {uri}, a model that is gone from the store. Make it again, or name a folder or file that holds it "
+            "as model."
         )
         raise InputError(message) from error

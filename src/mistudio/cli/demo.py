@@ -68,8 +68,10 @@ def demo(
 
     keep_freed_memory()
     _check(subject, model_only=model_only, as_json=as_json, corpus=corpus, trained=tokens is not None or seed != 0)
+    opened = open_store(store)
+    _check_run(opened, corpus, summary)
     with goes_on():
-        made = _subject(open_store(store), subject, tokens, seed)
+        made = _subject(opened, subject, tokens, seed)
     if as_json:
         echo(json.dumps(_row(made), indent=1))
         return
@@ -103,6 +105,21 @@ def _check(subject: str, *, model_only: bool, as_json: bool, corpus: str, traine
     if corpus and model_only:
         message = "--corpus is what the main job reads: leave it out with --model-only."
         raise ConfigError(message)
+
+
+def _check_run(store: "Store", corpus: str, summary: Path | None) -> None:
+    """Refuse what the main job would refuse, before a model is made for it.
+
+    Raises:
+        CorpusError: there is no such corpus.
+        ConfigError: the summary cannot be written.
+    """
+    from mistudio.cli.pipelines import check_summary
+    from mistudio.corpus.sources import open_source
+
+    check_summary(summary)
+    if corpus:
+        open_source(corpus, store)
 
 
 def _subject(store: "Store", subject: str, tokens: int | None, seed: int) -> "Produced":

@@ -110,7 +110,7 @@ def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Pat
     from mistudio.errors import GateFailed
     from mistudio.runs import LocalRunner
 
-    _check_summary(summary)
+    check_summary(summary)
     runner = LocalRunner(store, attached=True)
     try:
         closing = summarise(run_locally(runner, pipeline, values))
@@ -124,7 +124,7 @@ def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Pat
     print_summary(closing, runner.store)
 
 
-def _check_summary(summary: Path | None) -> None:
+def check_summary(summary: Path | None) -> None:
     """Refuse, before anything starts, a file that could not be written at the end."""
     from mistudio.errors import ConfigError
     from mistudio.paths import given_path

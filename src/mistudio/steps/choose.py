@@ -42,16 +42,18 @@ def default_context_length(max_positions: int | None) -> int:
     return min(max_positions or _MAX_CONTEXT, _MAX_CONTEXT)
 
 
-def choose_hooks(context: "Context", _inputs: Inputs, _content: Content, given: list[str] | None) -> list[str]:
+def choose_hooks(context: "Context", inputs: Inputs, _content: Content, given: list[str] | None) -> list[str]:
     """The hook points given, each with a layer: its own, the one given, or the one in the middle.
 
     Raises:
         SubjectError: the model's configuration does not say how many layers it has.
         InputError: the model has no such layer.
     """
-    facts, layer = context.model_facts(), context.argument("layer")
+    corpus = inputs.maybe("corpus")
+    facts, layer = context.model_facts(corpus), context.argument("layer")
     if facts.num_layers is None:
-        message = f"The configuration of {context.source().name} does not say how many transformer blocks there are."
+        name = context.source(corpus).name
+        message = f"The configuration of {name} does not say how many transformer blocks there are."
         raise SubjectError(message)
     hooks = name_hooks(given or [_DEFAULT_HOOK], layer)
     return [f"{kind}.{choose_layer(number, facts.num_layers)}" for kind, number in hooks]

@@ -88,12 +88,12 @@ class Context:
 
         return device_name(str(self.loading.get("device", "auto")))
 
-    def model_facts(self) -> "ModelFacts":
-        """What the configuration of the model says, remembered beside the store."""
+    def model_facts(self, made_from: Artifact | None = None) -> "ModelFacts":
+        """What the configuration of the model says, remembered beside the store; the model as :meth:`source` has it."""
         from mistudio.subject.facts import model_facts
 
         trust = bool(self.loading.get("trust_remote_code", False))
-        return model_facts(self.source(), trust, scratch_folder(self.store) / "models")
+        return model_facts(self.source(made_from), trust, scratch_folder(self.store) / "models")
 
     def judge(self, subject: "SubjectConfig", wanted_by: str) -> "JudgeSource | None":
         """The language model that is named to be asked, if one is; its answers are remembered beside the store.
@@ -113,7 +113,9 @@ class Context:
 
 
 def named_source(store: Store, model: str, revision: str, made_from: Artifact | None = None) -> "SubjectSource":
-    """Find a model by name; without a name the one that the activations behind ``made_from`` were captured from.
+    """Find a model by name; without a name the one that ``made_from`` is of.
+
+    That is the one that the activations behind it were captured from, or that a corpus was tokenised for.
 
     Raises:
         InputError: there is no such model, nothing says which it was, or it is the demo and another was captured.
@@ -167,17 +169,19 @@ def judge_choice(given: Mapping[str, Any], subject: "SubjectConfig") -> "JudgeCh
 
 
 def captured_subject(store: Store, artifact: Artifact, revision: str) -> "SubjectSource":
-    """The model that was captured, found where the capture says.
+    """The model that was captured, found where the capture says; of a corpus the one that it was tokenised for.
 
     Raises:
         InputError: nothing says which model it was, or it is not to be found.
         ConfigError: there is a revision, of a model that is not named.
     """
-    from mistudio.activations import captured_source
+    from mistudio.activations import captured_source, tokenised_for
 
     if revision:
         message = f"revision {revision} is of no model: name the model too, or leave both out for the one captured."
         raise ConfigError(message)
+    if artifact.manifest.short_kind == "corpus":
+        return tokenised_for(store, artifact)
     activations = activations_behind(store, artifact)
     if activations is None:
         message = f"{artifact.uri} does not say which model its activations came from: name it as model."
@@ -186,19 +190,22 @@ def captured_subject(store: Store, artifact: Artifact, revision: str) -> "Subjec
 
 
 def check_demo(store: Store, artifact: Artifact) -> None:
-    """Refuse the demo subject where another model was captured, before it is trained for nothing.
+    """Refuse the demo subject where another model was captured or tokenised for, before it is trained for nothing.
 
     Raises:
-        InputError: another model was captured.
+        InputError: it was another model.
     """
     from mistudio.demo import DEMO, demo_uri
 
-    activations = activations_behind(store, artifact)
-    captured = None if activations is None else activations.manifest.inputs["subject"].uri
-    if activations is not None and captured != demo_uri():
+    is_corpus = artifact.manifest.short_kind == "corpus"
+    made = artifact if is_corpus else activations_behind(store, artifact)
+    if made is None:
+        return
+    uri = made.manifest.inputs["tokenizer" if is_corpus else "subject"].uri.removeprefix("tokenizer:")
+    if uri != demo_uri():
         message = (
-            f"{activations.uri} was captured from {captured}, and model {DEMO} is {demo_uri()}: leave model out, or "
-            "name the one captured."
+            f"{made.uri} was {'tokenised for' if is_corpus else 'captured from'} {uri}, and model {DEMO} is "
+            f"{demo_uri()}: leave model out, or name that one."
         )
         raise InputError(message)
 

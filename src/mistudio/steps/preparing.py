@@ -53,7 +53,7 @@ def _capture(context: Context, inputs: Inputs, config: "CaptureConfig") -> Produ
     from mistudio.activations import capture
 
     corpus = inputs.one("corpus")
-    return capture(context.store, corpus, context.source(), context.subject(), config)
+    return capture(context.store, corpus, context.source(corpus), context.subject(), config)
 
 
 def _check_capture(asked: Asked, _others: "Mapping[str, Asked]") -> None:

@@ -215,9 +215,7 @@ class Step:
     def _options(self) -> Iterator[Leaf]:
         yield from (_leaf(each.name, each.kind, each.text, each.default, each.place) for each in self.arguments)
         if self.uses & {"model", "live", "tokenizer"}:
-            captured = any(each.name in _FROM_CAPTURE for each in self.inputs)
-            text = f"{_NAME}; None: where the capture says." if captured else f"{_NAME}."
-            yield _leaf("model", str, text, None if captured else "demo")
+            yield self._model()
         yield from self.settings
         if self.has_others:
             yield _leaf(
@@ -235,6 +233,15 @@ class Step:
             yield _leaf("seed", int, "Seed of everything random.", 0)
         if self.inputs or self.output:
             yield STORE
+
+    def _model(self) -> Leaf:
+        """The option that names the model: where the inputs say which it was, that is the default."""
+        names = {each.name for each in self.inputs}
+        if names & set(_FROM_CAPTURE):
+            return _leaf("model", str, f"{_NAME}; None: where the capture says.", None)
+        if "corpus" in names:
+            return _leaf("model", str, f"{_NAME}; None: the one that the corpus was tokenised for.", None)
+        return _leaf("model", str, f"{_NAME}.", "demo")
 
     @property
     def _loading_named(self) -> set[str]:

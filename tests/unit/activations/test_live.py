@@ -397,7 +397,7 @@ def test_a_model_that_is_gone_from_the_store_is_named(tmp_path: Path) -> None:
     store, uri = setting.store, setting.source.uri
     for name in [*store.list(uri)]:
         store.remove(name)
-    message = f"The model that {setting.heldout.uri} was captured from is gone from the store: {uri}"
+    message = f"{setting.heldout.uri} was captured from {uri}, a model that is gone from the store"
     with pytest.raises(InputError, match=message), setting.live(HOOK):
         pass
 

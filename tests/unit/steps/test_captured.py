@@ -105,6 +105,29 @@ def test_the_demo_is_refused_before_it_is_trained_where_another_model_was_captur
         asked(step, lines["folder"], "demo")
 
 
+def test_capture_takes_the_model_that_the_corpus_was_tokenised_for(lines: dict[str, Line]) -> None:
+    line = lines["stored"]
+    text = str(Path(line.folder).parent / "text")
+    corpus = steps.run_step("ingest", corpus=text, model=line.model, context_length=32, store=line.store.url).artifact
+    made = steps.run_step("capture", corpus=corpus.uri, hook="resid_post.1", **line.options)
+    assert made.artifact.manifest.inputs["subject"].uri == line.model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (None, r"was tokenised for folder:model, and where the model folder model lies is not known: give it as model"),
+        ("demo", r"was tokenised for folder:model, and model demo is subject/\w+: leave model out"),
+    ],
+)
+def test_capture_never_trains_the_demo_for_the_corpus_of_another_model(
+    model: str | None, message: str, lines: dict[str, Line]
+) -> None:
+    line = lines["folder"]
+    with pytest.raises(InputError, match=message):
+        steps.run_step("capture", corpus=line.corpus, model=model, **line.options)
+
+
 def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(lines: dict[str, Line]) -> None:
     line = lines["folder"]
     with pytest.raises(InputError, match=r"where the model folder model lies is not known: give it as model"):
@@ -132,8 +155,8 @@ def test_a_revision_of_no_model_is_refused(lines: dict[str, Line]) -> None:
 
 def test_an_autoencoder_that_names_no_activations_needs_a_model(lines: dict[str, Line]) -> None:
     line = lines["stored"]
-    with pytest.raises(InputError, match=r"corpus/\w+ does not say which model .* name it as model"):
-        named_source(line.store, "", "", open_artifact(line.store, line.corpus, "corpus"))
+    with pytest.raises(InputError, match=r"subject/\w+ does not say which model .* name it as model"):
+        named_source(line.store, "", "", open_artifact(line.store, line.model, "subject"))
 
 
 def behind(store: Store, **captured: str) -> Artifact:
