@@ -22,6 +22,16 @@ def hash_once(path: Path, size: int, changed_ns: int) -> str:
     return hash_file(path)
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """What becomes another when a file is written or replaced, be its size and time of change set to the same.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 class HashingWriter(io.BufferedIOBase):
     """A new file that is written from start to end, and hashed on the way."""
 

@@ -8,7 +8,7 @@ of the model and the version of transformers.
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,11 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
-    path = config_folder(source) if source.is_gguf else source.path
     try:
-        with quiet_transformers():
+        with config_folder(source) if source.is_gguf else nullcontext(source.path) as path, quiet_transformers():
             config = AutoConfig.from_pretrained(path, revision=source.revision, trust_remote_code=trust_remote_code)
+    except SubjectError:
+        raise
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("configuration", source, error)) from error
     _check_sizes(source, config)

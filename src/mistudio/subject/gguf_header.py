@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mistudio.artifacts.hashing import file_state
 from mistudio.errors import SubjectError
 from mistudio.plain_text import shortened, without_surrogates
 
@@ -25,6 +26,7 @@ _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32
 _MOST_DIMENSIONS = 8
+_MOST_NESTED = 4  # arrays in arrays; no key that is known has any
 # What a tokenizer is made from beside the keys of the file; to be raised when it is made otherwise.
 _TOKENIZER_VERSION = 1
 
@@ -82,15 +84,14 @@ def read_header(path: Path) -> GgufHeader:
         SubjectError: it cannot be read, is no GGUF file, is damaged, or is a part of a model.
     """
     try:
-        stat = path.stat()
-        return _read_once(str(path), stat.st_size, stat.st_mtime_ns)
+        return _read_once(str(path), path.stat().st_size, file_state(path))
     except OSError as error:
         message = f"{without_surrogates(str(path))} cannot be read: {error.strerror or error}."
         raise SubjectError(message) from error
 
 
 @lru_cache(maxsize=4)
-def _read_once(path: str, size: int, changed_ns: int) -> GgufHeader:
+def _read_once(path: str, size: int, state: tuple[int, ...]) -> GgufHeader:
     shown = without_surrogates(path)
     with open(path, "rb") as handle:
         if size < len(MAGIC) or handle.read(len(MAGIC)) != MAGIC:
@@ -142,7 +143,7 @@ class _Cursor:
             message = f"{num_bytes:,} bytes from byte {self.position:,} on, of {len(self.data):,}"
             raise _Damaged(message)
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind in _FORMATS:
             return self.number(_FORMATS[kind])
         if kind == _STRING:
@@ -150,11 +151,14 @@ class _Cursor:
         if kind != _ARRAY:
             message = f"a value of type {kind}"
             raise _Damaged(message)
+        if depth >= _MOST_NESTED:
+            message = f"arrays more than {_MOST_NESTED} deep in each other at byte {self.position:,}"
+            raise _Damaged(message)
         inner, count = self.number("I"), self.number("Q")
         if inner in _FORMATS:
             return self.numbers(_FORMATS[inner], count)
         self.check(8 * count)
-        return [self.value(inner) for _ in range(count)]
+        return [self.value(inner, depth + 1) for _ in range(count)]
 
 
 def _parse(data: mmap.mmap, shown: str) -> GgufHeader:
@@ -213,9 +217,16 @@ def _check_whole(header: GgufHeader, size: int, shown: str) -> None:
     Raises:
         SubjectError: it is one part of several, holds none, or ends before the last of them.
     """
-    if header.metadata.get("split.count", 1) > 1:
+    num_parts = header.metadata.get("split.count", 1)
+    if not isinstance(num_parts, int):
         message = (
-            f"{os.path.basename(shown)} is one of {header.metadata['split.count']} parts of a model, and models in "
+            f"{shown} is damaged: split.count is {shortened(num_parts)}, and a whole number is expected. Download or "
+            "convert it again."
+        )
+        raise SubjectError(message)
+    if num_parts > 1:
+        message = (
+            f"{os.path.basename(shown)} is one of {num_parts} parts of a model, and models in "
             "parts are not read. Put them together with llama.cpp: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
         )
         raise SubjectError(message)

@@ -1,55 +1,58 @@
 """A GGUF file as a plain folder: configuration, tokenizer and dequantised weights, made once on a machine and kept.
 
 Every step of a pipeline loads the model anew, and to dequantise it each time would take longer than many a step. What
-was made lies in the machine's scratch folder, by the content of the file and what reads it, whole or not at all; the
-weights that were used longest ago make room for others. So a model in GGUF format is loaded, quantised otherwise,
-placed and saved like any other.
+was made lies in the machine's scratch folder, by the content of the file and what reads it, and is checked when it is
+read; the weights that were used longest ago make room for others. So a model in GGUF format is loaded, quantised
+otherwise, placed and saved like any other.
 """
 
-import contextlib
 import hashlib
-import json
 import logging
-import os
-import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistudio.artifacts import canonical_json
+from mistudio.artifacts.hashing import file_state
 from mistudio.artifacts.scratch import machine_folder
 from mistudio.errors import SubjectError
+from mistudio.plain_text import shortened
 from mistudio.progress import say
 from mistudio.subject.gguf_config import config_doubts, config_of, is_read_lazily
 from mistudio.subject.gguf_header import read_header
 from mistudio.subject.gguf_tokens import tokenizer_doubts, tokenizer_of
 from mistudio.subject.gguf_weights import write_weights
+from mistudio.subject.kept_folders import kept_folder, make_room
 from mistudio.subject.loading import loading_problem, quiet_transformers
-from mistudio.subject.source import SubjectSource
+from mistudio.subject.source import SubjectSource, hash_files
 
 if TYPE_CHECKING:
     import torch
 
-_FORMAT = 1  # of the copies; to be raised when they are made otherwise
-_DONE = "complete.json"
+_FORMAT = 2  # of the copies; to be raised when they are made otherwise
 _MOST_COPIES = 4  # dequantised models that are kept
 _WEIGHTS = "weights"
+_SHOWN_DIGITS = 12
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def config_folder(source: SubjectSource) -> str:
-    """A folder with the configuration of a GGUF file, without weights.
+def config_folder(source: SubjectSource) -> AbstractContextManager[str]:
+    """A folder with the configuration of a GGUF file, without weights; to be read within the context.
 
     Raises:
         SubjectError: the file is of an architecture that transformers does not read, or is damaged.
     """
-    return str(_kept(source, "config", lambda folder: _config(source).save_pretrained(folder)))
+    return _kept(source, "config", lambda folder: _config(source).save_pretrained(folder))
 
 
-def tokenizer_folder(source: SubjectSource) -> tuple[str, str | None]:
-    """A folder with the tokenizer of a GGUF file, and what there is to doubt about it.
+@contextmanager
+def tokenizer_folder(source: SubjectSource) -> Iterator[str]:
+    """A folder with the tokenizer of a GGUF file, to be read within the context.
+
+    What there is to doubt about it is told.
 
     Raises:
         SubjectError: it is of a kind that transformers does not read, or is damaged.
@@ -64,13 +67,19 @@ def tokenizer_folder(source: SubjectSource) -> tuple[str, str | None]:
             raise SubjectError(loading_problem("tokenizer", source, error)) from error
         tokenizer.save_pretrained(folder)
 
-    return str(_kept(source, "tokenizer", build)), tokenizer_doubts(read_header(Path(source.path)))
+    with _kept(source, "tokenizer", build) as folder:
+        doubts = tokenizer_doubts(read_header(Path(source.path)))
+        if doubts:
+            say(f"{source.name}: {doubts}", logging.WARNING)
+        yield folder
 
 
-def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> str:
+@contextmanager
+def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> Iterator[str]:
     """A folder with the configuration of a GGUF file and its weights, dequantised, in a number format.
 
-    What there is to doubt about the configuration is told.
+    It is to be read within the context: later it may make room for others. What there is to doubt about the
+    configuration is told.
 
     Args:
         source: of a GGUF file.
@@ -94,9 +103,9 @@ def weights_folder(source: SubjectSource, auto_class: Any, dtype_name: str) -> s
     doubts = config_doubts(read_header(Path(source.path)))
     if doubts:
         say(f"{source.name}: {doubts}", logging.WARNING)
-    folder = _kept(source, f"{_WEIGHTS}-{dtype_name}", build)
-    _drop_oldest()
-    return str(folder)
+    with _kept(source, f"{_WEIGHTS}-{dtype_name}", build) as folder:
+        make_room(_root(), f"{_WEIGHTS}-*", _MOST_COPIES)
+        yield folder
 
 
 def _config(source: SubjectSource) -> Any:
@@ -164,59 +173,62 @@ def _root() -> Path:
     return machine_folder() / "gguf"
 
 
-def _kept(source: SubjectSource, part: str, build: Callable[[Path], None]) -> Path:
-    """The folder of a part of a model, built where it is not there yet.
+@contextmanager
+def _kept(source: SubjectSource, part: str, build: Callable[[Path], None]) -> Iterator[str]:
+    """The folder of a part of a model, built where it is not there yet; it stays for as long as the context lasts.
 
     Raises:
-        SubjectError: it cannot be built or written.
+        SubjectError: it cannot be built or written, or the file is not the one any more that was found.
     """
     readers = {name: version(name) for name in ("gguf", "transformers", "tokenizers")}
-    named = {"model": source.digest, "format": _FORMAT, **readers}
+    named = {"model": source.file_sha256, "format": _FORMAT, **readers}
     folder = _root() / hashlib.sha256(canonical_json(named)).hexdigest()[:32] / part
-    if _is_whole(folder):
-        with contextlib.suppress(OSError):
-            os.utime(folder)
-        return folder
+    with ExitStack() as held:
+        try:
+            held.enter_context(kept_folder(folder, lambda staged: _build_of_same(source, build, staged)))
+        except OSError as error:
+            message = (
+                f"Cannot keep what {source.path} holds in {folder.parent}: {error.strerror or error}. Make room there, "
+                "or name another folder in MISTUDIO_SCRATCH."
+            )
+            raise SubjectError(message) from error
+        yield str(folder)
+
+
+def _build_of_same(source: SubjectSource, build: Callable[[Path], None], folder: Path) -> None:
+    """Build from the bytes that the source names, and from no others: what is built is kept under their name.
+
+    Raises:
+        SubjectError: the file was written or replaced after it was found, or meanwhile.
+    """
+    before = _checked_state(source)
     try:
-        return _built(folder, build)
+        build(folder)
+    except Exception:  # half of one file and half of another fails in any way
+        _check_unchanged(source, before)
+        raise
+    _check_unchanged(source, before)
+
+
+def _check_unchanged(source: SubjectSource, before: tuple[int, ...]) -> None:
+    if _checked_state(source) != before:
+        message = f"{source.path} was written or replaced while it was read. Start again once it stays as it is."
+        raise SubjectError(message)
+
+
+def _checked_state(source: SubjectSource) -> tuple[int, ...]:
+    """The state of the file, whose content is what it was when it was found."""
+    path = Path(source.path)
+    try:
+        state, sha256 = file_state(path), hash_files([path])[path]
     except OSError as error:
-        message = (
-            f"Cannot keep what {source.path} holds in {folder.parent}: {error.strerror or error}. Make room there, or "
-            "name another folder in MISTUDIO_SCRATCH."
-        )
+        message = f"{source.path} cannot be read any more: {error.strerror or error}."
         raise SubjectError(message) from error
-
-
-def _built(folder: Path, build: Callable[[Path], None]) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        build(staged)
-        sizes = {path.name: path.stat().st_size for path in staged.iterdir()}
-        (staged / _DONE).write_text(json.dumps(sizes))
-        if folder.exists() and not _is_whole(folder):
-            shutil.rmtree(folder)
-        with contextlib.suppress(OSError):  # another process was first
-            staged.rename(folder)
-        if not _is_whole(folder):
-            message = f"{folder} is not whole after it was written"
-            raise OSError(message)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether all files of a folder are there in the sizes that they were written with."""
-    try:
-        sizes = json.loads((folder / _DONE).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _drop_oldest() -> None:
-    """Keep the dequantised models that were used last."""
-    copies = sorted(_root().glob(f"*/{_WEIGHTS}-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in copies[_MOST_COPIES:]:
-        shutil.rmtree(folder, ignore_errors=True)
+    if sha256 != source.file_sha256:
+        message = (
+            f"{source.path} is another file than the one that was found: its sha256 was "
+            f"{shortened(source.file_sha256, _SHOWN_DIGITS)} and is {shortened(sha256, _SHOWN_DIGITS)}. It was written "
+            "or replaced since; start again to use the new one."
+        )
+        raise SubjectError(message)
+    return state

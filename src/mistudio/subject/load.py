@@ -7,6 +7,7 @@ Shape legend: B sequences, T tokens, V vocabulary.
 
 import logging
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,8 +100,10 @@ def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
         "output_loading_info": True,
     }
     for auto_class in classes:
-        path = weights_folder(source, auto_class, dtype_name) if source.is_gguf else source.path
-        model, missing = _loaded(source, path, auto_class, arguments, f"{device} as {dtype_name}", config.quantization)
+        kept = weights_folder(source, auto_class, dtype_name) if source.is_gguf else nullcontext(source.path)
+        with kept as path:
+            where = f"{device} as {dtype_name}"
+            model, missing = _loaded(source, path, auto_class, arguments, where, config.quantization)
         if not missing:
             break
     _check_all_loaded(source, missing)

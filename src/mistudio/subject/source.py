@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mistudio.artifacts import Artifact, canonical_json, hash_file
+from mistudio.artifacts.hashing import file_state
 from mistudio.errors import HubUnreachable, InputError, SubjectError
 from mistudio.guarded_json import RefusedJSON, parse_json_file
 from mistudio.plain_text import shortened, without_surrogates
@@ -51,6 +52,7 @@ class SubjectSource:
         digest: names the content of config, weights and tokenizer.
         tokenizer_digest: names the content of the tokenizer alone.
         is_gguf: ``path`` is a file in GGUF format, which holds all three.
+        file_sha256: of that file when it was found; None for a folder.
     """
 
     name: str
@@ -60,6 +62,7 @@ class SubjectSource:
     digest: str
     tokenizer_digest: str
     is_gguf: bool = False
+    file_sha256: str | None = None
 
 
 def resolve_source(model: str, revision: str | None = None) -> SubjectSource:
@@ -101,7 +104,8 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
         if path is None:
             message = f"{artifact.uri} has neither {_CONFIG} nor a GGUF file, so it is not a language model."
             raise InputError(message)
-        return _gguf_subject(path, name, artifact.uri, artifact.digest)
+        listed = next(entry for entry in artifact.manifest.files if files[entry.path] == path)
+        return _gguf_subject(path, name, artifact.uri, artifact.digest, listed.sha256)
     hashes = {entry.path: entry.sha256 for entry in artifact.manifest.files}
     return SubjectSource(
         name=name,
@@ -160,12 +164,13 @@ def _gguf_source(path: Path) -> SubjectSource:
         raise SubjectError(message)
     read_header(path)  # what is no whole model is not hashed
     name = without_surrogates(path.name)
-    return _gguf_subject(path, name.removesuffix(_GGUF), f"file:{name}", _hash_files([path])[path.name])
+    sha256 = hash_files([path])[path]
+    return _gguf_subject(path, name.removesuffix(_GGUF), f"file:{name}", sha256, sha256)
 
 
-def _gguf_subject(path: Path, name: str, uri: str, digest: str) -> SubjectSource:
+def _gguf_subject(path: Path, name: str, uri: str, digest: str, sha256: str) -> SubjectSource:
     tokenizer_digest = read_header(path).tokenizer_digest
-    return SubjectSource(name, uri, str(path), None, digest, tokenizer_digest, is_gguf=True)
+    return SubjectSource(name, uri, str(path), None, digest, tokenizer_digest, is_gguf=True, file_sha256=sha256)
 
 
 def _hub_source(model: str, revision: str | None) -> SubjectSource:
@@ -234,17 +239,23 @@ def _first_line(error: Exception) -> str:
 
 def _hash_folder(folder: Path) -> dict[str, str]:
     """sha256 of each file that makes up the model, by name."""
-    return _hash_files([folder / name for name in sorted(_matching(_names(folder), _MODEL_FILES + _TOKENIZER_FILES))])
+    names = sorted(_matching(_names(folder), _MODEL_FILES + _TOKENIZER_FILES))
+    return {path.name: sha256 for path, sha256 in hash_files([folder / name for name in names]).items()}
 
 
-def _hash_files(paths: list[Path]) -> dict[str, str]:
+def hash_files(paths: list[Path]) -> dict[Path, str]:
+    """sha256 of files of a model, each hashed once in a process for as long as it stays the same.
+
+    Raises:
+        OSError: one cannot be read.
+    """
     total = sum(path.stat().st_size for path in paths)
     if total < _PROGRESS_FROM_BYTES:
-        return {path.name: _hash(path) for path in paths}
+        return {path: _hash(path) for path in paths}
     with progress("Hash the model's files", total, "bytes") as bar:
         hashes = {}
         for path in paths:
-            hashes[path.name] = _hash(path)
+            hashes[path] = _hash(path)
             bar.advance(path.stat().st_size, path.name)
         return hashes
 
@@ -279,13 +290,12 @@ def _shards(index: Path) -> set[str]:
 
 
 def _hash(path: Path) -> str:
-    stat = path.stat()
-    return _hash_once(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
+    return _hash_once(os.path.realpath(path), file_state(path))
 
 
 @lru_cache(maxsize=4096)
-def _hash_once(path: str, size: int, changed_ns: int) -> str:
-    """Hash a file once in a process, as long as its size and time of change stay the same."""
+def _hash_once(path: str, state: tuple[int, ...]) -> str:
+    """Hash a file once in a process, as long as nothing tells that it was written or replaced."""
     return hash_file(Path(path))
 
 

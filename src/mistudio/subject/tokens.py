@@ -1,14 +1,13 @@
 """The tokenizer of a subject, and how a single token is shown to a person."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 from mistudio.errors import SubjectError
-from mistudio.progress import say
 from mistudio.subject.gguf_plain import tokenizer_folder
 from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
@@ -26,14 +25,11 @@ def load_tokenizer(source: SubjectSource, trust_remote_code: bool = False) -> An
     """
     from transformers import AutoTokenizer
 
-    path = source.path
-    if source.is_gguf:
-        path, doubts = tokenizer_folder(source)
-        if doubts:
-            say(f"{source.name}: {doubts}", logging.WARNING)
     try:
-        with quiet_transformers():
+        with tokenizer_folder(source) if source.is_gguf else nullcontext(source.path) as path, quiet_transformers():
             return AutoTokenizer.from_pretrained(path, revision=source.revision, trust_remote_code=trust_remote_code)
+    except SubjectError:
+        raise
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("tokenizer", source, error)) from error
 

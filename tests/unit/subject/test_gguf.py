@@ -145,20 +145,6 @@ def test_what_is_loaded_can_be_saved_and_is_kept(tmp_path: Path, llama: Any, scr
     assert [path.stat().st_mtime_ns for path in weights] == [before]
 
 
-def test_a_copy_that_is_not_whole_is_made_again(tmp_path: Path, llama: Any, scratch: Path) -> None:
-    path = write_gguf(tmp_path / "a.gguf", llama)
-    expected = forward_logits(loaded(path), IDS_BT)
-    next(scratch.rglob("*.safetensors")).write_bytes(b"half")
-    assert torch.equal(forward_logits(loaded(path), IDS_BT), expected)
-
-
-def test_the_copies_used_longest_ago_make_room(tmp_path: Path, llama: Any, scratch: Path) -> None:
-    for number in range(6):
-        more = {"general.description": f"number {number}"}
-        loaded(write_gguf(tmp_path / f"{number}.gguf", llama, more=more))
-    assert len(list(scratch.rglob("*.safetensors"))) == 4
-
-
 def test_the_model_is_quantised_anew_like_any_other(tmp_path: Path, llama: Any) -> None:
     pytest.importorskip("bitsandbytes")
     path = write_gguf(tmp_path / "a.gguf", llama, kind=Kind.Q8_0)
@@ -269,6 +255,12 @@ def test_the_rotations_of_llama_3_are_read(tmp_path: Path, llama: Any) -> None:
         loaded(other)
 
 
+def with_key(content: bytes, key: str, value: bytes) -> bytes:
+    """A file with one key more, before the others."""
+    num_keys = struct.unpack_from("<Q", content, 16)[0] + 1
+    return content[:16] + struct.pack("<QQ", num_keys, len(key)) + key.encode() + value + content[24:]
+
+
 def test_a_file_that_is_none_or_is_damaged_is_refused(tmp_path: Path, llama: Any) -> None:
     content = write_gguf(tmp_path / "a.gguf", llama).read_bytes()
     cases = {
@@ -280,6 +272,7 @@ def test_a_file_that_is_none_or_is_damaged_is_refused(tmp_path: Path, llama: Any
         content[:4] + struct.pack(">I", 3) + content[8:]: "other byte order",
         content[:16] + struct.pack("<Q", 1 << 60) + content[24:]: "damaged",
         content[:24] + struct.pack("<Q", 1 << 62) + content[32:]: "damaged",
+        with_key(content, "x", struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000): "arrays more than 4 deep",
     }
     for number, (data, message) in enumerate(cases.items()):
         path = tmp_path / f"{number}.gguf"
@@ -292,6 +285,9 @@ def test_what_cannot_be_read_is_named_with_what_can(tmp_path: Path, llama: Any) 
     split = write_gguf(tmp_path / "m-00001-of-00003.gguf", llama, more={"split.count": 3})
     with pytest.raises(SubjectError, match="one of 3 parts.*llama-gguf-split --merge"):
         resolve_source(str(split))
+    text = write_gguf(tmp_path / "text.gguf", llama, more={"split.count": "three"})
+    with pytest.raises(SubjectError, match="split.count is 'three', and a whole number is expected"):
+        resolve_source(str(text))
     other = write_gguf(tmp_path / "other.gguf", llama)
     data = other.read_bytes().replace(b"llama", b"rwkv9")
     other.write_bytes(data)
