@@ -86,7 +86,7 @@ def test_a_file_that_was_replaced_after_it_was_found_is_refused(path: Path, scra
 
 @pytest.mark.parametrize("put_back", [False, True])
 def test_a_file_that_is_replaced_while_it_is_read_is_refused(
-    path: Path, put_back: bool, caplog: pytest.LogCaptureFixture
+    path: Path, llama: Any, put_back: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, source = path.read_bytes(), resolve_source(str(path))
 
@@ -103,6 +103,9 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused(
             load_subject(source, CPU)
     finally:
         logging.getLogger().removeHandler(handler)
+    put(path, good)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(path), llama(input_ids=IDS_BT).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["*.safetensors", "tokenizer.json", "complete.json"])
