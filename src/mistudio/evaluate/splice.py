@@ -313,7 +313,6 @@ class _Splicing:
             known[2 + len(self.limits) + 2 * way :][:2] = sums[1 + 2 * place : 3 + 2 * place]
         return known
 
-
     def _check_finite(self, compared: Tensor, ways: Sequence[int]) -> None:
         """Refuse losses that are none: NaN stands for what was not run.
 

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from mistudio.instrument.resume import continue_from, continue_to_head, head_logits, run_to
 from mistudio.subject import (
     HookPoint,
-    ResolvedHook,
     Subject,
     forward_logits,
     resolve_hooks,
@@ -176,27 +176,28 @@ def test_logits_that_depend_on_more_than_the_stream_before_the_head_are_computed
     assert torch.equal(head_logits(subject, stream_BTE[0]), stream_BTE[0])
 
 
-@torch.no_grad()
+def gone_on_at_once(subject: Subject, threads: int) -> list[tuple[int, Tensor]]:
+    """The blocks left out, and the logits, of as many threads that begin together."""
+    ids_BT, _ = a_batch(subject)
+    (hook,) = resolve_hooks(subject, [HookPoint("mlp_out", MIDDLE)])
+    together = threading.Barrier(threads)
+
+    @torch.no_grad()
+    def go_on(_number: int) -> tuple[int, Tensor]:
+        together.wait()
+        forward_logits(subject, ids_BT)  # passes of others come by while one tries the model out
+        prefix = run_to(subject, [hook], ids_BT)
+        stream_BTE = continue_to_head(subject, prefix, changed(prefix.values[hook.point]))
+        return prefix.skipped, head_logits(subject, stream_BTE.flatten(0, 1))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(go_on, range(threads)))
+
+
 def test_threads_that_begin_at_once_on_a_fresh_model_all_run_as_fast_as_one() -> None:
     for _ in range(6):
         subject = loaded("gpt2")
-        ids_BT, _ = a_batch(subject)
-        (hook,) = resolve_hooks(subject, [HookPoint("mlp_out", MIDDLE)])
-        together, found = threading.Barrier(4), []
-
-        def go_on(subject: Subject = subject, ids_BT: Tensor = ids_BT, hook: ResolvedHook = hook) -> None:
-            together.wait()
-            with torch.no_grad():
-                forward_logits(subject, ids_BT)  # passes of others come by while one tries the model out
-                prefix = run_to(subject, [hook], ids_BT)
-                stream_BTE = continue_to_head(subject, prefix, changed(prefix.values[hook.point]))
-                found.append((prefix.skipped, head_logits(subject, stream_BTE.flatten(0, 1))))
-
-        threads = [threading.Thread(target=go_on) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        found = gone_on_at_once(subject, 4)
         assert [skipped for skipped, _ in found] == [MIDDLE] * 4
         assert subject.cache["head"]
         assert len(subject.cache["forms"]) == LAYERS
