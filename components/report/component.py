@@ -30,7 +30,8 @@ def report(
         dashboard: The feature dashboard, one HTML page.
         summary: Figures and lineage in Markdown.
         scores: Scores of its features' explanations (scores/...); without them the page shows no explanations.
-        trials: Features tried in the model after find (trials/...); not given, mistudio report takes the newest.
+        trials: Features tried after find (trials/...), with its settings; not given, mistudio report takes those of
+            most features; none: what find has tried.
         title: Heading of the page.
         contexts_per_feature: Strongest contexts shown of a feature.
         report_settings: Other settings as JSON; mistudio report --parameters lists them.

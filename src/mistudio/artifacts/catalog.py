@@ -107,10 +107,7 @@ class Catalog:
         return [entry for entry in found if kind is None or entry.short_kind == kind]
 
     def newest_from(self, artifact: Artifact, kind: str, where: Where | None = None) -> Artifact | None:
-        """The newest of a kind that was made from this very artifact, and that ``where`` is true of; None without one.
-
-        So ``newest_from(features, "trials")`` are the trials of these features that hold most.
-        """
+        """The newest of a kind that was made from this very artifact, and of which ``where`` is true; or None."""
 
         def fits(entry: Entry) -> bool:
             of = entry.inputs.get(artifact.manifest.short_kind)

@@ -35,7 +35,8 @@ _EXPORT_FEATURES_HELP = """Write found features, their explanations and scores i
 
 neuronpedia is the tree that Neuronpedia imports: FOLDER/v1/MODEL/SOURCE, with explanations. neuronpedia-batch is what
 SAEDashboard writes for an upload: batches without explanations. jsonl and parquet are our own tables: features, and
-explanations, labels and scores where they are given. Scores bring the explanations that they are of.
+explanations, labels and scores where they are given. Scores bring the explanations that they
+are of. What features do in the model stands in the table of features.
 
 Examples:
 
@@ -149,6 +150,13 @@ def export_features(
     format_name: ToOption,
     explanations: Annotated[str, typer.Option(help="Explanations of them, explanations/...")] = "",
     scores: Annotated[str, typer.Option(help="Scores of the explanations, scores/...")] = "",
+    trials: Annotated[
+        str,
+        typer.Option(
+            help="For jsonl and parquet: features tried after find, trials/...; none: what find has tried. [default: "
+            "those of most features with find's settings]"
+        ),
+    ] = "",
     model_id: Annotated[
         str, typer.Option(help="Name of the model at Neuronpedia, for example gpt2-small. [default: its name here]")
     ] = "",
@@ -162,19 +170,27 @@ def export_features(
     from mistudio.artifacts import open_artifact, open_to_read
     from mistudio.exchange import export_features as write
     from mistudio.exchange import names_of
+    from mistudio.exchange.export import WITH_EFFECTS
+    from mistudio.features import fullest_trials
 
     opened = open_to_read(store)
+    found = open_artifact(opened, features, "features")
+    tried = open_artifact(opened, trials, "trials") if trials not in ("", "none") else None
+    if not trials and format_name in WITH_EFFECTS:
+        tried = fullest_trials(opened, found)
     exported = write(
         opened,
-        open_artifact(opened, features, "features"),
+        found,
         folder,
         format_name,
         open_artifact(opened, explanations, "explanations") if explanations else None,
         open_artifact(opened, scores, "scores") if scores else None,
         names_of(model_id=model_id, source_set=source_set, creator=creator),
+        tried,
     )
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in exported.rows.items())
-    echo(f"Wrote {exported.folder}, {exported.num_files} files: {counts}.")
+    tried_in = "" if tried is None else f", with {tried.uri}"
+    echo(f"Wrote {exported.folder}, {exported.num_files} files: {counts}{tried_in}.")
 
 
 def _numbers(text: str) -> list[int]:

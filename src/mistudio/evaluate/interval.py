@@ -6,11 +6,17 @@ zeros, each against the clean run of the same tokens. To first order (the delta 
     u = -a / D + (N / D²) b,    a = (n - N m) / M over those run with the reconstruction,  b likewise with zeros,
 
 with n its summed extra loss, m its predictions and M all predictions. The variance of R is the sum of u² over
-documents, which are independent where their sequences are not; the interval is 1.96 of its roots to either side.
+documents, which are independent where their sequences are not; the interval is its root, times Student's t for one
+degree of freedom less than documents, to either side. Of fewer than ten documents it is too rough itself to end by.
 
 The error of D counts by N / D = 1 - R alone: where R is 0.99, one hundredth of it. So zeros are run on as many
 sequences, of all in their random order, as keep its part below a third of the half-width that is asked for, where it
 adds 6% to the interval; and a random control on as many as tell it to four times that, or to a tenth of what it loses.
+
+A divergence that is known of some sequences is held against one that is known of others. Loss in a way of running is
+told of all sequences by the clean loss of all: clean loss where it was not run counts as it is. A divergence has no
+clean run to be held against, but goes along with the clean loss too (a prediction that is sure loses most), so its mean
+is moved by that, as steeply as the sequences tell that were run.
 
 Shape legend: S sequences in the order in which they were drawn.
 """
@@ -19,8 +25,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 LEAST_SEQUENCES = 32  # below that, roots of sums of squares say little
+LEAST_DOCUMENTS = 10  # to end by the interval that they give
+_LEAST_TO_FIT = 3  # sequences for a line: with two it goes through both
+_INSIDE = 0.95
+_MOST_TIMES = 1e9  # as many tokens again; beyond any corpus, and a plain number still
 _NORMAL = 1.959964  # 95% of a normal distribution lie within
 _PART_OF_ZEROS = 1 / 3
 _CONTROL_FACTOR = 4.0
@@ -63,8 +74,18 @@ def extra_loss(drawn: Drawn, run: Run) -> Mean:
 
 
 def mean_kl(drawn: Drawn, run: Run) -> float:
-    """Mean divergence of a prediction."""
-    return _mean(run.kl_S, drawn.predictions_S).value
+    """Mean divergence of a prediction of all drawn sequences, in nats, also where only some were run so."""
+    mean = _mean(run.kl_S, drawn.predictions_S).value
+    run_S = ~np.isnan(run.kl_S) & (drawn.predictions_S > 0)
+    if run_S.all() or run_S.sum() < _LEAST_TO_FIT:
+        return mean
+    weight_N = drawn.predictions_S[run_S]
+    clean_N, kl_N = drawn.clean_S[run_S] / weight_N, run.kl_S[run_S] / weight_N
+    clean = float(np.average(clean_N, weights=weight_N))
+    spread = float((weight_N * (clean_N - clean) ** 2).sum())
+    slope = float((weight_N * (clean_N - clean) * (kl_N - mean)).sum()) / spread if spread else 0.0
+    of_all = float(drawn.clean_S.sum() / drawn.predictions_S.sum())
+    return max(mean + slope * (of_all - clean), 0.0)
 
 
 def recovered_half_width(drawn: Drawn, zeros: Run, own: Run) -> float | None:
@@ -77,7 +98,8 @@ def recovered_half_width(drawn: Drawn, zeros: Run, own: Run) -> float | None:
     number = len(np.unique(drawn.document_S))
     if number < 2:
         return None
-    return _NORMAL * float(np.sqrt((pull_C**2).sum() * number / (number - 1)))
+    deviation = float(np.sqrt((pull_C**2).sum() * number / (number - 1)))
+    return float(stdtrit(number - 1, 0.5 + _INSIDE / 2)) * deviation
 
 
 def are_zeros_enough(drawn: Drawn, zeros: Run, own: Run, half_width: float) -> bool:
@@ -97,11 +119,14 @@ def is_control_enough(drawn: Drawn, zeros: Run, control: Run, half_width: float)
     return lost.half_width / gap.value <= enough
 
 
-def more_needed(tokens: int, reached: float | None, half_width: float) -> int:
-    """Tokens to run after the first ``tokens`` until the interval is as narrow as asked for; 0 where it is."""
-    if reached is None:
+def more_needed(tokens: int, reached: float | None, half_width: float, documents: int = LEAST_DOCUMENTS) -> int:
+    """Tokens to run after the first ``tokens``, of so many documents, until the interval is narrow enough; 0: it is."""
+    if reached is None or documents < LEAST_DOCUMENTS:
         return tokens
-    return 0 if reached <= half_width else int(tokens * (_FARTHER * (reached / half_width) ** 2 - 1)) + 1
+    if reached <= half_width:
+        return 0
+    times = min(reached / half_width, _MOST_TIMES)
+    return int(tokens * min(_FARTHER * times**2 - 1, _MOST_TIMES)) + 1
 
 
 def _mean(total_S: Column, predictions_S: Column) -> Mean:

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mistudio.activations.plan import like_lengths
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.errors import SubjectError
 from mistudio.evaluate.interval import (
     LEAST_SEQUENCES,
     Drawn,
@@ -111,6 +112,9 @@ def measure_splice(
     Returns:
         One entry an autoencoder; none where nothing can be asked: no held-out tokens, a model without output
         embeddings, or an encoder without a mask token.
+
+    Raises:
+        SubjectError: a loss is not finite.
     """
     if not _can_predict(subject):
         return []
@@ -182,7 +186,8 @@ class _Splicing:
         if not self.done:
             return min(LEAST_SEQUENCES, left)
         reached = recovered_half_width(self._drawn(), self._zeros(0), self._own(0))
-        more = more_needed(int(self.length_S[: self.done].sum()), reached, half_width)
+        documents = len(np.unique(self.document_S[: self.done]))
+        more = more_needed(int(self.length_S[: self.done].sum()), reached, half_width, documents)
         if not more:
             return 0
         ahead = np.cumsum(self.length_S[self.done :])
@@ -300,12 +305,32 @@ class _Splicing:
         clean_NE = answering(None)
         changed = (_with(y_BTE, kept[self.ways[way][0]], self.ways[way][1], x_BTD) for way in ways)
         compared = compare(subject, clean_NE, [answering(one) for one in changed], answer_N)
+        self._check_finite(compared, ways)
         row_N = answered_BT.nonzero()[:, 0].numpy()
         sums = [np.bincount(row_N, weights=column_N, minlength=len(batch)) for column_N in compared.numpy()]
         known[1] = sums[0]
         for place, way in enumerate(ways):
             known[2 + len(self.limits) + 2 * way :][:2] = sums[1 + 2 * place : 3 + 2 * place]
         return known
+
+    def _check_finite(self, compared: Tensor, ways: Sequence[int]) -> None:
+        """Refuse losses that are none: NaN stands for what was not run.
+
+        Raises:
+            SubjectError: a loss or a divergence is not finite.
+        """
+        wrong = (~compared.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if not wrong:
+            return
+        how = "as it is"
+        if wrong[0]:
+            way = ways[(wrong[0] - 1) // 2]
+            how = f"with {'zeros' if way < len(self.limits) else 'a reconstruction'} in place of its activations"
+        message = (
+            f"The loss of the model {how} is not finite: it computes numbers that {self.subject.dtype_name} does not "
+            "hold, or its weights are damaged. Evaluate with a wider dtype, such as float32."
+        )
+        raise SubjectError(message)
 
 
 def compare(subject: Subject, clean_NE: Tensor, changed_NE: Sequence[Tensor], answer_N: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from mistudio.exchange.reading import Found, Origin, open_origin, read_found, re
 from mistudio.exchange.writing import chunks, json_lines, new_folder, write_batch, write_table_lines
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, read_explanations
 from mistudio.explain.records import Explanation
-from mistudio.features import FEATURES
+from mistudio.features import FEATURES, FeatureSet, check_settings
+from mistudio.features.overlay import OverlaidReader, Overlay
+from mistudio.features.tables import writing
 from mistudio.paths import given_path
 from mistudio.plain_text import shortened
 from mistudio.progress import progress
@@ -30,7 +32,9 @@ from mistudio.score import SCORES_NAME
 
 TREE, BATCHES, LINES, PARQUET = "neuronpedia", "neuronpedia-batch", "jsonl", "parquet"
 FORMATS = (TREE, BATCHES, LINES, PARQUET)
+WITH_EFFECTS = (LINES, PARQUET)  # have a place for what features do in the model
 _VERSION = "v1"
+_LAID_OVER = ".features"  # the table with what was tried later, until it is in the format asked for
 _BATCH_FEATURES = 128
 _TREE_ROWS = 1024
 
@@ -49,6 +53,7 @@ class _Given(NamedTuple):
     features: Artifact
     explanations: Artifact | None
     scores: Artifact | None
+    trials: Artifact | None = None
 
 
 def export_features(
@@ -59,6 +64,7 @@ def export_features(
     explanations: Artifact | None = None,
     scores: Artifact | None = None,
     names: Names | None = None,
+    trials: Artifact | None = None,
 ) -> Exported:
     """Write found features, and what was said of them, into ``folder``, which appears whole or not at all.
 
@@ -70,20 +76,23 @@ def export_features(
         explanations: artifact of kind ``explanations`` of these features.
         scores: artifact of kind ``scores``, of these explanations; they come with it if they are not given.
         names: what the export is called at Neuronpedia.
+        trials: artifact of kind ``trials`` of these features, with the settings of their search: what was tried in the
+            model later stands in the table of features as if find had tried it.
 
     Raises:
         ConfigError: the format is unknown or has no place for what is given, or the folder is not empty.
-        InputError: explanations or scores are of other features.
+        InputError: explanations, scores or trials are of other features, or the trials have other settings.
         StorageError: the folder cannot be written.
     """
     if format_name not in FORMATS:
         message = f"Format {shortened(format_name)} is unknown: use one of {', '.join(FORMATS)}."
         raise ConfigError(message)
     folder = given_path(folder, "The export")
-    _check_place(format_name, explanations, scores)
-    given = _Given(features, _explanations(store, explanations, scores), scores)
+    _check_place(format_name, explanations, scores, trials)
+    check_settings(features, trials)
+    given = _Given(features, _explanations(store, explanations, scores), scores, trials)
     _check_features(given)
-    if format_name in (LINES, PARQUET):
+    if format_name in WITH_EFFECTS:
         return _tables(given, folder, format_name)
     origin = open_origin(store, features)
     filled = (names or Names()).filled(origin)
@@ -92,15 +101,17 @@ def export_features(
     return _tree(given, origin, folder / _VERSION / filled.model_id / filled.source(origin), filled)
 
 
-def _check_place(format_name: str, explanations: Artifact | None, scores: Artifact | None) -> None:
+def _check_place(
+    format_name: str, explanations: Artifact | None, scores: Artifact | None, trials: Artifact | None
+) -> None:
     """Refuse what the format cannot hold."""
-    given = {"explanations": explanations, "scores": scores}
-    no_place = {TREE: ("scores",), BATCHES: ("explanations", "scores")}.get(format_name, ())
+    given = {"explanations": explanations, "scores": scores, "trials": trials}
+    no_place = {TREE: ("scores", "trials"), BATCHES: ("explanations", "scores", "trials")}.get(format_name, ())
     too_much = [name for name in no_place if given[name] is not None]
     if too_much:
         message = (
             f"The format {format_name} has no place for {' and '.join(too_much)}: leave them out, or use "
-            f"{LINES} or {PARQUET}{'' if 'scores' in too_much else f' or {TREE}'}."
+            f"{LINES} or {PARQUET}{f' or {TREE}' if too_much == ['explanations'] else ''}."
         )
         raise ConfigError(message)
 
@@ -138,6 +149,8 @@ def _tables(given: _Given, folder: Path, format_name: str) -> Exported:
     with new_folder(folder) as partial, progress("Export tables", len(wanted), "tables") as bar:
         for artifact, name in wanted:
             table = artifact.file(name)
+            if name == FEATURES.name and given.trials is not None:
+                table = _with_trials(given.features, given.trials, partial / _LAID_OVER)
             path = partial / f"{Path(name).stem}.{format_name}"
             if format_name == PARQUET:
                 shutil.copyfile(table, path)
@@ -145,7 +158,18 @@ def _tables(given: _Given, folder: Path, format_name: str) -> Exported:
             else:
                 rows[path.stem] = write_table_lines(table, path)
             bar.advance()
+        (partial / _LAID_OVER).unlink(missing_ok=True)
     return Exported(folder, len(wanted), rows)
+
+
+def _with_trials(features: Artifact, trials: Artifact, path: Path) -> Path:
+    """Write the table of features with what was tried later."""
+    FeatureSet(features, trials=trials)  # refuses those of other features
+    rows = OverlaidReader(features, Overlay(trials), of_contexts=False)
+    with writing(path, FEATURES) as writer:
+        for group in rows.groups():
+            writer.write_table(group)
+    return path
 
 
 def _batches(origin: Origin, folder: Path, names: Names) -> Exported:

@@ -3,6 +3,7 @@
 from mistudio.features.about import About
 from mistudio.features.feature_set import FeatureSet, Found, Limits, Neighbours
 from mistudio.features.figures import Figure, is_control, main_figure
+from mistudio.features.later import check_settings, differing, fullest_trials
 from mistudio.features.paging import Condition, Order, Page, Row
 from mistudio.features.schema import (
     ABOUT_NAME,
@@ -52,6 +53,9 @@ __all__ = [
     "Page",
     "Row",
     "Table",
+    "check_settings",
+    "differing",
+    "fullest_trials",
     "is_control",
     "main_figure",
 ]

@@ -66,6 +66,8 @@ def find_more(
     found = FeatureSet(features, trials=base)
     order_K = untried(found, config, by)
     if not len(order_K):
+        _check_tried_alike(features, trial, config, by)
+    if not len(order_K):
         return _nothing_left(features, base)
     inputs = {"features": features, **({"base": base} if base is not None else {}), **_used(config, by)}
     recipe = Recipe(
@@ -142,6 +144,25 @@ def _check_base(base: Artifact, features: Artifact, trial: TrialConfig, subject_
         message = (
             f"{base.uri} has tried features with other settings than are asked for now: its rows cannot stand beside "
             f"new ones. Leave base out to begin anew, or give the settings that it has."
+        )
+        raise InputError(message)
+
+
+def _check_tried_alike(features: Artifact, trial: TrialConfig, config: MoreConfig, by: ChosenBy) -> None:
+    """Refuse to try again, in another way, what find itself has tried: its figures stand in the tables.
+
+    Raises:
+        InputError: find has tried some of what is asked for with other settings.
+    """
+    own, asked = features.manifest.config, trial.model_dump(mode="json")
+    others = [f"{name} {own[name]}, not {asked[name]}" for name in _SETTINGS if own[name] != asked[name]]
+    found = FeatureSet(features)
+    tried_F = found.column("tried").to_numpy(zero_copy_only=False).astype(bool)
+    selected = parse_selection(config.only).features(found, *by) if config.only else np.arange(len(tried_F))
+    if others and tried_F[selected].any():
+        message = (
+            f"What is asked for was tried by find with other settings: {features.uri} has {', '.join(others)}. Its "
+            "figures are kept: leave these settings out, or run find again with them."
         )
         raise InputError(message)
 

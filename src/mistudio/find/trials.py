@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.errors import ConfigError
 from mistudio.features import TRACES, TRIALS, FeatureSet, Table
 from mistudio.features.tables import TableReader, writing
 from mistudio.find.causal import EFFECTS, Trials, Trying, Window, tried
@@ -65,10 +66,22 @@ class Search(NamedTuple):
 
 
 def try_further(draft: Draft, search: Search, config: TrialConfig, order_K: NDArray[np.int64]) -> tuple[Trials, int]:
-    """Try as many of the features as the budget buys, in their order; and how many it does not reach."""
+    """Try as many of the features as the budget buys, in their order; and how many it does not reach.
+
+    Raises:
+        ConfigError: it reaches none.
+    """
     trying = Trying(search.open(), config, search.window, search.found.artifact.manifest.seed)
     places = search.places(order_K, trying.contexts)
-    bought = buy(order_K, places.feature, trying.flop(places), config.causal_tflop)
+    flop_P = trying.flop(places)
+    bought = buy(order_K, places.feature, flop_P, config.causal_tflop)
+    if len(order_K) and not len(bought.features):
+        needed = float(flop_P[places.feature == order_K[0]].sum()) / 1e12
+        message = (
+            f"causal_tflop {config.causal_tflop:g} buys no trial: the first feature, {order_K[0]}, takes {needed:.3g}. "
+            "Give as much or more, or name features with only and leave causal_tflop out."
+        )
+        raise ConfigError(message)
     return tried(draft, trying, bought, places), bought.left_out
 
 

@@ -28,12 +28,13 @@ reads, N chosen places, V vocabulary.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mistudio.errors import SubjectError
 from mistudio.subject import HookPoint, ResolvedHook, Subject, forward_logits, spliced, unedited
@@ -175,32 +176,52 @@ def _can_skip(subject: Subject, blocks: int) -> bool:
 
 @torch.no_grad()
 def _tried(subject: Subject, name: str, agrees: Callable[[], bool], what: str) -> bool:
-    if name not in subject.cache:
-        try:
-            subject.cache[name] = agrees()
-        except Exception as error:  # whatever a model does that was not made for this
-            logger.debug("%s cannot be resumed (%s): %s", type(subject.model).__name__, name, error)
-            subject.cache[name] = False
-        if not subject.cache[name]:
-            logger.info("%s cannot be %s.", type(subject.model).__name__, what)
-    return bool(subject.cache[name])
+    """Whether something holds of a model, tried out once, by one thread while the others wait for it.
+
+    Lack of memory says nothing of the model: it is raised, and what was asked is tried again another time.
+    """
+    with _probing(subject):
+        if name not in subject.cache:
+            try:
+                subject.cache[name] = agrees()
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:  # whatever a model does that was not made for this
+                logger.debug("%s cannot be resumed (%s): %s", type(subject.model).__name__, name, error)
+                subject.cache[name] = False
+            if not subject.cache[name]:
+                logger.info("%s cannot be %s.", type(subject.model).__name__, what)
+        return bool(subject.cache[name])
+
+
+def _probing(subject: Subject) -> threading.RLock:
+    """What a thread holds while it tries a model out."""
+    lock: threading.RLock = subject.cache.setdefault("probing", threading.RLock())
+    return lock
 
 
 @torch.no_grad()
 def _forms(subject: Subject) -> list[Form]:
     """How each block returns hidden states."""
-    if "forms" not in subject.cache:
-        forms: list[Form] = []
-        with ExitStack() as stack, unedited():
-            for block in subject.blocks:
-                handle = block.register_forward_hook(
-                    lambda _block, _args, output: forms.append(form_of(output, hidden_out(output)))
-                )
-                stack.callback(handle.remove)
-            subject.model(input_ids=probe_ids(subject))
-        subject.cache["forms"] = forms
-    found: list[Form] = subject.cache["forms"]
-    return found
+    with _probing(subject):
+        if "forms" not in subject.cache:
+            subject.cache["forms"] = _seen_forms(subject)
+        found: list[Form] = subject.cache["forms"]
+        return found
+
+
+def _seen_forms(subject: Subject) -> list[Form]:
+    this_thread, forms = threading.get_ident(), list[Form]()
+
+    def look(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() == this_thread:  # passes of others come by here too
+            forms.append(form_of(output, hidden_out(output)))
+
+    with ExitStack() as stack, unedited():
+        for block in subject.blocks:
+            stack.callback(block.register_forward_hook(look).remove)
+        subject.model(input_ids=probe_ids(subject))
+    return forms
 
 
 def _last_of(subject: Subject, ids_BT: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from mistudio.artifacts import Artifact, Draft, Line, Produced, Recipe, Store, Summary, produce
 from mistudio.errors import InputError
 from mistudio.evaluate import EvaluateConfig
-from mistudio.features import FeatureSet
+from mistudio.features import FeatureSet, check_settings
 from mistudio.report.commands import missing_commands
 from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
@@ -38,6 +38,7 @@ def report(
     """
     config = config or ReportConfig()
     _check_inputs(features, evaluation)
+    check_settings(features, trials)
     explanations = _explanations(store, features, scores) if scores is not None else None
     further = {"scores": scores, "trials": trials}
     inputs = {"features": features, "evaluation": evaluation}

@@ -41,7 +41,9 @@ def _find_more(context: Context, inputs: Inputs, config: "MoreConfig") -> Produc
     from mistudio.find.more import ChosenBy, find_more
 
     features, subject = inputs.one("features"), context.subject(inputs.one("features"))
-    base = inputs.maybe("base") or _newest_base(context, features, config)
+    base = inputs.maybe("base")
+    if base is None and "base" not in inputs.declined:
+        base = _newest_base(context, features, config)
     by = ChosenBy(inputs.maybe("scores"), inputs.maybe("explanations"))
     return find_more(context.store, features, context.source(features), subject, config, base, by)
 
@@ -99,7 +101,7 @@ FIND_MORE = Step(
         Input(
             "base",
             "trials",
-            "Earlier trials, which are kept and added to (trials/...); None: the newest with the same settings.",
+            "Earlier trials, to keep and add to (trials/...), or none; None: the newest with the same settings.",
             optional=True,
         ),
         Input("scores", "scores", "Scores of these features (scores/...), for only best:50.", optional=True),

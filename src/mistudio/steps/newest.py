@@ -6,12 +6,12 @@ A step itself takes what it is given: its recipe says which artifact that was, a
 from collections.abc import Mapping
 from typing import Any
 
-from mistudio.artifacts import Artifact, Catalog, open_artifact, open_to_read
+from mistudio.artifacts import Artifact, open_artifact, open_to_read
 from mistudio.steps.spec import Step
 
 
 def with_newest(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, and for each input that is to be the newest of what was made from another, that one.
+    """The values, and for each input that is to be chosen of what was made from another, that one.
 
     Raises:
         NotFound: there is no such artifact as the other input names.
@@ -20,10 +20,9 @@ def with_newest(step: Step, values: Mapping[str, Any]) -> dict[str, Any]:
     filled = dict(values)
     for each in step.inputs:
         of = values.get(each.newest_of)
-        if of and not values.get(each.name):
+        if of and each.newest is not None and not values.get(each.name):
             store = open_to_read(str(values.get("store") or ""))
             made_from = of if isinstance(of, Artifact) else open_artifact(store, str(of).strip())
-            with Catalog(store) as catalog:
-                newest = catalog.newest_from(made_from, each.kind)
+            newest = each.newest(store, made_from)
             filled[each.name] = None if newest is None else newest.uri
     return filled

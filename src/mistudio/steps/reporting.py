@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts import Artifact, Produced, open_artifact
+from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.context import Context
 from mistudio.steps.output import flat
 from mistudio.steps.spec import Input, Inputs, Output, Page, Step
@@ -17,6 +17,12 @@ def _report(context: Context, inputs: Inputs, config: "ReportConfig") -> Produce
 
     features, evaluation, scores = inputs.one("features"), inputs.one("evaluation"), inputs.maybe("scores")
     return report(context.store, features, evaluation, config, scores, inputs.maybe("trials"))
+
+
+def _fullest_trials(store: Store, features: Artifact) -> Artifact | None:
+    from mistudio.features import fullest_trials
+
+    return fullest_trials(store, features)
 
 
 def _compare(context: Context, inputs: Inputs, config: "CompareConfig") -> Produced:
@@ -63,9 +69,11 @@ REPORT = Step(
         Input(
             "trials",
             "trials",
-            "Features tried in the model after find (trials/...); not given, mistudio report takes the newest.",
+            "Features tried after find (trials/...), with its settings; not given, mistudio report takes those of most "
+            "features; none: what find has tried.",
             optional=True,
             newest_of="features",
+            newest=_fullest_trials,
         ),
     ),
     output=Output(

@@ -14,7 +14,7 @@ from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
 from mistudio.steps.output import StepOutput, log_output
 from mistudio.steps.registry import STEPS
-from mistudio.steps.spec import Asked, Inputs, Step
+from mistudio.steps.spec import NO_ARTIFACT, Asked, Inputs, Step
 from mistudio.stopping import stoppable
 from mistudio.tracking import Run, step_run
 
@@ -121,8 +121,12 @@ def check_together(takes: Mapping[str, Mapping[str, str]], values: Mapping[str, 
 
 def _open_inputs(context: Context, given: Mapping[str, Sequence[str]]) -> Inputs:
     kinds = {each.name: each.kind for each in context.step.inputs}
+    optional = {each.name for each in context.step.inputs if each.optional}
+    declined = frozenset(name for name in optional if list(given[name]) == [NO_ARTIFACT])
+    wanted = {name: () if name in declined else uris for name, uris in given.items()}
     return Inputs(
-        {name: tuple(open_artifact(context.store, uri, kinds[name]) for uri in uris) for name, uris in given.items()}
+        {name: tuple(open_artifact(context.store, uri, kinds[name]) for uri in uris) for name, uris in wanted.items()},
+        declined,
     )
 
 

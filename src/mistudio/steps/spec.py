@@ -11,13 +11,14 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, Store
 from mistudio.settings import Leaf, Place, Settings, leaves
 
 if TYPE_CHECKING:
     from mistudio.steps.context import Context
     from mistudio.tracking import Run
 
+NO_ARTIFACT = "none"  # in place of an optional one: also none that would be chosen
 Uses = Literal["tokenizer", "live", "model", "judge", "device", "seed"]
 _LOADING = "mistudio.subject.config:SubjectConfig"
 _NAME = "Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the store"
@@ -28,6 +29,7 @@ class Inputs:
     """The artifacts that a step was given, by the names of its declaration."""
 
     found: Mapping[str, tuple[Artifact, ...]]
+    declined: frozenset[str] = frozenset()  # those that are to be none, also where one would be chosen
 
     def one(self, name: str) -> Artifact:
         """The artifact of an input that has to be given."""
@@ -53,7 +55,9 @@ class Input:
         text: what it is.
         many: one or more, with commas between them.
         optional: it need not be given.
-        newest_of: the input that it is made from: the command line takes the newest where it is not given.
+        newest_of: the input that it is made from: the command line takes the one that ``newest`` gives where it is not
+            given.
+        newest: from the store and that other input.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Input:
     many: bool = False
     optional: bool = False
     newest_of: str = ""
+    newest: "Callable[[Store, Artifact], Artifact | None] | None" = None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from mistudio.evaluate.interval import (
+    LEAST_DOCUMENTS,
     LEAST_SEQUENCES,
     Drawn,
     Run,
     are_zeros_enough,
     extra_loss,
     is_control_enough,
+    mean_kl,
     more_needed,
     recovered_half_width,
 )
@@ -47,6 +49,70 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty(zeros: int | None
         assert half_width is not None
         held += abs(recovered(*draws(seed, 60, zeros)) - 0.94) <= half_width
     assert 0.91 <= held / 400 <= 0.975
+
+
+@pytest.mark.parametrize("documents", [3, 5, 10, 40])
+def test_it_holds_the_truth_of_few_documents_too(documents: int) -> None:
+    held = 0
+    for seed in range(400):
+        drawn = draws(seed, documents)
+        half_width = recovered_half_width(*drawn)
+        assert half_width is not None
+        held += abs(recovered(*drawn) - 0.94) <= half_width
+    assert held / 400 >= 0.92
+
+
+def test_an_interval_that_was_waited_for_holds_the_truth() -> None:
+    held = early = 0
+    for seed in range(300):
+        drawn, zeros, own = draws(seed, 60)
+        for done in range(LEAST_SEQUENCES, len(drawn.document_S) + 1, 16):
+            part = Drawn(*(each[:done] for each in drawn))
+            some = [Run(*(each[:done] for each in run)) for run in (zeros, own)]
+            half_width = recovered_half_width(part, *some)
+            assert half_width is not None
+            if not more_needed(done, half_width, 0.01, len(np.unique(part.document_S))):
+                early += done < 180
+                break
+        held += abs(recovered(part, *some) - 0.94) <= half_width
+    assert early > 200
+    assert held / 300 >= 0.9
+
+
+def test_no_interval_of_fewer_than_ten_documents_is_enough() -> None:
+    assert more_needed(1000, 1e-6, 0.005, LEAST_DOCUMENTS - 1) == 1000
+    assert more_needed(1000, 1e-6, 0.005, LEAST_DOCUMENTS) == 0
+
+
+def test_a_half_width_that_is_never_reached_asks_for_more_than_there_is() -> None:
+    assert more_needed(1000, 0.01, 1e-300) >= 10**9
+    assert more_needed(1000, 0.01, 5e-324) >= 10**9
+
+
+def test_a_divergence_known_of_some_sequences_is_told_of_all_by_their_clean_loss() -> None:
+    lot = np.random.default_rng(0)
+    predictions_S = lot.integers(20, 128, 400).astype(float)
+    clean_S = lot.normal(3.0, 0.5, 400)
+    exact_S, order_S = 8.0 - 1.5 * clean_S, np.argsort(clean_S)
+    drawn = Drawn(predictions_S, np.arange(400), clean_S * predictions_S)
+
+    def mean(kl_S: np.ndarray, run_S: np.ndarray) -> float:
+        here_S = np.where(run_S, kl_S * predictions_S, np.nan)
+        return mean_kl(drawn, Run(here_S, here_S))
+
+    whole = np.average(exact_S, weights=predictions_S)
+    assert mean(exact_S, np.ones(400, dtype=bool)) == pytest.approx(whole)
+    surest_S = np.isin(np.arange(400), order_S[:100])  # these alone diverge much more
+    assert np.average(exact_S[surest_S], weights=predictions_S[surest_S]) > whole + 0.5
+    assert mean(exact_S, surest_S) == pytest.approx(whole)
+    noisy_S, ours, plain = exact_S + lot.normal(0, 0.3, 400), [], []
+    truth = np.average(noisy_S, weights=predictions_S)
+    for _ in range(200):
+        some_S = lot.permutation(400) < LEAST_SEQUENCES
+        ours.append(mean(noisy_S, some_S) - truth)
+        plain.append(np.average(noisy_S[some_S], weights=predictions_S[some_S]) - truth)
+    assert np.std(ours) < 0.6 * np.std(plain)
+    assert abs(np.mean(ours)) < 0.03
 
 
 def test_the_interval_is_that_of_resampled_documents() -> None:

@@ -20,12 +20,21 @@ from mistudio.corpus.config import IngestConfig
 from mistudio.corpus.ingest import ingest
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.sources import open_source
+from mistudio.errors import SubjectError
 from mistudio.evaluate import splice
 from mistudio.evaluate.splice import SpliceLosses, measure_splice
 from mistudio.instrument import Ends
 from mistudio.instrument.resume import Prefix
 from mistudio.sae import NormLimit, SparseAutoencoder, TopKConfig, new_autoencoder
-from mistudio.subject import HookPoint, ResolvedHook, Subject, forward_logits, resolve_hooks, spliced
+from mistudio.subject import (
+    HookPoint,
+    ResolvedHook,
+    Subject,
+    forward_logits,
+    resolve_hooks,
+    spliced,
+    subject_from_model,
+)
 from tests.support.tiny import WIDTH, tiny_bert_tokenizer, tiny_documents
 from tests.support.tiny_run import HOOK, TinyRun, identity_sae, zero_sae
 
@@ -308,6 +317,29 @@ def test_what_is_run_is_what_was_foretold(llama: TinyRun, monkeypatch: pytest.Mo
     foretold, tokens = splice.splice_flop(llama.subject, ends, 1, corpus, 300, 0, 0.0)
     assert 300 <= tokens < 340
     assert foretold == pytest.approx(counted.get_total_flops(), rel=0.25)  # padding, and the autoencoder
+
+
+def test_any_half_width_that_is_asked_for_is_taken(llama: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "_ROUND_TOKENS", 100)
+    (place,) = resolve_hooks(llama.subject, [HookPoint.parse(HOOK)])
+    corpus = TokenCorpus(llama.corpus)
+    (least,) = measure_splice(llama.subject, place, [random_sae()], corpus, ALL, 0, 1e-300)
+    assert least.tokens == corpus.lengths("heldout").sum()
+
+
+@pytest.mark.parametrize(("broken", "how"), [("W_dec", "with a reconstruction"), ("model", "as it is")])
+def test_a_loss_that_is_none_is_refused(llama: TinyRun, broken: str, how: str) -> None:
+    subject, sae = llama.subject, zero_sae()
+    if broken == "model":
+        subject = subject_from_model(copy.deepcopy(subject.model), subject.tokenizer)
+        with torch.no_grad():
+            subject.model.get_output_embeddings().weight[5, 0] = torch.nan
+    else:
+        with torch.no_grad():
+            sae.b_dec.fill_(torch.nan)
+    (place,) = resolve_hooks(subject, [HookPoint.parse(HOOK)])
+    with pytest.raises(SubjectError, match=f"loss of the model {how}.* is not finite.*float32"):
+        measure_splice(subject, place, [sae], TokenCorpus(llama.corpus), 300, 0)
 
 
 def test_the_number_of_tokens_is_about_what_was_asked_for(llama: TinyRun) -> None:

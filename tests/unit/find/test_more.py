@@ -1,23 +1,28 @@
 """Trials within a budget, and further ones on demand: together they are what trying everything at once gives."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from mistudio import steps
-from mistudio.artifacts import Artifact, Catalog
+from mistudio.artifacts import Artifact
 from mistudio.errors import ConfigError, InputError
 from mistudio.evaluate import evaluate
-from mistudio.features import FeatureSet
+from mistudio.exchange import export_features
+from mistudio.features import FEATURES, FeatureSet, fullest_trials
 from mistudio.find.config import FindConfig, MoreConfig
 from mistudio.find.more import find_more
 from mistudio.find.step import find_features
 from mistudio.find.worth import buy, order_of_worth
 from mistudio.report import report
 from mistudio.sae import TopKConfig, new_autoencoder
+from mistudio.steps import STEPS
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import CPU, TinyRun, publish_sae
 
@@ -166,13 +171,80 @@ def test_the_step_adds_to_the_newest_trials_and_the_report_shows_them(
     second = steps.run_step("find_more", **given).artifact
     assert second.manifest.inputs["base"].digest == first.digest
     assert second.manifest.config["causal_tflop"] == 20
-    with Catalog(llama.store) as catalog:
-        newest = catalog.newest_from(some, "trials")
-    assert newest is not None
-    assert newest.digest == second.digest
     evaluation = evaluate(llama.store, sae, llama.source, CPU).artifact
     page = report(llama.store, some, evaluation, trials=second).artifact
     assert page.manifest.inputs["trials"].digest == second.digest
+
+
+def left_by(features: Artifact) -> list[int]:
+    whole = FeatureSet(features)
+    there = pc.and_(pc.invert(whole.column("tried")), pc.greater(whole.column("count"), 0))
+    return np.flatnonzero(there.to_numpy(zero_copy_only=False)).tolist()
+
+
+def test_the_trials_that_are_shown_have_finds_settings_and_hold_most(
+    llama: TinyRun, sae: Artifact, tmp_path: Path
+) -> None:
+    features = found(llama, sae, 1.5e-4)
+    step, *left = STEPS["report"], *left_by(features)
+    given = {"features": features.uri, "store": llama.store.url}
+    assert steps.with_newest(step, given)["trials"] is None
+    assert more(llama, features, only=str(left[0]), ablation_contexts=1) is not None
+    assert fullest_trials(llama.store, features) is None
+    most = more(llama, features, only=",".join(map(str, left[:5])))
+    few = more(llama, features, only=str(left[7]))
+    other = more(llama, features, only=",".join(map(str, left)), ablation_contexts=3)
+    assert steps.with_newest(step, given)["trials"] == most.uri
+    assert steps.with_newest(step, {**given, "trials": few.uri})["trials"] == few.uri
+    for refuse in (
+        lambda: report(llama.store, features, evaluate(llama.store, sae, llama.source, CPU).artifact, trials=other),
+        lambda: export_features(llama.store, features, tmp_path / "no", "jsonl", trials=other),
+    ):
+        with pytest.raises(InputError, match="ablation_contexts 3 in place of 2"):
+            refuse()
+
+
+def test_none_is_none_also_where_one_would_be_chosen(llama: TinyRun, sae: Artifact) -> None:
+    features = found(llama, sae, 1.2e-4)
+    left = left_by(features)
+    given = {"features": features.uri, "model": str(llama.source.path), "device": "cpu", "store": llama.store.url}
+    steps.run_step("find_more", **given, only=str(left[0]))
+    anew = steps.run_step("find_more", **given, only=str(left[1]), base="none").artifact
+    assert "base" not in anew.manifest.inputs
+    assert anew.manifest.summary["features_tried"] == 1
+    evaluation = evaluate(llama.store, sae, llama.source, CPU).artifact
+    asked = {"features": features.uri, "evaluation": evaluation.uri, "store": llama.store.url, "trials": "none"}
+    page = steps.run_step("report", **steps.with_newest(STEPS["report"], asked)).artifact
+    assert "trials" not in page.manifest.inputs
+
+
+def test_what_was_tried_later_is_exported_where_effects_have_a_place(
+    llama: TinyRun, some: Artifact, tmp_path: Path
+) -> None:
+    later = more(llama, some, causal_tflop=1e-4)
+    export_features(llama.store, some, tmp_path / "parquet", "parquet", trials=later)
+    export_features(llama.store, some, tmp_path / "jsonl", "jsonl", trials=later)
+    rows = [json.loads(line) for line in (tmp_path / "jsonl" / "features.jsonl").read_text().splitlines()]
+    table = pq.read_table(tmp_path / "parquet" / "features.parquet")
+    assert table.schema.names == list(FEATURES.names)
+    expected = FeatureSet(some, trials=later)
+    assert [row["feature"] for row in rows if row["tried"]] == tried(expected) != tried(FeatureSet(some))
+    for name in EFFECTS:
+        assert [row[name] for row in rows] == table[name].to_pylist() == expected.column(name).to_pylist()
+    assert [path.name for path in (tmp_path / "jsonl").iterdir()] == ["features.jsonl"]
+    with pytest.raises(ConfigError, match="neuronpedia has no place for trials"):
+        export_features(llama.store, some, tmp_path / "tree", "neuronpedia", trials=later)
+
+
+def test_a_budget_that_buys_nothing_is_refused(llama: TinyRun, some: Artifact) -> None:
+    with pytest.raises(ConfigError, match="causal_tflop 0 buys no trial: the first feature, .* Give as much or more"):
+        more(llama, some, causal_tflop=0.0)
+
+
+def test_other_settings_for_what_find_has_tried_are_answered_with_what_to_do(llama: TinyRun, some: Artifact) -> None:
+    known = tried(FeatureSet(some))[0]
+    with pytest.raises(InputError, match=r"tried by find with other settings: .* has ablation_contexts 2, not 3\."):
+        more(llama, some, only=str(known), ablation_contexts=3)
 
 
 def test_a_budget_reaches_features_in_their_order_and_no_further() -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -173,3 +174,66 @@ def test_logits_that_depend_on_more_than_the_stream_before_the_head_are_computed
     stream_BTE = continue_to_head(subject, run_to(subject, [hook], ids_BT))
     assert torch.equal(stream_BTE, forward_logits(subject, ids_BT))
     assert torch.equal(head_logits(subject, stream_BTE[0]), stream_BTE[0])
+
+
+def gone_on_at_once(subject: Subject, threads: int) -> list[tuple[int, Tensor]]:
+    """The blocks left out, and the logits, of as many threads that begin together."""
+    ids_BT, _ = a_batch(subject)
+    (hook,) = resolve_hooks(subject, [HookPoint("mlp_out", MIDDLE)])
+    together = threading.Barrier(threads)
+
+    @torch.no_grad()
+    def go_on(_number: int) -> tuple[int, Tensor]:
+        together.wait()
+        forward_logits(subject, ids_BT)  # passes of others come by while one tries the model out
+        prefix = run_to(subject, [hook], ids_BT)
+        stream_BTE = continue_to_head(subject, prefix, changed(prefix.values[hook.point]))
+        return prefix.skipped, head_logits(subject, stream_BTE.flatten(0, 1))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(go_on, range(threads)))
+
+
+def test_threads_that_begin_at_once_on_a_fresh_model_all_run_as_fast_as_one() -> None:
+    for _ in range(6):
+        subject = loaded("gpt2")
+        found = gone_on_at_once(subject, 4)
+        assert [skipped for skipped, _ in found] == [MIDDLE] * 4
+        assert subject.cache["head"]
+        assert len(subject.cache["forms"]) == LAYERS
+        assert all(torch.equal(logits_NV, found[0][1]) for _, logits_NV in found)
+
+
+@torch.no_grad()
+def test_passes_of_another_thread_are_none_of_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = loaded("gpt2")
+    ids_BT, _ = a_batch(subject)
+    plain = subject.model.forward
+
+    def beside(*args: object, **kwargs: object) -> object:
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=lambda: subject.model(input_ids=ids_BT))
+            other.start()
+            other.join()
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(subject.model, "forward", beside)
+    (hook,) = resolve_hooks(subject, [HookPoint("mlp_out", MIDDLE)])
+    assert run_to(subject, [hook], ids_BT).skipped == MIDDLE
+    assert len(subject.cache["forms"]) == LAYERS
+
+
+@torch.no_grad()
+def test_lack_of_memory_does_not_count_against_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = loaded("gpt2")
+    ids_BT, _ = a_batch(subject)
+    (hook,) = resolve_hooks(subject, [HookPoint("mlp_out", MIDDLE)])
+
+    def full(*_args: object, **_kwargs: object) -> object:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subject.model, "forward", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            run_to(subject, [hook], ids_BT)
+    assert run_to(subject, [hook], ids_BT).skipped == MIDDLE
