@@ -73,6 +73,7 @@ def test_figures_are_those_of_scikit_learn(values: NDArray[np.float32], predicte
             "recall": recall_score(fires, predicted_positive),
             "balanced_accuracy": balanced_accuracy_score(fires, predicted_positive),
             "auroc": roc_auc_score(fires, predicted),
+            "fires": fires.sum(),
         }
         for metric, value in expected.items():
             assert found[metric + suffix] == pytest.approx(value, abs=1e-9), metric + suffix
