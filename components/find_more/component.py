@@ -27,7 +27,7 @@ def find_more(
     Args:
         features: Found features (features/...).
         trials: Effects and attributions of the features tried after find.
-        base: Earlier trials, which are kept and added to (trials/...); empty: the newest with the same settings.
+        base: Earlier trials, to keep and add to (trials/...); empty: those of most features with the same settings.
         scores: Scores of these features (scores/...), for only best:50.
         explanations: Explanations of these features (explanations/...), for only unlabelled.
         model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the

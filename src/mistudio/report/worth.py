@@ -8,8 +8,8 @@
   over features, or chance where none was scored. 0 without a score.
 - ``known``: how far that can be known, n / (n + 20) for n held-out tokens or examples that the feature fires on: the
   interval of a score on one or two of them has no width.
-- ``context``: how far the program's F1 rises above that of the best bare set of tokens; 0 where one was not scored. More
-  than a detector of single tokens is what people want to see first.
+- ``context``: how far the program's F1 rises above that of the best bare set of tokens; 0 where one was not scored.
+  More than a detector of single tokens is what people want to see first.
 - ``coherence``: how alike the top contexts are; 0 where it was not measured. Of a feature that fires fewer than five
   times, and so has no more contexts, as many fifths of it.
 

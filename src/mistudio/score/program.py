@@ -1,8 +1,9 @@
 """The program score: run the program on held-out tokens, and compare with where the feature fires.
 
 Two definitions of firing: above the threshold that the program was searched for, and any activation at all; metrics of
-the second end in ``_any``. The metric ``fires`` is on how many held-out tokens the feature does. Intervals come from drawing documents again: every figure is a function of sums over
-documents, so all draws of a figure are one matrix product.
+the second end in ``_any``. The metric ``fires`` is on how many held-out tokens the feature does. Intervals come from
+drawing documents again: every figure is a function of sums over documents, so all draws of a figure are one matrix
+product.
 
 Shape legend: N tokens, P documents, C columns that are summed, L levels of a prediction, R draws, A firing tokens.
 """
