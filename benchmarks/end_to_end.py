@@ -178,7 +178,7 @@ def command(store: Path, name: str, *options: object) -> str:
     """Run a command of ours; the artifact that it published."""
     line = [sys.executable, "-m", "mistudio", name, *map(str, options), "--store", str(store), "--json"]
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 -- a fixed command
-    return str(json.loads(done.stdout)["uri"])
+    return str(json.loads(done.stdout)["artifact_uri"])
 
 
 def run_saelens(model: Path, text: Path, rate: float, tokens: int, activations: Artifact, trained: Artifact) -> Saved:

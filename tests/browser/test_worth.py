@@ -138,6 +138,8 @@ def test_what_was_not_looked_into_names_the_command_that_would(watched, run):
     assert page.locator(".explanations").inner_text().startswith("Not explained.")
     expected = f"mistudio explain --features {features.uri} --only {UNEXPLAINED}"
     assert page.locator(".explanations .command").inner_text() == expected
+    told = page.locator(".explanations").inner_text()
+    assert told.endswith(", then mistudio score … and mistudio report ….")
     page = opened(watched, path, UNSCORED)
     expected = f"mistudio score --explanations {explanations.uri} --only {UNSCORED}"
     assert page.locator(".explanations .command").inner_text() == expected

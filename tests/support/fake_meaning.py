@@ -109,6 +109,7 @@ def score_all(feature_rows: list[dict[str, Any]]) -> list[Score]:
                 scores.append(Score(feature, "program", "program", metric + suffix, *figure, 1000, failures))
                 scores.append(Score(feature, "token-set", "program", metric + suffix, *figure, 1000, failures))
         if fires:
+            scores += [Score(feature, "program", "program", f"fires{end}", 400, 300, 500, 1000) for end in ("", "_any")]
             scores.append(Score(feature, "program", "program-shuffled", "f1", 0.004, np.nan, np.nan, 1000))
             scores.append(Score(feature, "program", "detection", "balanced_accuracy", 0.7, 0.6, 0.8, 40, 3))
     # A scorer writes its figures of all features before the next: they are not in the order of the features.

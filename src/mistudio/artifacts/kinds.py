@@ -18,7 +18,7 @@ KINDS = {
     "probing": 1,
     "report": 1,
     "sae": 3,
-    "scores": 2,
+    "scores": 3,
     "stability": 1,
     "subject": 1,
     "trials": 1,

@@ -62,12 +62,13 @@ def _command(step: Step) -> Callable[..., None]:
 
 
 def _with_base(step: Step, given: dict[str, Any]) -> dict[str, Any]:
-    """What was given; with a selection and no base, the newest that it can be added to, which is named."""
+    """What was given; with a selection and no base, the one that keeps most, which is named."""
     if step.newest_base is None:
         return given
     base, given = given.get("base"), {**given, "base": None}
-    if base is None and (base := steps.newest_base(step.name, **given)) is not None:
-        say(f"What {base} holds is kept and added to; --base {_NO_BASE} starts anew.")
+    if base is None and (best := steps.newest_base(step.name, **given)) is not None:
+        say(f"{best}; --base {_NO_BASE} starts anew.")
+        base = best.artifact.uri
     return {**given, "base": None if base == _NO_BASE else base}
 
 
@@ -75,7 +76,7 @@ def _input_text(step: Step, given: Input) -> str:
     """What an input is, and whether it has to be given: typer lets it be left out, for --parameters."""
     text = given.text.replace("None:", "not given:")
     if step.newest_base is not None and given.name == "base":
-        return f"{text[:-1]}; {_NO_BASE}: start anew; not given: with --only the newest."
+        return f"{text[:-1]}; {_NO_BASE}: start anew; not given: with --only the one that keeps most."
     return text if given.optional else f"{text}  [required]"
 
 

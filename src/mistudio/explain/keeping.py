@@ -7,6 +7,7 @@ Shape legend: F features, S features worked on.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from heapq import merge
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mistudio.artifacts import Artifact, Catalog, Recipe, Store, canonical_json, open_artifact
 from mistudio.artifacts.index import Entry
 from mistudio.artifacts.manifest import InputRef, Manifest
-from mistudio.errors import InputError
+from mistudio.errors import DamagedArtifact, InputError, NotFound
 from mistudio.explain.config import PERSON
 from mistudio.explain.judge import UNUSABLE, Judge
 from mistudio.explain.records import Explanation
@@ -30,12 +31,37 @@ ONLY = "only"  # the setting
 BASE, BEST_BY = "base", "best_by"  # roles of inputs in recipes: what is added to, and the scores that choose
 
 
+class Kept(NamedTuple):
+    """How many features an artifact has rows of that can be kept, and how many it has rows of."""
+
+    num_kept: int
+    num_held: int
+
+
+class Base(NamedTuple):
+    """An artifact that is added to, and of how many of its features the rows go over."""
+
+    artifact: Artifact
+    num_kept: int
+    num_held: int
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"Kept {self.num_kept:,} of {self.num_held:,} from {self.artifact.uri}"
+
+
 class Share(NamedTuple):
     """How the features are shared out."""
 
     new_S: NDArray[np.int64]  # worked on now, ascending
     kept_F: NDArray[np.bool_]  # whose rows the base holds and go over
     num_selected: int  # asked for, whether they are new or in the base
+    num_held: int = 0  # that the base has rows of
+
+    @property
+    def kept(self) -> Kept:
+        """What goes over."""
+        return Kept(int(self.kept_F.sum()), self.num_held)
 
     @property
     def is_partial(self) -> bool:
@@ -44,16 +70,27 @@ class Share(NamedTuple):
 
 
 def select(
-    only: str | None, found: FeatureSet, scores: Artifact | None = None, explanations: Artifact | None = None
+    only: str | None,
+    found: FeatureSet,
+    scores: Artifact | None = None,
+    explanations: Artifact | None = None,
+    scores_role: str = "scores",
 ) -> NDArray[np.int64]:
     """The features that the setting ``only`` asks for, ascending; None: all.
+
+    Args:
+        only: the setting.
+        found: all features.
+        scores: that choose the best.
+        explanations: that tell the unlabelled.
+        scores_role: what the step calls its input of the scores.
 
     Raises:
         InputError: see :meth:`mistudio.features.selection.Selection.features`.
     """
     if only is None:
         return np.arange(found.num_features)
-    return parse_selection(only).features(found, scores, explanations)
+    return parse_selection(only).features(found, scores, explanations, scores_role)
 
 
 def choosing_inputs(only: str | None, scores: Artifact | None, base: Artifact | None) -> dict[str, InputRef]:
@@ -90,8 +127,9 @@ def share(selected_S: NDArray[np.int64], base: Artifact | None, num_features: in
                 there_F[feature] |= explainer != PERSON
                 open_F[feature] |= status == "failed" and prompt is not None and text != UNUSABLE
     new_S = selected_S[~there_F[selected_S] | open_F[selected_S]]
+    num_held = int(there_F.sum())
     there_F[new_S] = False
-    return Share(new_S, there_F, len(selected_S))
+    return Share(new_S, there_F, len(selected_S), num_held)
 
 
 def merged(kept: Iterable[Explanation], new: Iterable[Explanation]) -> Iterator[Explanation]:
@@ -99,23 +137,41 @@ def merged(kept: Iterable[Explanation], new: Iterable[Explanation]) -> Iterator[
     return merge(kept, new, key=attrgetter("feature"))
 
 
-def newest_base(
-    store: Store, recipe: Recipe, free: Set[str], fits: Callable[[Entry], bool] = lambda _entry: True
-) -> Artifact | None:
-    """The newest artifact that differs from a recipe in which features it is of alone; None where there is none.
+def best_base(
+    store: Store,
+    recipe: Recipe,
+    free: Set[str],
+    keeps: Callable[[Artifact], Kept],
+    is_preferred: Callable[[Entry], bool] = lambda _entry: False,
+) -> Base | None:
+    """Of the artifacts that differ from a recipe in which features they are of alone, the one that keeps most.
+
+    Among those that keep as much the preferred ones come first, then the newest. None where nothing is kept.
 
     Args:
         store: holds the artifacts.
         recipe: of what is to be made.
         free: inputs that may differ.
-        fits: what else has to be true of it.
+        keeps: what of an artifact goes over.
+        is_preferred: whether it comes first among those that keep as much.
     """
+
+    def rank(entry: Entry, num_kept: int) -> tuple[int, bool, str]:
+        return num_kept, is_preferred(entry), str(entry.created_at)
+
     with Catalog(store) as catalog:
-        found = catalog.newest(recipe.kind, where=lambda entry: not difference(entry, recipe, free) and fits(entry))
-    if not found:
-        return None
-    of_that_second = [entry for entry in found if entry.created_at == found[0].created_at]
-    return open_artifact(store, max(of_that_second, key=_num_held).uri, recipe.kind)
+        fitting = catalog.newest(recipe.kind, where=lambda entry: not difference(entry, recipe, free))
+    best, best_rank = None, (0, True, "~")  # nothing that keeps none
+    # None keeps more than it holds: those that hold most are looked at first, and few of the others are read.
+    for entry in sorted(fitting, key=lambda entry: (is_preferred(entry), _num_held(entry)), reverse=True):
+        if rank(entry, _num_held(entry)) <= best_rank:
+            continue
+        with suppress(NotFound, DamagedArtifact):  # what it was made from is gone, so that nobody can tell
+            base = open_artifact(store, entry.uri, recipe.kind)
+            kept = keeps(base)
+            if rank(entry, kept.num_kept) > best_rank:
+                best, best_rank = Base(base, *kept), rank(entry, kept.num_kept)
+    return best
 
 
 def _num_held(entry: Entry) -> int:

@@ -18,10 +18,11 @@ from mistudio.explain.keeping import (
     BASE,
     BEST_BY,
     ONLY,
+    Base,
     Share,
+    best_base,
     check_base,
     choosing_inputs,
-    newest_base,
     select,
     share,
 )
@@ -104,15 +105,19 @@ def newest_explanations(
     config: ExplainConfig | None = None,
     seed: int = 0,
     judge: JudgeSource | None = None,
-) -> Artifact | None:
-    """The newest explanations that those of a selection can be added to; None where there are none.
+    scores: Artifact | None = None,
+) -> Base | None:
+    """The explanations that those of a selection can be added to: those that keep most, the newest of them.
+
+    None where there are none that keep anything.
 
     Takes what :func:`explain` takes.
     """
     config = config or ExplainConfig()
     material = open_material(store, features, source, subject_config)
     asked = judge if EXPLAINERS.need_judge(config.explainers) else None
-    return newest_base(store, _recipe(material, config, seed, asked, None, None, None), _FREE)
+    recipe = _recipe(material, config, seed, asked, None, scores, None)
+    return best_base(store, recipe, _FREE, lambda base: _share(material, config, scores, base).kept)
 
 
 def _recipe(

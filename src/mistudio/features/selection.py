@@ -78,7 +78,11 @@ class Selection:
         return min(sum(counts), num_features)
 
     def features(
-        self, found: "FeatureSet", scores: "Artifact | None" = None, explanations: "Artifact | None" = None
+        self,
+        found: "FeatureSet",
+        scores: "Artifact | None" = None,
+        explanations: "Artifact | None" = None,
+        scores_role: str = "scores",
     ) -> Features:
         """The numbers of the features selected, ascending [S].
 
@@ -86,18 +90,27 @@ class Selection:
             found: all features.
             scores: artifact of kind ``scores`` of these features, for ``best``.
             explanations: artifact of kind ``explanations`` of these features, for ``unlabelled``.
+            scores_role: what the step calls its input of the scores, for the message that says that they are missing.
 
         Raises:
             InputError: a number is beyond the features, there is no such group or cluster, what a term needs was not
                 given or is of other features, or nothing is selected.
         """
         chosen_F = np.zeros(found.num_features, dtype=bool)
+        self._check_scores(scores, scores_role)
         for term in self.terms:
             chosen_F[_select(term, found, scores, explanations)] = True
         if not chosen_F.any():
             message = f"only {shortened(str(self))} selects none of {found.num_features:,} features: ask for others."
             raise InputError(message)
         return np.flatnonzero(chosen_F)
+
+    def _check_scores(self, scores: "Artifact | None", role: str) -> None:
+        best = next((term for term in self.terms if term.kind == _BEST), None)
+        if best is not None and scores is None:
+            option = f"--{role.replace('_', '-')} scores/…"
+            message = f"only has the term {best}, which needs scores of these features to know the best: give {option}."
+            raise InputError(message)
 
 
 def parse_selection(text: str) -> Selection:
@@ -140,7 +153,7 @@ def _select(
         return _on_the_map(term, found)
     if term.kind == _UNLABELLED:
         return _unlabelled(found, explanations)
-    value_F = _best(term, found, scores) if term.kind == _BEST else _ordered(term.kind, found)
+    value_F = _best(found, scores) if term.kind == _BEST and scores is not None else _ordered(term.kind, found)
     order_F = np.argsort(-value_F, kind="stable")[: term.first]
     return order_F[~np.isnan(value_F[order_F])]
 
@@ -172,16 +185,13 @@ def _ordered(kind: str, found: "FeatureSet") -> NDArray[np.float64]:
     return density_F if kind == "densest" else -density_F
 
 
-def _best(term: _Term, found: "FeatureSet", scores: "Artifact | None") -> NDArray[np.float64]:
+def _best(found: "FeatureSet", scores: "Artifact") -> NDArray[np.float64]:
     """The main figure of the explanation that each feature's label comes from; NaN where it has none."""
     from mistudio.artifacts import open_input
     from mistudio.features.feature_set import FeatureSet
 
-    if scores is None:
-        message = f"only has the term {term}, which needs scores to know the best: give scores of these features."
-        raise InputError(message)
     explanations = open_input(scores.store, scores.manifest.inputs["explanations"], "explanations")
-    _check_same(scores.uri, explanations, found)
+    check_same(scores.uri, explanations, found.artifact)
     return _main_values(FeatureSet(found.artifact, explanations, scores))
 
 
@@ -207,15 +217,25 @@ def _unlabelled(found: "FeatureSet", explanations: "Artifact | None") -> Feature
             "features, or leave the term out."
         )
         raise InputError(message)
-    _check_same(explanations.uri, explanations, found)
+    check_same(explanations.uri, explanations, found.artifact)
     labels = FeatureSet(found.artifact, explanations).column("label")
     return np.flatnonzero(labels.is_null().to_numpy(zero_copy_only=False))
 
 
-def _check_same(uri: str, explanations: "Artifact", found: "FeatureSet") -> None:
+def check_same(uri: str, explanations: "Artifact", features: "Artifact") -> None:
+    """Refuse what was made of other features than these.
+
+    Args:
+        uri: what is refused: the explanations, or scores of them.
+        explanations: artifact of kind ``explanations``.
+        features: artifact of kind ``features``.
+
+    Raises:
+        InputError: the explanations are of other features.
+    """
     of = explanations.manifest.inputs["features"]
-    if of.digest != found.artifact.digest:
-        message = f"{uri} is of {of.uri}, not of {found.artifact.uri}: give what was made of these features."
+    if of.digest != features.digest:
+        message = f"{uri} is of {of.uri}, not of {features.uri}: give what was made of these features."
         raise InputError(message)
 
 

@@ -17,6 +17,7 @@ from mistudio.features import FeatureSet
 from mistudio.features.selection import Selection, parse_selection
 from mistudio.find.config import MoreConfig, TrialConfig
 from mistudio.find.worth import order_of_worth
+from mistudio.progress import say
 from mistudio.subject import SubjectConfig, SubjectSource
 
 _SETTINGS = tuple(name for name in TrialConfig.model_fields if name != "causal_tflop")
@@ -43,7 +44,8 @@ def find_more(
 ) -> Produced:
     """Publish what trying further features in the model gives: those named, or the next ones in the order of worth.
 
-    Where all of them were tried already, the base holds what was asked for, and is returned.
+    Where all of them were tried already, the base holds what was asked for, and is returned; without one, trials of no
+    feature are published.
 
     Args:
         store: holds everything.
@@ -55,7 +57,7 @@ def find_more(
         by: what a selection of features may need.
 
     Raises:
-        InputError: the model is another one, the base is of other features or settings, or find has tried all.
+        InputError: the model is another one, or the base is of other features or settings.
         ConfigError: the selection is malformed, or there is no context to try a feature in.
     """
     config = config or MoreConfig()
@@ -64,11 +66,13 @@ def find_more(
     if base is not None:
         _check_base(base, features, trial, subject_config)
     found = FeatureSet(features, trials=base)
-    order_K = untried(found, config, by)
+    selected_K = selected(found, config, by)
+    order_K = _untried(found, selected_K)
     if not len(order_K):
-        _check_tried_alike(features, trial, config, by)
-    if not len(order_K):
-        return _nothing_left(features, base)
+        _check_tried_alike(features, trial, selected_K)
+    _say_what_is_left(config, len(selected_K), len(order_K))
+    if base is not None and not len(order_K):
+        return Produced(base, found=True)
     inputs = {"features": features, **({"base": base} if base is not None else {}), **_used(config, by)}
     recipe = Recipe(
         kind="trials",
@@ -81,11 +85,13 @@ def find_more(
     )
 
     def build(draft: Draft) -> Summary:
-        from mistudio.find.trials import Search, try_further, write_trials
+        from mistudio.find.trials import Search, no_trials, try_further, write_trials
 
         search = Search(found, line.sae, line.corpus, source, subject_config)
-        trials, left_out = try_further(draft, search, trial, order_K)
-        return {**write_trials(draft, search, trials, base), "features_left_out": left_out}
+        trials, beyond_budget = try_further(draft, search, trial, order_K) if len(order_K) else (no_trials(search), 0)
+        not_tried = len(_untried(found, selected(found, MoreConfig()))) - len(trials.feature)
+        counts = {"features_beyond_budget": beyond_budget, "features_not_tried": not_tried}
+        return {**write_trials(draft, search, trials, base), **counts}
 
     return produce(store, recipe, "find_more", build)
 
@@ -108,22 +114,37 @@ def trial_settings(features: Artifact, config: MoreConfig) -> TrialConfig:
     return trial
 
 
-def untried(found: FeatureSet, config: MoreConfig, by: ChosenBy = NOTHING_CHOOSES) -> NDArray[np.int64]:
-    """Features that fire and were not tried yet, in their order of worth [K]: those selected, or all.
+def selected(found: FeatureSet, config: MoreConfig, by: ChosenBy = NOTHING_CHOOSES) -> NDArray[np.int64]:
+    """Features that fire, in their order of worth [K]: those selected, or all.
 
     Raises:
         ConfigError: the selection is malformed.
         InputError: it names features that there are not, or needs what was not given.
     """
-    count_F, density_F, coherence_F, tried_F = (
-        found.column(name).to_numpy(zero_copy_only=False) for name in ("count", "density", "coherence", "tried")
+    count_F, density_F, coherence_F = (
+        found.column(name).to_numpy(zero_copy_only=False) for name in ("count", "density", "coherence")
     )
     order_K = order_of_worth(count_F, density_F, coherence_F.astype(np.float32))
     if config.only:
-        selected = parse_selection(config.only).features(found, *by)
-        order_K = order_K[np.isin(order_K, selected)]
-    left_K: NDArray[np.int64] = order_K[~tried_F[order_K].astype(bool)]
+        order_K = order_K[np.isin(order_K, parse_selection(config.only).features(found, *by))]
+    return order_K
+
+
+def _untried(found: FeatureSet, order_K: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the features that neither find nor the base has tried."""
+    tried_F = found.column("tried").to_numpy(zero_copy_only=False).astype(bool)
+    left_K: NDArray[np.int64] = order_K[~tried_F[order_K]]
     return left_K
+
+
+def _say_what_is_left(config: MoreConfig, num_selected: int, num_left: int) -> None:
+    """Say it where nothing is left, or where less is tried than was asked for by name."""
+    which = "selected " if config.only else ""
+    if not num_left:
+        say(f"Nothing to add: all {num_selected:,} {which}features that fire were tried.")
+    elif config.only and num_left < num_selected:
+        were = "was" if num_selected - num_left == 1 else "were"
+        say(f"{num_selected - num_left:,} of {num_selected:,} selected features that fire {were} tried already.")
 
 
 def _used(config: MoreConfig, by: ChosenBy) -> dict[str, Artifact]:
@@ -148,7 +169,7 @@ def _check_base(base: Artifact, features: Artifact, trial: TrialConfig, subject_
         raise InputError(message)
 
 
-def _check_tried_alike(features: Artifact, trial: TrialConfig, config: MoreConfig, by: ChosenBy) -> None:
+def _check_tried_alike(features: Artifact, trial: TrialConfig, selected_K: NDArray[np.int64]) -> None:
     """Refuse to try again, in another way, what find itself has tried: its figures stand in the tables.
 
     Raises:
@@ -156,19 +177,10 @@ def _check_tried_alike(features: Artifact, trial: TrialConfig, config: MoreConfi
     """
     own, asked = features.manifest.config, trial.model_dump(mode="json")
     others = [f"{name} {own[name]}, not {asked[name]}" for name in _SETTINGS if own[name] != asked[name]]
-    found = FeatureSet(features)
-    tried_F = found.column("tried").to_numpy(zero_copy_only=False).astype(bool)
-    selected = parse_selection(config.only).features(found, *by) if config.only else np.arange(len(tried_F))
-    if others and tried_F[selected].any():
+    tried_F = FeatureSet(features).column("tried").to_numpy(zero_copy_only=False).astype(bool)
+    if others and tried_F[selected_K].any():
         message = (
             f"What is asked for was tried by find with other settings: {features.uri} has {', '.join(others)}. Its "
             "figures are kept: leave these settings out, or run find again with them."
         )
         raise InputError(message)
-
-
-def _nothing_left(features: Artifact, base: Artifact | None) -> Produced:
-    if base is not None:
-        return Produced(base, found=True)
-    message = f"All of these features that fire were tried by find: {features.uri} holds what there is to know of them."
-    raise InputError(message)

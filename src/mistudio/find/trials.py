@@ -85,6 +85,14 @@ def try_further(draft: Draft, search: Search, config: TrialConfig, order_K: NDAr
     return tried(draft, trying, bought, places), bought.left_out
 
 
+def no_trials(search: Search) -> Trials:
+    """Trials of no feature."""
+    window = search.window
+    none = np.empty((0, 0, window.before + 1 + window.after), dtype=np.float32)
+    effects = {name: np.empty(0, dtype=np.float32) for name in EFFECTS}
+    return Trials(np.empty(0, dtype=np.int64), effects, none, none)
+
+
 def write_trials(draft: Draft, search: Search, trials: Trials, base: Artifact | None) -> Summary:
     """Write the tables, with the rows of the base, and say how many features they hold."""
     effects = TRIALS.build({"feature": trials.feature, **{name: _nullable(trials.effects[name]) for name in EFFECTS}})

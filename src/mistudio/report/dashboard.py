@@ -25,7 +25,7 @@ from mistudio.report.records import (
     write_blocks,
 )
 from mistudio.report.surroundings import map_columns
-from mistudio.report.worth import Worth, weigh
+from mistudio.report.worth import DIGITS, Worth, weigh
 from mistudio.score.summary import INTERPRETABLE
 
 DASHBOARD = Page(
@@ -193,7 +193,7 @@ def _worth_columns(worth: Worth, shown: NDArray[np.int64]) -> dict[str, Any]:
     """What the list is ordered by, and of the near-duplicates among these features the better one of each."""
     like_S = worth.like_F[shown]
     return {
-        "worth": worth.worth_F[shown].round(3).tolist(),
+        "worth": worth.worth_F[shown].round(DIGITS).tolist(),
         "like": {int(feature): int(like) for feature, like in zip(shown, like_S, strict=True) if like >= 0},
     }
 

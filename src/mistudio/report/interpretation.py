@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact
 from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME
+from mistudio.explain.config import PROGRAM, TOKEN_SET
 from mistudio.features import Figure, is_control, main_figure
 from mistudio.report.metrics import rounded
 from mistudio.report.worth import Standing
 from mistudio.score import SCORES_NAME
 from mistudio.score import SUMMARY_NAME as SCORES_SUMMARY_NAME
+from mistudio.score.program import FIRES
 from mistudio.score.summary import INTERPRETABLE
 
 _WORDS = ["feature", "explainer", "status", "text", "label", "confidence", "model"]
@@ -183,31 +185,52 @@ class Interpretation:
 
     def standing(self) -> Standing:
         """How well what gave each label holds, else the explanation that stands for features, beside its control."""
-        score_F, control_F = self._standing(self.figure)
+        standing = self._standing(self.figure)
         for explainer, labelled in self.labelled_by.items():
             figure = main_figure(kind for kind in self.kinds if kind[0] == explainer)
             if figure is not None and figure != self.figure:
-                own_score_F, own_control_F = self._standing(figure)
-                scored = [feature for feature in labelled if not np.isnan(own_score_F[feature])]
-                score_F[scored], control_F[scored] = own_score_F[scored], own_control_F[scored]
-        return Standing(score_F, control_F)
+                own = self._standing(figure)
+                scored = [feature for feature in labelled if not np.isnan(own.score_F[feature])]
+                for values_F, own_F in zip(standing, own, strict=True):
+                    values_F[scored] = own_F[scored]
+        return standing
 
     def _standing(self, figure: Figure | None) -> Standing:
+        """Of the explanations that a figure is of."""
         value_F, low_F = self._values(figure)
         explainer, scorer, metric = figure or ("", "", "")
         control_F, _ = self._values((explainer, f"{scorer}{_SHUFFLED}", metric))
         missing_F = np.isnan(control_F)
         control_F[missing_F] = _CHANCE.get(metric, 0.0)
-        return Standing(np.where(np.isnan(low_F), value_F, low_F).astype(np.float64), control_F.astype(np.float64))
+        score_F = np.where(np.isnan(low_F), value_F, low_F)
+        program_F, tokens_F = (self._values((name, PROGRAM, "f1"))[0] for name in (PROGRAM, TOKEN_SET))
+        columns = (score_F, control_F, self._firing(figure), program_F - tokens_F)
+        return Standing(*(column_F.astype(np.float64) for column_F in columns))
+
+    def _firing(self, figure: Figure | None) -> NDArray[np.float32]:
+        """On how many held-out tokens each feature fires; of a judge's examples half are such."""
+        explainer, scorer, _ = figure or ("", "", "")
+        firing_F = self._values((explainer, scorer, FIRES))[0]
+        if figure in self.kinds:
+            there = self._places(figure)
+            half = (self.table.counts[there, 0] - self.table.counts[there, 1]) / 2
+            feature = self.table.feature[there]
+            firing_F[feature] = np.where(np.isnan(firing_F[feature]), half, firing_F[feature])
+        return firing_F
 
     def _values(self, figure: Figure | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A figure of every feature and the lower end of its interval; NaN where there is none."""
         values_F2 = np.full((self.num_features, 2), np.nan, dtype=np.float32)
         if figure in self.kinds:
-            codes = [names.index(name) for names, name in zip(self.table.names, figure, strict=True)]
-            there = (self.table.codes == codes).all(axis=1)
+            there = self._places(figure)
             values_F2[self.table.feature[there]] = self.table.figures[there, :2]
         return values_F2[:, 0], values_F2[:, 1]
+
+    def _places(self, figure: Figure) -> NDArray[np.bool_]:
+        """Which rows of the table are of a figure that there is."""
+        codes = [names.index(name) for names, name in zip(self.table.names, figure, strict=True)]
+        is_there: NDArray[np.bool_] = (self.table.codes == codes).all(axis=1)
+        return is_there
 
 
 def _thousandths(value: float) -> float | None:

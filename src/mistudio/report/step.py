@@ -4,6 +4,7 @@ from mistudio.artifacts import Artifact, Draft, Line, Produced, Recipe, Store, S
 from mistudio.errors import InputError
 from mistudio.evaluate import EvaluateConfig
 from mistudio.features import FeatureSet, check_settings
+from mistudio.features.selection import check_same
 from mistudio.report.commands import missing_commands
 from mistudio.report.config import ReportConfig
 from mistudio.report.dashboard import DASHBOARD, write_dashboard
@@ -28,11 +29,11 @@ def report(
         features: what was found of each feature.
         evaluation: of the same autoencoder.
         config: what to show.
-        scores: of explanations of the same autoencoder's features; none: the page has no explanations.
+        scores: of explanations of these features; none: the page has no explanations.
         trials: of these features, tried in the model after find; none: the page shows what find has tried.
 
     Raises:
-        InputError: an input is of another kind, or they are of different autoencoders.
+        InputError: an input is of another kind, they are of different autoencoders, or the scores of other features.
         DamagedArtifact: a file of an input, or an artifact that it was made from, is not what was published.
         StorageError: the store cannot be written.
     """
@@ -112,19 +113,8 @@ def _check_kind(artifact: Artifact, kind: str) -> None:
 
 
 def _explanations(store: Store, features: Artifact, scores: Artifact) -> Artifact:
-    """What was scored; refused where it explains the features of another autoencoder."""
+    """What was scored; refused where it explains other features."""
     _check_kind(scores, "scores")
-    line = Line(store, scores)
-    explanations = line.required("explanations")
-    explained = explanations.manifest.inputs["features"]
-    if explained.digest == features.digest:
-        return explanations
-    of_scores = line.required("features").manifest.inputs.get("sae")
-    found = features.manifest.inputs.get("sae")
-    if found is None or of_scores is None or found.digest != of_scores.digest:
-        message = (
-            f"{scores.uri} scores explanations of {explained.uri}, found with {of_scores and of_scores.uri}, but "
-            f"{features.uri} was found with {found and found.uri}. Give the report scores of the same autoencoder."
-        )
-        raise InputError(message)
+    explanations = Line(store, scores).required("explanations")
+    check_same(scores.uri, explanations, features)
     return explanations

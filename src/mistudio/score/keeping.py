@@ -17,7 +17,9 @@ from mistudio.artifacts import Artifact, canonical_json, open_input
 from mistudio.errors import InputError
 from mistudio.explain import EXPLANATIONS_NAME, TOKEN_SETS_NAME, read_explanations
 from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
+from mistudio.explain.keeping import Kept
 from mistudio.plain_text import shortened
+from mistudio.progress import say
 from mistudio.score.records import Score
 from mistudio.score.tables import read_scores
 
@@ -31,11 +33,24 @@ class Share(NamedTuple):
     kept_F: NDArray[np.bool_]  # whose scores the base holds and go over
     explained_F: NDArray[np.bool_]  # that somebody was asked about
     num_selected: int  # asked for, whether they have an explanation or not
+    num_lacking: int  # of them, those without an explanation
+    num_held: int  # that the base has scores of
 
     @property
     def scored_F(self) -> NDArray[np.bool_]:
         """Those that have scores in the end."""
         return self.new_F | self.kept_F
+
+    @property
+    def kept(self) -> Kept:
+        """What goes over."""
+        return Kept(int(self.kept_F.sum()), self.num_held)
+
+    def say_not_explained(self, only: str | None) -> None:
+        """Say how many of the features that were selected have nothing to be scored."""
+        if only is not None and self.num_lacking:
+            have = "has" if self.num_lacking == 1 else "have"
+            say(f"{self.num_lacking:,} of {self.num_selected:,} selected features {have} no explanation to be scored.")
 
 
 def share(
@@ -63,26 +78,28 @@ def share(
             "them: explain them first, or ask for others."
         )
         raise InputError(message)
-    same_F, open_F = _in_base(base, explanations, num_features)
+    same_F, open_F, num_held = _in_base(base, explanations, num_features)
     new_F = selected_F & explained_F & (~same_F | open_F)
-    return Share(new_F, same_F & ~new_F, explained_F, len(selected_S))
+    num_lacking = int((selected_F & ~explained_F).sum())
+    return Share(new_F, same_F & ~new_F, explained_F, len(selected_S), num_lacking, num_held)
 
 
 def _in_base(
     base: Artifact | None, explanations: Artifact, num_features: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Features with scores in the base that still hold [F], and those in which a judge never answered [F]."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
+    """Features whose scores in the base still hold [F], those that a judge never answered for [F]; how many it has."""
     there_F, open_F = np.zeros(num_features, dtype=bool), np.zeros(num_features, dtype=bool)
     if base is None:
-        return there_F, open_F
+        return there_F, open_F, 0
     for each in read_scores(base):
         there_F[each.feature] = True
         open_F[each.feature] |= _is_open(each)
+    num_held = int(there_F.sum())
     scored = open_input(base.store, base.manifest.inputs["explanations"], "explanations")
     if scored.digest != explanations.digest:
         before, now = _said(scored), _said(explanations)
         there_F &= [before.get(feature) == now.get(feature) for feature in range(num_features)]
-    return there_F, open_F
+    return there_F, open_F, num_held
 
 
 def _is_open(score: Score) -> bool:

@@ -1,8 +1,9 @@
 """The program score: run the program on held-out tokens, and compare with where the feature fires.
 
 Two definitions of firing: above the threshold that the program was searched for, and any activation at all; metrics of
-the second end in ``_any``. Intervals come from drawing documents again: every figure is a function of sums over
-documents, so all draws of a figure are one matrix product.
+the second end in ``_any``. The metric ``fires`` is on how many held-out tokens the feature does. Intervals come from
+drawing documents again: every figure is a function of sums over documents, so all draws of a figure are one matrix
+product.
 
 Shape legend: N tokens, P documents, C columns that are summed, L levels of a prediction, R draws, A firing tokens.
 """
@@ -20,7 +21,8 @@ from mistudio.score.bootstrap import draw_counts
 
 Floats = NDArray[np.float64]
 
-METRICS = ("f1", "precision", "recall", "balanced_accuracy", "auroc", "correlation")
+FIRES = "fires"  # a count, not a share
+METRICS = ("f1", "precision", "recall", "balanced_accuracy", "auroc", "correlation", FIRES)
 ANY = "_any"
 _LEVELS = 24
 _TAILS = (0.025, 0.975)
@@ -105,6 +107,7 @@ class ProgramScorer:
             hit, predicted, fires, tokens = self._drawn(columns_PC).T
             fires = np.where(fires > 0, fires, np.nan)  # nothing to be found: no figure is defined
             return {
+                FIRES: fires,
                 "f1": 2 * hit / (predicted + fires),
                 "precision": np.where(predicted > 0, hit / predicted, 0.0) + 0 * fires,
                 "recall": hit / fires,

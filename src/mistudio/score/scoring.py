@@ -230,6 +230,7 @@ class Scoring:
             "selected": shared.num_selected,
             "kept_from_base": int(shared.kept_F.sum()),
             "scored": int(shared.scored_F.sum()),
+            "selected_not_explained": shared.num_lacking,
             "not_explained": int((~shared.explained_F).sum()),
         }
 

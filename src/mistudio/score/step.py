@@ -15,14 +15,13 @@ from mistudio.artifacts import (
     Recipe,
     Store,
     Summary,
-    open_artifact,
     open_input,
     produce,
 )
 from mistudio.artifacts.index import Entry
 from mistudio.errors import InputError
 from mistudio.explain import JudgeSource
-from mistudio.explain.keeping import BASE, BEST_BY, ONLY, check_base, choosing_inputs, newest_base, select
+from mistudio.explain.keeping import BASE, BEST_BY, ONLY, Base, Kept, best_base, check_base, choosing_inputs, select
 from mistudio.explain.material import Material, open_material
 from mistudio.score.config import PROGRAM, SCORERS, ScoreConfig
 from mistudio.score.keeping import Share, share
@@ -74,11 +73,14 @@ def score(
         check_base(base, recipe, _FREE)
         _check_features(base, material)
         is_same = base.manifest.inputs["explanations"].digest == explanations.digest
-        if is_same and not _share(material, explanations, config, best_by, base).new_F.any():
+        shared = _share(material, explanations, config, best_by, base)
+        if is_same and not shared.new_F.any():
+            shared.say_not_explained(config.only)
             return Produced(base, found=True)
 
     def build(draft: Draft) -> Summary:
         shared = _share(material, explanations, config, best_by, base)
+        shared.say_not_explained(config.only)
         with asked.open() if asked else nullcontext() as opened:
             return Scoring(draft, material, explanations, config, seed, opened, shared, base).run()
 
@@ -93,21 +95,30 @@ def newest_scores(
     config: ScoreConfig | None = None,
     seed: int = 0,
     judge: JudgeSource | None = None,
-) -> Artifact | None:
-    """The newest scores that those of a selection can be added to; None where there are none.
+    best_by: Artifact | None = None,
+) -> Base | None:
+    """The scores that those of a selection can be added to: those that keep most.
+
+    Among those that keep as much, scores of these very explanations come first, then the newest. None where there are
+    none that keep anything.
 
     Takes what :func:`score` takes.
     """
     config = config or ScoreConfig()
     material = _material(store, explanations, source, subject_config)
     asked = judge if SCORERS.need_judge(config.scorers) else None
-    recipe = _recipe(material, explanations, config, seed, asked, None, None)
+    recipe = _recipe(material, explanations, config, seed, asked, best_by, None)
 
-    def of_these(entry: Entry) -> bool:
-        scored = open_artifact(store, entry.inputs["explanations"].uri)
-        return scored.manifest.inputs["features"].digest == material.features.digest
+    def is_same(entry: Entry) -> bool:
+        return entry.inputs["explanations"].digest == explanations.digest
 
-    return newest_base(store, recipe, _FREE, of_these)
+    def keeps(base: Artifact) -> Kept:
+        scored = open_input(store, base.manifest.inputs["explanations"], "explanations")
+        if scored.manifest.inputs["features"].digest != material.features.digest:
+            return Kept(0, 0)
+        return _share(material, explanations, config, best_by, base).kept
+
+    return best_base(store, recipe, _FREE, keeps, is_same)
 
 
 def _material(
@@ -151,7 +162,7 @@ def _check_features(base: Artifact, material: Material) -> None:
 def _share(
     material: Material, explanations: Artifact, config: ScoreConfig, best_by: Artifact | None, base: Artifact | None
 ) -> Share:
-    selected = select(config.only, material.found, best_by, explanations)
+    selected = select(config.only, material.found, best_by, explanations, BEST_BY)
     return share(config.only, selected, explanations, base, material.num_features)
 
 

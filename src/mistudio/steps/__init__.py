@@ -4,7 +4,7 @@
 default, or chosen by the step; ``STEPS`` has what each takes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio.errors import ConfigError
 from mistudio.heap import keep_freed_memory
@@ -15,6 +15,9 @@ from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
 from mistudio.steps.running import check_together
 from mistudio.steps.spec import Step
+
+if TYPE_CHECKING:
+    from mistudio.explain.keeping import Base
 
 __all__ = [
     "STEPS",
@@ -56,8 +59,8 @@ def call(step: str, /, **values: Any) -> Any:
     return running.call(named(step), values)
 
 
-def newest_base(step: str, /, **values: Any) -> str | None:
-    """The newest artifact that what a step makes for a selection can be added to; None without one, or a selection."""
+def newest_base(step: str, /, **values: Any) -> "Base | None":
+    """The artifact that what a step makes for a selection is best added to; None without one, or a selection."""
     return running.newest_base(named(step), values)
 
 

@@ -12,6 +12,7 @@ from mistudio.tracking import Run
 
 if TYPE_CHECKING:
     from mistudio.explain import ExplainConfig
+    from mistudio.explain.keeping import Base
     from mistudio.score import ScoreConfig
 
 # The first of them that a scorer gives is drawn.
@@ -41,13 +42,14 @@ def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produ
     )
 
 
-def _newest_explanations(context: Context, inputs: Inputs, config: "ExplainConfig") -> Artifact | None:
+def _newest_explanations(context: Context, inputs: Inputs, config: "ExplainConfig") -> "Base | None":
     from mistudio.explain import newest_explanations
 
     features = inputs.one("features")
     subject, source = context.subject(features), context.source(features)
     judge = context.judge(subject, ",".join(config.explainers))
-    return newest_explanations(context.store, features, source, subject, config, context.seed, judge)
+    scores = inputs.maybe("scores")
+    return newest_explanations(context.store, features, source, subject, config, context.seed, judge, scores)
 
 
 def _score(context: Context, inputs: Inputs, config: "ScoreConfig") -> Produced:
@@ -68,13 +70,14 @@ def _score(context: Context, inputs: Inputs, config: "ScoreConfig") -> Produced:
     )
 
 
-def _newest_scores(context: Context, inputs: Inputs, config: "ScoreConfig") -> Artifact | None:
+def _newest_scores(context: Context, inputs: Inputs, config: "ScoreConfig") -> "Base | None":
     from mistudio.score import newest_scores
 
     explanations = inputs.one("explanations")
     subject, source = context.subject(explanations), context.source(explanations)
     judge = context.judge(subject, ",".join(config.scorers))
-    return newest_scores(context.store, explanations, source, subject, config, context.seed, judge)
+    best_by = inputs.maybe("best_by")
+    return newest_scores(context.store, explanations, source, subject, config, context.seed, judge, best_by)
 
 
 def _check_explain(asked: Asked, _others: Mapping[str, Asked]) -> None:

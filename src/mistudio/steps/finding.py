@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts import Artifact, Catalog, Produced
+from mistudio.artifacts import Artifact, Catalog, Produced, open_artifact
+from mistudio.progress import say
 from mistudio.steps.choose import FINDING, TRYING
 from mistudio.steps.context import Context
 from mistudio.steps.spec import Argument, Input, Inputs, Output, Step
@@ -43,18 +44,28 @@ def _find_more(context: Context, inputs: Inputs, config: "MoreConfig") -> Produc
     features, subject = inputs.one("features"), context.subject(inputs.one("features"))
     base = inputs.maybe("base")
     if base is None and "base" not in inputs.declined:
-        base = _newest_base(context, features, config)
+        base = _fullest_base(context, features, config)
     by = ChosenBy(inputs.maybe("scores"), inputs.maybe("explanations"))
     return find_more(context.store, features, context.source(features), subject, config, base, by)
 
 
-def _newest_base(context: Context, features: Artifact, config: "MoreConfig") -> Artifact | None:
-    """The newest trials of these features that can be added to."""
+def _fullest_base(context: Context, features: Artifact, config: "MoreConfig") -> Artifact | None:
+    """Of the trials of these features that can be added to, those of most features, the newest among equals; named."""
     from mistudio.find.more import goes_with, trial_settings
 
     trial, subject = trial_settings(features, config), context.subject(features)
     with Catalog(context.store) as catalog:
-        return catalog.newest_from(features, "trials", where=lambda entry: goes_with(entry.config, trial, subject))
+        found = [
+            entry
+            for entry in catalog.newest("trials", where=lambda entry: goes_with(entry.config, trial, subject))
+            if entry.inputs["features"].digest == features.digest and entry.summary["features_tried"]
+        ]
+    if not found:
+        return None
+    fullest = max(found, key=lambda entry: int(entry.summary["features_tried"] or 0))  # the first, so the newest
+    num_tried = int(fullest.summary["features_tried"] or 0)
+    say(f"Kept {num_tried:,} of {num_tried:,} from {fullest.uri}.")
+    return open_artifact(context.store, fullest.uri, "trials")
 
 
 FIND = Step(
@@ -101,7 +112,7 @@ FIND_MORE = Step(
         Input(
             "base",
             "trials",
-            "Earlier trials, to keep and add to (trials/...), or none; None: the newest with the same settings.",
+            "Earlier trials to keep and add to (trials/...), or none; None: those of most features, same settings.",
             optional=True,
         ),
         Input("scores", "scores", "Scores of these features (scores/...), for only best:50.", optional=True),

@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio.artifacts import Produced, open_artifact
 from mistudio.errors import ConfigError, MistudioError
@@ -17,6 +17,9 @@ from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import NO_ARTIFACT, Asked, Inputs, Step
 from mistudio.stopping import stoppable
 from mistudio.tracking import Run, step_run
+
+if TYPE_CHECKING:
+    from mistudio.explain.keeping import Base
 
 
 def run(step: Step, values: Mapping[str, Any]) -> StepOutput:
@@ -65,8 +68,8 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
     return outputs
 
 
-def newest_base(step: Step, values: Mapping[str, Any]) -> str | None:
-    """The newest artifact that a step's work on a selection can be added to; None without one, or a selection.
+def newest_base(step: Step, values: Mapping[str, Any]) -> "Base | None":
+    """The artifact that a step's work on a selection is best added to; None without one, or a selection.
 
     Raises:
         ConfigError: a name is unknown, or a value is refused.
@@ -79,8 +82,7 @@ def newest_base(step: Step, values: Mapping[str, Any]) -> str | None:
     run = Run(step.command, store_url)  # nothing is logged to it
     context = Context(step, store_url, run, given.own, given.loading, given.runtime)
     inputs = _open_inputs(context, given.inputs)
-    found = step.newest_base(context, inputs, configure(step, context, inputs, given.content))
-    return found.uri if found is not None else None
+    return step.newest_base(context, inputs, configure(step, context, inputs, given.content))
 
 
 def call(step: Step, values: Mapping[str, Any]) -> Any:

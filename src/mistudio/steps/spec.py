@@ -15,6 +15,7 @@ from mistudio.artifacts import Artifact, Store
 from mistudio.settings import Leaf, Place, Settings, leaves
 
 if TYPE_CHECKING:
+    from mistudio.explain.keeping import Base
     from mistudio.steps.context import Context
     from mistudio.tracking import Run
 
@@ -146,7 +147,7 @@ class Step:
         choices: settings that it chooses or checks by its inputs, by path.
         check: refuses what the configuration alone cannot, before anything runs.
         plot: draws what it published, for MLflow.
-        newest_base: of one that works on a selection, finds what can be added to; it takes that as its input ``base``.
+        newest_base: of one that works on a selection, finds what to add to; it takes that as its input ``base``.
         about: what tells one run of it from another, in words.
     """
 
@@ -165,7 +166,7 @@ class Step:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     check: "Callable[[Asked, Mapping[str, Asked]], None] | None" = None
     plot: "Callable[[Artifact, Run], None] | None" = None
-    newest_base: "Callable[[Context, Inputs, Any], Artifact | None] | None" = None
+    newest_base: "Callable[[Context, Inputs, Any], Base | None] | None" = None
     about: Callable[[Mapping[str, Any]], str] = lambda _given: ""
 
     @cached_property

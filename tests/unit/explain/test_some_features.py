@@ -147,7 +147,7 @@ def test_the_best_are_those_of_the_scores_given(llama: TinyRun, features: Artifa
     made = explain(*line, other, scores=scores).artifact
     assert explained(made) == best
     assert made.manifest.inputs["best_by"].digest == scores.digest
-    with pytest.raises(InputError, match="the term best:6, which needs scores"):
+    with pytest.raises(InputError, match="best:6, which needs scores of these features .*: give --scores scores/…"):
         explain(*line, other)
     with pytest.raises(InputError, match="there to choose the best features: ask for them"):
         explain(*line, only("1"), scores=scores)
@@ -184,7 +184,11 @@ def test_a_base_that_was_made_otherwise_is_refused_and_never_chosen(llama: TinyR
     second = explain(*line, only("2", config), base=first).artifact
     newest = newest_explanations(*line, only("3", config))
     assert newest is not None
-    assert newest.uri == second.uri  # also where both are of one second
+    assert (newest.artifact.uri, newest.num_kept, newest.num_held) == (
+        second.uri,
+        2,
+        2,
+    )  # also where both are of one second
     with pytest.raises(InputError, match=f"base {first.uri} cannot be added to: its max_tokens is 21000, not 20000"):
         explain(*line, only("3"), base=first)
     with pytest.raises(InputError, match="its seed is 0, not 5"):

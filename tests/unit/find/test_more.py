@@ -115,12 +115,15 @@ def test_what_is_tried_later_reads_as_if_find_had_tried_it(
     llama: TinyRun, everything: Artifact, some: Artifact
 ) -> None:
     first = more(llama, some, causal_tflop=1e-4)
-    assert int(str(first.manifest.summary["features_left_out"])) > 0
+    beyond = int(str(first.manifest.summary["features_beyond_budget"]))
+    assert beyond == first.manifest.summary["features_not_tried"] > 0
     second = more(llama, some, first)
     late, whole = FeatureSet(some, trials=second), FeatureSet(everything)
     assert tried(late) == tried(whole)
     new = int(str(first.manifest.summary["features_new"])), int(str(second.manifest.summary["features_new"]))
     assert second.manifest.summary["features_tried"] == sum(new)
+    assert new[1] == beyond
+    assert second.manifest.summary["features_not_tried"] == 0
     for name in EFFECTS:
         same(late.column(name).to_numpy(zero_copy_only=False), whole.column(name).to_numpy(zero_copy_only=False))
     for one, other in zip(late.stream(), whole.stream(), strict=True):
@@ -148,9 +151,25 @@ def test_named_features_are_tried_without_a_budget(llama: TinyRun, some: Artifac
         more(llama, some, only="nice")
 
 
-def test_all_that_find_has_tried_is_not_tried_again(llama: TinyRun, everything: Artifact) -> None:
-    with pytest.raises(InputError, match="tried by find"):
-        more(llama, everything)
+def test_where_nothing_is_left_to_try_that_is_said_and_no_feature_is_added(
+    llama: TinyRun, everything: Artifact, some: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mistudio")
+    nothing = more(llama, everything)
+    there = len(tried(FeatureSet(everything)))
+    assert f"Nothing to add: all {there} features that fire were tried." in caplog.text
+    counts = [nothing.manifest.summary[f"features_{name}"] for name in ("tried", "new", "beyond_budget", "not_tried")]
+    assert counts == [0, 0, 0, 0]
+    one, other = FeatureSet(everything, trials=nothing), FeatureSet(everything)
+    same([one.row(5)[name] for name in EFFECTS], [other.row(5)[name] for name in EFFECTS])
+    assert str(one.contexts(5)) == str(other.contexts(5))  # where NaN equals NaN
+    known, left = tried(FeatureSet(some)), tried(FeatureSet(everything))
+    new = next(number for number in left if number not in known)
+    named = more(llama, some, only=f"{known[0]},{new}")
+    assert "1 of 2 selected features that fire was tried already." in caplog.text
+    assert named.manifest.summary["features_not_tried"] == len(left) - len(known) - 1
+    more(llama, some, only=f"{known[0]}")
+    assert "Nothing to add: all 1 selected features that fire were tried." in caplog.text
 
 
 def test_trials_of_other_settings_or_features_are_not_added_to(
@@ -164,11 +183,16 @@ def test_trials_of_other_settings_or_features_are_not_added_to(
 
 
 def test_the_step_adds_to_the_newest_trials_and_the_report_shows_them(
-    llama: TinyRun, sae: Artifact, some: Artifact
+    llama: TinyRun, sae: Artifact, some: Artifact, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = {"features": some.uri, "model": str(llama.source.path), "device": "cpu", "store": llama.store.url}
+    caplog.set_level("INFO", "mistudio")
+    given: dict[str, Any] = {"features": some.uri, "model": str(llama.source.path), "device": "cpu", "store": llama.store.url}
+    given["ablation_contexts"] = 2  # unlike the other trials here
     first = steps.run_step("find_more", **given, only="30-60", causal_tflop=1.0).artifact
+    more(llama, some, only="30-33", ablation_contexts=2)  # newer, and of fewer features
     second = steps.run_step("find_more", **given).artifact
+    num_tried = first.manifest.summary["features_tried"]
+    assert f"Kept {num_tried} of {num_tried} from {first.uri}." in caplog.text
     assert second.manifest.inputs["base"].digest == first.digest
     assert second.manifest.config["causal_tflop"] == 20
     evaluation = evaluate(llama.store, sae, llama.source, CPU).artifact

@@ -145,22 +145,15 @@ def test_where_programs_were_not_scored_the_judges_figure_stands_for_a_feature(s
     assert page.details[1]["scores"][0]["failures"] == 3
 
 
-def test_scores_of_other_features_of_the_same_autoencoder_are_shown(store):
+def test_scores_of_other_features_are_refused(store):
     feature_rows, context_rows = make_tables(3, 2, set(), 8, True)
     features, evaluation = publish_tables(store, feature_rows, context_rows)
     explained = explain_all(feature_rows, context_rows, {})
     scores = publish_scores(store, features, feature_rows, explained, [])
     surround(feature_rows, context_rows)
     again, _ = publish_tables(store, feature_rows, context_rows, config={"contexts": 11})
-    assert again.uri != features.uri
-    assert render(store, again, evaluation, scores).index["label"] == [each.label for each in explained]
-
-
-def test_scores_of_another_autoencoder_are_refused(store):
-    features, evaluation = publish_run(store, num_features=3)
-    _, _, scores = publish_meaningful_run(store, 4)
-    with pytest.raises(InputError, match="scores of the same autoencoder"):
-        report(store, features, evaluation, scores=scores)
+    with pytest.raises(InputError, match=f"{scores.uri} is of {features.uri}, not of {again.uri}: give what was made"):
+        report(store, again, evaluation, scores=scores)
 
 
 def test_something_else_than_scores_is_refused(store):

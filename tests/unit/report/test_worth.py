@@ -32,7 +32,34 @@ def found(store, *, coherence, density=None, group=None, dead=()):
 
 
 def standing(score, control) -> Standing:
-    return Standing(np.array(score, dtype=float), np.array(control, dtype=float))
+    """Of explanations that were scored on as many firings as one could wish."""
+    score_F = np.array(score, dtype=float)
+    return Standing(score_F, np.array(control, dtype=float), np.full(len(score_F), 1e12), np.zeros(len(score_F)))
+
+
+def test_a_gain_counts_as_far_as_it_is_known_and_coherence_of_few_contexts_less(store):
+    _, features, _ = found(store, coherence=[0.0, 0.0, 0.0, 1.0])
+    firing = np.array([1.0, 20.0, NAN, 0.0])
+    few = standing([1.0, 1.0, 1.0, NAN], [0.0] * 4)._replace(firing_F=firing)
+    assert weigh(FeatureSet(features), few, 0.1).worth_F == pytest.approx([2 / 63, 1 / 3, 0.0, 1 / 3])
+    rows, contexts = make_tables(2, 2, set(), 8, False)
+    for row, count in zip(rows, (2, 5), strict=True):
+        row |= {"coherence": 0.9, "count": count}
+    features, _ = publish_tables(store, rows, contexts)
+    assert weigh(FeatureSet(features), None, 0.1).worth_F == pytest.approx([0.3 * 2 / 5, 0.3])
+
+
+def test_a_program_that_gains_by_context_is_worth_more(store):
+    _, features, _ = found(store, coherence=[0.3] * 3)
+    told = standing([0.6] * 3, [0.0] * 3)._replace(context_F=np.array([0.4, -0.4, NAN]))
+    assert weigh(FeatureSet(features), told, 0.1).worth_F == pytest.approx([0.5 + 0.5 * 0.4 / 2, 0.5, 0.5])
+
+
+def test_of_equals_the_denser_comes_first(store):
+    _, features, _ = found(store, coherence=[0.3, 0.3, 0.30001, 0.3], density={1: 0.002, 3: 0.01})
+    worth = weigh(FeatureSet(features), None, 0.1)
+    assert worth.first(1).tolist() == [3]
+    assert worth.first(2).tolist() == [1, 3]
 
 
 def test_worth_is_two_thirds_gain_over_the_control_and_a_third_coherence(store):
@@ -92,11 +119,15 @@ def test_what_gave_the_label_is_held_by_the_lower_end_of_its_interval_against_it
     scores = [
         Score(0, "program", "program", "f1", 0.9, 0.7, 0.95, 100),
         Score(0, "program", "program-shuffled", "f1", 0.1, NAN, NAN, 100),
+        Score(0, "program", "program", "fires", 12, 3, 15, 100),
+        Score(0, "token-set", "program", "f1", 0.5, NAN, NAN, 100),
         Score(1, "program", "program", "f1", 0.5, NAN, NAN, 100),
     ]
     found_standing = interpreted(store, [words(0, "program"), words(1, "program")], scores).standing()
     assert found_standing.score_F == pytest.approx([0.7, 0.5])
     assert found_standing.control_F == pytest.approx([0.1, 0.0])
+    assert found_standing.firing_F[0] == 12
+    assert found_standing.context_F == pytest.approx([0.4, NAN], nan_ok=True)
 
 
 def test_a_label_of_a_language_model_is_held_by_its_own_scores_and_chance(store):
@@ -109,6 +140,7 @@ def test_a_label_of_a_language_model_is_held_by_its_own_scores_and_chance(store)
     found_standing = interpreted(store, explanations, scores).standing()
     assert found_standing.score_F == pytest.approx([0.8, 0.5])
     assert found_standing.control_F == pytest.approx([0.5, 0.0])
+    assert found_standing.firing_F[0] == 20  # half of the judge's examples
 
 
 def test_a_label_that_nobody_scored_stands_by_the_explanation_that_was(store):

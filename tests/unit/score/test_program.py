@@ -73,6 +73,7 @@ def test_figures_are_those_of_scikit_learn(values: NDArray[np.float32], predicte
             "recall": recall_score(fires, predicted_positive),
             "balanced_accuracy": balanced_accuracy_score(fires, predicted_positive),
             "auroc": roc_auc_score(fires, predicted),
+            "fires": fires.sum(),
         }
         for metric, value in expected.items():
             assert found[metric + suffix] == pytest.approx(value, abs=1e-9), metric + suffix
@@ -163,7 +164,7 @@ def test_every_program_token_set_and_control_has_every_figure(scores: Artifact) 
     for explainer in ("program", "token-set"):
         own = [row for row in rows if (row.explainer, row.scorer) == (explainer, "program")]
         assert {row.feature for row in own} == set(range(64))
-        assert len(own) == 64 * 11
+        assert len(own) == 64 * 13
 
 
 def test_scores_are_those_of_the_programs_on_held_out_tokens(

@@ -68,7 +68,42 @@ def test_a_selection_scored_after_another_is_one_run_over_both(llama: TinyRun, f
     config = CONFIG.model_copy(update={"only": "50"})
     newest = newest_scores(llama.store, everything, llama.source, CPU, config)
     assert newest is not None
-    assert newest.manifest.inputs["explanations"].digest == everything.digest
+    assert newest.num_kept >= 8
+
+
+def test_the_base_is_what_keeps_most_of_these_explanations_and_not_the_newest(
+    llama: TinyRun, features: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = CONFIG.model_copy(update={"resamples": 22})
+
+    def explained_by(name: str, numbers: range, only: str) -> Artifact:
+        path = tmp_path / f"{name}.csv"
+        path.write_text("feature,label\n" + "".join(f"{number},{name} {number}\n" for number in numbers), "utf-8")
+        own = EXPLAINING.model_copy(update={"only": only})
+        return explain(llama.store, features, llama.source, CPU, own, labels=path).artifact
+
+    def base_of(explanations: Artifact) -> Any:
+        selected = config.model_copy(update={"only": "12"})
+        return newest_scores(llama.store, explanations, llama.source, CPU, selected)
+
+    these, others = explained_by("these", range(10, 14), "10-13"), explained_by("others", range(10, 14), "10-13")
+    assert base_of(these) is None
+    full = scored(llama, these, config=config)
+    scored(llama, others, config=config)  # newer, and of explanations that have all changed
+    scored(llama, these, "11", config=config)
+    assert base_of(these) == (full, 4, 4)
+    alike = explained_by("these", range(10, 12), "10-13")  # the labels of two were taken away
+    assert base_of(alike) == (full, 2, 4)
+    assert str(base_of(alike)) == f"Kept 2 of 4 from {full.uri}"
+    fewer = scored(llama, alike, "10-11", config=config)
+    assert base_of(alike) == (fewer, 2, 2)  # of these very explanations, where both keep as much
+    fresh = explained_by("fresh", range(10, 14), "10-13")
+    assert base_of(fresh) is None
+
+    caplog.set_level("INFO", "mistudio")
+    some = scored(llama, these, "12-14,50", config=config)
+    assert "2 of 4 selected features have no explanation to be scored." in caplog.text
+    assert some.manifest.summary["selected_not_explained"] == 2
 
 
 def test_an_explanation_that_has_changed_is_scored_again(llama: TinyRun, features: Artifact, tmp_path: Path) -> None:
@@ -117,7 +152,7 @@ def test_what_cannot_be_scored_or_added_to_is_refused(llama: TinyRun, features: 
         InputError, match=r"only '30-40' selects 11 features, and explanations/\w+ explains none of them"
     ):
         scored(llama, some, "30-40")
-    with pytest.raises(InputError, match="the term best:3, which needs scores"):
+    with pytest.raises(InputError, match=r"best:3, which needs scores of these features .*: give --best-by scores/…"):
         scored(llama, some, "best:3")
     with pytest.raises(InputError, match=f"base {first.uri} cannot be added to: its resamples is 20, not 30"):
         scored(llama, some, config=CONFIG.model_copy(update={"resamples": 30}), base=first)
@@ -163,16 +198,16 @@ def test_the_commands_add_to_the_newest_and_say_so(
 
     explaining = ("explain", "--features", features.uri, "--max-tokens", "22000")
     first, told = run(*explaining, "--only", "5-8")
-    assert "is kept and added to" not in told
+    assert "Kept" not in told
     second, told = run(*explaining, "--only", "8-9,densest:2")
-    assert f"What {first.uri} holds is kept and added to; --base none starts anew." in told
+    assert f"Kept 4 of 4 from {first.uri}; --base none starts anew." in told
     assert second.manifest.inputs["base"].uri == first.uri
     assert second.manifest.summary["kept_from_base"] == 4
     again, _ = run(*explaining, "--set", "only=8-9")
     assert again.uri == second.uri
     anew, told = run(*explaining, "--only", "30", "--base", "none")
     assert "base" not in anew.manifest.inputs
-    assert "is kept and added to" not in told
+    assert "Kept" not in told
     onto, _ = run(*explaining, "--only", "31", "--base", second.uri)
     assert onto.manifest.summary["kept_from_base"] == second.manifest.summary["features"] - int(
         str(second.manifest.summary["not_explained"])
@@ -181,7 +216,7 @@ def test_the_commands_add_to_the_newest_and_say_so(
     scoring = ("score", "--resamples", "21", "--explanations")
     scores, _ = run(*scoring, second.uri, "--only", "5-6")
     more, told = run(*scoring, onto.uri, "--only", "31")
-    assert f"What {scores.uri} holds is kept and added to" in told
+    assert f"Kept 2 of 2 from {scores.uri}; --base none starts anew." in told
     assert (more.manifest.summary["scored"], more.manifest.summary["kept_from_base"]) == (3, 2)
     whole, told = run(*scoring, second.uri)
     assert "base" not in whole.manifest.inputs

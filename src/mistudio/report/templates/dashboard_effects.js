@@ -9,11 +9,15 @@ const LOWER_WHY =
   "A loss that falls is no mistake of the page. The feature may hold back what comes next in these texts (see its suppressed tokens). It may be an error of the dictionary: it writes a direction that the model does not have there. Or it is chance, since few contexts are tried: trust it where the effect is several times its control.";
 const NOT_TRIED_WHY = "Features are tried as far as find's budget goes, the most coherent first.";
 
+// What has to follow a command, so that a page shows what it has found.
+const THEN = { try: ["report"], explain: ["score", "report"], score: ["report"] };
+
 /** The command that would find out what is not known of a feature. */
 function howTo(kind, row) {
   const command = index.commands[kind];
   if (!command) return [];
-  return [" This would do it: ", element("code", { class: "command" }, command.replace("{feature}", index.feature[row]))];
+  const then = THEN[kind].flatMap((step, place) => [place ? " and " : ", then ", element("code", {}, `mistudio ${step} …`)]);
+  return [" This would do it: ", element("code", { class: "command" }, command.replace("{feature}", index.feature[row])), ...then, "."];
 }
 
 function flagNote(row) {

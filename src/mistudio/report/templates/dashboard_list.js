@@ -26,7 +26,8 @@ function refresh() {
   for (let row = 0; row < numRows; row++) if (passes(row, filter)) order.push(row);
   const column = index[state.sort];
   const sign = state.descending ? -1 : 1;
-  order.sort((a, b) => sign * ((column[a] ?? -1) - (column[b] ?? -1)) || a - b);
+  const tie = (a, b) => (state.sort === "worth" ? index.density[b] - index.density[a] : 0);
+  order.sort((a, b) => sign * ((column[a] ?? -1) - (column[b] ?? -1)) || tie(a, b) || a - b);
   state.order = order;
   byId("shown").textContent = `${formatCount(order.length)} of ${formatCount(numRows)} features`;
   byId("clear").hidden = filter.query === "" && state.low === 0 && state.high === numBins;

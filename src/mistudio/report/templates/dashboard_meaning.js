@@ -110,9 +110,15 @@ function scoreRows({ explainer, scorer, examples, failures, figures }) {
   const share = firing ? `above ${Math.round(100 * firing)}% of max` : "";
   if (!Object.keys(any).length) return [{ ...rest, definition: "", figures: above }];
   return [
-    { ...rest, definition: share, figures: above },
-    { ...rest, name: "", definition: "at all", figures: any, failures: 0 },
+    { ...rest, definition: `${share}${firesOn(above)}`, figures: above },
+    { ...rest, name: "", definition: `at all${firesOn(any)}`, figures: any, failures: 0 },
   ];
+}
+
+/** On how many held-out tokens it fires, where that was counted. */
+function firesOn({ fires }) {
+  if (!fires || fires[0] === null) return "";
+  return `: ${formatCount(fires[0])} ${fires[0] === 1 ? "token" : "tokens"}`;
 }
 
 function scoreCell(figure) {
