@@ -22,14 +22,14 @@ def capture(
     model_settings: str = "",
     store: str = "",
 ):
-    """Run the corpus through the model and keep the activations at a hook point.
+    """Run a corpus through a model and keep its activations.
 
     Args:
         corpus: Tokenised corpus (corpus/...).
         activations: Activations of the hook point, in shards in the store.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: the one that the corpus was tokenised for.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: the one that the corpus was tokenised for.
         hook: Hook points, for example resid_post.3: resid_pre, resid_mid, resid_post, attn_out, mlp_in, mlp_out or
             mlp_act, at layer, or with a layer of its own.
         batch_size: Sequences of full length in one forward pass.

@@ -15,7 +15,7 @@ def compare(
     title: str = "Comparison",
     store: str = "",
 ):
-    """Compare evaluated autoencoders: L0 against what each keeps, the front, and the best by a rule.
+    """Compare evaluated autoencoders. L0 against what each keeps, the front, the best by a rule.
 
     Args:
         evaluations: Evaluations of autoencoders of the same activations (evaluation/...), with commas between them.

@@ -19,14 +19,14 @@ def evaluate(
     seed: int = 0,
     store: str = "",
 ):
-    """Measure an autoencoder on held-out documents, alone and spliced into the model.
+    """Measure an autoencoder on held-out documents. Alone, and spliced into the model.
 
     Args:
         sae: Trained autoencoder (sae/...).
         evaluation: All figures of the evaluation.
         metrics: The figures, for the dashboard to compare.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         ce_tokens: About how many held-out tokens run through the model at most.
         evaluate_settings: Other settings as JSON; mistudio evaluate --parameters lists them.
         dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or

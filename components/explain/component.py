@@ -31,16 +31,16 @@ def explain(
     seed: int = 0,
     store: str = "",
 ):
-    """Describe what each feature fires on, from training documents.
+    """Describe what each feature fires on. Reads training documents.
 
     Args:
         features: Found features (features/...).
         explanations: What every explainer says of every feature, and a label for each.
-        scores: Scores of these features (scores/...), to choose the best by where only says best.
-        base: Explanations of them (explanations/...), made alike, to keep and add to.
+        scores: Scores of these features (scores/...), which a selection such as best:50 goes by.
+        base: Explanations of them (explanations/...), made with the same settings, to keep and add to.
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         explainer: Who explains: program, max-activating, contrastive, token-activation-pairs; several with commas,
             of which the first that has a label gives it.
         only: Features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50,

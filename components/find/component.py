@@ -26,14 +26,14 @@ def find(
     seed: int = 0,
     store: str = "",
 ):
-    """Find what activates each feature, which features are alike, and what each does in the model.
+    """Find what activates each feature, and what it does. Also which features are alike.
 
     Args:
         sae: Trained autoencoder (sae/...).
         features: Statistics, contexts and neighbours of every feature, effects of many.
-        parts: All parts of the pass that find_part made (features-part/...), with commas; empty: make it here.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        parts: All parts of the pass that find-part made (features-part/...), with commas; empty: make it here.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         ablation_contexts: Contexts a feature in which taking it out is tried.
         attribution_contexts: Contexts a feature in which it is traced to input tokens.
         causal_tflop: Most computation for trying features in the model, in 10^12 operations; -1: 20 on a CPU, 2,000

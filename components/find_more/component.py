@@ -22,16 +22,16 @@ def find_more(
     model_settings: str = "",
     store: str = "",
 ):
-    """Try further features in the model: those named, or the next ones in the order of worth.
+    """Try further features in the model. Those named, or the next ones in the order of worth.
 
     Args:
         features: Found features (features/...).
         trials: Effects and attributions of the features tried after find.
         base: Earlier trials, to keep and add to (trials/...), or none; empty: the newest with the same settings.
-        scores: Scores of these features (scores/...), for only best:50.
-        explanations: Explanations of these features (explanations/...), for only unlabelled.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        scores: Scores of these features (scores/...), which a selection such as best:50 goes by.
+        explanations: Explanations of these features (explanations/...), which the selection unlabelled goes by.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         only: Features to try, such as 12,40-90 or coherent:50; empty: the next ones in the order of worth.
         causal_tflop: Most computation for trying features in the model, in 10^12 operations; -1: without limit
             where only is given, else 20 on a CPU, 2,000 on a GPU.

@@ -25,15 +25,15 @@ def find_part(
     seed: int = 0,
     store: str = "",
 ):
-    """Make one part of find's pass over the activations, to be put together by find.
+    """Make one part of find's pass, to be put together by find.
 
     Args:
         sae: Trained autoencoder (sae/...).
         features_part: What the pass kept of its part of the activations.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         ablation_contexts: Contexts a feature in which taking it out is tried.
         attribution_contexts: Contexts a feature in which it is traced to input tokens.
         causal_tflop: Most computation for trying features in the model, in 10^12 operations; -1: 20 on a CPU, 2,000
@@ -41,7 +41,7 @@ def find_part(
         contexts: Strongest contexts a feature, each from another document.
         context_before: Tokens shown before the peak.
         context_after: Tokens shown after the peak.
-        find_settings: Other settings as JSON; mistudio find_part --parameters lists them.
+        find_settings: Other settings as JSON; mistudio find-part --parameters lists them.
         dtype: Number format of the model: auto (float32 on CPU, bfloat16 or float16 on a GPU), float32, bfloat16 or
             float16; empty: as captured.
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.

@@ -19,14 +19,14 @@ def ingest(
     ingest_settings: str = "",
     store: str = "",
 ):
-    """Read a corpus, tokenise it for a model and split it by document.
+    """Read a corpus, tokenise it, and split it by document.
 
     Args:
         tokenised_corpus: Sequences of token ids with their documents, split by document.
         corpus: Corpus: python-docs (or some of its tasks: python-docs:prose,docstring), a file, a folder, hf:NAME,
             or the name of an added corpus.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store.
         context_length: Most tokens in a sequence, special tokens included; -1: as the model takes, at most 512.
         max_tokens: Stop after the document that reaches this many tokens, special tokens not counted; -1: never.
         held_out_fraction: Fraction of the documents that only evaluation reads.

@@ -22,15 +22,15 @@ def probe(
     seed: int = 0,
     store: str = "",
 ):
-    """Read labels off a few features: k-sparse probes against a dense probe and controls.
+    """Read labels off a few features. By k-sparse probes, against a dense one and controls.
 
     Args:
         sae: Trained autoencoder (sae/...).
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
         metrics: The figures, for the dashboard to compare.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         labels: What a document is an example of: its label, its task, or its label if it has one (auto, label,
             task).
         pool: How the tokens of a document become one vector (mean, max).

@@ -30,16 +30,16 @@ def score(
     seed: int = 0,
     store: str = "",
 ):
-    """Measure on held-out documents how well explanations predict their features.
+    """Measure how well explanations predict their features. Reads held-out documents.
 
     Args:
         explanations: Explanations of features (explanations/...).
         scores: Every figure of every explanation, with its interval.
         metrics: The figures, for the dashboard to compare.
-        best_by: Scores of their features (scores/...), to choose the best by where only says best.
-        base: Scores of their features (scores/...), made alike, to keep and add to.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        best_by: Scores of their features (scores/...), which a selection such as best:50 goes by.
+        base: Scores of their features (scores/...), made with the same settings, to keep and add to.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         scorer: Who scores: program, detection, fuzzing, simulation, surprisal, embedding, intruder, intervention;
             several with commas.
         only: Features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50,

@@ -15,7 +15,7 @@ def stability(
     seed: int = 0,
     store: str = "",
 ):
-    """Compare the features of autoencoders trained from different seeds.
+    """Compare features of autoencoders of different seeds.
 
     Args:
         saes: Two or more trained autoencoders of one width (sae/...), with commas.

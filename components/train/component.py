@@ -31,8 +31,8 @@ def train(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
-        model: Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the
-            store; empty: where the capture says.
+        model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
+            subject/... in the store; empty: where the capture says.
         hook: Hook point to train on, for example resid_post.3; empty: the only one captured.
         target_hook: Hook point that a transcoder predicts, captured with the other; empty: autoencoder.
         architecture: Kind of autoencoder (topk, batchtopk, matryoshka, standard, gated, jumprelu).

@@ -120,9 +120,17 @@ class _ReportingBar:
 
 
 class _LineBar(_ReportingBar):
+    def __init__(self, what: str, total: float | None, unit: str) -> None:
+        super().__init__(what, total, unit)
+        self._reported = ""
+
     def report(self) -> None:
         of_total = f" of {self.total:,.0f}" if self.total is not None else ""
-        logger.info("%s: %s%s %s %s", self.what, f"{self.done:,.0f}", of_total, self.unit, self.note)
+        parts = (f"{self.what}: {self.done:,.0f}{of_total}", self.unit, self.note)
+        line = " ".join(part for part in parts if part)
+        if line != self._reported:  # the last advance may have told all that there is at the end
+            self._reported = line
+            logger.info("%s", line)
 
 
 class _EventBar(_ReportingBar):

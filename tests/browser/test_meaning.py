@@ -172,6 +172,9 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(watched, path):
     page.locator("#row-2").click()
     feature_is(page, 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".tasks .value").first.evaluate("cell => { cell.textContent = '0.000014%'; }")  # the longest there is
+    wider = "all => all.filter((cell) => cell.scrollWidth > cell.clientWidth).length"
+    assert page.locator(".tasks .value").evaluate_all(wider) == 0
 
 
 def test_every_control_has_a_name(watched, path):

@@ -36,7 +36,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_the_code_of_the_page_runs(printed: list[str]) -> None:
     steps, store, features, session, runs, errors = printed
     assert re.match(r"sae/[0-9a-f]{16} False 0\.\d+", steps)
-    assert re.match(r"scores/\S+ sae/\S+ corpus/\S+ folder:my-model\n\['features/\w+'\]", store)
+    line = r"sae/\S+ corpus/\S+ folder:my-model\nfeatures/\S+\nexplanations/\S+\nscores/\S+\n"
+    assert re.match(line + r"\['features/\w+'\]", store)
     assert len(features.splitlines()) >= 6
     assert session.count("(") == 2
     assert "latents are active on its tokens" in session

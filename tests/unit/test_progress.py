@@ -59,6 +59,16 @@ def test_a_log_gets_a_line_at_the_end(no_events: None, caplog: pytest.LogCapture
     assert caplog.messages == ["Train: 2,000 of 2,000 tokens loss 0.5"]
 
 
+def test_the_last_line_stands_in_a_log_once(
+    no_events: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module._LineBar, "every_s", 0)
+    with caplog.at_level(logging.INFO), progress("Score", 2, "scorers") as bar:
+        bar.advance()
+        bar.advance()
+    assert caplog.messages == ["Score: 1 of 2 scorers", "Score: 2 of 2 scorers"]
+
+
 def test_a_log_gets_lines_now_and_then(
     no_events: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +76,7 @@ def test_a_log_gets_lines_now_and_then(
     with caplog.at_level(logging.INFO), progress("Read", None, "documents") as bar:
         bar.advance()
         bar.advance(2)
-    assert [message.strip() for message in caplog.messages] == [f"Read: {done} documents" for done in (1, 3, 3)]
+    assert caplog.messages == [f"Read: {done} documents" for done in (1, 3)]
 
 
 def test_work_that_fails_is_not_reported_as_done(

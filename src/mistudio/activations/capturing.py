@@ -92,7 +92,8 @@ class CaptureRun:
         subject, blocks = self.passes.subject, max(hook.point.layer for hook in self.hooks) + 1
         tokens = sum(int(plan.lengths_S[plan.sequences()].sum()) for plan in plans if plan.shards)
         flop = pass_flop(subject_shape(subject), tokens, self.corpus.context_length, blocks=blocks, head=False)
-        say(f"Capture: {stated(flop, subject_speed(subject, blocks))} for {tokens:,} tokens through {blocks} blocks")
+        cost = stated(flop, subject_speed(subject, blocks))
+        say(f"Capture: the model's passes take {cost} for {tokens:,} tokens through {blocks} blocks")
 
     def plan(self, split: Split) -> CapturePlan:
         """Which sequences go into which shard and which forward pass."""
@@ -123,7 +124,7 @@ class CaptureRun:
             passes = Prefetched(partial(self.passes.rows, split), batches, BATCHES_AHEAD, pool)
             stack.enter_context(closing(passes))
             bar = stack.enter_context(progress(f"Capture ({split})", plan.num_rows, "tokens"))
-            bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing), note="found")
+            bar.advance(plan.num_rows - sum(plan.shards[number].num_rows for number in missing))
             for number in missing:
                 self._write(draft, names[number], islice(passes, plan.num_batches(plan.shards[number])), bar)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
+from mistudio.artifacts.kinds import KINDS
 from mistudio.cli.options import StoreOption
 from mistudio.terminal import console, echo, plain
 
@@ -15,12 +16,22 @@ if TYPE_CHECKING:
     from mistudio.artifacts import Artifact, Entry, Store
     from mistudio.errors import DamagedArtifact
 
-_VERIFY_HELP = """Check artifacts: hash every file again, and name each that is not what was published.
+_LATEST_HELP = f"""Print the prefix of the newest artifact of a kind.
 
-Checked are also links and files that no manifest lists, the settings against the prefix, and the digest against what
-was made from the artifact and the names that it was given. Figures of an artifact that nothing was made from can be
-edited without a trace, unless manifests are signed: with a key in MISTUDIO_SIGNING_KEY, steps sign what they publish,
-and verify wants each signature.
+Kinds are {", ".join(KINDS)}.
+
+Examples:
+
+    mistudio evaluate --sae $(mistudio artifacts latest sae)
+
+    ls $(mistudio artifacts latest report --path)
+"""
+_VERIFY_HELP = """Check artifacts: hash every file again, name what is damaged.
+
+Named is each that is not what was published. Checked are also links and files that no manifest lists, the settings
+against the prefix, and the digest against what was made from the artifact and the names that it was given. Figures of
+an artifact that nothing was made from can be edited without a trace, unless manifests are signed: with a key in
+MISTUDIO_SIGNING_KEY, steps sign what they publish, and verify wants each signature.
 
 Exits with 0 if all is well, and with 2 and what is wrong if not.
 
@@ -30,9 +41,10 @@ Examples:
 
     mistudio artifacts verify sae/0123456789abcdef
 """
-_SIGN_HELP = """Sign artifacts with the key in MISTUDIO_SIGNING_KEY, those that no step signed.
+_SIGN_HELP = """Sign artifacts with the key in MISTUDIO_SIGNING_KEY.
 
-Each is checked first. Give the prefixes of those that you trust: a signature says that you do.
+Those are artifacts that no step signed. Each is checked first. Give the prefixes of those that you trust: a signature
+says that you do.
 
 Example: mistudio artifacts sign sae/0123456789abcdef
 """
@@ -62,11 +74,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    artifacts = typer.Typer(
-        help="List, show, name, verify, sign and remove what the steps published.", no_args_is_help=True
-    )
+    artifacts = typer.Typer(help="List, show, name, verify and remove what was published.", no_args_is_help=True)
     artifacts.command("list")(list_)
-    artifacts.command("latest")(latest)
+    artifacts.command("latest", help=_LATEST_HELP)(latest)
     artifacts.command("show")(show)
     artifacts.command("verify", help=_VERIFY_HELP)(verify)
     artifacts.command("sign", help=_SIGN_HELP)(sign)
@@ -111,22 +121,31 @@ def list_(
 def latest(
     kind: Annotated[str, typer.Argument(help="Kind of artifact, for example sae.")],
     as_json: JsonOption = False,
+    as_path: Annotated[bool, typer.Option("--path", help="Print the folder that it lies in instead.")] = False,
     store: StoreOption = "",
 ) -> None:
-    """Print the prefix of the newest artifact of a kind.
-
-    Example: mistudio evaluate --sae $(mistudio artifacts latest sae)
-    """
+    """Print the prefix of the newest artifact of a kind."""
     import json
 
     from mistudio.artifacts import Catalog, Entry, open_to_read
+    from mistudio.errors import NotFound
+    from mistudio.plain_text import shortened
 
-    newest = Catalog(open_to_read(store)).latest(kind)
-    echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1) if as_json else newest.uri)
+    try:
+        newest = Catalog(open_to_read(store)).latest(kind)
+    except NotFound as error:
+        if kind in KINDS:
+            raise
+        message = f"There is no kind {shortened(kind)}; there is {', '.join(KINDS)}."
+        raise NotFound(message) from error
+    if as_json:
+        echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1))
+    else:
+        echo(str(newest.store.fetch(f"{newest.uri}/manifest.json").parent) if as_path else newest.uri)
 
 
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
-    """Show the manifest of an artifact, what it was made from, and its files.
+    """Show an artifact: manifest, what it was made from, and files.
 
     Example: mistudio artifacts show sae/0123456789abcdef
     """
@@ -242,7 +261,9 @@ def name_(
     author: Annotated[str, typer.Option(help="Who says so. [default: you]")] = "",
     store: StoreOption = "",
 ) -> None:
-    """Give an artifact a name, which stood for another of its kind before or for none; every change is kept.
+    """Give an artifact a name, such as champion.
+
+    It may have stood for another of its kind before; every change is kept.
 
     Example: mistudio artifacts name sae/0123456789abcdef champion
     """

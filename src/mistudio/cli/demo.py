@@ -13,7 +13,7 @@ from mistudio.terminal import console, echo
 if TYPE_CHECKING:
     from mistudio.artifacts import Produced, Store
 
-_HELP = """Run the main job on a model that is at hand, from text to a dashboard of its features.
+_HELP = """Run the main job on a model at hand. It goes from text to a dashboard of its features.
 
 The subject demo is a small language model that is trained on the spot, on text that Python brings along: offline,
 five to seven minutes on two CPU cores. The subject smollm2 is SmolLM2-135M-Instruct, a model that talks: 93 MB from the

@@ -86,7 +86,7 @@ class _LineView:
             key, done = (event.pid, event.what), event.done / event.total
             if 0 < done < 1 and done >= self._shown.get(key, 0) + _LINE_STEP:
                 self._shown[key] = done
-                self._console.print(f"  {_what(event)}: {done:.0%}  {event.note}")
+                self._console.print(f"  {_what(event)}: {done:.0%}  {event.note}".rstrip())
 
 
 def _finished_line(event: Finished) -> str:

@@ -20,7 +20,7 @@ Examples:
     mistudio import sae layers.3 --from sparsify --activations activations/0123456789abcdef --hook resid_post.3
 """
 
-_EXPORT_HELP = """Write an autoencoder of the store in the format of another library.
+_EXPORT_HELP = """Write an autoencoder in the format of another library.
 
 The formats are saelens, sparsify, gemma_scope, dictionary_learning and, for devices without PyTorch, onnx.
 
@@ -31,12 +31,12 @@ Examples:
     mistudio export sae sae/0123456789abcdef device/sae --to onnx --features 17,2048
 """
 
-_EXPORT_FEATURES_HELP = """Write found features, their explanations and scores in the format of another tool.
+_EXPORT_FEATURES_HELP = """Write found features in the format of another tool.
 
-neuronpedia is the tree that Neuronpedia imports: FOLDER/v1/MODEL/SOURCE, with explanations. neuronpedia-batch is what
-SAEDashboard writes for an upload: batches without explanations. jsonl and parquet are our own tables: features, and
-explanations, labels and scores where they are given. Scores bring the explanations that they
-are of. What features do in the model stands in the table of features.
+Their explanations and scores go with them. neuronpedia is the tree that Neuronpedia imports: FOLDER/v1/MODEL/SOURCE,
+with explanations. neuronpedia-batch is what SAEDashboard writes for an upload: batches without explanations. jsonl and
+parquet are our own tables: features, and explanations, labels and scores where they are given. Scores bring the
+explanations that they are of. What features do in the model stands in the table of features.
 
 Examples:
 
@@ -47,10 +47,11 @@ Examples:
     mistudio export features tables --to jsonl --features features/01234567 --scores scores/89abcdef
 """
 
-_IMPORT_EXPLANATIONS_HELP = """Bring explanations that others published into the store, as those of found features.
+_IMPORT_EXPLANATIONS_HELP = """Bring explanations of others into the store.
 
-FILE is an export of Neuronpedia: .jsonl.gz, .jsonl or .json, or the folder explanations of its tree. It has to be of
-the same autoencoder (mistudio import sae brings that). Score them as any others, by scorers that ask a language model.
+They become those of found features. FILE is an export of Neuronpedia: .jsonl.gz, .jsonl or .json, or the folder
+explanations of its tree. It has to be of the same autoencoder (mistudio import sae brings that). Score them as any
+others, by scorers that ask a language model.
 
 Examples:
 

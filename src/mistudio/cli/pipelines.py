@@ -14,11 +14,14 @@ from mistudio.terminal import echo
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
 
-What was published before is found, so that running again after a crash goes on where it stopped.
+What was published before is found, so that running again after a crash goes on where it stopped. The parameter model
+takes a folder, a GGUF file, an id on the model hub, demo, smollm2, or subject/... in the store.
 
 Examples:
 
     mistudio run interpret
+
+    mistudio run interpret --set model=smollm2
 
     mistudio run interpret --set model=./my-model --set corpus=stories.jsonl --set k=16
 
@@ -40,14 +43,17 @@ Example:
 
     mistudio mlflow --port 5000
 """
-_SYNC_HELP = """Log what a store holds and MLflow does not: what was published while MLflow could not be used.
+_SYNC_HELP = """Log what a store holds and MLflow does not.
 
-Each artifact gets a run of its own, with settings, figures, plots and times. Nothing is logged twice.
+That was published while MLflow could not be used. Each artifact gets a run of its own, with settings, figures, plots
+and times. Nothing is logged twice.
 
 Example:
 
     mistudio mlflow sync
 """
+_PIPELINES = "interpret|sweep"
+_PIPELINE_HELP = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
 _MOST_PORT = 65_535
 
 
@@ -62,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
+    pipeline: Annotated[str, typer.Argument(metavar=_PIPELINES, help=_PIPELINE_HELP)],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
     ] = None,
@@ -113,10 +119,10 @@ def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Pat
     check_summary(summary)
     runner = LocalRunner(store, attached=True)
     try:
-        closing = summarise(run_locally(runner, pipeline, values))
+        closing = summarise(*run_locally(runner, pipeline, values))
     except PipelineFailed as failure:
         if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
-            closing = summarise(failure.finished)
+            closing = summarise(failure.finished, failure.seconds)
             _write_summary(summary, closing | {"failed": str(failure)})
             print_summary(closing, runner.store)
         raise

@@ -14,13 +14,13 @@ from mistudio.terminal import echo
 class PipelineFailed(MistudioError):
     """A step failed; the message is the step's own."""
 
-    def __init__(self, message: str, exit_code: int, finished: list[Finished]) -> None:
+    def __init__(self, message: str, exit_code: int, finished: list[Finished], seconds: float | None) -> None:
         super().__init__(message)
-        self.exit_code, self.finished = exit_code, finished
+        self.exit_code, self.finished, self.seconds = exit_code, finished, seconds
 
 
-def run_locally(runner: LocalRunner, name: str, settings: Settings) -> list[Finished]:
-    """Run a pipeline and show how it goes; return the closing events of its steps, in the order they came.
+def run_locally(runner: LocalRunner, name: str, settings: Settings) -> tuple[list[Finished], float | None]:
+    """Run a pipeline and show how it goes; return what its steps ended with, in that order, and its seconds in all.
 
     Raises:
         PipelineFailed: a step failed, or the run was cancelled; it has the events of the steps that ended well.
@@ -40,8 +40,13 @@ def run_locally(runner: LocalRunner, name: str, settings: Settings) -> list[Fini
         raise
     ended = runner.get(run.id)
     if ended.state != "finished":
-        raise PipelineFailed(_reason(ended), ended.exit_code or 1, view.steps.finished)
-    return view.steps.finished
+        raise PipelineFailed(_reason(ended), ended.exit_code or 1, view.steps.finished, _seconds(ended))
+    return view.steps.finished, _seconds(ended)
+
+
+def _seconds(run: Run) -> float | None:
+    """By the clock, with the starting of each step; None where nobody saw the end."""
+    return None if run.ended_at is None else (run.ended_at - run.created_at).total_seconds()
 
 
 def _reason(run: Run) -> str:

@@ -24,13 +24,15 @@ Examples:
 
     mistudio runs list --json
 """
-_SHOW_HELP = """Show a run: what was asked for, which steps are at work and how far they are, and what it published.
+_SHOW_HELP = """Show a run: its settings, how far it is, what it published.
+
+Of a run that goes on it says which steps are at work.
 
 Example:
 
     mistudio runs show 20260131-235959-0a1b2c
 """
-_LOGS_HELP = """Print what a run has printed; with --json its events, one JSON object a line.
+_LOGS_HELP = """Print what a run has printed. With --json its events, one JSON object a line.
 
 Examples:
 

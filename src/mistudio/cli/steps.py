@@ -10,6 +10,7 @@ import typer
 from mistudio import steps
 from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import option, option_of, parameter, with_parameters
+from mistudio.cli.summary import print_pages
 from mistudio.progress import say
 from mistudio.settings import Leaf, assignments, find_leaf
 from mistudio.steps import STEPS, Step, StepOutput
@@ -20,6 +21,12 @@ _PANEL = "Batch steps"
 _EXAMPLES = {
     "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
     "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
+}
+# What else is shown of a command: a selection, and what it is added to.
+_MORE = {
+    "explain": ("--only coherent:50", "--only 12,40-90 --base explanations/0123456789abcdef"),
+    "score": ("--only 12,40-90", "--only coherent:50 --base scores/0123456789abcdef"),
+    "find-more": ("--only 12,40-90", "--only coherent:50 --base trials/0123456789abcdef"),
 }
 
 
@@ -33,7 +40,9 @@ def register(app: typer.Typer) -> None:
 def _help(name: str, step: Step) -> str:
     required = [each.name for each in step.inputs if not each.optional]
     options = "".join(f" --{each} {_EXAMPLES.get(each, each + '/0123456789abcdef')}" for each in required)
-    return f"{step.summary}\n\nExample:\n\n    mistudio {name}{options}\n"
+    examples = [f"{name}{options}", *(f"{name}{options} {more}" for more in _MORE.get(name, ()))]
+    listed = "".join(f"    mistudio {example}\n\n" for example in examples)
+    return f"{step.summary}\n\n{'Example' if len(examples) == 1 else 'Examples'}:\n\n{listed}"
 
 
 def _command(step: Step) -> Callable[..., None]:
@@ -76,7 +85,8 @@ def _input_text(step: Step, given: Input) -> str:
     """What an input is, and whether it has to be given: typer lets it be left out, for --parameters."""
     text = given.text.replace("None:", "not given:")
     if step.newest_base is not None and given.name == "base":
-        return f"{text[:-1]}; {_NO_BASE}: start anew; not given: with --only the one that keeps most."
+        newest = "where --only is given the one that keeps most is taken, else all is made anew"
+        return f"{text} The word {_NO_BASE} makes all anew; not given: {newest}."
     return text if given.optional else f"{text}  [required]"
 
 
@@ -132,3 +142,4 @@ def _show(outputs: list[StepOutput], *, as_json: bool, is_list: bool) -> None:
                 f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value),
             )
         out.print(table)
+        print_pages(output.step, output.artifact)

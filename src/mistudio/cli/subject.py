@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mistudio.steps.memory_config import MemoryConfig
     from mistudio.subject import SubjectConfig, SubjectSource
 
-_VALIDATE_HELP = """Load a model, run it once, and say what it is and where it can be hooked.
+_VALIDATE_HELP = """Load a model, run it once, and say where to hook it. Also what it is.
 
 Examples:
 
     mistudio validate-model ./models/stories260K
 
-    mistudio validate-model EleutherAI/pythia-70m --json
+    mistudio validate-model smollm2 --json
 """
-_MEMORY_HELP = """Estimate the memory that each step needs at its busiest moment, by parts, and what would fit.
+_MEMORY_HELP = """Estimate the memory that each step needs. At its busiest moment, by parts, and what would fit.
 
 On a CPU that is all of the process, Python and its libraries included. No weights are loaded.
 Exits with 0 if it fits, and with 2 and the reason if it does not.
@@ -42,8 +42,9 @@ Example:
     mistudio gpu --json
 """
 _FAILED = 2
+_MODEL = "A folder, a GGUF file, an id on the model hub, demo, smollm2, or subject/... in the store."
 
-ModelArgument = Annotated[str, typer.Argument(help="A folder, a GGUF file, an id on the model hub, or demo.")]
+ModelArgument = Annotated[str, typer.Argument(help=_MODEL)]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit on the model hub.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
@@ -71,7 +72,7 @@ def validate_model(
     as_json: JsonOption = False,
     store: StoreOption = "",
 ) -> None:
-    """Load a model, run it once, and say what it is and where it can be hooked."""
+    """Load a model, run it once, and say what it is and where to hook it."""
     from mistudio.subject.config import SubjectConfig
     from mistudio.subject.validate import validate_model as validate
 

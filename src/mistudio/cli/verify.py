@@ -7,7 +7,7 @@ import typer
 from mistudio.cli.options import StoreOption, number
 from mistudio.terminal import echo
 
-_HELP = """Check what the platform finds against what is known to be there.
+_HELP = """Check what is found against what is known to be there.
 
 Works offline. Plants concepts where they can be counted (in synthetic activations, a made-up language, Python code, a
 backdoor), runs the platform's own steps, and prints what was found beside what was planted and beside controls. What is

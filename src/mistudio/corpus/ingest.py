@@ -126,7 +126,7 @@ class _Ingestion:
                     shard = self._write(number, documents, dropped, totals)
                 totals.add(shard)
                 _check_tasks(totals, self.source)
-                bar.advance(shard.read, f"{totals.read:,} documents, {totals.tokens:,} tokens")
+                bar.advance(shard.read, f"{totals.tokens:,} tokens")
                 if shard.read < SHARD_DOCUMENTS or self._is_enough(totals.tokens):
                     break
         return totals

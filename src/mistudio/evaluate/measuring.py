@@ -78,7 +78,7 @@ def _cost(
     in_model, tokens = splice_flop(subject, ends, len(saes), corpus, config.ce_tokens, seed, config.ce_half_width)
     known = f", less where CE recovered is known to ± {config.ce_half_width:g} before" if config.ce_half_width else ""
     cost = stated(rebuilding + in_model, subject_speed(subject))
-    return f"at most {cost}: {rows:,} tokens rebuilt, {tokens:,} run in the model{known}"
+    return f"the passes take at most {cost}: {rows:,} tokens rebuilt, {tokens:,} run in the model{known}"
 
 
 def _sample(

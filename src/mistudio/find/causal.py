@@ -152,7 +152,7 @@ def tried(draft: Draft, trying: Trying, bought: Bought, places: Places) -> Trial
     if len(bought.features):
         asked, there = len(bought.features), len(bought.features) + bought.left_out
         cost = stated(bought.flop, subject_speed(trying.hooked.subject))
-        say(f"Try {asked:,} of {there:,} features in the model: {cost}")
+        say(f"Try {asked:,} of {there:,} features in the model: its passes take {cost}")
     return trying.run(draft, places.of(bought.features))
 
 

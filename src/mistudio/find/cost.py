@@ -4,7 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mistudio.find.config import FindConfig, TrialConfig
-from mistudio.subject.cost import encoding_flop, measured_speed, pass_flop, stated
+from mistudio.subject.cost import encoding_flop, measured_speed, pass_flop, short_flop, stated
 from mistudio.subject.footprint import ModelShape
 
 _TFLOP = 1e12
@@ -43,7 +43,7 @@ def feature_flop(shape: ModelShape, blocks: int, config: FindConfig) -> float:
 def state_cost(
     shape: ModelShape, blocks: int, config: FindConfig, pass_rows: int, d_in: int, width: int, on: tuple[str, str]
 ) -> str:
-    """What a search takes, for people.
+    """What a search takes, for people; how long trials take is said by the model itself, once it is loaded.
 
     Args:
         shape: of the model.
@@ -54,11 +54,12 @@ def state_cost(
         width: features.
         on: device and number format of the model.
     """
-    speed = measured_speed(shape, *on)
     most = width * feature_flop(shape, blocks, config)
     if config.causal_tflop is not None:
         most = min(most, config.causal_tflop * _TFLOP)
-    parts = [f"the pass over {pass_rows:,} tokens {stated(encoding_flop(pass_rows, d_in, width), speed)}"]
-    parts = parts if pass_rows else []
-    parts += [f"trying features in the model at most {stated(most, speed)}"] if most else []
+    parts = []
+    if pass_rows:
+        cost = stated(encoding_flop(pass_rows, d_in, width), measured_speed(shape, *on))
+        parts.append(f"encoding {pass_rows:,} tokens takes {cost}")
+    parts += [f"trying features in the model is at most {short_flop(most)}"] if most else []
     return f"Find what {width:,} features do: {', '.join(parts) or 'little is left to compute'}"

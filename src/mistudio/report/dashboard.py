@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mistudio.features import FeatureSet
 from mistudio.report.interpretation import Interpretation
-from mistudio.report.lineage import Node
+from mistudio.report.lineage import Node, folded
 from mistudio.report.metrics import METRICS, Metrics, about_outliers, write_left_out, write_metric, write_value
 from mistudio.report.page import Page
 from mistudio.report.records import (
@@ -95,7 +95,7 @@ def write_dashboard(
             tiles=[*_tiles(metrics, counts), *_interpretation_tiles(interpretation)],
             losses=_losses(metrics),
             left_out=write_left_out(metrics),
-            lineage=lineage,
+            lineage=folded(lineage),
             counts=counts,
             facts=interpretation.facts() if interpretation is not None else [],
             distribution=interpretation.distribution() if interpretation is not None else None,
@@ -114,7 +114,7 @@ def _tiles(metrics: Metrics, counts: Counts) -> list[dict[str, str]]:
     notes = {
         "explained_variance": about_outliers(metrics) or f"FVU {write_metric('fvu', metrics['fvu'])}",
         "l0": "active on a token",
-        "dead_fraction": "in the evaluation",
+        "dead_fraction": f"on {_short_count(int(metrics['tokens'] or 0))} held-out tokens",
         "ce_recovered": "1 is no loss" if half_width is None else f"± {half_width:.3f}; 1 is no loss",
     }
     by_key = {metric.key: metric for metric in METRICS}
@@ -136,7 +136,7 @@ def _tiles(metrics: Metrics, counts: Counts) -> list[dict[str, str]]:
     features = {
         "label": "Features",
         "value": write_value(counts.features),
-        "note": f"{counts.dead:,} never fired",
+        "note": f"{counts.dead:,} never fired in training",
         "hint": "width of the autoencoder; density, mean, max and contexts come from the search",
     }
     return [*tiles, searched, features]

@@ -4,8 +4,10 @@ Inputs inside the store are followed to their own inputs. What lies outside it (
 file), or was removed from it since, is shown by its name and digest alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from mistudio.artifacts import Artifact, JsonScalar, Store, ancestry
@@ -49,6 +51,7 @@ class Node:
     figures: Rows = ()
     config: Rows = ()
     note: str = ""
+    earlier: int = 0  # artifacts of its kind that it was made from, which are not shown
 
     @property
     def short_digest(self) -> str:
@@ -78,6 +81,26 @@ def trace(store: Store, artifacts: Mapping[str, Artifact]) -> list[list[Node]]:
     for node in nodes.values():
         columns[node.depth].append(node)
     return columns
+
+
+def folded(columns: Sequence[Sequence[Node]]) -> list[list[Node]]:
+    """The same columns without what later artifacts of the kind were added to, such as the bases of a selection.
+
+    Of each kind in the store only those at the end of its chain stay, and say how many there were before.
+    """
+    last: dict[str, int] = {}
+    for node in chain.from_iterable(columns):
+        last[node.title] = max(last.get(node.title, 0), node.depth)
+    titles = Counter(node.title for node in chain.from_iterable(columns) if 0 < node.depth < last[node.title])
+    kept = [
+        [
+            replace(node, earlier=titles[node.title]) if node.depth else node
+            for node in column
+            if node.depth in (0, last[node.title])
+        ]
+        for column in columns
+    ]
+    return [column for column in kept if column]
 
 
 def _shown(found: graph_module.Node, inputs: Sequence[tuple[str, Node]]) -> Node:

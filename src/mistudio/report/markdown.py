@@ -22,7 +22,8 @@ def render_markdown(
     lines = [
         f"# {_escape(title)}",
         "",
-        f"{counts.features:,} features, {counts.dead:,} of them never fired on the {counts.tokens:,} tokens searched.",
+        f"{counts.features:,} features, {counts.dead:,} of them never fired on the {counts.tokens:,} training tokens "
+        "searched.",
         "",
         "| metric | value | meaning |",
         "| --- | ---: | --- |",

@@ -34,7 +34,7 @@ METRICS = (
     Metric("cosine", "Cosine", "cosine of activation and reconstruction, on average"),
     Metric("l2_ratio", "L2 ratio", "length of the reconstruction over that of the activation, on average"),
     Metric("relative_bias", "Relative bias", "below 1, reconstructions are too short; above 1, too long"),
-    Metric("dead_fraction", "Dead features", "fraction of features that never fired in the evaluation"),
+    Metric("dead_fraction", "Silent features", "fraction of features that did not fire on the held-out tokens"),
     Metric("dense_fraction", "Dense features", "fraction of features that fire on more than a tenth of the tokens"),
     Metric("redundancy_mean", "Redundancy", "largest cosine of a feature's direction with any other, on average"),
     Metric("ce_clean", "CE clean", "next-token cross-entropy of the untouched model, nats"),

@@ -128,7 +128,7 @@ def write_blocks(
     wanted, stop = set(shown.tolist()), int(shown.max(initial=-1)) + 1
     stream = features.stream(0, stop, context_columns=_CONTEXT_COLUMNS, limits=contexts_of_kind)
     found = (each for each in stream if each.feature in wanted)
-    with progress("report", len(shown), "features") as bar:
+    with progress("Write features", len(shown), "features") as bar:
         while block := list(islice(found, BLOCK_FEATURES)):
             details = []
             for each in block:

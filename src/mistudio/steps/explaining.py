@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _MAIN_METRICS = ("f1", "balanced_accuracy", "auroc", "accuracy", "correlation")
 _SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 _LABELS = "File with people's own labels: JSON Lines or CSV with the columns feature and label; they win."
-_TO_CHOOSE = "to choose the best by where only says best"
-_TO_ADD = "made alike, to keep and add to"
+_TO_CHOOSE = "which a selection such as best:50 goes by"
+_TO_ADD = "made with the same settings, to keep and add to"
 
 
 def _explain(context: Context, inputs: Inputs, config: "ExplainConfig") -> Produced:
@@ -145,7 +145,7 @@ def _plot_scores(scores: Artifact, run: Run) -> None:
 
 EXPLAIN = Step(
     name="explain",
-    summary="Describe what each feature fires on, from training documents.",
+    summary="Describe what each feature fires on. Reads training documents.",
     config="mistudio.explain.config:ExplainConfig",
     inputs=(
         Input("features", "features", "Found features (features/...)."),
@@ -161,7 +161,7 @@ EXPLAIN = Step(
 )
 SCORE = Step(
     name="score",
-    summary="Measure on held-out documents how well explanations predict their features.",
+    summary="Measure how well explanations predict their features. Reads held-out documents.",
     config="mistudio.score.config:ScoreConfig",
     inputs=(
         Input("explanations", "explanations", "Explanations of features (explanations/...)."),

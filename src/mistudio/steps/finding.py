@@ -70,14 +70,14 @@ def _fullest_base(context: Context, features: Artifact, config: "MoreConfig") ->
 
 FIND = Step(
     name="find",
-    summary="Find what activates each feature, which features are alike, and what each does in the model.",
+    summary="Find what activates each feature, and what it does. Also which features are alike.",
     config="mistudio.find.config:FindConfig",
     inputs=(
         _SAE,
         Input(
             "parts",
             "features-part",
-            "All parts of the pass that find_part made (features-part/...), with commas; None: make it here.",
+            "All parts of the pass that find-part made (features-part/...), with commas; None: make it here.",
             many=True,
             optional=True,
         ),
@@ -89,7 +89,7 @@ FIND = Step(
 )
 FIND_PART = Step(
     name="find_part",
-    summary="Make one part of find's pass over the activations, to be put together by find.",
+    summary="Make one part of find's pass, to be put together by find.",
     config="mistudio.find.config:FindConfig",
     settings_of="find",
     choices=FINDING,
@@ -105,7 +105,7 @@ FIND_PART = Step(
 )
 FIND_MORE = Step(
     name="find_more",
-    summary="Try further features in the model: those named, or the next ones in the order of worth.",
+    summary="Try further features in the model. Those named, or the next ones in the order of worth.",
     config="mistudio.find.config:MoreConfig",
     inputs=(
         Input("features", "features", "Found features (features/...)."),
@@ -115,11 +115,16 @@ FIND_MORE = Step(
             "Earlier trials to keep and add to (trials/...), or none; None: those of most features, same settings.",
             optional=True,
         ),
-        Input("scores", "scores", "Scores of these features (scores/...), for only best:50.", optional=True),
+        Input(
+            "scores",
+            "scores",
+            "Scores of these features (scores/...), which a selection such as best:50 goes by.",
+            optional=True,
+        ),
         Input(
             "explanations",
             "explanations",
-            "Explanations of these features (explanations/...), for only unlabelled.",
+            "Explanations of these features (explanations/...), which the selection unlabelled goes by.",
             optional=True,
         ),
     ),

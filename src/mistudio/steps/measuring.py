@@ -72,7 +72,7 @@ def _plot_probing(artifact: Artifact, run: Run) -> None:
 
 EVALUATE = Step(
     name="evaluate",
-    summary="Measure an autoencoder on held-out documents, alone and spliced into the model.",
+    summary="Measure an autoencoder on held-out documents. Alone, and spliced into the model.",
     config="mistudio.evaluate.config:EvaluateConfig",
     inputs=(_SAE,),
     output=Output("evaluation", "evaluation", "All figures of the evaluation.", metrics=True),
@@ -83,7 +83,7 @@ EVALUATE = Step(
 )
 STABILITY = Step(
     name="stability",
-    summary="Compare the features of autoencoders trained from different seeds.",
+    summary="Compare features of autoencoders of different seeds.",
     config="mistudio.evaluate.config:StabilityConfig",
     inputs=(Input("saes", "sae", "Two or more trained autoencoders of one width (sae/...), with commas.", many=True),),
     output=Output("stability", "stability", "The match of every feature in every pair, and figures.", metrics=True),
@@ -93,7 +93,7 @@ STABILITY = Step(
 )
 PROBE = Step(
     name="probe",
-    summary="Read labels off a few features: k-sparse probes against a dense probe and controls.",
+    summary="Read labels off a few features. By k-sparse probes, against a dense one and controls.",
     config="mistudio.evaluate.config:ProbeConfig",
     inputs=(_SAE, Input("corpus", "corpus", "Labelled corpus, tokenised for the model (corpus/...).")),
     output=Output("probing", "probing", "Every probe on every label, with its latents and its figures.", metrics=True),

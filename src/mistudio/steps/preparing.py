@@ -72,7 +72,7 @@ def _check_capture(asked: Asked, _others: "Mapping[str, Asked]") -> None:
 
 INGEST = Step(
     name="ingest",
-    summary="Read a corpus, tokenise it for a model and split it by document.",
+    summary="Read a corpus, tokenise it, and split it by document.",
     config="mistudio.corpus.config:IngestConfig",
     output=Output("tokenised_corpus", "corpus", "Sequences of token ids with their documents, split by document."),
     arguments=(Argument("corpus", str, _CORPUS, "python-docs"),),
@@ -82,7 +82,7 @@ INGEST = Step(
 )
 CAPTURE = Step(
     name="capture",
-    summary="Run the corpus through the model and keep the activations at a hook point.",
+    summary="Run a corpus through a model and keep its activations.",
     config="mistudio.activations.config:CaptureConfig",
     inputs=(Input("corpus", "corpus", "Tokenised corpus (corpus/...)."),),
     output=Output("activations", "activations", "Activations of the hook point, in shards in the store."),

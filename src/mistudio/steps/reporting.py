@@ -90,7 +90,7 @@ REPORT = Step(
 )
 COMPARE = Step(
     name="compare",
-    summary="Compare evaluated autoencoders: L0 against what each keeps, the front, and the best by a rule.",
+    summary="Compare evaluated autoencoders. L0 against what each keeps, the front, the best by a rule.",
     config="mistudio.report.config:CompareConfig",
     inputs=(
         Input(

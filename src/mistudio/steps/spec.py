@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 NO_ARTIFACT = "none"  # in place of an optional one: also none that would be chosen
 Uses = Literal["tokenizer", "live", "model", "judge", "device", "seed"]
 _LOADING = "mistudio.subject.config:SubjectConfig"
-_NAME = "Language model: demo, a folder, a GGUF file, an id on the hub (NAME@REVISION), or subject/... in the store"
+_NAME = (
+    "Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or subject/... in the "
+    "store"
+)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class Step:
     @property
     def command(self) -> str:
         """Its name on the command line and in MLflow."""
-        return self.name if self.name == "find_part" else self.name.replace("_", "-")
+        return self.name.replace("_", "-")
 
     @property
     def json_option(self) -> str:
@@ -225,7 +228,7 @@ class Step:
         yield from self.settings
         if self.has_others:
             yield _leaf(
-                self.json_option, dict, f"Other settings as JSON; mistudio {self.name} --parameters lists them."
+                self.json_option, dict, f"Other settings as JSON; mistudio {self.command} --parameters lists them."
             )
         yield from self.runtime_settings
         if "judge" in self.uses:

@@ -219,7 +219,7 @@ TRAIN = Step(
 )
 TRAIN_TOGETHER = Step(
     name="train_together",
-    summary="Train several autoencoders in one pass over the activations.",
+    summary="Train several autoencoders in one pass.",
     config="mistudio.train.config:TogetherConfig",
     runtime="mistudio.train.config:TrainRuntime",
     inputs=(_ACTIVATIONS,),

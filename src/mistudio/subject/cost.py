@@ -167,7 +167,7 @@ def subject_shape(subject: "Subject") -> "ModelShape":
 
 def stated(flop: float, speed: float) -> str:
     """What a piece of work takes, for people: ``about 3 min 20 s (12.3 TFLOP at 62 GFLOP/s)``."""
-    return f"about {duration(flop / speed)} ({_short(flop)} at {_short(speed)}/s)"
+    return f"about {duration(flop / speed)} ({short_flop(flop)} at {short_flop(speed)}/s)"
 
 
 def duration(seconds: float) -> str:
@@ -183,7 +183,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def _short(flop: float) -> str:
+def short_flop(flop: float) -> str:
+    """FLOP in three digits: ``12.3 TFLOP``."""
     size, unit = next((known for known in _UNITS if flop >= known[0]), _UNITS[-1])
     return f"{flop / size:.3g} {unit}" if flop < 1000 * size else f"{flop / size:,.0f} {unit}"
 

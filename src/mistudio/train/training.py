@@ -134,7 +134,7 @@ class _TrainingLoop:
         total = max(learner.planned_tokens for learner in learners)
         what = "Train autoencoder" + "s" * (len(learners) > 1)
         if self.workers.is_first:
-            say(f"{what}: {_cost(trainer)}")
+            say(f"{what}: the training steps take {_cost(trainer)}")
         with progress(what, total, "tokens") if self.workers.is_first else nullcontext() as bar:
             if bar:
                 bar.advance(trainer.tokens)

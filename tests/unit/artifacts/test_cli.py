@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -224,6 +225,21 @@ def test_latest_prints_the_prefix_to_go_on_with(run: Run, publish: Publish) -> N
     assert run("latest", "corpus").stdout == f"{artifact.uri}\n"
     assert json.loads(run("latest", "corpus", "--json").stdout)["digest"] == artifact.digest
     assert isinstance(run("latest", "features").exception, NotFound)
+
+
+def test_latest_can_say_where_the_artifact_lies(run: Run, store: Store, publish: Publish) -> None:
+    artifact = publish("report", files={"dashboard.html": b"page"})
+    folder = Path(run("latest", "report", "--path").stdout.rstrip("\n"))
+    assert folder == Path(store.url) / artifact.uri
+    assert (folder / "dashboard.html").read_bytes() == b"page"
+
+
+def test_latest_of_no_kind_says_which_kinds_there_are(run: Run, publish: Publish) -> None:
+    publish("foo")
+    assert run("latest", "foo").exit_code == 0  # another package may have its own
+    refused = str(run("latest", "bar").exception)
+    assert refused.startswith("There is no kind 'bar'; there is activations, ")
+    assert "scores" in refused
 
 
 def test_a_name_is_given_and_listed(run: Run, publish: Publish) -> None:

@@ -46,9 +46,11 @@ def test_the_report_and_the_closing_table_say_what_outliers_do(store, capsys, ou
     artifact = report(store, *publish_run(store, num_features=3, metrics=metrics)).artifact
     assert (said or "FVU 0.048") in artifact.file("dashboard.html").read_text()
     finished = Finished(step="evaluate", uri="evaluation/1", digest="d", found=False, seconds=1.0, summary=metrics)
-    print_summary(summarise([finished]), store.url)
+    print_summary(summarise([finished], 3.2), store.url)
     rows = dict(re.findall(r"│ (\S.*?) *│ (.*?) *│", capsys.readouterr().out))
     assert rows["explained variance"] == "0.9517"
+    assert rows["silent on 204,800 held-out tokens"] == "0.39% of the features"
+    assert rows["time"] == "1 s in steps, 3 s in all"
     assert rows.get("... and the outliers", "").startswith(said[:20])
     assert ("... and the outliers" in rows) == bool(said)
 

@@ -72,7 +72,7 @@ def test_limits_shorten_the_list_and_the_contexts_but_not_the_counts(store):
     assert sum(page.index["density_histogram"]["counts"]) == 28
     assert max(len(detail["contexts"]) for detail in page.details) == 2
     assert "the 10 of most worth of 30 features" in page.text
-    assert "2 never fired" in page.text
+    assert "2 never fired in training" in page.text
 
 
 def test_dead_features_have_empty_details(store):

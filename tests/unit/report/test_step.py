@@ -8,7 +8,7 @@ from mistudio.artifacts import open_artifact, remove_artifact
 from mistudio.errors import DamagedArtifact, InputError
 from mistudio.features import FeatureSet
 from mistudio.report import ReportConfig, report
-from mistudio.report.lineage import trace
+from mistudio.report.lineage import Node, folded, trace
 from mistudio.report.records import write_blocks
 from tests.support.fake_run import METRICS, publish_run
 
@@ -35,7 +35,7 @@ def test_the_summary_has_the_metrics_and_the_lineage_and_escapes_markdown(store)
     text = report(store, *inputs, ReportConfig(title="a|b <i>")).artifact.file("report.md").read_text()
     assert text.startswith("# a\\|b \\<i\\>\n")
     assert "| Explained variance | 0.952 |" in text
-    assert "| Dead features | 0.39% |" in text
+    assert "| Silent features | 0.39% |" in text
     assert "| KL | – |" in text
     assert "| Subject | folder:stories260K | `7c9e1b527c` | outside the store |" in text
     rows = [line.split(" | ")[0] for line in text.partition("## Lineage")[2].splitlines() if line.startswith("| ")]
@@ -58,6 +58,23 @@ def test_lineage_runs_from_source_to_result_in_columns(store):
     assert ("split.held_out", "0.1") in columns[1][0].config
     assert sae.inputs == (("activations", columns[2][0].name),)
     assert sae.digest == features.manifest.inputs["sae"].digest
+
+
+def test_what_was_added_to_is_left_out_of_the_picture_and_counted():
+    def node(title: str, depth: int) -> Node:
+        return Node(f"{title}{depth}", title, f"{title}/{depth}", "d", depth)
+
+    kinds = ["Features", "Explanations", "Scores", "Explanations", "Scores"]
+    chain = [node(kind, depth) for depth, kind in enumerate(kinds, 1)]
+    sources = [node("Source", 0), node("Subject", 0)]
+    columns = folded([sources, *([each] for each in chain), [node("Explanations", 6)]])
+    shown = [[(each.title, each.depth, each.earlier) for each in column] for column in columns]
+    assert shown == [
+        [("Source", 0, 0), ("Subject", 0, 0)],
+        [("Features", 1, 0)],
+        [("Scores", 5, 1)],
+        [("Explanations", 6, 2)],
+    ]
 
 
 def test_an_ancestor_that_was_removed_is_shown_as_such(store):
