@@ -27,7 +27,7 @@ def find_more(
     Args:
         features: Found features (features/...).
         trials: Effects and attributions of the features tried after find.
-        base: Earlier trials, to keep and add to (trials/...), or none; empty: the newest with the same settings.
+        base: Earlier trials to keep and add to (trials/...), or none; empty: those of most features, same settings.
         scores: Scores of these features (scores/...), which a selection such as best:50 goes by.
         explanations: Explanations of these features (explanations/...), which the selection unlabelled goes by.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
