@@ -81,6 +81,8 @@ def test_summary_has_the_closing_table_for_ci(finished: Finished) -> None:
     assert set(finished.summary) == {
         "tokens",
         *FIGURES,
+        "explained_variance_all",
+        "filtered_fraction",
         "ce_recovered_half_width",
         "ce_recovered_random",
         *SCORED,
