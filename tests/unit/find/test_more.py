@@ -181,7 +181,12 @@ def test_the_step_adds_to_the_newest_trials_and_the_report_shows_them(
     llama: TinyRun, sae: Artifact, some: Artifact, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "mistudio")
-    given: dict[str, Any] = {"features": some.uri, "model": str(llama.source.path), "device": "cpu", "store": llama.store.url}
+    given: dict[str, Any] = {
+        "features": some.uri,
+        "model": str(llama.source.path),
+        "device": "cpu",
+        "store": llama.store.url,
+    }
     given["ablation_contexts"] = 2  # unlike the other trials here
     first = steps.run_step("find_more", **given, only="30-60", causal_tflop=1.0).artifact
     more(llama, some, only="30-33", ablation_contexts=2)  # newer, and of fewer features
