@@ -214,7 +214,7 @@ def train_with_saelens(model: str, text: str, rate: float, out: Path, tokens: in
         prepend_bos=False,  # ours reads the text as the tokenizer gives it, which puts none
         training_tokens=steps * BATCH,
         train_batch_size_tokens=BATCH,
-        n_batches_in_buffer=64,
+        n_batches_in_buffer=8,  # half of them are held back for mixing: few, so that few are run for nothing
         n_batches_for_norm_estimate=8,
         lr=rate,
         lr_decay_steps=steps // 5,
