@@ -13,8 +13,9 @@
 - ``coherence``: how alike the top contexts are; 0 where it was not measured. Of a feature that fires fewer than five
   times, and so has no more contexts, as many fifths of it.
 
-A dense feature is worth a quarter of it, and so is each near-duplicate of one that is worth more. One that never fires
-is worth nothing. Of features that are worth the same the denser comes first, as where find tries them.
+A dense feature is worth a quarter of it. One that fires a tenth as often, or less, is worth the whole; between them it
+goes with the logarithm of the density, since what fires on one token in twenty is of grammar more than of a subject.
+Each near-duplicate of one that is worth more is worth a quarter. One that never fires is worth nothing. Of features that are worth the same the denser comes first, as where find tries them.
 
 Shape legend: F features.
 """
@@ -69,11 +70,17 @@ def weigh(features: FeatureSet, standing: Standing | None, dense_above: float) -
         known_F = _known(standing)
         worth_F += 2 * known_F * _gain(standing) / 3
         worth_F += (1 - worth_F) * known_F * np.nan_to_num(standing.context_F).clip(0, 1) / 2
-    worth_F[density_F > dense_above] *= _PUT_DOWN
+    worth_F *= _rarity(density_F, dense_above)
     worth_F[count_F == 0] = 0
     like_F = _likes(worth_F, _filled(features, "group", -1).astype(np.int64))
     worth_F[like_F >= 0] *= _PUT_DOWN
     return Worth(worth_F, like_F, density_F)
+
+
+def _rarity(density_F: Values, dense_above: float) -> Values:
+    """From a quarter for dense features to 1 for those that fire a tenth as often."""
+    tenfold_F = np.log10(dense_above / np.maximum(density_F, 1e-12)).clip(0, 1)
+    return _PUT_DOWN + (1 - _PUT_DOWN) * tenfold_F
 
 
 def _known(standing: Standing) -> Values:

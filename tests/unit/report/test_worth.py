@@ -44,7 +44,7 @@ def test_a_gain_counts_as_far_as_it_is_known_and_coherence_of_few_contexts_less(
     assert weigh(FeatureSet(features), few, 0.1).worth_F == pytest.approx([2 / 63, 1 / 3, 0.0, 1 / 3])
     rows, contexts = make_tables(2, 2, set(), 8, False)
     for row, count in zip(rows, (2, 5), strict=True):
-        row |= {"coherence": 0.9, "count": count}
+        row |= {"coherence": 0.9, "count": count, "density": 0.001}
     features, _ = publish_tables(store, rows, contexts)
     assert weigh(FeatureSet(features), None, 0.1).worth_F == pytest.approx([0.3 * 2 / 5, 0.3])
 
@@ -79,9 +79,15 @@ def test_without_scores_features_are_ordered_by_coherence(store):
 
 
 def test_a_dense_feature_is_put_down_to_a_quarter_and_a_dead_one_to_nothing(store):
-    _, features, _ = found(store, coherence=[0.6, 0.6, 0.6], density={0: 0.2, 1: 0.1}, dead=[2])
+    _, features, _ = found(store, coherence=[0.6, 0.6, 0.6], density={0: 0.2, 1: 0.01}, dead=[2])
     worth_F = weigh(FeatureSet(features), standing([0.9] * 3, [0.0] * 3), 0.1).worth_F
     assert worth_F == pytest.approx([0.2, 0.8, 0.0])
+
+
+def test_between_dense_and_a_tenth_of_it_worth_goes_with_the_logarithm_of_the_density(store):
+    density = {0: 0.1, 1: 0.1 / 10**0.5, 2: 0.001}
+    _, features, _ = found(store, coherence=[0.6, 0.6, 0.6], density=density)
+    assert weigh(FeatureSet(features), None, 0.1).worth_F == pytest.approx([0.2 / 4, 0.2 * 0.625, 0.2])
 
 
 def test_of_near_duplicates_the_best_stays_and_the_others_name_it(store):
