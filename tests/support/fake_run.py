@@ -164,7 +164,16 @@ def make_tables(
             for rank, place in enumerate(chosen):
                 value = peak_value * 0.97**rank
                 context_rows.append(_context_row(feature, rank, documents, found[place], value, width, rng))
+    _by_density(feature_rows)
     return feature_rows, context_rows
+
+
+def _by_density(feature_rows: list[dict[str, Any]]) -> None:
+    """Give the densest of the features that fire the lowest number: of equal worth, they are listed by number then."""
+    alive = [row for row in feature_rows if row["count"]]
+    falling = sorted(((row["count"], row["density"]) for row in alive), reverse=True)
+    for row, (count, density) in zip(alive, falling, strict=True):
+        row |= {"count": count, "density": density}
 
 
 def _feature_row(
