@@ -112,7 +112,7 @@ def test_dead_features_are_hidden_until_asked_for(watched, small):
     page = watched(small[2])
     assert 4 not in listed(page)
     page.get_by_label("Hide dead").uncheck()
-    assert 4 in listed(page)
+    page.locator("#rows").evaluate("rows => rows.scrollTop = rows.scrollHeight")  # they are worth nothing: at the end
     page.locator("#row-4").click()
     feature_is(page, 4)
     assert "never fired" in page.locator("#detail").inner_text()

@@ -63,7 +63,7 @@ def test_it_opens_on_what_is_most_worth_seeing_and_says_so(watched, path):
     page.wait_for_selector(f"#detail[aria-label='Feature {BETTER}']")
     assert (
         listed(page)
-        == [BETTER, HARMFUL, WEAK, UNTRIED, 3, 2, 1, UNEXPLAINED, UNSCORED, DENSE, LIKE][: len(listed(page))]
+        == [BETTER, HARMFUL, WEAK, UNTRIED, 3, 2, 1, UNSCORED, UNEXPLAINED, DENSE, LIKE][: len(listed(page))]
     )
     order = page.locator(".order")
     assert order.inner_text().strip() == "Most worth seeing first"
