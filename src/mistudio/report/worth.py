@@ -15,7 +15,8 @@
 
 A dense feature is worth a quarter of it. One that fires a tenth as often, or less, is worth the whole; between them it
 goes with the logarithm of the density, since what fires on one token in twenty is of grammar more than of a subject.
-Each near-duplicate of one that is worth more is worth a quarter. One that never fires is worth nothing. Of features that are worth the same the denser comes first, as where find tries them.
+Each near-duplicate of one that is worth more is worth a quarter. One that never fires is worth nothing. Of features
+that are worth the same the denser comes first, as where find tries them.
 
 Shape legend: F features.
 """
