@@ -223,7 +223,12 @@ SCORES = Table(
         Column("feature", _ID, "number of the feature"),
         Column("explainer", _TEXT, "whose explanation it is"),
         Column("scorer", _TEXT, "who scored it"),
-        Column("metric", _TEXT, "`f1`, `balanced_accuracy`, `auroc`, `correlation`, …"),
+        Column(
+            "metric",
+            _TEXT,
+            "`f1`, `balanced_accuracy`, `auroc`, `correlation`, …; of programs also `fires`: on how many held-out "
+            "tokens the feature does",
+        ),
         Column("value", _REAL, "NaN where it is not defined"),
         Column("low", _REAL, "lower end of the 95% interval; NaN where there is none"),
         Column("high", _REAL, "upper end"),
