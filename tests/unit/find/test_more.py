@@ -198,7 +198,6 @@ def test_the_step_adds_to_the_newest_trials_and_the_report_shows_them(
     second = steps.run_step("find_more", **given).artifact
     base = open_artifact(llama.store, second.manifest.inputs["base"].uri, "trials")  # the fullest, whoever made it
     num_tried = base.manifest.summary["features_tried"]
-    assert num_tried >= first.manifest.summary["features_tried"]
     assert f"Kept {num_tried} of {num_tried} from {base.uri}." in caplog.text
     assert second.manifest.config["causal_tflop"] == 20
     evaluation = evaluate(llama.store, sae, llama.source, CPU).artifact
