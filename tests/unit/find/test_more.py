@@ -193,7 +193,7 @@ def test_the_step_adds_to_the_newest_trials_and_the_report_shows_them(
         "store": llama.store.url,
     }
     given["ablation_contexts"] = 2  # unlike the other trials here
-    first = steps.run_step("find_more", **given, only="30-60", causal_tflop=1.0).artifact
+    steps.run_step("find_more", **given, only="30-60", causal_tflop=1.0)
     more(llama, some, only="30-33", ablation_contexts=2)  # newer, and of fewer features
     second = steps.run_step("find_more", **given).artifact
     base = open_artifact(llama.store, second.manifest.inputs["base"].uri, "trials")  # the fullest, whoever made it
