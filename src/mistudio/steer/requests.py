@@ -151,9 +151,7 @@ class Comparison:
     plain_text: str
     plain_reason: Literal["stop", "length", "content_filter"]
     diff: tuple[Changed, ...]
-    kl: tuple[
-        float, ...
-    ]  # by token of the steered answer, from the plain model's distribution to the steered one; nats
+    kl: tuple[float, ...]  # by token of the steered answer, from the plain distribution to the steered one; nats
     perplexity: float  # of the steered answer under the model as it is
     plain_perplexity: float  # of the plain answer
     watched_plain: tuple[tuple[float, ...], ...] | None  # by token of the plain answer, then by watched feature
