@@ -209,10 +209,39 @@ def asked_of(rows: Sequence[Row]) -> tuple[set[Latent], set[Latent]]:
     return {latent for row in rows for latent in row.generation.watched}, read
 
 
+def fired_first(row: Row, number: int, passed: Passed, start: int, examined: int) -> int | None:
+    """Note which of a row's conditions fire first in a pass.
+
+    Args:
+        row: whose conditions they are.
+        number: of the row in the pass.
+        passed: what came of it.
+        start: place of the row's first token in the pass.
+        examined: tokens of the row on which conditions were looked at before.
+
+    Returns:
+        The place of the token on which they fire; None where none does.
+    """
+    if row.edits is None:
+        return None
+    places = dict[Gate, int]()
+    for gate in row.edits.compiled.latches:
+        first = None
+        if gate not in row.edits.fired:
+            first = passed.first_firing(number, gate, max(examined - start, 0))
+        if first is not None:
+            places[gate] = start + first
+    place = min(places.values(), default=None)
+    row.edits.fired |= {gate: at for gate, at in places.items() if at == place}
+    return place
+
+
 def judged(
     row: Row, table: EditTable, attached: Attached, device: torch.device, whole: Callable[[Tensor, int], Tensor]
 ) -> Judged:
-    """What a model with edits makes of an answer that is there: one pass over all of it.
+    """What a model with edits makes of an answer that is there.
+
+    It takes a pass over all of it, and another one for each condition that fires in it.
 
     Args:
         row: the answer, with all of its tokens.
@@ -224,12 +253,19 @@ def judged(
     Raises:
         SubjectError: an edit could not be applied.
     """
-    ids = row.ids(0)
-    layout = Layout.side_by_side([len(ids)])
-    edits = table.edits([RowSlice(row.generation.edits, row.factors(0))], layout)
-    ids_1T = torch.tensor([ids], device=device)
-    keep = len(row.generation.tokens) + 1
-    logits_1TV, readings = attached.run(edits, layout.shape, lambda: whole(ids_1T, keep), dose=True)
+    compiled, ids = row.generation.edits, row.ids(0)
+    layout, ids_1T = Layout.side_by_side([len(ids)]), torch.tensor([ids], device=device)
+    read = [(gate.autoencoder, gate.latent) for gate in compiled.latches] if compiled is not None else []
+    examined = 0
+    while True:
+        edits = table.edits([RowSlice(compiled, row.factors(0))], layout, (), read)
+        logits_1TV, readings = attached.run(
+            edits, layout.shape, lambda: whole(ids_1T, len(row.generation.tokens) + 1), dose=True
+        )
+        place = fired_first(row, 0, Passed(logits_1TV, readings, edits, layout), 0, examined)
+        if place is None or place + 1 == len(ids):
+            break
+        examined = place + 1
     dose = {str(point): _mean_of_changed(dose_RT[0]) for point, dose_RT in readings.dose.items()}
     return Judged(logits_1TV[0, :-1].float(), dose)
 

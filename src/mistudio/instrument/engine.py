@@ -34,6 +34,7 @@ from mistudio.instrument.answers import (
     asked_of,
     check_can_generate,
     check_generation,
+    fired_first,
     judged,
     written,
 )
@@ -193,25 +194,15 @@ class Engine:
             self._share(number, row)
         passed = self._extend(first, rows)
         # What a condition switches on acts on tokens behind the first that fires: they are read again, with it.
-        while (place := self._fired_in_prompt(rows, passed)) is not None:
-            rows[0].forget(place + 1)
+        examined, length = 0, rows[0].generation.length
+        while True:
+            _, span = passed.layout.spans[0]
+            place = fired_first(rows[0], 0, passed, length - (span.stop - span.start), examined)
+            if place is None or place + 1 == length:
+                return passed
+            examined = place + 1
+            rows[0].forget(examined)
             passed = self._extend(first, rows)
-        return passed
-
-    def _fired_in_prompt(self, rows: Sequence[Row], passed: Passed) -> int | None:
-        """Where in its prompt a condition of the only row fired, if tokens are behind it."""
-        row = rows[0]
-        if row.edits is None or not row.edits.compiled.latches:
-            return None
-        length, places = row.generation.prompt.length, dict[Gate, int]()
-        for gate in row.edits.compiled.latches:
-            value_T = passed.of(0, (gate.autoencoder, gate.latent))
-            fires = (value_T > gate.above).nonzero()[:, 0].tolist()
-            if fires and gate not in row.edits.fired:
-                places[gate] = length - len(value_T) + fires[0]
-        place = min(places.values(), default=length)
-        row.edits.fired |= {gate: at for gate, at in places.items() if at == place}
-        return place if place + 1 < length else None
 
     def _share(self, number: int, row: Row) -> None:
         """Copy what another row of the cache holds of the same beginning."""

@@ -23,6 +23,7 @@ from mistudio.instrument.answers import (
     asked_of,
     check_can_generate,
     check_generation,
+    fired_first,
     judged,
     written,
 )
@@ -45,7 +46,7 @@ class _Request(Row):
 
 
 class PagedEngine:
-    """Generates with a session's model; use it in a ``with`` block.
+    """Generates with a session's model; use it in a ``with`` block, once: behind it the cache is gone.
 
     Args:
         session: the model and its autoencoders.
@@ -81,8 +82,7 @@ class PagedEngine:
 
     def __exit__(self, *error: object) -> None:
         self._attached.__exit__(*error)
-        for key in list(self._requests):
-            self._drop(key)
+        self._requests.clear()
         self._batches.close()
 
     @property
@@ -188,21 +188,11 @@ class PagedEngine:
 
     def _condition_fired(self, number: int, piece: Piece, passed: Passed) -> bool:
         """Note where conditions fire in a piece; whether it is to be read again, for they act on tokens behind that."""
-        request = self._requests[piece.key]
-        if request.edits is None or not request.edits.compiled.latches:
+        request, end = self._requests[piece.key], piece.start + piece.num_tokens
+        place = fired_first(request, number, passed, piece.start, request.examined)
+        request.examined = max(request.examined, end if place is None else place + 1)
+        if place is None:
             return False
-        fired, skipped = request.edits.fired, max(request.examined - piece.start, 0)
-        places = dict[Gate, int]()
-        for gate in request.edits.compiled.latches:
-            first = None if gate in fired else passed.first_firing(number, gate, skipped)
-            if first is not None:
-                places[gate] = piece.start + first
-        end = piece.start + piece.num_tokens
-        place = min(places.values(), default=end)
-        request.examined = max(request.examined, min(place + 1, end))
-        if not places:
-            return False
-        fired.update({gate: at for gate, at in places.items() if at == place})
         self._steady = None
         if place + 1 < end:
             self._read_again(piece.key)

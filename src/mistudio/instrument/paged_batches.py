@@ -58,6 +58,7 @@ class PagedBatches:
     def __init__(self, subject: Subject, num_rows: int, num_slots: int, num_cached: int) -> None:
         self._subject, self._whole = subject, WholePasses(subject)
         self._attention = subject.model.config._attn_implementation
+        self._processor: Any = None
         self._batch: dict[str, Any] = {}  # transformers' states by key, of the batch that is next
         self._num_ending = 0  # of its pieces
         probes = self._whole.probes()[:num_rows]
@@ -78,7 +79,8 @@ class PagedBatches:
         self.num_slots = min(num_slots, infer_max_single_request_tokens(self._processor.cache))
 
     def close(self) -> None:
-        """Give the model its own attention back."""
+        """Free the cache, and give the model its own attention back."""
+        self._processor = None
         self._attend(self._attention)
 
     @contextmanager
@@ -162,19 +164,22 @@ class PagedBatches:
     @torch.inference_mode()
     def _probed(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Logits behind sequences that are read together, their last tokens in a pass of their own."""
-        keys = [str(number) for number in range(len(sequences))]
-        for key, ids in zip(keys, sequences, strict=True):
+        ids_of = {str(number): ids for number, ids in enumerate(sequences)}
+        ended, found = set[str](), dict[str, Tensor]()
+        for key, ids in ids_of.items():
             self.add(key, ids[:-1])
-        with unedited():
-            self.next()
-            self.forward()
-            for key, ids in zip(keys, sequences, strict=True):
-                self.go_on(key, ids[-1])
-            order = [piece.key for piece in self.next()]
-            logits_PV = self.forward()
-        for key in keys:
-            self.remove(key)
-        return logits_PV[[order.index(key) for key in keys]]
+        while len(found) < len(ids_of):
+            pieces = self.next()
+            with unedited():
+                logits_PV = self.forward()
+            for key, logits_V in zip([piece.key for piece in pieces if piece.is_last], logits_PV, strict=True):
+                if key in ended:
+                    found[key] = logits_V
+                    self.remove(key)
+                else:
+                    ended.add(key)
+                    self.go_on(key, ids_of[key][-1])
+        return torch.stack([found[key] for key in ids_of])
 
     def _unfit(self, why: str) -> str:
         name = type(self._subject.model).__name__
