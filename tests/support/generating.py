@@ -40,7 +40,8 @@ def subject_of(family: str) -> Subject:
         for parameter in subject.blocks.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3)
-    subject.model.generation_config.eos_token_id = None  # no token of theirs means anything
+    if subject.is_causal:
+        subject.model.generation_config.eos_token_id = None  # no token of theirs means anything
     return subject
 
 
