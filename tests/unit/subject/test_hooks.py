@@ -25,7 +25,7 @@ from mistudio.subject import (
     subject_from_model,
     unedited,
 )
-from mistudio.subject.hooks import KINDS, available_points
+from mistudio.subject.hooks import available_points
 from tests.support.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, PLACES, build_model
 
 SubjectOf = Callable[[str], Subject]
