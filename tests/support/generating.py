@@ -34,6 +34,10 @@ SPECIAL = 0  # the tokenizer's only one
 
 @cache
 def subject_of(family: str) -> Subject:
+    return fresh_subject(family)
+
+
+def fresh_subject(family: str) -> Subject:
     """A model whose blocks are loud enough that its answers do not repeat one token."""
     subject = subject_from_model(build_model(family).eval(), byte_level_tokenizer())
     with torch.no_grad():
