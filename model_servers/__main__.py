@@ -1,0 +1,1 @@
+"""``python -m model_servers``: start a server."""
