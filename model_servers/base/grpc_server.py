@@ -119,7 +119,8 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         """Models come and go with the server."""
-        raise wrong("Models come and go with the server.", code="not_supported", status=501)
+        message = "Models come and go with the server: start another one."
+        raise wrong(message, code="not_supported", status=501)
 
     RepositoryModelUnload = RepositoryModelLoad
 

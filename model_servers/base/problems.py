@@ -5,6 +5,7 @@ Under /openai an answer has the shape of OpenAI's errors, elsewhere that of KSer
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mistudio.errors import InputError, NotFound
+from mistudio.errors import Busy, InputError, NotFound, Unavailable
 from mistudio.plain_text import shortened, without_surrogates
 from model_servers.base.replies import JSONReply
 
 _log = logging.getLogger("model_servers")
+_FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+|\[\d{1,6}\]){0,8}): ")
 _MAX_NAMED = 3  # of many that are wrong with one request
 _UNION_TAGS = frozenset({"add", "clamp", "scale", "ablate", "cap"})  # pydantic puts them into the place of an error
 _OF_A_NAME = "[key]"  # ... and this, where a name in an object is wrong
@@ -94,16 +96,30 @@ def problem_of(error: BaseException) -> Problem:
         return error.problem
     if isinstance(error, ClientLeft):
         return Problem(499, "The client left.", "client_left")
+    if isinstance(error, Unavailable):
+        return _unavailable(error)
     if isinstance(error, NotFound):
-        return Problem(404, str(error), "not_found", getattr(error, "field", None))
+        return Problem(404, str(error), "not_found", _field_in(str(error)))
     if isinstance(error, InputError):
-        return Problem(400, str(error), "invalid_value", getattr(error, "field", None))
+        return Problem(400, str(error), "invalid_value", _field_in(str(error)))
     if isinstance(error, InvalidInput):
         return Problem(400, str(InputError(error.reason)), "invalid_value")
     if isinstance(error, HTTPException):
         return Problem(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else None)
     _log.error("failed", exc_info=error)
     return Problem(500, "Something went wrong in the server; its log says more under this request's id.", "internal")
+
+
+def _field_in(message: str) -> str | None:
+    """The field that a message begins with, as in ``stop[0]: ...``."""
+    found = _FIELD.match(message)
+    return found[1] if found else None
+
+
+def _unavailable(error: Unavailable) -> Problem:
+    if isinstance(error, Busy):
+        return Problem(429, str(error), "too_busy", retry_after_s=error.retry_after_s)
+    return Problem(503, str(error), "draining", retry_after_s=5)
 
 
 def problem_of_fields(error: ValidationError, renamed: dict[str, str] | None = None, above: str = "") -> Problem:

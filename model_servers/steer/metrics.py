@@ -2,17 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import prometheus_client as prometheus
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mistudio.steer.requests import Delta, Done, Event, Finished
+from mistudio.steer.requests import Delta, Event, Finished
+
+if TYPE_CHECKING:
+    from mistudio.steer.service import ServiceStats
 
 _FIRST_TOKEN_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DURATIONS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _PREFIX = "mistudio_steer"
+_GAUGES = ("rows", "rows_in_use", "waiting")
 
 
 class SteerMetrics:
@@ -20,10 +25,10 @@ class SteerMetrics:
 
     Args:
         registry: of the server.
-        stats: numbers of what the engine is at, as attributes; None before it is loaded.
+        stats: what the engine is at; None before it is loaded.
     """
 
-    def __init__(self, registry: prometheus.CollectorRegistry, stats: Callable[[], Any]) -> None:
+    def __init__(self, registry: prometheus.CollectorRegistry, stats: Callable[[], "ServiceStats | None"]) -> None:
         self.durations = prometheus.Histogram(
             f"{_PREFIX}_processing_duration_seconds",
             "Seconds from submitting a client's request to its last token.",
@@ -38,14 +43,11 @@ class SteerMetrics:
             registry=registry,
             buckets=_FIRST_TOKEN_S,
         )
-        self.tokens = prometheus.Counter(
-            f"{_PREFIX}_tokens_processed_total", "Tokens of prompts and of answers.", ("kind",), registry=registry
-        )
         self.answers = prometheus.Counter(
             f"{_PREFIX}_answers_total", "Answers by what ended them.", ("finish_reason",), registry=registry
         )
         self.left = prometheus.Counter(
-            f"{_PREFIX}_cancelled_total", "Requests that ended before their answer did.", ("api",), registry=registry
+            f"{_PREFIX}_left_total", "Clients' requests that ended before their answers did.", ("api",), registry=registry
         )
         registry.register(_Stats(stats))
 
@@ -66,9 +68,6 @@ class Watch:
             self._metrics.first_tokens.labels(self._api).observe(self._seconds())
         elif isinstance(event, Finished):
             self._metrics.answers.labels(event.reason).inc()
-        elif isinstance(event, Done):
-            self._metrics.tokens.labels("prompt").inc(event.usage.prompt_tokens)
-            self._metrics.tokens.labels("completion").inc(event.usage.completion_tokens)
 
     def done(self) -> None:
         """All events came."""
@@ -83,14 +82,15 @@ class Watch:
 
 
 class _Stats(Collector):
-    """Numbers of the engine's, asked for when metrics are read."""
+    """Numbers of the engine's, asked for when metrics are read: what is in use, and what was counted since it began."""
 
-    def __init__(self, stats: Callable[[], Any]) -> None:
+    def __init__(self, stats: Callable[[], "ServiceStats | None"]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
-        """A gauge a number."""
+        """A metric a number."""
         stats = self._stats()
-        for name, value in ({} if stats is None else vars(stats)).items():
-            if isinstance(value, int | float) and not name.startswith("_"):
-                yield GaugeMetricFamily(f"{_PREFIX}_{name}", f"Of the engine: {name.replace('_', ' ')}.", value=value)
+        for name, value in {} if stats is None else asdict(stats).items():
+            about = f"Of the engine: {name.replace('_', ' ')}."
+            family = GaugeMetricFamily if name in _GAUGES else CounterMetricFamily
+            yield family(f"{_PREFIX}_{name}", about, value=value)

@@ -6,12 +6,14 @@ Checks, tokenising and submitting happen on a pool's thread, events come from th
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
-from model_servers.base.problems import draining, too_busy
 from model_servers.steer.metrics import Watch
-from model_servers.steer.service_protocol import Busy, Draining, TextService, Ticket
+
+if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
+    from mistudio.steer.service import SteerService
+    from mistudio.steer.tickets import Ticket
 
 Make = Callable[[], Sequence[GenerationRequest]]
 
@@ -32,7 +34,7 @@ class Run:
         watch: what counts it.
     """
 
-    def __init__(self, service: TextService, pool: Executor, watch: Watch) -> None:
+    def __init__(self, service: "SteerService", pool: Executor, watch: Watch) -> None:
         self._service = service
         self._pool = pool
         self._watch = watch
@@ -47,7 +49,7 @@ class Run:
 
         Raises:
             InputError: one asks for what cannot be done.
-            Refused: the engine is at as much as it takes, or about to end.
+            Unavailable: the engine is at as much as it takes, or about to end.
         """
         submitting = self._loop.run_in_executor(self._pool, self._submit, make)
         try:
@@ -76,7 +78,7 @@ class Run:
         while self._num_left:
             found = await self._events.get()
             if isinstance(found.event, Failed):
-                raise _as_refusal(found.event.error)
+                raise found.event.error
             self._watch.see(found.event)
             self._num_left -= isinstance(found.event, Done)
             if not self._num_left:
@@ -89,9 +91,9 @@ class Run:
         try:
             for part, each in enumerate(prepared):
                 self._tickets.append(self._service.submit(each, self._receiver(part)))
-        except Exception as error:
+        except Exception:
             self.cancel()
-            raise _as_refusal(error) from error
+            raise
         if self._is_cancelled:  # while it was submitted
             self.cancel()
         return requests
@@ -102,12 +104,6 @@ class Run:
                 self._loop.call_soon_threadsafe(self._events.put_nowait, PartEvent(part, event))
 
         return receive
-
-
-def _as_refusal(error: Exception) -> Exception:
-    if isinstance(error, Busy):
-        return too_busy(str(error), error.retry_after_s)
-    return draining() if isinstance(error, Draining) else error
 
 
 def _seen(submitting: "asyncio.Future[Sequence[GenerationRequest]]") -> None:
