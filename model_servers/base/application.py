@@ -57,7 +57,7 @@ class Application:
         self._settings = settings
         self._pool = ThreadPoolExecutor(1, "model-server-life")
         self.metrics = Metrics()
-        self.state = ServerState(settings.max_requests, self.metrics)
+        self.state = ServerState(settings.max_requests, self.metrics, self._is_alive)
         self.access = Access(keys, settings)
         self.dataplane = DataPlane(ModelRepository())
         self.fastapi = self._routes()
@@ -101,6 +101,9 @@ class Application:
         self._pool.shutdown()
         for predictor in self._predictors:
             predictor.close()
+
+    def _is_alive(self) -> bool:
+        return all(predictor.is_alive for predictor in self._predictors)
 
     def _routes(self) -> FastAPI:
         app = FastAPI(title="miStudio", version=__version__, docs_url=None, redoc_url=None, responses=REFUSALS)

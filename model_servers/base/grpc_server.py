@@ -20,7 +20,7 @@ from model_servers.base.application import Application
 from model_servers.base.health import Health
 from model_servers.base.logs import REQUESTS, with_fields
 from model_servers.base.problems import Problem, Refused, problem_of, timed_out, wrong
-from model_servers.base.recording import HEADER, KEY_NAME, Record, request_id_from
+from model_servers.base.recording import CLIENT_LEFT, HEADER, KEY_NAME, Record, request_id_from
 from model_servers.base.settings import ServerSettings
 
 _OPEN = ("ServerLive", "ServerReady", "ModelReady")
@@ -149,7 +149,10 @@ class _Guard(aio.ServerInterceptor):  # type: ignore[misc]
             began = time.perf_counter()
             record = Record(request_id_from(metadata.get(HEADER, "")), status=200)
             try:
-                return await self._answered(answer(request, context), method, metadata, record)
+                return await self._answered(lambda: answer(request, context), method, metadata, record)
+            except asyncio.CancelledError:
+                record.status = CLIENT_LEFT
+                raise
             except Exception as error:
                 problem = problem_of(error)
                 record.status = problem.status
@@ -160,15 +163,17 @@ class _Guard(aio.ServerInterceptor):  # type: ignore[misc]
 
         return guarded
 
-    async def _answered(self, answer: Awaitable[Any], method: str, metadata: dict[str, str], record: Record) -> Any:
+    async def _answered(
+        self, answer: Callable[[], Awaitable[Any]], method: str, metadata: dict[str, str], record: Record
+    ) -> Any:
         if method in _OPEN:
-            return await answer
+            return await answer()
         record.key = self._application.access.name_of(metadata.get("authorization", ""))
         _caller.set({HEADER: record.request_id, KEY_NAME: record.key})
         with self._application.state.request():
             try:
                 async with asyncio.timeout(self._timeout_s) as limit:
-                    return await answer
+                    return await answer()
             except TimeoutError as error:
                 raise (Refused(timed_out(self._timeout_s)) if limit.expired() else error) from error
 

@@ -50,7 +50,10 @@ class Health:
         return {"status": "alive"}
 
     async def live(self) -> dict[str, bool]:
-        """Whether the server lives."""
+        """Whether the server lives; where not, only another process helps."""
+        if not self._state.is_alive:
+            message = "A predictor has ended by an error: the log says more, and the server has to be started anew."
+            raise unavailable(message, 60, "failed")
         return {"live": True}
 
     async def ready(self) -> dict[str, bool]:
@@ -83,6 +86,9 @@ class Health:
         Raises:
             Refused: the server loads, or is about to end.
         """
+        if not self._state.is_alive:
+            message = "A predictor has ended by an error: ask another server."
+            raise unavailable(message, 60, "failed")
         if not self._state.is_ready:
             doing = "is about to end" if self._state.is_draining else "is loading"
             message = f"The server {doing}: try again in a moment."

@@ -47,6 +47,11 @@ class Predictor(ABC):
             Refused: it is not loaded yet.
         """
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer, or will once it is loaded; where not, only another process helps."""
+        return True
+
     @abstractmethod
     def drain(self, timeout_s: float) -> None:
         """Take no further work, and finish what is there, up to a time; called on a thread of the server's."""

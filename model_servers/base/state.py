@@ -1,7 +1,7 @@
 """Where a server is in its life: loading, answering, ending; and how many requests it is at."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from model_servers.base.metrics import Metrics
@@ -13,6 +13,7 @@ class ServerState:
 
     Args:
         max_requests: requests that are read or answered at once.
+        is_alive: whether what answers them can.
         metrics: where they are counted.
 
     Attributes:
@@ -20,19 +21,24 @@ class ServerState:
         is_draining: no further requests are answered.
     """
 
-    def __init__(self, max_requests: int, metrics: Metrics) -> None:
+    def __init__(self, max_requests: int, metrics: Metrics, is_alive: Callable[[], bool] = lambda: True) -> None:
         self.is_loaded = False
         self.is_draining = False
         self._max_requests = max_requests
-        self._metrics = metrics
+        self._metrics, self._is_alive = metrics, is_alive
         self._num_requests = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered, or will be."""
+        return self._is_alive()
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests are answered."""
-        return self.is_loaded and not self.is_draining
+        return self.is_loaded and not self.is_draining and self.is_alive
 
     @contextmanager
     def request(self) -> Iterator[None]:

@@ -47,7 +47,10 @@ class SteerMetrics:
             f"{_PREFIX}_answers_total", "Answers by what ended them.", ("finish_reason",), registry=registry
         )
         self.left = prometheus.Counter(
-            f"{_PREFIX}_left_total", "Clients' requests that ended before their answers did.", ("api",), registry=registry
+            f"{_PREFIX}_left_total",
+            "Requests that ended before their answers did.",
+            ("api",),
+            registry=registry,
         )
         registry.register(_Stats(stats))
 

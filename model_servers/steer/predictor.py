@@ -79,6 +79,11 @@ class SteerPredictor(Predictor):
         self._loaded()
         return self._description
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs, where it was started."""
+        return self._service is None or self._is_closed or self._service.is_running
+
     def drain(self, timeout_s: float) -> None:
         """Let the engine finish what it is at."""
         if self._service is not None:

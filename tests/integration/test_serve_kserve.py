@@ -23,6 +23,7 @@ PROMPTS = ["the cat sat", "once"]
 SETTINGS = {"max_tokens": 6, "temperature": 0}
 STEERING = {"edits": [{"op": "add", "feature": 3, "strength": 3.0, "unit": "relative"}], "watch": [3]}
 PREDICT, INFER = f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"
+REQUEST_TENSOR = {"name": "request", "shape": [1], "datatype": "BYTES"}
 METADATA = (("authorization", f"Bearer {SECRET}"), ("x-request-id", "mine"))
 
 
@@ -105,7 +106,7 @@ def test_v2_gives_the_tensors_that_are_asked_for(client: httpx.Client) -> None:
         (PREDICT, {"instances": [{}]}, "prompt or messages"),
         (PREDICT, {"instances": [{"prompt": "a"}, {"prompt": "a", "top_p": 2}]}, "instances[1].top_p"),
         (PREDICT, {"instances": [{"prompt": "a", "sampling": {"top_p": 1}}]}, "instances[0].sampling"),
-        (PREDICT, {"instances": [{"prompt": "a", "steering": {"edits": [{"op": "x"}]}}]}, "instances[0].steering.edits[0]"),
+        (PREDICT, {"instances": [{"prompt": "a", "steering": {"edits": [{"op": "x"}]}}]}, "[0].steering.edits[0]"),
         (INFER, {}, "inputs"),
         (INFER, {"inputs": []}, "prompt or request"),
         (INFER, {"inputs": [tensor("other", ["a"])]}, "prompt or request"),
@@ -172,15 +173,15 @@ def test_grpc_takes_raw_tensors_and_gives_them_back(client: httpx.Client, stub: 
         (infer_request(), METADATA, grpc.StatusCode.INVALID_ARGUMENT, "prompt or request"),
         (messages.ModelInferRequest(model_name="other"), METADATA, grpc.StatusCode.NOT_FOUND, "other"),
         (
-            infer_request(inputs=[{"name": "request", "shape": [1], "datatype": "BYTES"}], raw_input_contents=[b"\xff\xff"]),
+            infer_request(inputs=[REQUEST_TENSOR], raw_input_contents=[b"\xff\xff"]),
             METADATA, grpc.StatusCode.INVALID_ARGUMENT, "ends within an element",
         ),
         (
-            infer_request(inputs=[{"name": "request", "shape": [1], "datatype": "WORDS"}]),
+            infer_request(inputs=[{**REQUEST_TENSOR, "datatype": "WORDS"}]),
             METADATA, grpc.StatusCode.INVALID_ARGUMENT, "content type",
         ),
         (
-            infer_request(inputs=[{"name": "prompt", "shape": [1], "datatype": "BYTES", "contents": {"bytes_contents": [b"\xff"]}}]),
+            infer_request(inputs=[{**REQUEST_TENSOR, "contents": {"bytes_contents": [b"\xff"]}}]),
             METADATA, grpc.StatusCode.INVALID_ARGUMENT, "UTF-8",
         ),
     ],

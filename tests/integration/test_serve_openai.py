@@ -192,7 +192,10 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
         ({"n": 17}, openai.BadRequestError, "n"),
         ({"max_tokens": 5000}, openai.BadRequestError, None),
         ({"extra_body": {"steering": {"edits": [{**ADD, "feature": 64}]}}}, openai.NotFoundError, None),
-        ({"extra_body": {"steering": {"edits": [{**ADD, "unit": "miles"}]}}}, openai.BadRequestError, "steering.edits[0].unit"),
+        (
+            {"extra_body": {"steering": {"edits": [{**ADD, "unit": "miles"}]}}},
+            openai.BadRequestError, "steering.edits[0].unit",
+        ),
         ({"extra_body": {"top_k": -1}}, openai.BadRequestError, "top_k"),
         ({"suffix": "end"}, openai.BadRequestError, "suffix"),
     ],

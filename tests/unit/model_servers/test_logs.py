@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,13 +12,13 @@ PROMPT = "a secret diary"
 
 
 @pytest.fixture
-def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
+def log() -> tuple[logging.Logger, io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONFormatter())
     logger = logging.Logger("test")
     logger.addHandler(handler)
-    yield logger, stream
+    return logger, stream
 
 
 def test_a_line_has_time_level_and_fields(log: tuple[logging.Logger, io.StringIO]) -> None:

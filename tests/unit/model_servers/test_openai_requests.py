@@ -136,8 +136,8 @@ def test_what_changes_nothing_is_read(harmless: dict[str, Any]) -> None:
         ("tools", [{"type": "function", "function": {"name": "f"}}]), ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}), ("frequency_penalty", 0.1), ("presence_penalty", -1),
         ("functions", [{"name": "f"}]), ("modalities", ["audio"]), ("audio", {"voice": "x"}), ("store", True),
-        ("reasoning_effort", "high"), ("verbosity", "low"), ("service_tier", "flex"), ("prediction", {"type": "content"}),
-        ("web_search_options", {"a": 1}),
+        ("reasoning_effort", "high"), ("verbosity", "low"), ("service_tier", "flex"), ("web_search_options", {"a": 1}),
+        ("prediction", {"type": "content"}),
     ],
 )  # fmt: skip
 def test_what_a_chat_cannot_honour_is_refused_by_name(name: str, value: Any) -> None:
