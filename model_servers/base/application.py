@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -132,7 +133,7 @@ class Application:
         return Response(self.metrics.text(), media_type=_METRICS_TYPE)
 
     async def _describe(self) -> Response:
-        """What is served: by predictor what it says of itself; and limits of the server."""
+        """What is served, as the predictors say it; and limits of the server."""
         settings = self._settings
         limits = {
             "max_body_bytes": settings.max_body_bytes,
@@ -141,8 +142,10 @@ class Application:
             "request_timeout_s": settings.request_timeout_s,
             "requests_per_minute": settings.requests_per_minute,
         }
-        described = {predictor.name: predictor.describe() for predictor in self._predictors}
-        return JSONReply({"version": __version__, "server": limits, **described})
+        described: dict[str, Any] = {"version": __version__, "predictors": [each.name for each in self._predictors]}
+        for predictor in self._predictors:
+            described |= predictor.describe()
+        return JSONReply({**described, "server": limits})
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

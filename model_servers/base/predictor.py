@@ -41,7 +41,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What is served, for GET /describe.
+        """What is served: its fields of GET /describe.
 
         Raises:
             Refused: it is not loaded yet.

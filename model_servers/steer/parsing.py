@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from mistudio.steer.requests import GenerationRequest, Sampling
 from model_servers.base.problems import Refused, problem_of_fields
@@ -33,6 +34,7 @@ def generation_request(
     if above:
         names = {f"{above}.{inner}": f"{above}.{outer}" for inner, outer in names.items()}
     try:
-        return GenerationRequest.model_validate(content)
+        # Strictly, as JSON: a text is no number, nor is true; and lists are what tuples are there.
+        return GenerationRequest.model_validate_json(to_json(content), strict=True)
     except ValidationError as error:
         raise Refused(problem_of_fields(error, names, above)) from error

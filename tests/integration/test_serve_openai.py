@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mistudio.client import Client
+from mistudio.errors import NotFound
 from mistudio.subject import load_tokenizer
 from model_servers.base.server import ModelServer
 from model_servers.steer.predictor import SteerPredictor
@@ -227,8 +229,22 @@ def test_many_at_once_by_the_async_client_are_answered_like_each_alone(
     assert asyncio.run(all_at_once()) == alone * 6
 
 
+def test_our_own_client_is_answered_alike(client: openai.OpenAI, server: ModelServer) -> None:
+    plain = complete(client).choices[0].text
+    with Client(url_of(server)) as ours:
+        text = ours.complete(PROMPTS[0], max_tokens=12, temperature=0, edits=[ADD], compare=True, watch=[3])
+        pieces = list(ours.stream(PROMPTS[0], max_tokens=12, temperature=0))
+        with pytest.raises(NotFound, match="64"):
+            ours.complete(PROMPTS[0], edits=[{**ADD, "feature": 64}])
+        assert ours.describe()["subject"]["name"] == NAME
+    assert text.comparison is not None
+    assert text.comparison.plain_text == "".join(piece.text for piece in pieces) == plain
+    assert len(text.watched) == 12
+
+
 def test_describe_says_what_may_be_asked_for(server: ModelServer) -> None:
-    described = httpx.get(f"{url_of(server)}/describe").json()["steer"]
+    described = httpx.get(f"{url_of(server)}/describe").json()
+    assert described["predictors"] == ["steer"]
     assert described["subject"]["name"] == NAME
     assert described["subject"]["takes_chats"]
     assert "resid_post.2" in described["subject"]["hook_points"]

@@ -6,7 +6,16 @@ and left. Numbers are numbers: a text that looks like one is refused, as OpenAI 
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.json_schema import WithJsonSchema
 
 from mistudio.plain_text import shortened
@@ -129,7 +138,7 @@ class _Request(_Model):
     top_k: int | None = Field(None, description="beyond OpenAI's API")
     min_p: float | None = Field(None, description="beyond OpenAI's API")
     ignore_eos: bool | None = Field(None, description="beyond OpenAI's API")
-    steering: Steering | None = Field(None, description="beyond OpenAI's API: edits of activations")
+    steering: SkipValidation[Steering | None] = Field(None, description="beyond OpenAI's API: edits of activations")
     n: int | None = None
     max_tokens: int | None = None
     stop: Texts | None = None
