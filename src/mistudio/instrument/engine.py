@@ -148,6 +148,7 @@ class Engine:
             raise
         return self._choose(rows, passed, self._fired(rows, passed))
 
+    @torch.inference_mode()
     def stop(self, generation: Generation) -> None:
         """End an answer; nothing happens where it is not under way."""
         self._drop([generation])
