@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 import transformers as tf
 
-from mistudio.instrument.answers import TextEngine
 from mistudio.instrument.compiled import CompiledEdits, Nameable, NamedDirection, compile_edits
 from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Engine
 from mistudio.instrument.paged import PagedEngine
 from mistudio.instrument.rows import Generation, Written
 from mistudio.instrument.session import Ends, PlacedAutoencoder, Session
+from mistudio.instrument.text_engine import TextEngine
 from mistudio.instrument.where import plain_prompt
 from mistudio.sae import JumpReLUConfig, StandardConfig, TopKConfig
 from mistudio.sae.config import ArchitectureConfig

@@ -7,10 +7,10 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from mistudio.errors import InputError, SubjectError
-from mistudio.instrument.answers import TextEngine
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.session import Session
+from mistudio.instrument.text_engine import TextEngine
 from mistudio.subject import run_captured
 from tests.support.families import CAUSAL
 from tests.support.generating import (
@@ -283,10 +283,13 @@ def test_a_stopped_answer_frees_its_row_and_leaves_the_others_as_they_are(make: 
 def test_an_edit_that_does_not_act_is_an_error_and_leaves_no_trace(
     engine: TextEngine, session: Session, nameable: Nameable
 ) -> None:
-    early = compiled(nameable, {"op": "add", "feature": 7, "strength": 5, "autoencoder": "early"})
+    add = {"op": "add", "feature": 7, "strength": 5, "autoencoder": "early"}
+    early = compiled(nameable, add)
     wishes = [Wish(ids_of(9), 12, early), Wish(ids_of(14, 1), 12)]
     expected = tokens_of(answered(engine, wishes))
-    under_way, another = [wish.begun() for wish in wishes], Wish(ids_of(5), 12, early).begun()
+    # What has a condition is read by itself, after the shorter one, whose first token is there by then.
+    fails = compiled(nameable, add, {**add, "when": {"feature": 3}})
+    under_way, others = [wish.begun() for wish in wishes], [Wish(ids_of(2)).begun(), Wish(ids_of(5), 9, fails).begun()]
     engine.start(under_way)
     engine.step()
     block = session.subject.blocks[0]
@@ -296,10 +299,10 @@ def test_an_edit_that_does_not_act_is_an_error_and_leaves_no_trace(
         with pytest.raises(SubjectError, match=r"at mlp_out.0 did not act: the forward pass never came by"):
             engine.step()
         with pytest.raises(SubjectError, match=r"at mlp_out.0 did not act"):
-            engine.start([another])
+            engine.start(others)
     finally:
         block.mlp = hooked
-    assert another.tokens == []
+    assert [other.tokens for other in others] == [[], []]
     assert list(engine.running) == under_way
     while engine.running:
         engine.step()
