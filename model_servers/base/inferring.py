@@ -40,7 +40,12 @@ class Inferring:
         """The routes."""
         router = APIRouter(tags=["inference"])
         instances = {"type": "array", "items": {"anyOf": self._instances}, "minItems": 1}
-        v1 = {"type": "object", "properties": {"instances": instances}, "required": ["instances"]}
+        v1 = {
+            "type": "object",
+            "properties": {"instances": instances},
+            "required": ["instances"],
+            "additionalProperties": False,
+        }
         router.post("/v1/models/{model_name}:predict", openapi_extra=json_body(v1))(self.predict)
         router.post("/v2/models/{model_name}/infer", openapi_extra=body_of(InferenceRequest))(self.infer)
         return router

@@ -74,8 +74,8 @@ def _aim(case: Any) -> None:
         case.body["model"] = NAME
     instances = case.body.get("instances")
     for instance in instances if isinstance(instances, list) else ():
-        if isinstance(instance, dict) and instance.get("prompt") is not None:
-            instance.pop("messages", None)  # a prompt or a chat
+        if isinstance(instance, dict) and (instance.get("prompt") is None) == (instance.get("messages") is None):
+            instance |= {"prompt": "the cat", "messages": None}
 
 
 def test_the_document_has_every_route_that_reads_a_body(api: Any, server: ModelServer) -> None:
