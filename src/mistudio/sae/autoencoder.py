@@ -18,7 +18,7 @@ latent) pairs, C chosen latents.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -196,6 +196,15 @@ class SparseAutoencoder(nn.Module, ABC):
         acts_TC[active.token_A[kept_A], column_A[kept_A]] = active.value_A[kept_A]
         return acts_TC[:, column_C]
 
+    def encoder_of(self, latents_C: Tensor) -> Callable[[Tensor], Tensor]:
+        """:meth:`encode_chosen` of always the same latents, which takes no time to choose them.
+
+        Raises:
+            InputError: there is no such latent.
+        """
+        latents_C = self._checked(latents_C)
+        return lambda x_TD: SparseAutoencoder.encode_chosen(self, x_TD, latents_C)
+
     def decode(self, acts_TF: Tensor, x_TD: Tensor | None = None) -> Tensor:
         """The reconstruction from a dense matrix of activations [T, E]; ``x_TD`` is needed where there is a skip."""
         return self.with_skip(acts_TF @ self.W_dec + self.b_dec, x_TD)
@@ -265,12 +274,24 @@ class ThresholdedAutoencoder(SparseAutoencoder):
         Values agree with those of :meth:`encode` up to the order of sums in a product; a pre-activation as near to
         its threshold as that may count as active in one and not in the other.
         """
+        return self.encoder_of(latents_C)(x_TD)
+
+    def encoder_of(self, latents_C: Tensor) -> Callable[[Tensor], Tensor]:
+        """As of all architectures; the rows of these latents are taken out once."""
         latents_C = self._checked(latents_C)
-        threshold_F = self.threshold_F.expand(self.width)
-        pre_TC = functional.linear(x_TD, self.W_enc[latents_C], self.b_enc[latents_C])
-        acts_TC = self.activate(pre_TC, latents_C)
-        acts_TC = torch.where((pre_TC > threshold_F[latents_C]) & (acts_TC > 0), acts_TC, 0.0)
-        return acts_TC if self.norm_limit is None else acts_TC.masked_fill(~self.norm_limit.keeps(x_TD)[:, None], 0.0)
+        W_CD, b_C = self.W_enc.detach()[latents_C], self.b_enc.detach()[latents_C]
+        threshold_C = self.threshold_F.detach().expand(self.width)[latents_C]
+
+        @torch.no_grad()
+        def encode(x_TD: Tensor) -> Tensor:
+            pre_TC = functional.linear(x_TD, W_CD, b_C)
+            acts_TC = self.activate(pre_TC, latents_C)
+            acts_TC = torch.where((pre_TC > threshold_C) & (acts_TC > 0), acts_TC, 0.0)
+            if self.norm_limit is None:
+                return acts_TC
+            return acts_TC.masked_fill(~self.norm_limit.keeps(x_TD)[:, None], 0.0)
+
+        return encode
 
 
 def _check_scale(d_in: int, d_out: int) -> None:

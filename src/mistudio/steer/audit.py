@@ -4,8 +4,8 @@ A line is one write to a file that is opened to be appended to, under a lock of 
 before its writer goes on, unless ``fsync`` says otherwise. A file that has grown to ``max_bytes`` is put aside, and the
 next one goes on with its chain.
 
-A process that is killed, or a machine that loses power, in the middle of a write may leave a line without an end. Whoever
-opens the log or writes to it next moves that to a file of its own, and says so by a line.
+A process that is killed, or a machine that loses power, in the middle of a write may leave a line without an end.
+Whoever opens the log or writes to it next moves that to a file of its own, and says so by a line.
 
 Prompts are never written, only their digests: HMAC-SHA256 with a salt of the log and, where one is given, a key that is
 not in it. Without the key, who has the log can try whether a prompt that he thinks of was asked.

@@ -1,9 +1,9 @@
 """What a line of an audit log is, and how each holds on to the one before it.
 
 A line is canonical JSON: sorted keys, no white space, ASCII. Its ``hash`` is the sha256, in hex, of the hash of the
-line before it (of the first line: 64 zeros), as text, followed by the canonical JSON of the line without ``hash``. So no
-line can be changed, put in or taken out without all that follow being written anew; that lines at the end are gone shows
-only to somebody who noted the hash of the last one.
+line before it (of the first line: 64 zeros), as text, followed by the canonical JSON of the line without ``hash``. So
+no line can be changed, put in or taken out without all that follow being written anew; that lines at the end are gone
+shows only to somebody who noted the hash of the last one.
 
 Lines are numbered from 0. The first line of each file says that it begins; the others are interventions, or say that a
 line that was only written in part was cut off.

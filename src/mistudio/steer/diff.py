@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import takewhile
+from typing import Any
 
+from mistudio.steer.decoding import TextStream
 from mistudio.steer.requests import Changed
 
 # Pairs of equal tokens beyond which frequent tokens are no anchors any more: with all of them, two answers that go
@@ -12,16 +14,22 @@ from mistudio.steer.requests import Changed
 _MOST_PAIRS = 1 << 20
 
 
-def token_diff(plain: Sequence[str], steered: Sequence[str]) -> tuple[Changed, ...]:
+def token_diff(tokenizer: Any, plain: Sequence[int], steered: Sequence[int]) -> tuple[Changed, ...]:
     """The stretches of two answers that are the same, and those that differ, in their order.
 
     Args:
-        plain: what each token of the answer without the edits adds to its text.
-        steered: likewise with the edits.
+        tokenizer: of the model.
+        plain: tokens of the answer without the edits.
+        steered: likewise with them.
 
     Returns:
         stretches whose texts, put together, are the two answers; no two of a kind stand side by side.
     """
+    return piece_diff(_pieces(tokenizer, plain), _pieces(tokenizer, steered))
+
+
+def piece_diff(plain: Sequence[str], steered: Sequence[str]) -> tuple[Changed, ...]:
+    """As :func:`token_diff`, of what each token adds to the text of its answer."""
     head = sum(1 for _ in takewhile(_are_equal, zip(plain, steered, strict=False)))
     behind = zip(reversed(plain[head:]), reversed(steered[head:]), strict=False)
     tail = sum(1 for _ in takewhile(_are_equal, behind))
@@ -29,6 +37,12 @@ def token_diff(plain: Sequence[str], steered: Sequence[str]) -> tuple[Changed, .
     inner = _matched(plain[head : ends[0]], steered[head : ends[1]])
     same = [Changed("same", text, text) for text in ("".join(plain[:head]), "".join(plain[ends[0] :]))]
     return tuple(_joined([same[0], *inner, same[1]]))
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text: a character of several tokens comes with the last of them."""
+    stream = TextStream(tokenizer)
+    return [*map(stream.add, ids), stream.finish()]
 
 
 def _are_equal(pair: tuple[str, str]) -> bool:
