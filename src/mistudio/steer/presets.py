@@ -66,9 +66,7 @@ class Preset(Settings):
     subject: Digest = Field(description="of the model's content")
     autoencoders: Mapping[str, Digest] = Field(default={}, description="digests, by what edits call them")
     directions: Mapping[str, Digest] = Field(default={}, description="digests, by what edits call them")
-    placed: tuple[PresetEdit, ...] = Field(
-        alias="edits", min_length=1, max_length=256, description="edits, each with its hook point"
-    )
+    placed: tuple[PresetEdit, ...] = Field(alias="edits", max_length=256, description="edits, each with its hook point")
     stop_when: tuple[When, ...] = Field((), max_length=64, description="features that end the answer when they fire")
     ship_range: tuple[float, float] | None = Field(
         None, description="factors on all strengths between which text stays coherent, as was measured"
@@ -82,6 +80,8 @@ class Preset(Settings):
 
     @model_validator(mode="after")
     def _all_is_stated(self) -> "Preset":
+        if not self.placed:
+            _refuse("edits: there are none")
         for number, placed in enumerate(self.placed):
             edit, where = placed.edit, f"edits[{number}]"
             if "unit" in type(edit).model_fields and "unit" not in edit.model_fields_set:
@@ -146,14 +146,14 @@ def _reason(problem: Any) -> str:
     path = "".join(_path(problem["loc"]))
     if not path:
         return text
-    given = "" if problem["type"] == "missing" else f", not {shortened(problem['input'])}"
+    given = "" if problem["type"] in ("missing", "value_error") else f", not {shortened(problem['input'])}"
     return f"{path}: {text[:1].lower()}{text[1:]}{given}"
 
 
 def _path(parts: Sequence[int | str]) -> Iterator[str]:
-    """The parts of a field's path, as JSON has it: without the model that an edit is read as."""
+    """The parts of a field's path, as JSON has it: without what an edit, or one of its fields, is read as."""
     for place, part in enumerate(parts):
         if isinstance(part, int):
             yield f"[{part}]"
-        elif part != "edit" and (place == 0 or parts[place - 1] != "edit"):
+        elif part != "edit" and not part.startswith("~") and (place == 0 or parts[place - 1] != "edit"):
             yield f".{part}" if place else part
