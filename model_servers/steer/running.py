@@ -13,6 +13,7 @@ from model_servers.steer.metrics import Watch
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
     from mistudio.steer.service import SteerService
+    from mistudio.steer.callers import Caller
     from mistudio.steer.tickets import Ticket
 
 Make = Callable[[], Sequence[GenerationRequest]]
@@ -32,9 +33,11 @@ class Run:
         service: that generates.
         pool: whose threads check and tokenise.
         watch: what counts it.
+        caller: who asks.
     """
 
-    def __init__(self, service: "SteerService", pool: Executor, watch: Watch) -> None:
+    def __init__(self, service: "SteerService", pool: Executor, watch: Watch, caller: "Caller") -> None:
+        self._caller = caller
         self._service = service
         self._pool = pool
         self._watch = watch
@@ -90,7 +93,7 @@ class Run:
         prepared = [self._service.prepare(request) for request in requests]
         try:
             for part, each in enumerate(prepared):
-                self._tickets.append(self._service.submit(each, self._receiver(part)))
+                self._tickets.append(self._service.submit(each, self._receiver(part), self._caller))
         except Exception:
             self.cancel()
             raise

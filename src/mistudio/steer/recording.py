@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from mistudio.errors import MistudioError, Unavailable
 from mistudio.steer.audit import AuditLog
 from mistudio.steer.audit_chain import Intervention, Outcome, notes_of
-from mistudio.steer.tickets import Caller, Prepared
+from mistudio.steer.callers import Caller
+from mistudio.steer.tickets import Prepared
 
 logger = logging.getLogger(__name__)
 

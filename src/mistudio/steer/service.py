@@ -28,6 +28,7 @@ from mistudio.instrument.session import Session
 from mistudio.instrument.text_engine import TextEngine
 from mistudio.steer.audit import AuditLog
 from mistudio.steer.audit_chain import Outcome
+from mistudio.steer.callers import Caller
 from mistudio.steer.comparing import compare, plain_logprobs
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.guard import collapse
@@ -35,7 +36,7 @@ from mistudio.steer.preparing import Preparer
 from mistudio.steer.prompts import PromptReader
 from mistudio.steer.recording import Recorder
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
-from mistudio.steer.tickets import Answer, Caller, Prepared, Ticket
+from mistudio.steer.tickets import Answer, Prepared, Ticket
 
 logger = logging.getLogger(__name__)
 

@@ -14,23 +14,11 @@ from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
 from mistudio.instrument.where import PromptTokens
 from mistudio.settings import MOST_SEED
+from mistudio.steer.callers import Caller
 from mistudio.steer.decoding import TextStream
 from mistudio.steer.requests import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob, Usage
 
 Reason = Literal["stop", "length", "content_filter"]
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks.
-
-    Attributes:
-        request: id of the request.
-        key: name of the key that it came with; None: without one.
-    """
-
-    request: str
-    key: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from mistudio.sae import TopKConfig
 from mistudio.settings import validated
 from mistudio.steer.audit import AuditLog
 from mistudio.steer.audit_verify import verify_log
+from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.guard import GuardSettings
 from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, GenerationRequest
 from mistudio.steer.service import SteerService
-from mistudio.steer.tickets import Caller
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import make_llama_run, publish_sae
