@@ -12,8 +12,8 @@ from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
 from model_servers.steer.metrics import Watch
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
-    from mistudio.steer.service import SteerService
     from mistudio.steer.callers import Caller
+    from mistudio.steer.service import SteerService
     from mistudio.steer.tickets import Ticket
 
 Make = Callable[[], Sequence[GenerationRequest]]
