@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,14 +31,12 @@ class Record:
         key: name of the key that asks.
         status: of the answer, once it began; 0 before.
         at_end: what is to be done when the request is over, however it ended.
-        fields: what else its line in the log has.
     """
 
     request_id: str
     key: str = NOBODY
     status: int = 0
     at_end: list[Callable[[], None]] = field(default_factory=list)
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def record_of(scope: Scope) -> Record:
@@ -102,7 +99,7 @@ class Recording:
             "key": record.key,
             "duration_ms": round(1000 * seconds, 1),
         }
-        REQUESTS.log(level, "request", extra=with_fields(**fields, **record.fields))
+        REQUESTS.log(level, "request", extra=with_fields(**fields))
 
 
 def header(scope: Scope, name: str) -> str:
