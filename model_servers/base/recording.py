@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_servers.base.keys import NOBODY
-from model_servers.base.logs import REQUESTS, with_fields
+from model_servers.base.logs import REQUEST_ID, REQUESTS, with_fields
 from model_servers.base.metrics import Metrics
 from model_servers.base.problems import problem_of, reply_of
 
@@ -65,6 +65,7 @@ class Recording:
             return
         record = Record(request_id_from(header(scope, HEADER)))
         scope[_RECORD] = record
+        REQUEST_ID.set(record.request_id)
         began = time.perf_counter()
         try:
             await self._answered(scope, receive, send, record)
@@ -92,7 +93,6 @@ class Recording:
         self._metrics.count(route, scope["method"], status, seconds)
         level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
         fields = {
-            "request_id": record.request_id,
             "method": scope["method"][:16],
             "route": route,
             "status": status,

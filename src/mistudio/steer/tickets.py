@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mistudio.instrument.compiled import CompiledEdits
+from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Generation, Written
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
@@ -19,6 +20,19 @@ from mistudio.steer.requests import Delta, Event, Failed, Finished, GenerationRe
 Reason = Literal["stop", "length", "content_filter"]
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        request: id of the request.
+        key: name of the key that it came with; None: without one.
+    """
+
+    request: str
+    key: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A request that was checked, tokenised, and whose edits are ready.
@@ -27,8 +41,9 @@ class Prepared:
         request: as it came.
         prompt: its tokens.
         limit: tokens to generate.
-        edits: what is done to the model; None: nothing.
+        edits: what is done to the model, ready; None: nothing.
         watched: latents to report.
+        changes: what is done to the model, as it was asked for, with what its preset holds.
     """
 
     request: GenerationRequest
@@ -36,6 +51,7 @@ class Prepared:
     limit: int
     edits: CompiledEdits | None
     watched: tuple[Latent, ...]
+    changes: Edits = Edits()
 
     @property
     def compares(self) -> bool:
@@ -57,6 +73,7 @@ class Answer:
     generation: Generation
     stream: TextStream
     reason: Reason | None = None
+    detail: str | None = None
     watched: list[tuple[float, ...]] = field(default_factory=list)
 
 
@@ -72,6 +89,7 @@ class Ticket:
 
     def __init__(self, prepared: Prepared, tell: Callable[[Event], None], tokenizer: Any, ends: frozenset[int]) -> None:
         self.prepared, self.submitted_at, self.started_at = prepared, time.monotonic(), 0.0
+        self.caller = Caller("")
         self._tell, self._tokenizer = tell, tokenizer
         self._cancelled, self._is_over = threading.Event(), False
         request = prepared.request
@@ -133,7 +151,7 @@ class Ticket:
     def end(self, answer: Answer, reason: Reason, detail: str | None) -> bool:
         """End an answer; always true."""
         rest = answer.stream.finish()
-        answer.reason = reason
+        answer.reason, answer.detail = reason, detail
         if answer.index >= 0:
             if rest:
                 self.tell(Delta(answer.index, rest, ()))
