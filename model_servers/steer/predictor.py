@@ -1,5 +1,6 @@
 """The predictor ``steer``."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from model_servers.steer.kserve_model import TextModel
 from model_servers.steer.metrics import SteerMetrics, Watch
 from model_servers.steer.openai.routes import OpenAI
 from model_servers.steer.parsing import Instance
-from model_servers.steer.running import Run
+from model_servers.steer.running import Mailbox, Run
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
     from mistudio.steer.audit import AuditLog
@@ -56,6 +57,7 @@ class SteerPredictor(Predictor):
         self._is_closed = False
         self._pool = ThreadPoolExecutor(_NUM_THREADS, "steer-requests")
         self._metrics: SteerMetrics | None = None
+        self._mailbox: Mailbox | None = None
 
     def load(self) -> list[Model]:
         """Load the model, and start the engine.
@@ -128,8 +130,10 @@ class SteerPredictor(Predictor):
             Refused: the model is not loaded yet.
         """
         assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
+        if self._mailbox is None:
+            self._mailbox = Mailbox(asyncio.get_running_loop())
         caller = Caller(request_id_from(headers.get(HEADER, "")), headers.get(KEY_NAME) or None)
-        return Run(self._loaded(), self._pool, Watch(self._metrics, api), caller)
+        return Run(self._loaded(), self._pool, self._mailbox, Watch(self._metrics, api), caller)
 
     def _stats(self) -> "ServiceStats | None":
         return None if self._service is None else self._service.stats()
