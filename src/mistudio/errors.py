@@ -9,6 +9,9 @@
     │   ├── SubjectError        a language model cannot be loaded, or has no such layer or hook
     │   │   └── HubUnreachable  the model hub cannot be reached from this machine
     │   └── NotFound            no artifact, corpus or file of that name
+    ├── Unavailable             a service cannot take a request now
+    │   ├── Busy                all is in use, and the queue is full
+    │   └── Draining            it is about to end
     ├── GateFailed              figures fall short of what a run was asked for
     ├── DamagedArtifact         bytes in the store are not the bytes that were published
     └── StorageError            the store cannot be read or written
@@ -59,6 +62,26 @@ class HubUnreachable(SubjectError):
 
 class NotFound(InputError):
     """No artifact, corpus or file of that name."""
+
+
+class Unavailable(MistudioError):
+    """A service cannot take a request now; the same request may be taken later."""
+
+
+class Busy(Unavailable):
+    """All is in use, and the queue is full.
+
+    Attributes:
+        retry_after_s: after how many seconds it is worth asking again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(Unavailable):
+    """The service finishes what it has, and is about to end."""
 
 
 class GateFailed(MistudioError):

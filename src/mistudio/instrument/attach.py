@@ -160,7 +160,9 @@ class Attached:
                 (delta_RTD,) = (group.delta_RTD for group in groups)
                 assert delta_RTD is not None  # noqa: S101 - as _only_adds says
                 return _added(value, delta_RTD, hook, current.shape)
-            x_RTD = value.reshape(*current.shape, hook.width) * hook.place.write.scale
+            x_RTD = value.reshape(*current.shape, hook.width)
+            if hook.place.write.scale != 1.0:
+                x_RTD = x_RTD * hook.place.write.scale
             if hook.place.write.onto_stream:
                 x_RTD = x_RTD + self._inputs[hook.point.layer].reshape(x_RTD.shape)
             delta = current.read_and_changed(hook.point, readers, groups, x_RTD)

@@ -224,7 +224,7 @@ class Engine:
         passed = self._extend(first, rows)
         # What a condition switches on acts on tokens behind the first that fires: they are read again, with it.
         while (place := self._fired_in_prompt(rows, passed)) is not None:
-            rows[0].signature = rows[0].signature[: place + 1]
+            rows[0].forget(place + 1)
             passed = self._extend(first, rows)
         return passed
 
@@ -249,12 +249,12 @@ class Engine:
         has_conditions = row.edits is not None and row.edits.compiled.latches
         if not self.has_cache or has_conditions or prompt.length <= _LEAST_SHARED or not number:
             return
-        signature = row.signatures(row.factors(0), prompt.length)
-        shared = [shared_beginning(row, signature, other) for other in self._rows[:number]]
+        shared = [shared_beginning(row, other) for other in self._rows[:number]]
         best = max(shared)
         if best >= _LEAST_SHARED:
             self._passes.copy(shared.index(best), number, best)
-            row.signature = signature[:best]
+            factor_TJ = row.factors(0)
+            row.hold(best, None if factor_TJ is None else factor_TJ[:best])
 
     def _extend(self, first: int, rows: Sequence[Row]) -> _Passed:
         """A pass over all that the cache lacks of some rows."""
@@ -264,7 +264,7 @@ class Engine:
             factor_TJ = row.factors(start)
             slices.append(RowSlice(row.generation.edits, factor_TJ))
             if self.has_cache:
-                row.signature += row.signatures(factor_TJ, row.generation.length - start)
+                row.hold(row.generation.length - start, factor_TJ)
         num_tokens = max(row.generation.length - start for row, start in zip(rows, starts, strict=True))
         return self._pass(first, rows, starts, self._edits_of(rows, slices, num_tokens))
 
@@ -273,13 +273,13 @@ class Engine:
         is_steady = all(row.is_steady for row in rows)
         if self._is_steady and is_steady:
             for row in rows:
-                row.signature.append(row.signature[-1])
+                row.hold(1, row.last_factors)
             return self._steady
         slices = []
         for row in rows:
-            factor_TJ = row.factors(row.generation.length - 1)
-            slices.append(RowSlice(row.generation.edits, factor_TJ))
-            row.signature += row.signatures(factor_TJ, 1)
+            row.last_factors = row.factors(row.generation.length - 1)
+            slices.append(RowSlice(row.generation.edits, row.last_factors))
+            row.hold(1, row.last_factors)
         self._steady, self._is_steady = self._edits_of(rows, slices, 1), is_steady
         return self._steady
 

@@ -4,7 +4,6 @@ Shape legend: T tokens, J terms of a row's edits.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -75,12 +74,9 @@ class Row:
         self.draws: random.Random = generation.choosing.draws()
         compiled = generation.edits
         self.edits = RowEdits(compiled, generation.prompt) if compiled is not None else None
-        self.signature: list[int] = []  # what was done to each token that the cache holds
-
-    @property
-    def held(self) -> int:
-        """Tokens in the cache."""
-        return len(self.signature)
+        self.held = 0  # tokens in the cache
+        self.last_factors: Factors | None = None  # on the token of the last step
+        self._done: list[Factors] = []  # what the terms were multiplied by on these, piece by piece
 
     def ids(self, start: int) -> list[int]:
         """Tokens from some place on."""
@@ -95,12 +91,25 @@ class Row:
             return None
         return self.edits.factors(np.arange(start, self.generation.length), self._exempt(start))
 
-    def signatures(self, factor_TJ: Factors | None, num_tokens: int) -> list[int]:
-        """A number for what is done to each token."""
-        if self.edits is None or factor_TJ is None:
-            return [0] * num_tokens
-        numbers: list[int] = self.edits.signatures(factor_TJ).tolist()
-        return numbers
+    def hold(self, num_tokens: int, factor_TJ: Factors | None) -> None:
+        """Note that the cache has so many more tokens, and what was done to them."""
+        self.held += num_tokens
+        if factor_TJ is not None:
+            self._done.append(factor_TJ)
+
+    def forget(self, num_tokens: int) -> None:
+        """Note that only the first tokens in the cache hold."""
+        done = self.done()
+        self.held, self._done = num_tokens, [] if done is None else [done[:num_tokens]]
+
+    def done(self) -> Factors | None:
+        """What the terms of the edits were multiplied by on the tokens in the cache; None without edits."""
+        if self.edits is None:
+            return None
+        if len(self._done) != 1:
+            terms = len(self.edits.compiled.terms)
+            self._done = [np.concatenate([np.zeros((0, terms), dtype=np.float32), *self._done])]
+        return self._done[0]
 
     @property
     def is_steady(self) -> bool:
@@ -112,7 +121,8 @@ class Row:
 
     def follow(self, leader: "Row") -> None:
         """Take over what is known of another row with the same prompt and edits."""
-        self.signature = list(leader.signature)
+        done = leader.done()
+        self.held, self._done = leader.held, [] if done is None else [done]
         if self.edits is not None and leader.edits is not None:
             self.edits.fired = dict(leader.edits.fired)
 
@@ -124,16 +134,19 @@ class Row:
         return np.concatenate([prompt.exempt_P[start:], special])
 
 
-def shared_beginning(row: Row, signature: Sequence[int], other: Row) -> int:
+def shared_beginning(row: Row, other: Row) -> int:
     """How many tokens of a row's prompt another one's cache begins with, under the same edits; never all of them."""
-    ids = row.generation.prompt.ids
-    most = min(other.held, len(ids) - 1)
-    theirs = other.ids(0)[:most]
-    mine = list(ids[:most])
-    if mine == theirs and list(signature[:most]) == other.signature[:most]:
-        return most
-    return next(
-        place
-        for place in range(most + 1)
-        if place == most or mine[place] != theirs[place] or signature[place] != other.signature[place]
-    )
+    mine, theirs = row.generation.edits, other.generation.edits
+    if (mine.digest if mine else None) != (theirs.digest if theirs else None):
+        return 0
+    ids = np.array(row.generation.prompt.ids[:-1], dtype=np.int64)
+    their_ids = np.array(other.ids(0)[: min(other.held, len(ids))], dtype=np.int64)
+    same_T = ids[: len(their_ids)] == their_ids
+    shared = len(same_T) if same_T.all() else int(same_T.argmin())
+    done = other.done()
+    if done is None or not shared:
+        return shared
+    factor_TJ = row.factors(0)
+    assert factor_TJ is not None  # noqa: S101 - both have the same edits
+    alike_T = (factor_TJ[:shared] == done[:shared]).all(axis=1)
+    return shared if alike_T.all() else int(alike_T.argmin())

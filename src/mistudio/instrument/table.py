@@ -29,7 +29,7 @@ from mistudio.subject import HookPoint
 
 Factors = NDArray[np.float32]
 Latent = tuple[int, int]  # number of the autoencoder, number of the latent
-_KEPT_PARTS = 16  # of one request's edits, by their factors
+_KEPT_PARTS = 1024  # what different edits do to one token
 _KEPT_READOUTS = 64
 
 
@@ -62,15 +62,6 @@ class RowEdits:
         """Whether from this place on each generated token that is not special has the same factors."""
         return place >= self._constant_from
 
-    def signatures(self, factor_TJ: Factors) -> NDArray[np.int64]:
-        """A number for what is done to each token [T]; 0 where that is nothing."""
-        if not factor_TJ.any():
-            return np.zeros(len(factor_TJ), dtype=np.int64)
-        distinct, which_T = np.unique(factor_TJ, axis=0, return_inverse=True)
-        known = [hash((self.compiled.digest, row.tobytes())) if row.any() else 0 for row in distinct]
-        signature_T: NDArray[np.int64] = np.array(known, dtype=np.int64)[which_T.reshape(-1)]
-        return signature_T
-
 
 class RowSlice(NamedTuple):
     """What a row brings to a pass."""
@@ -99,15 +90,18 @@ class ColumnEdits:
     source: int | ProjectionReadout  # number of the autoencoder whose reading it is, or what reads
     index_U: Tensor | None  # columns of that reading; None: all, in order
     write_UD: Tensor
-    gain_R1U: Tensor
-    low_R1U: Tensor
-    high_R1U: Tensor
-    factor_RTU: Tensor
+    gain_R1U: Tensor | None  # None: all 1
+    low_R1U: Tensor | None  # None: no row has one
+    high_R1U: Tensor | None
+    factor_RTU: Tensor | None  # None: all 1
 
     def delta(self, value_RTU: Tensor) -> Tensor:
         """What is to be added [R, T, D]."""
-        new_RTU = (value_RTU * self.gain_R1U).clamp(self.low_R1U, self.high_R1U)
-        return ((new_RTU - value_RTU) * self.factor_RTU) @ self.write_UD
+        new_RTU = value_RTU if self.gain_R1U is None else value_RTU * self.gain_R1U
+        if self.low_R1U is not None or self.high_R1U is not None:
+            new_RTU = torch.clamp(new_RTU, self.low_R1U, self.high_R1U)
+        changed_RTU = new_RTU - value_RTU
+        return (changed_RTU if self.factor_RTU is None else changed_RTU * self.factor_RTU) @ self.write_UD
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +202,7 @@ class EditTable:
             return _parts(row.edits.terms, row.factor_TJ)
         key = (row.edits.digest, row.factor_TJ.tobytes())
         if key not in self._parts:
-            if len(self._parts) >= _KEPT_PARTS * max(1, _KEPT_READOUTS):
+            if len(self._parts) >= _KEPT_PARTS:
                 self._parts.pop(next(iter(self._parts)))
             self._parts[key] = _parts(row.edits.terms, row.factor_TJ)
         return self._parts[key]
@@ -307,8 +301,11 @@ def _columns(
         assert part.factor_TU is not None  # noqa: S101
         factor_RTU[row, num_tokens - len(part.factor_TU) :, place] = part.factor_TU[:, own]
     write_UD = torch.stack([term.vector_D for term in term_of])
-    gain, low, high = torch.from_numpy(limits).to(write_UD.device)
-    factors = torch.from_numpy(factor_RTU).to(write_UD.device)
+    idle = (1.0, -math.inf, math.inf, 1.0)
+    gain, low, high, factors = (
+        None if (each == nothing).all() else torch.from_numpy(each).to(write_UD.device)
+        for each, nothing in zip((*limits, factor_RTU), idle, strict=True)
+    )
     if source is None:
         return ColumnEdits(ProjectionReadout(write_UD), None, write_UD, gain, low, high, factors)
     column_of = reads[source].column_of()

@@ -203,7 +203,7 @@ class SparseAutoencoder(nn.Module, ABC):
             InputError: there is no such latent.
         """
         latents_C = self._checked(latents_C)
-        return lambda x_TD: self.encode_chosen(x_TD, latents_C)
+        return lambda x_TD: SparseAutoencoder.encode_chosen(self, x_TD, latents_C)
 
     def decode(self, acts_TF: Tensor, x_TD: Tensor | None = None) -> Tensor:
         """The reconstruction from a dense matrix of activations [T, E]; ``x_TD`` is needed where there is a skip."""

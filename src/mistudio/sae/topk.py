@@ -10,8 +10,11 @@ active ones miss, and optionally the multi-TopK loss. Beside it dead latents are
 Shape legend: T tokens, D and E widths of input and output, F features (latents), A active pairs.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mistudio.sae.autoencoder import ExportForm, SparseAutoencoder
 from mistudio.sae.auxiliary import auxiliary_loss, drawn_up
@@ -21,6 +24,7 @@ from mistudio.sae.selection import top_pattern
 from mistudio.sae.training import Losses, SAETraining, Stage
 
 _MULTI_K = 4
+FEW_TOKENS = 256  # encoded in one block by all encoders
 
 
 class TopKAutoencoder(SparseAutoencoder):
@@ -37,6 +41,27 @@ class TopKAutoencoder(SparseAutoencoder):
     def select(self, pre_TF: Tensor) -> ActivePattern:
         """The K largest of each token; fewer are active where fewer are positive."""
         return top_pattern(pre_TF, self.config.k)
+
+    def encoder_of(self, latents_C: Tensor) -> Callable[[Tensor], Tensor]:
+        """As of all architectures. On few tokens, as a model has that writes, what is active is not listed first."""
+        encode_many = super().encoder_of(latents_C)
+        latents_C, k = self._checked(latents_C), self.config.k
+
+        @torch.no_grad()
+        def encode(x_TD: Tensor) -> Tensor:
+            if len(x_TD) > FEW_TOKENS:
+                return encode_many(x_TD)
+            pre_TF = functional.linear(x_TD, self.W_enc, self.b_enc)
+            least_T1 = pre_TF.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+            if bool((pre_TF >= least_T1).sum() > k * len(x_TD)):  # equals compete for the last place
+                return encode_many(x_TD)
+            pre_TC = pre_TF[:, latents_C]
+            acts_TC = torch.where((pre_TC >= least_T1) & (pre_TC > 0), pre_TC, 0.0)
+            if self.norm_limit is None:
+                return acts_TC
+            return acts_TC.masked_fill(~self.norm_limit.keeps(x_TD)[:, None], 0.0)
+
+        return encode
 
 
 class TopKTraining(SAETraining):

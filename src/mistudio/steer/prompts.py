@@ -1,0 +1,100 @@
+"""Prompts and chats as tokens, with what edits have to know of them: special tokens, the template's, whose message.
+
+A chat is laid out by the tokenizer's own template. What each message says is looked for in what the template made of
+it, one message behind the other; all tokens between are the template's.
+
+Shape legend: P tokens of a prompt.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jinja2 import TemplateError
+
+from mistudio.corpus.tokens import TextEncoder, find_specials
+from mistudio.errors import InputError, SubjectError
+from mistudio.instrument.where import PromptTokens, plain_prompt
+from mistudio.steer.requests import Message
+from mistudio.subject import Subject
+
+
+class PromptReader:
+    """Makes prompts for a model.
+
+    Args:
+        subject: the model.
+        chat_template: to be used in place of the tokenizer's own; None: that one.
+
+    Raises:
+        SubjectError: the tokenizer's special tokens cannot be told.
+    """
+
+    def __init__(self, subject: Subject, chat_template: str | None = None) -> None:
+        self._tokenizer = subject.tokenizer
+        self._encoder, self._specials = TextEncoder(self._tokenizer), find_specials(self._tokenizer)
+        self._special_ids = frozenset(self._tokenizer.all_special_ids)
+        self._template: str | None = chat_template or self._tokenizer.chat_template or None
+
+    @property
+    def takes_chats(self) -> bool:
+        """Whether there is a template for chats."""
+        return self._template is not None
+
+    def text(self, text: str) -> PromptTokens:
+        """A text, with the special tokens that begin one; one that it spells is text like any other."""
+        (ids,) = self._encoder.encode([text])
+        return plain_prompt([*self._specials.prefix, *ids.tolist()], self._special_ids)
+
+    def ids(self, ids: Sequence[int]) -> PromptTokens:
+        """Token ids as they are."""
+        return plain_prompt(ids, self._special_ids)
+
+    def chat(self, messages: Sequence[Message]) -> PromptTokens:
+        """A chat, up to where the assistant's next message begins.
+
+        Raises:
+            SubjectError: there is no template for chats.
+            InputError: the template does not take this one.
+        """
+        laid_out = self._laid_out(messages)
+        found = self._tokenizer(laid_out, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids, offsets = list(found["input_ids"]), found["offset_mapping"]
+        role_at = _roles_by_character(laid_out, messages)
+        roles = [next((role for role in role_at[start:end] if role), None) for start, end in offsets]
+        special = [token in self._special_ids for token in ids]
+        exempt_P = np.array([known or role is None for known, role in zip(special, roles, strict=True)], dtype=np.bool_)
+        return PromptTokens(tuple(ids), exempt_P, roles)
+
+    def _laid_out(self, messages: Sequence[Message]) -> str:
+        if self._template is None:
+            message = (
+                "messages: the model's tokenizer has no template for chats. Send a prompt to completions, or start "
+                "the server with --chat-template FILE (a Jinja template)."
+            )
+            raise SubjectError(message)
+        if not self._tokenizer.is_fast:
+            message = "messages: this tokenizer cannot tell where its tokens are in a text; send a prompt."
+            raise SubjectError(message)
+        try:
+            chat = [{"role": one.role, "content": one.content} for one in messages]
+            return str(
+                self._tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, chat_template=self._template
+                )
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            message = f"messages: the chat template does not take this chat: {error}"
+            raise InputError(message) from error
+
+
+def _roles_by_character(laid_out: str, messages: Sequence[Message]) -> list[str | None]:
+    """Whose message each character of a chat belongs to; None for the template's own."""
+    role_at: list[str | None] = [None] * len(laid_out)
+    start = 0
+    for message in messages:
+        content = message.content if message.content in laid_out[start:] else message.content.strip()
+        place = laid_out.find(content, start) if content else -1
+        if place >= 0:
+            start = place + len(content)
+            role_at[place:start] = [message.role] * len(content)
+    return role_at

@@ -1,0 +1,378 @@
+"""The service that generates: requests from any thread, one thread that runs the model.
+
+::
+
+    with SteerService(nameable, name="demo") as service:
+        for event in service.events(service.prepare(request)):
+            ...
+
+Requests wait in order for rows of the engine. Between two steps of those under way new ones are let in, as many as
+there are rows and as their prompts may take time. A request whose holder has gone frees its rows before the next step.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from mistudio.errors import Busy, Draining, InputError, MistudioError, Unavailable
+from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
+from mistudio.instrument.edits import Edits
+from mistudio.instrument.engine import Engine, Generation, Written
+from mistudio.instrument.where import PromptTokens
+from mistudio.steer.comparing import compare
+from mistudio.steer.config import ServiceConfig
+from mistudio.steer.prompts import PromptReader
+from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
+from mistudio.steer.tickets import Answer, Prepared, Ticket
+
+logger = logging.getLogger(__name__)
+
+_KEPT_EDITS = 512
+_IDLE_S = 0.5
+
+
+@dataclass(frozen=True)
+class ServiceStats:
+    """What is going on in the service."""
+
+    rows: int
+    rows_in_use: int
+    waiting: int
+    requests: int  # that were taken since it began
+    cancelled: int
+    failed: int
+    prompt_tokens: int
+    generated_tokens: int
+    steered_tokens: int  # of the generated ones
+    steps: int
+
+
+class SteerService:
+    """Answers requests with a session's model; start it, or use it in a ``with`` block.
+
+    Args:
+        nameable: the session, and what edits can name in it.
+        name: of the model, as requests call it.
+        config: how much is done at once.
+        chat_template: to be used in place of the tokenizer's own.
+
+    Raises:
+        SubjectError: the model is an encoder.
+    """
+
+    def __init__(
+        self, nameable: Nameable, name: str, config: ServiceConfig | None = None, chat_template: str | None = None
+    ) -> None:
+        self.nameable, self.name, self.config = nameable, name, config or ServiceConfig()
+        subject = nameable.session.subject
+        self.reader = PromptReader(subject, chat_template)
+        self._tokenizer, self._ends = subject.tokenizer, ending_tokens(subject.model, subject.tokenizer)
+        self.engine = Engine(nameable.session, self.config.rows, self.config.max_tokens)
+        self._compiled: dict[str, CompiledEdits] = {}
+        self._waiting: deque[Ticket] = deque()
+        self._running: dict[Generation, tuple[Ticket, Answer]] = {}
+        self._changed = threading.Condition()
+        self._counts: Counter[str] = Counter()
+        self._is_draining, self._is_closed = False, False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt and its answer."""
+        return self.engine.num_slots
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread is not None and self._thread.is_alive() and not self._is_closed
+
+    def start(self) -> None:
+        """Begin to answer."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="steer", daemon=True)
+            self._thread.start()
+
+    def prepare(self, request: GenerationRequest) -> Prepared:
+        """Check a request, and get ready all that it needs.
+
+        Raises:
+            InputError: it cannot be done as asked; the message names the field.
+            NotFound: a feature, autoencoder or direction is not there.
+        """
+        prompt = self._prompt(request)
+        limit = request.max_tokens or max(min(self.config.default_tokens, self.max_tokens - prompt.length), 1)
+        edits, watched = None, tuple[tuple[int, int], ...]()
+        if request.steering is not None:
+            edits = self._compile(Edits(edits=request.steering.edits, stop_when=request.steering.stop_when))
+            watched = tuple(self._latent(one.autoencoder, one.feature) for one in request.steering.watch)
+            if request.steering.compare and request.n > 1:
+                message = "steering.compare: two answers are compared: leave out n."
+                raise InputError(message)
+        prepared = Prepared(request, prompt, limit, edits, watched)
+        if prepared.rows > self.config.rows:
+            message = f"n: {request.n} answers at once are asked for, and this server generates {self.config.rows}."
+            raise InputError(message)
+        self.engine.check(Generation(prompt, limit))
+        self._check_bias(request)
+        return prepared
+
+    def submit(self, prepared: Prepared, tell: Callable[[Event], None]) -> Ticket:
+        """Let a request wait for its rows.
+
+        Args:
+            prepared: what is asked for.
+            tell: is called with each event, on the service's thread; the last is ``Done`` or ``Failed``.
+
+        Raises:
+            Busy: too many wait already.
+            Draining: the service is about to end.
+        """
+        ticket = Ticket(prepared, tell, self._tokenizer, self._ends)
+        with self._changed:
+            if self._is_draining or self._is_closed:
+                message = "The server is shutting down: send the request to another one, or later."
+                raise Draining(message)
+            waiting = sum(not other.is_cancelled for other in self._waiting)
+            must_wait = bool(waiting) or self._in_use + prepared.rows > self.config.rows
+            if must_wait and waiting >= self.config.queue:
+                message = f"{waiting} requests are waiting already, as many as may: send it again a little later."
+                raise Busy(message, self._retry_after())
+            self._waiting.append(ticket)
+            self._counts["requests"] += 1
+            self._changed.notify_all()
+        return ticket
+
+    def events(self, prepared: Prepared) -> Iterator[Event]:
+        """Submit a request, and give its events as they come; leaving early cancels it.
+
+        Raises:
+            Unavailable: it was not taken.
+        """
+        told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        ticket = self.submit(prepared, told.put)
+        try:
+            while True:
+                event = told.get()
+                yield event
+                if isinstance(event, Done | Failed):
+                    return
+        finally:
+            ticket.cancel()
+
+    def stats(self) -> ServiceStats:
+        """What is going on."""
+        counts = self._counts
+        return ServiceStats(
+            rows=self.config.rows,
+            rows_in_use=self._in_use,
+            waiting=len(self._waiting),
+            **{
+                name: counts[name]
+                for name in (
+                    "requests",
+                    "cancelled",
+                    "failed",
+                    "prompt_tokens",
+                    "generated_tokens",
+                    "steered_tokens",
+                    "steps",
+                )
+            },
+        )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, and wait until those that were taken are answered; whether they all are."""
+        with self._changed:
+            self._is_draining = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout_s)
+
+    def close(self) -> None:
+        """End; what is under way fails."""
+        with self._changed:
+            self._is_draining = self._is_closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    # Requests
+
+    def _prompt(self, request: GenerationRequest) -> PromptTokens:
+        if request.messages is not None:
+            return self.reader.chat(request.messages)
+        if isinstance(request.prompt, str):
+            return self.reader.text(request.prompt)
+        return self.reader.ids(request.prompt or ())
+
+    def _compile(self, edits: Edits) -> CompiledEdits | None:
+        """Edits for the model; equal ones are made once."""
+        if not edits:
+            return None
+        key = edits.model_dump_json()
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = compile_edits(edits, self.nameable)
+            if len(self._compiled) >= _KEPT_EDITS:
+                self._compiled.pop(next(iter(self._compiled)), None)
+            self._compiled[key] = compiled
+        return compiled
+
+    def _latent(self, autoencoder: str | None, feature: int) -> tuple[int, int]:
+        number = self.nameable.number(autoencoder)
+        return number, self.nameable.latent(number, feature)
+
+    def _check_bias(self, request: GenerationRequest) -> None:
+        vocabulary = self.nameable.session.subject.vocab_size
+        wrong = next((token for token in request.sampling.logit_bias if not 0 <= token < vocabulary), None)
+        if wrong is not None:
+            message = f"logit_bias: there is no token {wrong}; the model knows {vocabulary:,}, numbered from 0."
+            raise InputError(message)
+
+    def _retry_after(self) -> float:
+        """Seconds until a row may be free: what a request has taken on average."""
+        done = max(self._counts["answered"], 1)
+        return min(max(self._counts["busy_ms"] / 1000 / done, 1.0), 60.0)
+
+    @property
+    def _in_use(self) -> int:
+        return len(self._running)
+
+    # The thread that runs the model
+
+    def _work(self) -> None:
+        with self.engine:
+            while not self._is_closed:
+                try:
+                    self._turn()
+                except Exception as error:
+                    logger.exception("The service failed in a step: what was under way is lost")
+                    self._fail_all(error)
+        self._fail_all(Draining("The server was shut down before the answer was complete."))
+
+    def _turn(self) -> None:
+        """Let go of those that left, let new ones in, and go on with all by a token."""
+        self._forget_cancelled()
+        arrived = self._arrived()
+        if arrived:
+            self._admit(arrived)
+        if self._running:
+            self._counts["steps"] += 1
+            self._pass_on(self.engine.step())
+        with self._changed:
+            self._changed.notify_all()
+            if not self._running and not self._waiting and not self._is_closed:
+                self._changed.wait(_IDLE_S)
+
+    def _forget_cancelled(self) -> None:
+        for generation, (ticket, _) in list(self._running.items()):
+            if ticket.is_cancelled:
+                self.engine.stop(generation)
+                self._leave(generation)
+        with self._changed:
+            gone = [ticket for ticket in self._waiting if ticket.is_cancelled]
+            self._counts["cancelled"] += len(gone)
+            for ticket in gone:
+                self._waiting.remove(ticket)
+
+    def _leave(self, generation: Generation) -> None:
+        ticket, _ = self._running.pop(generation)
+        if not any(other is ticket for other, _ in self._running.values()) and not ticket.is_over:
+            self._counts["cancelled"] += 1
+
+    def _arrived(self) -> list[Ticket]:
+        """The next requests, as far as there are rows and their prompts may take time."""
+        arrived: list[Ticket] = []
+        free, tokens = self.engine.free_rows, 0
+        with self._changed:
+            while self._waiting and self._waiting[0].prepared.rows <= free:
+                length = self._waiting[0].prepared.prompt.length
+                if (self._running or arrived) and tokens + length > self.config.prompt_tokens_between_steps and tokens:
+                    break
+                ticket = self._waiting.popleft()
+                free, tokens = free - ticket.prepared.rows, tokens + length
+                arrived.append(ticket)
+        return arrived
+
+    def _admit(self, tickets: Sequence[Ticket]) -> None:
+        """Start the answers of some requests together; where that fails, one by one, to see whose fault it is."""
+        try:
+            self._begin(tickets)
+        except MistudioError as error:
+            if len(tickets) == 1:
+                self._counts["failed"] += 1
+                tickets[0].fail(error)
+                return
+            for ticket in tickets:
+                self._admit([ticket])
+
+    def _begin(self, tickets: Sequence[Ticket]) -> None:
+        answers = {answer.generation: (ticket, answer) for ticket in tickets for answer in ticket.answers}
+        written = self.engine.start(list(answers))
+        self._running |= answers
+        now = time.monotonic()
+        for ticket in tickets:
+            ticket.started_at = now
+            self._counts["prompt_tokens"] += ticket.prepared.prompt.length
+        self._pass_on(written)
+
+    def _pass_on(self, written: Iterable[Written]) -> None:
+        for one in written:
+            ticket, answer = self._running[one.generation]
+            self._counts["generated_tokens"] += one.token is not None
+            self._counts["steered_tokens"] += one.token is not None and one.generation.edits is not None
+            if ticket.take(answer, one):
+                self.engine.stop(one.generation)
+                del self._running[one.generation]
+                if all(each.reason is not None for each in ticket.answers):
+                    self._finish(ticket)
+
+    def _finish(self, ticket: Ticket) -> None:
+        """The last event of a request."""
+        comparison = None
+        if ticket.prepared.compares and not ticket.is_cancelled:
+            steered, plain = ticket.answers
+            try:
+                comparison = compare(self.engine, ticket.prepared, steered, plain, self._tokenizer)
+            except MistudioError as error:
+                self._counts["failed"] += 1
+                ticket.fail(error)
+                return
+        self._counts["answered"] += 1
+        self._counts["busy_ms"] += int((time.monotonic() - ticket.started_at) * 1000)
+        ticket.close(Done(ticket.usage(), comparison))
+
+    def _fail_all(self, error: Exception) -> None:
+        """Nothing of what was under way or waiting is answered."""
+        with self._changed:
+            tickets = [*dict.fromkeys(ticket for ticket, _ in self._running.values())]
+            if isinstance(error, Unavailable):
+                tickets += self._waiting
+                self._waiting.clear()
+            for generation in list(self._running):
+                self.engine.stop(generation)
+            self._running.clear()
+            self._changed.notify_all()
+        self._counts["failed"] += len(tickets)
+        for ticket in tickets:
+            ticket.fail(error)
+
+
+def ending_tokens(model: object, tokenizer: object) -> frozenset[int]:
+    """Tokens that end a text, as the tokenizer and the model's settings for generation say."""
+    named = [getattr(tokenizer, "eos_token_id", None)]
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    named += more if isinstance(more, list) else [more]
+    return frozenset(int(token) for token in named if token is not None)
