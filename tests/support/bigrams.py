@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import transformers as tf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from mistudio.instrument import Ends, PlacedAutoencoder, Session
 from mistudio.sae import StandardConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks, subject_from_model
 from mistudio.verify.ablation import Model
@@ -45,11 +48,13 @@ def bigram_model(latents: Mapping[int, Sequence[int]], says: Mapping[int, Mappin
         for latent, logits in says.items():
             for token, logit in logits.items():
                 model.lm_head.weight[token, latent] = logit
-    subject = subject_from_model(model, tokenizer=None)
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(VOCABULARY)}, unk_token="w0"))
+    subject = subject_from_model(model, tf.PreTrainedTokenizerFast(tokenizer_object=words))
     sae = new_autoencoder(StandardConfig(width=_WIDTH), _WIDTH)
     with torch.no_grad():
         for weight_FD in (sae.W_enc, sae.W_dec):
             weight_FD.copy_(torch.eye(_WIDTH))
             weight_FD[-1] = 0.0
     (hook,) = resolve_hooks(subject, [HookPoint.parse("resid_post.0")])
-    return Model(subject, hook, sae.requires_grad_(requires_grad=False))
+    placed = PlacedAutoencoder(sae.requires_grad_(requires_grad=False), Ends(hook, hook), "made by hand", "0")
+    return Model(Session(subject, [placed]))
