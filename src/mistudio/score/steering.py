@@ -18,12 +18,12 @@ from torch import Tensor
 from mistudio.artifacts import Artifact
 from mistudio.errors import SubjectError
 from mistudio.instrument import open_session
-from mistudio.instrument.answers import write_all
 from mistudio.instrument.compiled import CompiledEdits, Nameable, NamedDirection, compile_edits
 from mistudio.instrument.edits import Add, Edits, Where
 from mistudio.instrument.engine import Engine, Generation
 from mistudio.instrument.session import Session
 from mistudio.instrument.where import plain_prompt
+from mistudio.instrument.write_all import write_all
 from mistudio.score.config import SteeringConfig
 from mistudio.score.pushes import Divergence, push_lengths
 from mistudio.subject import ResolvedHook, Subject, SubjectConfig, SubjectSource

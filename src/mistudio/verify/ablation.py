@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mistudio.instrument import ListedSequences, Session, token_batches
-from mistudio.instrument.answers import write_all
 from mistudio.instrument.compiled import Nameable, compile_edits
 from mistudio.instrument.edits import Ablate, Edits, Where
 from mistudio.instrument.engine import Engine, Generation
 from mistudio.instrument.resume import continue_to_head, head_logits, run_to
 from mistudio.instrument.where import plain_prompt
+from mistudio.instrument.write_all import write_all
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import ResolvedHook, Subject, text_rows
 

@@ -1,10 +1,10 @@
 import pytest
 
 from mistudio.errors import InputError
-from mistudio.instrument.answers import write_all
 from mistudio.instrument.engine import Engine, Generation
 from mistudio.instrument.session import Session
 from mistudio.instrument.where import plain_prompt
+from mistudio.instrument.write_all import write_all
 from mistudio.subject import Subject, SubjectConfig, load_subject
 from tests.support.tiny import tiny_llama
 

@@ -1,0 +1,127 @@
+"""The predictor ``steer``."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from kserve import Model
+
+from mistudio.steer.config import ServiceConfig
+from model_servers.base.metrics import Metrics
+from model_servers.base.predictor import Predictor
+from model_servers.base.problems import unavailable
+from model_servers.steer.describing import describe
+from model_servers.steer.kserve_model import TextModel
+from model_servers.steer.metrics import SteerMetrics, Watch
+from model_servers.steer.openai.routes import OpenAI
+from model_servers.steer.running import Run
+
+if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
+    from mistudio.steer.opening import Served
+    from mistudio.steer.service import ServiceStats, SteerService
+
+_NUM_THREADS = 2  # check and tokenise; more would take turns with the engine's
+
+
+class SteerPredictor(Predictor):
+    """Serves one subject.
+
+    Args:
+        open_: loads the model and its autoencoders.
+        config: how much is generated at once.
+        chat_template: to be used in place of the tokenizer's own.
+    """
+
+    name = "steer"
+    bodies = OpenAI.bodies
+
+    def __init__(
+        self, open_: "Callable[[], Served]", config: ServiceConfig | None = None, chat_template: str | None = None
+    ) -> None:
+        self._open, self._config, self._chat_template = open_, config, chat_template
+        self._served: Served | None = None
+        self._service: SteerService | None = None
+        self._description: dict[str, Any] = {}
+        self._is_closed = False
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, "steer-requests")
+        self._metrics: SteerMetrics | None = None
+
+    def load(self) -> list[Model]:
+        """Load the model, and start the engine.
+
+        Raises:
+            MistudioError: it cannot be loaded.
+        """
+        from mistudio.steer.service import SteerService
+
+        self._served = self._open()
+        service = SteerService(self._served.nameable(), self._served.name, self._config, self._chat_template)
+        self._description = describe(self._served, service).model_dump(mode="json")  # before the engine has the model
+        service.start()
+        self._service = service
+        return [TextModel(self)]
+
+    def routers(self) -> list[APIRouter]:
+        """OpenAI's routes."""
+        return [OpenAI(self).router()]
+
+    def register_metrics(self, metrics: Metrics) -> None:
+        """Put the engine's numbers beside the server's."""
+        self._metrics = SteerMetrics(metrics.registry, self._stats)
+
+    def describe(self) -> dict[str, Any]:
+        """Subject, autoencoders, hook points, edits, limits.
+
+        Raises:
+            Refused: it is not loaded yet.
+        """
+        self._loaded()
+        return self._description
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine's thread runs, where it was started."""
+        return self._service is None or self._is_closed or self._service.is_running
+
+    def drain(self, timeout_s: float) -> None:
+        """Let the engine finish what it is at."""
+        if self._service is not None:
+            self._service.drain(timeout_s)
+
+    def close(self) -> None:
+        """End the engine, and let go of the model."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._service is not None:
+            self._service.close()
+        self._pool.shutdown()
+        if self._served is not None:
+            self._served.session.close()
+
+    def model_name(self) -> str:
+        """Name of the model.
+
+        Raises:
+            Refused: it is not loaded yet.
+        """
+        return self._loaded().name
+
+    def new_run(self, api: str, headers: Mapping[str, str]) -> Run:
+        """A run of the engine's.
+
+        Raises:
+            Refused: the model is not loaded yet.
+        """
+        assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
+        return Run(self._loaded(), self._pool, Watch(self._metrics, api))
+
+    def _stats(self) -> "ServiceStats | None":
+        return None if self._service is None else self._service.stats()
+
+    def _loaded(self) -> "SteerService":
+        if self._service is None:
+            message = "The model is being loaded: try again in a moment."
+            raise unavailable(message, 5, "loading")
+        return self._service
