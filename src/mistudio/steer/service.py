@@ -71,7 +71,7 @@ class SteerService:
         self.nameable, self.name, self.config = nameable, name, config or ServiceConfig()
         subject = nameable.session.subject
         self.reader = PromptReader(subject, chat_template)
-        self._tokenizer, self._ends = subject.tokenizer, ending_tokens(subject.model, subject.tokenizer)
+        self._tokenizer, self._ends = subject.tokenizer, subject.ending_ids
         self.engine = Engine(nameable.session, self.config.rows, self.config.max_tokens)
         self._compiled: dict[str, CompiledEdits] = {}
         self._waiting: deque[Ticket] = deque()
@@ -368,11 +368,3 @@ class SteerService:
         self._counts["failed"] += len(tickets)
         for ticket in tickets:
             ticket.fail(error)
-
-
-def ending_tokens(model: object, tokenizer: object) -> frozenset[int]:
-    """Tokens that end a text, as the tokenizer and the model's settings for generation say."""
-    named = [getattr(tokenizer, "eos_token_id", None)]
-    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named += more if isinstance(more, list) else [more]
-    return frozenset(int(token) for token in named if token is not None)
