@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # KServe takes a second to import, which --help need not wait
     from model_servers.base.predictor import Predictor
 
 _EXAMPLES = """examples:
-  python -m model_servers --store ./store
+  mistudio serve --store ./store
       serve the newest model of a store, with its newest autoencoder, at 127.0.0.1:8080
-  python -m model_servers --store ./store --line scores/1f2e --line sae/9a8b --rows 32
+  mistudio serve --store ./store --line scores/1f2e --line sae/9a8b --rows 32
       serve two autoencoders of one model, named by artifacts
-  MISTUDIO_API_KEYS=alice:$SECRET python -m model_servers --store ./store --host 0.0.0.0 --grpc-port 8081
+  MISTUDIO_API_KEYS=alice:$SECRET mistudio serve --store ./store --host 0.0.0.0 --grpc-port 8081
       serve other machines, over HTTP and gRPC, with a key
 
   curl http://127.0.0.1:8080/describe
@@ -108,8 +108,9 @@ def _text(path: str | None) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m model_servers",
-        description="Serve models of a store over HTTP: OpenAI's API, and KServe's protocols V1 and V2.",
+        prog="mistudio serve",
+        description="Serve models of a store over HTTP: OpenAI's API, and KServe's protocols V1 and V2. The same as "
+        "python -m model_servers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

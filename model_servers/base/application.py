@@ -111,8 +111,9 @@ class Application:
         for kind in (Refused, ClientLeft, MistudioError, HTTPException, RequestValidationError, Exception):
             app.add_exception_handler(kind, _refusal)
         health = Health(self.dataplane, self.state)
-        routers = [health.router(), Inferring(self.dataplane, health).router(), self._own_router()]
-        bodies: list[type[BaseModel]] = [InferenceRequest]
+        instances = [each.instance for each in self._predictors]
+        routers = [health.router(), Inferring(self.dataplane, health, instances).router(), self._own_router()]
+        bodies: list[type[BaseModel]] = [InferenceRequest, *instances]
         for predictor in self._predictors:
             predictor.register_metrics(self.metrics)
             routers += predictor.routers()

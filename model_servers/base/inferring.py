@@ -1,19 +1,20 @@
 """KServe's routes for inference, V1 and V2: bodies read within bounds, then KServe's data plane and the model."""
 
 from asyncio import to_thread
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from kserve import InferRequest, InferResponse
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.v2_datamodels import InferenceRequest, InferenceResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from model_servers.base.bodies import json_object, read_body
 from model_servers.base.health import Health
 from model_servers.base.leaving import while_connected
-from model_servers.base.openapi import json_body
+from model_servers.base.openapi import body_of, json_body, reference
 from model_servers.base.problems import Refused, problem_of_fields, wrong
 from model_servers.base.recording import HEADER, KEY_NAME, record_of
 from model_servers.base.replies import JSONReply
@@ -27,20 +28,26 @@ class Inferring:
     Args:
         dataplane: KServe's, with the models that are loaded.
         health: what says whether a model is there.
+        instances: what an instance of V1 may be, for the OpenAPI document.
     """
 
-    def __init__(self, dataplane: DataPlane, health: Health) -> None:
+    def __init__(self, dataplane: DataPlane, health: Health, instances: Sequence[type[BaseModel]]) -> None:
         self._dataplane = dataplane
         self._health = health
+        self._instances = [reference(each) for each in instances]
 
     def router(self) -> APIRouter:
         """The routes."""
         router = APIRouter(tags=["inference"])
-        instances = {"type": "array", "items": {"type": "object"}, "minItems": 1}
-        v1 = {"type": "object", "properties": {"instances": instances}, "required": ["instances"]}
+        instances = {"type": "array", "items": {"anyOf": self._instances}, "minItems": 1}
+        v1 = {
+            "type": "object",
+            "properties": {"instances": instances},
+            "required": ["instances"],
+            "additionalProperties": False,
+        }
         router.post("/v1/models/{model_name}:predict", openapi_extra=json_body(v1))(self.predict)
-        v2 = json_body({"$ref": "#/components/schemas/InferenceRequest"})
-        router.post("/v2/models/{model_name}/infer", openapi_extra=v2)(self.infer)
+        router.post("/v2/models/{model_name}/infer", openapi_extra=body_of(InferenceRequest))(self.infer)
         return router
 
     async def predict(self, model_name: str, request: Request) -> Response:

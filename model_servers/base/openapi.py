@@ -21,7 +21,12 @@ def json_body(schema: dict[str, Any]) -> dict[str, Any]:
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """What a route is declared with whose body is such a model, which :func:`describe_bodies` is told of too."""
-    return json_body({"$ref": _REFERENCE.format(model=model.__name__)})
+    return json_body(reference(model))
+
+
+def reference(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of such a model, by name."""
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
 def describe_bodies(app: FastAPI, models: list[type[BaseModel]]) -> None:

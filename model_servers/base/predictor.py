@@ -17,10 +17,11 @@ class Predictor(ABC):
 
     Attributes:
         name: what ``--models`` calls it.
-        bodies: what its routes read, for the OpenAPI document.
+        instance: what an instance of V1 is, and bodies: what routes of its own read; for the OpenAPI document.
     """
 
     name: str
+    instance: type[BaseModel]
     bodies: tuple[type[BaseModel], ...] = ()
 
     @abstractmethod

@@ -162,7 +162,7 @@ def _path(location: tuple[int | str, ...], renamed: dict[str, str], above: str) 
     for before, part in zip((None, *location), location, strict=False):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part != _OF_A_NAME and not (isinstance(before, int) and part in _UNION_TAGS):
+        elif part != _OF_A_NAME and part[:1] != "~" and not (isinstance(before, int) and part in _UNION_TAGS):
             path += f".{part}" if path else part
     for inner, outer in renamed.items():
         if path == inner or path.startswith((f"{inner}.", f"{inner}[")):

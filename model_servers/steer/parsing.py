@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_core import to_json
 
 from mistudio.steer.requests import GenerationRequest, Sampling
 from model_servers.base.problems import Refused, problem_of_fields
 
 _SAMPLING = frozenset(Sampling.model_fields)
+_OWN: dict[str, Any] = {
+    name: (field.annotation, field) for name, field in GenerationRequest.model_fields.items() if name != "sampling"
+}
+# What a request looks like to clients, for documents: it is read by ``generation_request``.
+Instance = create_model("Instance", __base__=Sampling, **_OWN)
 
 
 def generation_request(

@@ -15,6 +15,7 @@ from model_servers.steer.describing import describe
 from model_servers.steer.kserve_model import TextModel
 from model_servers.steer.metrics import SteerMetrics, Watch
 from model_servers.steer.openai.routes import OpenAI
+from model_servers.steer.parsing import Instance
 from model_servers.steer.running import Run
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
@@ -34,6 +35,7 @@ class SteerPredictor(Predictor):
     """
 
     name = "steer"
+    instance = Instance
     bodies = OpenAI.bodies
 
     def __init__(

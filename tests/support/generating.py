@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 import transformers as tf
 
-from mistudio.instrument.answers import TextEngine
 from mistudio.instrument.compiled import CompiledEdits, Nameable, NamedDirection, compile_edits
 from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Engine
 from mistudio.instrument.paged import PagedEngine
 from mistudio.instrument.rows import Generation, Written
 from mistudio.instrument.session import Ends, PlacedAutoencoder, Session
+from mistudio.instrument.text_engine import TextEngine
 from mistudio.instrument.where import plain_prompt
 from mistudio.sae import JumpReLUConfig, StandardConfig, TopKConfig
 from mistudio.sae.config import ArchitectureConfig
@@ -34,6 +34,10 @@ SPECIAL = 0  # the tokenizer's only one
 
 @cache
 def subject_of(family: str) -> Subject:
+    return fresh_subject(family)
+
+
+def fresh_subject(family: str) -> Subject:
     """A model whose blocks are loud enough that its answers do not repeat one token."""
     subject = subject_from_model(build_model(family).eval(), byte_level_tokenizer())
     with torch.no_grad():

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from mistudio.errors import InputError
 from mistudio.instrument.answers import (
-    Judged,
     Passed,
     asked_of,
     check_can_generate,
@@ -45,6 +44,7 @@ from mistudio.instrument.row_passes import RowPasses
 from mistudio.instrument.rows import Finish, Generation, Row, Written, shared_beginning
 from mistudio.instrument.session import Session
 from mistudio.instrument.table import EditTable, PassEdits, RowSlice
+from mistudio.instrument.text_engine import Judged
 from mistudio.instrument.where import PromptTokens
 
 __all__ = ["Engine", "Finish", "Generation", "Judged", "Written"]
@@ -115,17 +115,20 @@ class Engine:
 
         Raises:
             InputError: there are more of them than free rows, or one cannot be started.
-            SubjectError: an edit could not be applied.
+            SubjectError: an edit could not be applied; the answers under way go on, and none of these is.
         """
         if len(generations) > self.free_rows:
             message = f"{len(generations)} answers were to be started, and {self.free_rows} rows are free."
             raise InputError(message)
         for generation in generations:
             self.check(generation)
+        lengths = [len(generation.tokens) for generation in generations]
         try:
             return [one for together in _together(generations) for one in self._start(together)]
         except BaseException:
             self._drop(generations)
+            for generation, length in zip(generations, lengths, strict=True):
+                del generation.tokens[length:]
             raise
 
     @torch.inference_mode()
@@ -133,7 +136,7 @@ class Engine:
         """One more token of each answer under way.
 
         Raises:
-            SubjectError: an edit could not be applied.
+            SubjectError: an edit could not be applied; all answers are as they were before.
         """
         rows = self._rows
         if not rows:

@@ -18,7 +18,6 @@ import torch
 
 from mistudio.errors import InputError
 from mistudio.instrument.answers import (
-    Judged,
     Passed,
     asked_of,
     check_can_generate,
@@ -34,6 +33,7 @@ from mistudio.instrument.paged_batches import PagedBatches, Piece
 from mistudio.instrument.rows import Generation, Row, Written
 from mistudio.instrument.session import Session
 from mistudio.instrument.table import EditTable, PassEdits, RowSlice
+from mistudio.instrument.text_engine import Judged
 from mistudio.instrument.where import PromptTokens
 
 _MOST_SLOTS = 4096  # where nothing else says how long a sequence may be

@@ -27,7 +27,7 @@ from mistudio.errors import ConfigError, SubjectError
 from mistudio.instrument.whole_passes import WholePasses, agree
 from mistudio.subject import Subject, unedited
 
-_PAGE_TOKENS, _FLASH_PAGE_TOKENS = 16, 256  # flash attention reads pages of 256 tokens, and masks are none the wiser
+_PAGE_TOKENS, _FLASH_PAGE_TOKENS = 16, 256  # flash attention takes no smaller pages
 _PASS_TOKENS, _FLASH_PASS_TOKENS = 512, 2048  # a mask is as wide as all that is cached, and as high as this
 _LEAST_PAGES = 4
 
@@ -65,7 +65,7 @@ class PagedBatches:
         try:
             self._processor = self._opened(num_rows, num_cached)
             agrees = agree(probes, self._probed([probe.ids for probe in probes]), subject.model.dtype)
-        except MemoryError as error:
+        except (MemoryError, torch.OutOfMemoryError) as error:
             self.close()
             message = f"A cache of {num_cached:,} tokens does not fit ({error}): give fewer rows, or shorter ones."
             raise ConfigError(message) from error

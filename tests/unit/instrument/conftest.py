@@ -1,5 +1,8 @@
 """The tiny runs, made once, with an autoencoder of each."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from mistudio.activations import ActivationReader
@@ -44,3 +47,12 @@ def fitted(run: TinyRun, config: TopKConfig | BatchTopKConfig) -> SparseAutoenco
 def texts() -> list[str]:
     """The documents of the tiny corpus, many longer than a sequence of it, and a text without a token."""
     return ["", "naïve café 猫 sat", *(document["text"] for document in tiny_documents())]
+
+
+@pytest.fixture(scope="module")
+def _little_to_collect() -> Iterator[None]:
+    """Garbage collection leaves alone what is there: transformers' batches collect when they go, half a second each."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

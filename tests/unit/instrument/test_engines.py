@@ -7,10 +7,10 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from mistudio.errors import InputError, SubjectError
-from mistudio.instrument.answers import TextEngine
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.session import Session
+from mistudio.instrument.text_engine import TextEngine
 from mistudio.subject import run_captured
 from tests.support.families import CAUSAL
 from tests.support.generating import (
@@ -19,6 +19,7 @@ from tests.support.generating import (
     Wish,
     answered,
     compiled,
+    fresh_subject,
     generated,
     ids_of,
     nameable_of,
@@ -26,8 +27,9 @@ from tests.support.generating import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("_little_to_collect")
 Make = Callable[..., TextEngine]
-SLOTS = 64
+ROWS, SLOTS = 6, 64
 EDITS: dict[str, list[dict[str, object]]] = {
     "add": [{"op": "add", "feature": 3, "strength": 20}],
     "add, of the largest": [{"op": "add", "feature": 7, "strength": 2, "unit": "feature_max", "autoencoder": "early"}],
@@ -85,15 +87,27 @@ def nameable(session: Session) -> Nameable:
     return nameable_of(session)
 
 
-@pytest.fixture(params=sorted(BACK_ENDS))
+@pytest.fixture(scope="module", params=sorted(BACK_ENDS))
 def make(request: pytest.FixtureRequest) -> Make:
     return BACK_ENDS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(make: Make, session: Session) -> Iterator[TextEngine]:
-    with make(session, num_rows=6, num_slots=SLOTS) as made:
+    """One engine for all tests, which leave nothing under way."""
+    with make(session, num_rows=ROWS, num_slots=SLOTS) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "engine" in request.fixturenames:
+        engine: TextEngine = request.getfixturevalue("engine")
+        left = list(engine.running)
+        for generation in left:
+            engine.stop(generation)
+        assert not left
 
 
 @pytest.fixture(scope="module")
@@ -157,25 +171,23 @@ def test_each_kind_of_edit_changes_the_answer(
 
 
 def test_an_answer_without_edits_has_the_very_logits_of_the_model_untouched(
-    make: Make, session: Session, nameable: Nameable
+    make: Make, engine: TextEngine, nameable: Nameable
 ) -> None:
     plain = Wish(ids_of(17), 14, more={"alternatives": 61})
     steered = [Wish(ids_of(9 + n, n), 14, compiled(nameable, *EDITS[name])) for n, name in enumerate(("add", "clamp"))]
     beside = [wish._replace(edits=None) for wish in steered]
-    with make(session, num_rows=3, num_slots=SLOTS) as untouched:
-        alone_then, then = answered(untouched, [plain])[0], answered(untouched, [plain, *beside])[0]
-    with make(session, num_rows=3, num_slots=SLOTS) as engine:
-        now = answered(engine, [plain, *steered])[0]
-        alone_now = answered(engine, [plain])[0]
-    assert [one.alternatives for one in now] == [one.alternatives for one in then]
-    assert [one.alternatives for one in alone_now] == [one.alternatives for one in alone_then]
+    with make(Session(fresh_subject("llama")), num_rows=ROWS, num_slots=SLOTS) as untouched:
+        expected = answered(untouched, [plain, *beside])[0], answered(untouched, [plain])[0]
+    found = answered(engine, [plain, *steered])[0], answered(engine, [plain])[0]
+    for answer, untouched_answer in zip(found, expected, strict=True):
+        assert [one.alternatives for one in answer] == [one.alternatives for one in untouched_answer]
 
 
-def test_what_is_judged_without_edits_are_the_very_logits_of_the_model(engine: TextEngine, session: Session) -> None:
-    wish = Wish(ids_of(9))
-    tokens = generated(session.subject, wish.ids, 6)
+def test_what_is_judged_without_edits_are_the_very_logits_of_the_model(engine: TextEngine) -> None:
+    untouched, wish = fresh_subject("llama"), Wish(ids_of(9))
+    tokens = generated(untouched, wish.ids, 6)
     with torch.inference_mode():
-        logits_TV = session.subject.model(torch.tensor([[*wish.ids, *tokens]])).logits[0, len(wish.ids) - 1 : -1]
+        logits_TV = untouched.model(torch.tensor([[*wish.ids, *tokens]])).logits[0, len(wish.ids) - 1 : -1]
     judged = engine.judge(wish.begun().prompt, tokens)
     assert torch.equal(judged.logits_TV, logits_TV)
     assert judged.dose == {}
@@ -271,10 +283,13 @@ def test_a_stopped_answer_frees_its_row_and_leaves_the_others_as_they_are(make: 
 def test_an_edit_that_does_not_act_is_an_error_and_leaves_no_trace(
     engine: TextEngine, session: Session, nameable: Nameable
 ) -> None:
-    early = compiled(nameable, {"op": "add", "feature": 7, "strength": 5, "autoencoder": "early"})
+    add = {"op": "add", "feature": 7, "strength": 5, "autoencoder": "early"}
+    early = compiled(nameable, add)
     wishes = [Wish(ids_of(9), 12, early), Wish(ids_of(14, 1), 12)]
     expected = tokens_of(answered(engine, wishes))
-    under_way, another = [wish.begun() for wish in wishes], Wish(ids_of(5), 12, early).begun()
+    # What has a condition is read by itself, after the shorter one, whose first token is there by then.
+    fails = compiled(nameable, add, {**add, "when": {"feature": 3}})
+    under_way, others = [wish.begun() for wish in wishes], [Wish(ids_of(2)).begun(), Wish(ids_of(5), 9, fails).begun()]
     engine.start(under_way)
     engine.step()
     block = session.subject.blocks[0]
@@ -284,10 +299,10 @@ def test_an_edit_that_does_not_act_is_an_error_and_leaves_no_trace(
         with pytest.raises(SubjectError, match=r"at mlp_out.0 did not act: the forward pass never came by"):
             engine.step()
         with pytest.raises(SubjectError, match=r"at mlp_out.0 did not act"):
-            engine.start([another])
+            engine.start(others)
     finally:
         block.mlp = hooked
-    assert another.tokens == []
+    assert [other.tokens for other in others] == [[], []]
     assert list(engine.running) == under_way
     while engine.running:
         engine.step()

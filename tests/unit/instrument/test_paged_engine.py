@@ -24,6 +24,7 @@ from tests.support.generating import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("_little_to_collect")
 SLOTS = 64
 REFUSED = ("bloom", "falcon_7b", "falcon_40b", "falcon_rw", "gptj", "stablelm")
 

@@ -193,3 +193,17 @@ def test_a_problem_names_the_field_by_its_place(body: dict[str, Any], param: str
 )
 def test_fields_that_do_not_go_together_are_named_in_words(body: dict[str, Any]) -> None:
     assert next(iter(body)) in problem_with(ChatRequest, CHAT | body).message
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["generated", {"window": [1, 5]}, {"positions": [-1, 2]}, {"roles": ["user"], "exclude": {"positions": [0]}}],
+)
+@pytest.mark.parametrize("kind", [CompletionRequest, ChatRequest])
+def test_an_edit_says_where_by_a_word_or_in_full(kind: type[CompletionRequest] | type[ChatRequest], where: Any) -> None:
+    edit = {"op": "add", "feature": 1, "strength": 1.0, "where": where}
+    body = (COMPLETION if kind is CompletionRequest else CHAT) | {"steering": {"edits": [edit], "watch": [1]}}
+    (request,) = of(kind, body)
+    assert request.steering is not None
+    said = request.steering.edits[0].where.model_dump(mode="json", exclude_defaults=True)
+    assert said == ({"tokens": where} if isinstance(where, str) else where)

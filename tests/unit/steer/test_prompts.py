@@ -60,6 +60,14 @@ def test_a_message_that_repeats_another_is_found_behind_it(reader: PromptReader)
     assert [role for role in prompt.role_P or [] if role] == ["user", "assistant", "user"]
 
 
+def test_a_message_that_the_templates_own_words_hold_is_found_where_it_stands(reader: PromptReader) -> None:
+    prompt = reader.chat(chat(("user", "user"), ("assistant", "a"), ("user", "s")))
+    decode = reader._tokenizer.decode  # noqa: SLF001
+    before = decode([token for token, role in zip(prompt.ids, prompt.role_P or [], strict=True) if role])
+    assert before.split() == ["user", "a", "s"]
+    assert decode(np.array(prompt.ids)[prompt.exempt_P]).count("user") == 2
+
+
 def test_without_a_template_a_chat_is_refused_with_what_to_do(tmp_path_factory: pytest.TempPathFactory) -> None:
     source = tiny_llama(tmp_path_factory.mktemp("plain"))
     plain = PromptReader(load_subject(resolve_source(source.path), SubjectConfig(device="cpu")))
