@@ -89,7 +89,7 @@ class SteerService:
         self._recorder = Recorder(audit, name) if audit is not None else None
         subject = nameable.session.subject
         self.reader = PromptReader(subject, chat_template)
-        self._tokenizer, self._ends = subject.tokenizer, ending_tokens(subject.model, subject.tokenizer)
+        self._tokenizer, self._ends = subject.tokenizer, subject.ending_ids
         self.engine = new_engine(nameable.session, self.config)
         self._preparer = Preparer(nameable, self.reader, self.config, self.engine.num_slots, presets)
         self._waiting: deque[Ticket] = deque()
@@ -406,11 +406,3 @@ def new_engine(session: Session, config: ServiceConfig) -> TextEngine:
 
         return PagedEngine(session, config.rows, config.max_tokens)
     return Engine(session, config.rows, config.max_tokens)
-
-
-def ending_tokens(model: object, tokenizer: object) -> frozenset[int]:
-    """Tokens that end a text, as the tokenizer and the model's settings for generation say."""
-    named = [getattr(tokenizer, "eos_token_id", None)]
-    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named += more if isinstance(more, list) else [more]
-    return frozenset(int(token) for token in named if token is not None)
