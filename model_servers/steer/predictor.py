@@ -10,6 +10,7 @@ from kserve import Model
 
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
+from model_servers.base.keys import NOBODY
 from model_servers.base.metrics import Metrics
 from model_servers.base.predictor import Predictor
 from model_servers.base.problems import unavailable
@@ -133,7 +134,8 @@ class SteerPredictor(Predictor):
         assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        caller = Caller(request_id_from(headers.get(HEADER, "")), headers.get(KEY_NAME) or None)
+        key = headers.get(KEY_NAME, NOBODY)
+        caller = Caller(request_id_from(headers.get(HEADER, "")), None if key == NOBODY else key)
         return Run(self._loaded(), self._pool, self._mailbox, Watch(self._metrics, api), caller)
 
     def _stats(self) -> "ServiceStats | None":
