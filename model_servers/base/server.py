@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -64,6 +65,7 @@ class ModelServer:
         try:
             if self.grpc is not None:
                 await self.grpc.start()
+            await self._web.has_started()
             _log.info(
                 "listening", extra=with_fields(host=self._settings.host, port=self.port, grpc_port=self.grpc_port)
             )
@@ -134,6 +136,16 @@ class _Web(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._stop = stop
+        self._started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; the signals are taken by then."""
+        await super().startup(sockets)
+        self._started.set()
+
+    async def has_started(self) -> None:
+        """Wait until it listens."""
+        await self._started.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain first."""

@@ -3,7 +3,7 @@
 What edits call an autoencoder may stand for another one tomorrow; digests do not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -46,10 +46,11 @@ class Parts(NamedTuple):
     directions: Sequence[Part] = ()
 
 
-def parts_of(nameable: "Nameable") -> Parts:
-    """What edits can name in a session.
+def parts_of(nameable: "Nameable", directions: Iterable[str] = ()) -> Parts:
+    """What edits can name in a session, and those directions that are asked for by name.
 
     Raises:
+        NotFound: there is no such direction.
         InputError: nothing says which model it is.
     """
     session = nameable.session
@@ -60,8 +61,8 @@ def parts_of(nameable: "Nameable") -> Parts:
         Part(one.uri, one.digest, tuple(one.ends.hooks), tuple(nameable.names[number : number + 1]))
         for number, one in enumerate(session.autoencoders)
     ]
-    directions = [Part(name, one.digest, (str(one.hook.point),)) for name, one in nameable.directions.items()]
-    return Parts(session.source.digest, autoencoders, directions)
+    along = [Part(name, one.digest, (str(one.hook.point),)) for name in directions if (one := nameable.direction(name))]
+    return Parts(session.source.digest, autoencoders, along)
 
 
 def parts_in_store(saes: Sequence[Artifact], directions: Sequence[Direction]) -> Parts:

@@ -175,7 +175,7 @@ class Line(NamedTuple):
 
     @property
     def parts(self) -> Parts:
-        return parts_of(self.nameable)
+        return parts_of(self.nameable, ["sea"])
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     with open_session(saes, run.source, CPU) as session:
         (hook,) = resolve_hooks(session.subject, [sea.hook])
         directions = {"sea": NamedDirection(hook, sea.vector_D, sea.digest)}
-        yield Line(run, saes[0], saes[1], Nameable(session, ["own", "other"], directions=directions))
+        yield Line(run, saes[0], saes[1], Nameable(session, ["own", "other"], directions=directions.__getitem__))
 
 
 ASKED = Edits.model_validate(
