@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from mistudio.artifacts import canonical_json
 from mistudio.cli import app
-from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, StorageError
 from mistudio.instrument.edits import Edits
 from mistudio.redaction import Secret
 from mistudio.steer import audit
@@ -412,10 +412,18 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="There is no audit log"):
         verify_log(tmp_path)
     other = tmp_path / "other.jsonl"
+    other.write_bytes(b"")
+    with pytest.raises(InputError, match="holds no line: this is no audit log"):
+        verify_log(other)
     for content in (b"[]\n", b'{"hash": 1}\n', b"\xff\n", b'{"text": "a"}\n'):
         other.write_bytes(content)
         with pytest.raises(InputError, match=r"other\.jsonl, line 1: this is no audit log"):
             verify_log(other)
+
+
+def test_a_head_that_is_no_hash_is_refused(written: Path) -> None:
+    with pytest.raises(ConfigError, match="head '0123' is no hash"):
+        verify_log(written, "0123")
 
 
 def test_a_log_is_for_its_owner_alone(written: Path) -> None:
