@@ -25,9 +25,7 @@ def _direction(context: Context, _inputs: Inputs, config: "DirectionConfig") -> 
     from mistudio.steer.direction_step import direction
     from mistudio.steer.example_files import Files
 
-    labelled, positive, negative = (
-        str(context.argument(name) or "") for name in ("examples", "positive", "negative")
-    )
+    labelled, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))
     files = Files.read(labelled, positive, negative, context.store)
     return direction(context.store, files, context.source(), context.subject(), config, context.seed)
 
