@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from mistudio.instrument.answers import TextEngine
 from mistudio.instrument.rows import Generation, Written
+from mistudio.instrument.text_engine import TextEngine
 
 
 def write_all(engine: TextEngine, generations: Iterable[Generation]) -> Iterator[Written]:
