@@ -14,7 +14,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end clean
+.PHONY: help install demo demo-real test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexpla
 
 bench-end-to-end: $(PEERS)/installed ## Time text to trained autoencoder on SmolLM2, ours and SAELens's runner in turn (about half an hour)
 	$(PEERS)/bin/python -m benchmarks.end_to_end --store $(STORE) $(ARGS)
+
+bench-steer: install ## What steering costs beside no edits, and a soak of the server; needs the store of make demo
+	$(BIN)/python -m benchmarks.steering --store $(STORE) $(ARGS)
+	$(BIN)/python -m benchmarks.soak --store $(STORE)
 
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'

@@ -49,7 +49,7 @@ class Bench:
             f"direction-{hook.point.layer}": NamedDirection(hook, torch.randn(width, generator=draw), str(hook.point))
             for hook in resolve_hooks(session.subject, points)
         }
-        self.nameable = Nameable(self.session, ["own", "columns"], directions=self.directions)
+        self.nameable = Nameable(self.session, ["own", "columns"], directions=self.directions.__getitem__)
 
     def prompts(self, count: int) -> list[PromptTokens]:
         """Random tokens, which no two rows share."""

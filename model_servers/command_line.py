@@ -76,12 +76,14 @@ def _made(name: str, options: Mapping[str, Any], settings: ServerSettings) -> "P
 def _steer(options: Mapping[str, Any], settings: ServerSettings) -> "Predictor":
     """The predictor ``steer``; the store is opened now, and the model when it is loaded."""
     from mistudio.artifacts import default_store_url, open_to_read
+    from mistudio.steer.audit import AuditLog
     from model_servers.steer.predictor import SteerPredictor
 
     content = _content(ServiceConfig, options) | {_QUEUE: settings.max_queue}
     config = validated(ServiceConfig, content)
     store = open_to_read(options["store"] or default_store_url())
     template = _text(options["chat_template"])
+    audit = AuditLog(Path(options["audit_log"])) if options["audit_log"] else None
 
     def opened() -> Any:
         from mistudio.steer.opening import open_served
@@ -90,7 +92,7 @@ def _steer(options: Mapping[str, Any], settings: ServerSettings) -> "Predictor":
         source = resolve_source(options["subject"]) if options["subject"] else None
         return open_served(store, options["line"] or (), source)
 
-    return SteerPredictor(opened, config, template)
+    return SteerPredictor(opened, config, template, audit)
 
 
 _PREDICTORS: dict[str, "Callable[[Mapping[str, Any], ServerSettings], Predictor]"] = {"steer": _steer}
@@ -122,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the newest)")  # fmt: skip
     add("--subject", help="the language model, where it is not found as the captures name it")
     add("--chat-template", metavar="FILE", help="Jinja template for chats, in place of the tokenizer's own")
+    add("--audit-log", metavar="FILE", help="append every request that changes the model; see mistudio audit verify")
     _add_settings(parser.add_argument_group("server"), ServerSettings)
     _add_settings(parser.add_argument_group("steer"), ServiceConfig)
     return parser

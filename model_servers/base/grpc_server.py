@@ -18,7 +18,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from mistudio.errors import ConfigError
 from model_servers.base.application import Application
 from model_servers.base.health import Health
-from model_servers.base.logs import REQUESTS, with_fields
+from model_servers.base.logs import REQUEST_ID, REQUESTS, with_fields
 from model_servers.base.problems import Problem, Refused, problem_of, timed_out, wrong
 from model_servers.base.recording import CLIENT_LEFT, HEADER, KEY_NAME, Record, request_id_from
 from model_servers.base.settings import ServerSettings
@@ -148,6 +148,7 @@ class _Guard(aio.ServerInterceptor):  # type: ignore[misc]
         async def guarded(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             began = time.perf_counter()
             record = Record(request_id_from(metadata.get(HEADER, "")), status=200)
+            REQUEST_ID.set(record.request_id)
             try:
                 return await self._answered(lambda: answer(request, context), method, metadata, record)
             except asyncio.CancelledError:
@@ -180,7 +181,7 @@ class _Guard(aio.ServerInterceptor):  # type: ignore[misc]
     def _note(self, method: str, record: Record, seconds: float) -> None:
         route = f"grpc:{method}"
         self._application.metrics.count(route, "POST", record.status, seconds)
-        fields = {"request_id": record.request_id, "route": route, "status": record.status, "key": record.key}
+        fields = {"route": route, "status": record.status, "key": record.key}
         REQUESTS.info("request", extra=with_fields(**fields, duration_ms=round(1000 * seconds, 1)))
 
 

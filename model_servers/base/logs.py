@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
@@ -14,6 +15,7 @@ from typing import TextIO
 from mistudio.plain_text import without_surrogates
 from mistudio.redaction import redact
 
+REQUEST_ID: ContextVar[str] = ContextVar("request_id")  # of the request that is answered
 REQUESTS = logging.getLogger("model_servers.requests")
 _FIELDS = "fields"  # of a record: what belongs into its line beside the message
 
@@ -43,6 +45,8 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": redact(without_surrogates(record.getMessage())),
         }
+        request_id = REQUEST_ID.get(None)
+        content |= {} if request_id is None else {"request_id": request_id}
         content |= getattr(record, _FIELDS, {})
         if record.exc_info and record.exc_info[0] is not None:
             content["exception"] = record.exc_info[0].__name__

@@ -6,12 +6,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_servers.base.keys import NOBODY
-from model_servers.base.logs import REQUESTS, with_fields
+from model_servers.base.logs import REQUEST_ID, REQUESTS, with_fields
 from model_servers.base.metrics import Metrics
 from model_servers.base.problems import problem_of, reply_of
 
@@ -32,14 +31,12 @@ class Record:
         key: name of the key that asks.
         status: of the answer, once it began; 0 before.
         at_end: what is to be done when the request is over, however it ended.
-        fields: what else its line in the log has.
     """
 
     request_id: str
     key: str = NOBODY
     status: int = 0
     at_end: list[Callable[[], None]] = field(default_factory=list)
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def record_of(scope: Scope) -> Record:
@@ -68,6 +65,7 @@ class Recording:
             return
         record = Record(request_id_from(header(scope, HEADER)))
         scope[_RECORD] = record
+        REQUEST_ID.set(record.request_id)
         began = time.perf_counter()
         try:
             await self._answered(scope, receive, send, record)
@@ -95,14 +93,13 @@ class Recording:
         self._metrics.count(route, scope["method"], status, seconds)
         level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
         fields = {
-            "request_id": record.request_id,
             "method": scope["method"][:16],
             "route": route,
             "status": status,
             "key": record.key,
             "duration_ms": round(1000 * seconds, 1),
         }
-        REQUESTS.log(level, "request", extra=with_fields(**fields, **record.fields))
+        REQUESTS.log(level, "request", extra=with_fields(**fields))
 
 
 def header(scope: Scope, name: str) -> str:

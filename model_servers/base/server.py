@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -10,6 +11,7 @@ import uvicorn
 from mistudio.errors import MistudioError
 from model_servers.base.application import Application
 from model_servers.base.grpc_server import GRPCServer
+from model_servers.base.http_protocol import HeadTimedProtocol
 from model_servers.base.keys import Keys, read_keys
 from model_servers.base.logs import with_fields
 from model_servers.base.predictor import Predictor
@@ -64,6 +66,7 @@ class ModelServer:
         try:
             if self.grpc is not None:
                 await self.grpc.start()
+            await self._web.has_started()
             _log.info(
                 "listening", extra=with_fields(host=self._settings.host, port=self.port, grpc_port=self.grpc_port)
             )
@@ -116,7 +119,7 @@ class ModelServer:
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
             self.application.asgi,
-            http="h11",  # whose heads of requests are bounded
+            http=HeadTimedProtocol,  # by h11, whose heads are bounded in size too
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             ws="none",
             lifespan="off",
@@ -134,6 +137,16 @@ class _Web(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._stop = stop
+        self._started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; the signals are taken by then."""
+        await super().startup(sockets)
+        self._started.set()
+
+    async def has_started(self) -> None:
+        """Wait until it listens."""
+        await self._started.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain first."""

@@ -43,7 +43,7 @@ async def outcomes(run: Run, requests: Sequence[GenerationRequest]) -> list[Outc
         Exception: what made a request fail.
     """
     found = [Outcome([Answer() for _ in range(request.n)]) for request in requests]
-    async for part, event in run.events():
+    async for part, event in run.events(at_once=False):
         outcome = found[part]
         if isinstance(event, Delta):
             outcome.answers[event.index].add(event)

@@ -15,6 +15,7 @@ import pytest
 
 from mistudio.errors import NotFound
 from mistudio.steer.config import ServiceConfig
+from model_servers.base.http_protocol import HeadTimedProtocol
 from model_servers.base.keys import ENVIRONMENT, Keys, read_keys
 from model_servers.base.logs import JSONFormatter
 from model_servers.base.server import ModelServer
@@ -264,6 +265,31 @@ def test_a_request_that_takes_too_long_ends_with_an_error_that_says_so(tiny: Tin
         until(lambda: metric(client, "mistudio_steer_rows_in_use") == 0)
 
 
+def test_who_does_not_finish_the_head_of_a_request_is_let_go(tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeadTimedProtocol, "head_timeout_s", 0.3)
+    head = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with serving([SteerPredictor(tiny.open)]) as server:
+        for whole, begun in ((b"", b""), (b"", head[:20]), (head, head[:20])):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                connection.sendall(whole)
+                answer = b""
+                while whole and not answer.endswith(b"}"):
+                    answer += connection.recv(1000)
+                connection.sendall(begun)
+                assert connection.recv(1000) == b""
+
+
+def test_a_server_whose_engine_has_ended_is_neither_alive_nor_ready(tiny: TinyStore) -> None:
+    predictor = SteerPredictor(tiny.open)
+    with serving([predictor]) as server, httpx.Client(base_url=url_of(server), timeout=60) as client:
+        assert client.get("/v2/health/live").status_code == 200
+        assert predictor._service is not None
+        predictor._service.close()
+        for path in ("/v2/health/live", "/v2/health/ready", f"/v2/models/{NAME}/ready"):
+            assert client.get(path).status_code == 503
+        assert client.post(PATH, json=SHORT).status_code == 503
+
+
 def test_what_goes_wrong_in_the_server_is_told_nobody_but_logged_without_the_prompt(
     tiny: TinyStore, logged: io.StringIO
 ) -> None:
@@ -284,8 +310,8 @@ def test_what_goes_wrong_in_the_server_is_told_nobody_but_logged_without_the_pro
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal"
         assert "KeyError" not in answer.text
-        assert answer.headers["x-request-id"] in logged.getvalue()
         assert client.get("/v2/health/ready").status_code == 200
     failed = [line for line in map(json.loads, logged.getvalue().splitlines()) if line["message"] == "failed"]
     assert [line["exception"] for line in failed] == ["KeyError"]
+    assert failed[0]["request_id"] == answer.headers["x-request-id"]
     assert prompt not in logged.getvalue()

@@ -154,7 +154,8 @@ def test_what_keeps_a_server_from_starting_is_one_line_and_status_2(
 def test_help_has_examples_and_imports_neither_torch_nor_kserve() -> None:
     code = (
         "import sys\nfrom model_servers.command_line import main\n"
-        "try:\n    main(['--help'])\nfinally:\n    print(*sorted({'torch', 'kserve'} & sys.modules.keys()), 'imported')\n"
+        "try:\n    main(['--help'])\nfinally:\n"
+        "    print(*sorted({'torch', 'kserve'} & sys.modules.keys()), 'imported')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

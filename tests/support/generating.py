@@ -64,7 +64,7 @@ def nameable_of(session: Session) -> Nameable:
     (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
     vector_D = torch.randn(hook.width, generator=torch.Generator().manual_seed(5))
     maxima = [lambda latent: 2.0 + latent % 3] * len(session.autoencoders)
-    return Nameable(session, NAMES, maxima, {"calm": NamedDirection(hook, vector_D, "calm")})
+    return Nameable(session, NAMES, maxima, {"calm": NamedDirection(hook, vector_D, "calm")}.__getitem__)
 
 
 class Wish(NamedTuple):

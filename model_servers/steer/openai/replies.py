@@ -29,6 +29,7 @@ class Reply:
         self._shape = shape
         self._requests = requests
         self._head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._chunk_head = json_bytes({**self._head, "object": shape.chunk_name})[:-1] + b',"choices":'
 
     def whole(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """The answer in one piece."""
@@ -44,23 +45,24 @@ class Reply:
     async def events(self, run: Run, *, includes_usage: bool) -> AsyncIterator[bytes]:
         """The answer as it comes; what goes wrong on the way is an event too, and the last one."""
         streamed = StreamedChoices(self._shape, self._requests)
-        extra = {"usage": None} if includes_usage else {}
+        no_usage = b',"usage":null' if includes_usage else b""
         try:
             for choice in streamed.openings():
-                yield self._event([choice], extra)
+                yield self._event([choice], no_usage)
             async for part, event in run.events():
                 for choice in streamed.of(part, event):
-                    yield self._event([choice], extra)
+                    yield self._event([choice], no_usage)
             if includes_usage:
-                yield self._event([], {"usage": usage_of(streamed.usages)})
+                yield self._event([], b',"usage":' + json_bytes(usage_of(streamed.usages)))
             yield b"data: [DONE]\n\n"
         except Exception as error:
             yield _sent(content_of(problem_of(error), _PATH))
         finally:
             run.cancel()
 
-    def _event(self, choices: list[Choice], extra: dict[str, Any]) -> bytes:
-        return _sent({**self._head, "object": self._shape.chunk_name, "choices": choices, **extra})
+    def _event(self, choices: list[Choice], usage: bytes) -> bytes:
+        """A chunk; all of it but the choices is the same each time, and written once."""
+        return b"".join((b"data: ", self._chunk_head, json_bytes(choices), usage, b"}\n\n"))
 
 
 def _sent(content: dict[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ import typer
 from mistudio.runs.checkout import checkout
 
 _HELP = (
-    "Serve the newest model of a store over HTTP: OpenAI's API with steering, KServe's V1 and V2 (see serve --help)."
+    "Serve the newest model of a store over HTTP. OpenAI's API with steering, KServe's V1 and V2 (see serve --help)."
 )
 
 

@@ -110,7 +110,7 @@ class Steering:
 
     def _push(self, feature: int, unit_D: Tensor, length: float) -> CompiledEdits:
         name = str(feature)  # and digest: all directions are rows of one decoder
-        nameable = Nameable(self._session, directions={name: NamedDirection(self.hook, unit_D, name)})
+        nameable = Nameable(self._session, directions={name: NamedDirection(self.hook, unit_D, name)}.__getitem__)
         return compile_edits(Edits(edits=(Add(direction=name, strength=length, where=_EVERYWHERE),)), nameable)
 
     @cached_property

@@ -24,7 +24,7 @@ VERSION = 1
 BEGIN, INTERVENTION, RECOVERED = "begin", "intervention", "recovered"
 FIRST_HASH = "0" * 64
 
-_HASH = re.compile("[0-9a-f]{64}")
+HASH = re.compile("[0-9a-f]{64}")
 
 Outcome = Literal["admitted", "stop", "length", "content_filter", "cancelled", "failed", "refused"]
 
@@ -109,7 +109,7 @@ def read_line(line: bytes) -> Link:
         record = parse_json(line.decode("ascii"))
     except (RefusedJSON, UnicodeDecodeError) as error:
         raise BadLine(str(error)) from error
-    if not isinstance(record, dict) or not _HASH.fullmatch(str(record.get("hash"))):
+    if not isinstance(record, dict) or not HASH.fullmatch(str(record.get("hash"))):
         message = "it is no object with a hash"
         raise BadLine(message)
     if not isinstance(record.get("number"), int) or not isinstance(record.get("record"), str):

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from mistudio.errors import InputError, NotFound
+from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.plain_text import shortened
-from mistudio.steer.audit_chain import BEGIN, FIRST_HASH, RECOVERED, BadLine, Link, chained, read_line
+from mistudio.steer.audit_chain import BEGIN, FIRST_HASH, HASH, RECOVERED, BadLine, Link, chained, read_line
 from mistudio.steer.audit_files import lock_path, rotated_paths
 
 State = Literal["intact", "broken", "torn", "cut", "headless"]
@@ -48,7 +48,8 @@ class _Chain:
     """What is known of the lines so far."""
 
     def __init__(self, head: str | None) -> None:
-        self.wanted, self.since = head, 0 if head == FIRST_HASH else None
+        self.wanted: str | None = head
+        self.since: int | None = None
         self.lines = self.recovered = self.files = 0
         self.last: Link | None = None
         self.first_file = 1
@@ -102,8 +103,12 @@ def verify_log(path: Path, head: str | None = None) -> Verdict:
 
     Raises:
         NotFound: there is no such file.
+        ConfigError: ``head`` is no hash.
         InputError: it is no audit log, or cannot be read.
     """
+    if head is not None and not HASH.fullmatch(head):
+        message = f"head {shortened(head)} is no hash: give its 64 hexadecimal digits."
+        raise ConfigError(message)
     if not path.is_file() and not (path.parent.is_dir() and rotated_paths(path)):
         message = f"There is no audit log {shortened(str(path))}."
         raise NotFound(message)
@@ -129,6 +134,9 @@ def _verified(files: "list[_File]", head: str | None) -> Verdict:
                     raise InputError(message) from error
                 is_torn = not line.endswith(b"\n") and file is files[-1]
                 return chain.verdict("torn" if is_torn else "broken", f"{where}: {error}.")
+    if chain.last is None:
+        message = f"{files[-1].path.name} holds no line: this is no audit log, or nothing was ever written to it."
+        raise InputError(message)
     if head is not None and chain.since is None:
         return chain.verdict("cut", f"No line has the hash {shortened(head)}: lines at the end are gone.")
     if chain.first_file > 1:

@@ -7,14 +7,18 @@ held against what is meant: ``canonical`` turns every way to write it into one.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, InputError
 from mistudio.instrument.edits import Ablate, Add, Cap, Clamp, Edits, Latent, Scale, features_of
 from mistudio.plain_text import shortened
 from mistudio.settings import Settings
+
+if TYPE_CHECKING:
+    from mistudio.instrument.compiled import Nameable
 
 Canonical = Callable[[str | None], str]
 
@@ -57,13 +61,25 @@ class _Placed(NamedTuple):
     edit: Add | Clamp | Scale | Ablate | Cap
 
 
+def canonical_in(nameable: "Nameable") -> Canonical:
+    """Every way to write an autoencoder of a session as its URI; what none is called stays as it is."""
+
+    def canonical(name: str | None) -> str:
+        with suppress(InputError):
+            return nameable.session.autoencoders[nameable.number(name)].uri
+        return str(name)
+
+    return canonical
+
+
 def check(edits: Edits, limits: SteerLimits, canonical: Canonical, *, preset: Edits | None = None) -> None:
     """Refuse edits beyond the limits.
 
     Args:
         edits: of the request itself.
         limits: what it may ask for.
-        canonical: from what an edit or a list of features calls an autoencoder to the one name that is compared.
+        canonical: from what an edit or a list calls an autoencoder to the one name that is compared, see
+            :func:`canonical_in`.
         preset: of the preset that it names.
 
     Raises:

@@ -42,7 +42,9 @@ class Place:
     def compiled(self, **edit: object) -> CompiledEdits:
         named = NamedDirection(self.hook, self.vector_D, "direction")
         body = {"op": "add", "direction": "it", "where": {"positions": [EDITED]}, **edit}
-        return compile_edits(Edits.model_validate({"edits": [body]}), Nameable(self.session, directions={"it": named}))
+        return compile_edits(
+            Edits.model_validate({"edits": [body]}), Nameable(self.session, directions={"it": named}.__getitem__)
+        )
 
     def of_second_row(self, compiled: CompiledEdits) -> PassEdits | None:
         """Edits of the second row alone, as an engine makes them."""

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from mistudio.artifacts import canonical_json
-from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
+from mistudio.cli import app
+from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, StorageError
 from mistudio.instrument.edits import Edits
 from mistudio.redaction import Secret
 from mistudio.steer import audit
@@ -410,11 +412,40 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="There is no audit log"):
         verify_log(tmp_path)
     other = tmp_path / "other.jsonl"
+    other.write_bytes(b"")
+    with pytest.raises(InputError, match="holds no line: this is no audit log"):
+        verify_log(other)
     for content in (b"[]\n", b'{"hash": 1}\n', b"\xff\n", b'{"text": "a"}\n'):
         other.write_bytes(content)
         with pytest.raises(InputError, match=r"other\.jsonl, line 1: this is no audit log"):
             verify_log(other)
 
 
+def test_a_head_that_is_no_hash_is_refused(written: Path) -> None:
+    with pytest.raises(ConfigError, match="head '0123' is no hash"):
+        verify_log(written, "0123")
+
+
 def test_a_log_is_for_its_owner_alone(written: Path) -> None:
     assert written.stat().st_mode & 0o077 == 0
+
+
+def test_the_command_says_what_was_found_and_ends_accordingly(written: Path) -> None:
+    def run_command(*more: str) -> Any:
+        return CliRunner().invoke(app, ["audit", "verify", str(written), *more])
+
+    head = AuditLog(written).head
+    done = run_command()
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, f"Head: {head}")
+    assert done.stdout.startswith("Intact: 6 lines in 1 file. Whether lines at its end are gone cannot be seen")
+    done = run_command("--head", head.upper())
+    assert done.exit_code == 0
+    assert "0 lines were written since" in done.stdout
+    assert json.loads(run_command("--json").stdout)["state"] == "intact"
+    raw = written.read_bytes()
+    states = {3: raw.replace(b"r-2", b"r-9"), 4: raw[:-5], 5: b"".join(raw.splitlines(keepends=True)[:-1])}
+    for code, content in states.items():
+        written.write_bytes(content)
+        assert run_command("--head", head).exit_code == code
+    written.write_bytes(b"something else\n")
+    assert isinstance(run_command().exception, InputError)

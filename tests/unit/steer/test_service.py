@@ -1,23 +1,31 @@
 """The service that generates: requests from any thread, one thread that runs the model."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from mistudio.errors import Busy, ConfigError, Draining, InputError, NotFound
+from mistudio.errors import Busy, ConfigError, Draining, InputError, NotFound, Unavailable
 from mistudio.instrument import Session, open_session
 from mistudio.instrument.compiled import Nameable
+from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.settings import validated
+from mistudio.steer.audit import AuditLog
+from mistudio.steer.audit_verify import verify_log
+from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
+from mistudio.steer.guard import GuardSettings
 from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, GenerationRequest
 from mistudio.steer.service import SteerService
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import make_llama_run, publish_sae
 
+UNKNOWN = {"op": "add", "feature": 4, "strength": 2.0, "unit": "feature_max"}
 ADD = {"op": "add", "feature": 3, "strength": 40.0}
 GREEDY = {"temperature": 0}
 
@@ -152,7 +160,13 @@ def test_a_feature_that_fires_ends_the_answer_and_is_named(service: SteerService
         ({"sampling": {"logit_bias": {99999: 1}}}, InputError, "logit_bias"),
         ({"steering": {"edits": [{**ADD, "feature": 64}]}}, NotFound, "no feature 64"),
         ({"steering": {"edits": [{**ADD, "autoencoder": "other"}]}}, NotFound, "no autoencoder other"),
-        ({"steering": {"edits": [{**ADD, "feature": 4, "unit": "feature_max"}]}}, InputError, "feature 4 is not known"),
+        (
+            {"steering": {"edits": [UNKNOWN]}},
+            InputError,
+            "feature 4 is not known",
+        ),
+        ({"steering": {"edits": [{**ADD, "unit": "relative"}]}}, ConfigError, r"edits\[0\]\.strength.*at most 2"),
+        ({"steering": {"preset": "calm"}}, NotFound, "no preset .calm"),
         ({"steering": {"watch": [64]}}, NotFound, "no feature 64"),
         ({"steering": {"edits": [ADD], "compare": True}, "n": 2}, InputError, "leave out n"),
         ({"messages": [{"role": "user", "content": "hi"}], "prompt": None}, InputError, "chat-template"),
@@ -253,3 +267,70 @@ def test_a_service_that_is_closed_fails_what_was_under_way(session: Session) -> 
         service.submit(service.prepare(request(max_tokens=90)), events.append)
     service.close()
     assert all(isinstance(events[-1], Failed) for events in told)
+
+
+def test_a_steered_answer_that_goes_round_in_a_loop_is_ended_and_says_so(session: Session) -> None:
+    guard = GuardSettings(loop_tokens=8, loop_times=2, max_perplexity=None)
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2, guard=guard)) as guarded:
+        loop = {"sampling": {"temperature": 0, "logit_bias": {65: 100}}, "max_tokens": 40}
+        steered = ask(guarded, **loop, steering={"edits": [ADD]})
+        (end,) = (event for event in steered if isinstance(event, Finished))
+        assert (end.reason, end.detail) == ("content_filter", "repetition: the same 1 token again and again")
+        assert sum(len(event.token_ids) for event in steered if isinstance(event, Delta)) == 8
+        (end,) = (event for event in ask(guarded, **loop) if isinstance(event, Finished))
+        assert end.reason == "length"  # nobody steered it
+        assert guarded.stats().collapsed == 1
+
+
+def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Session) -> None:
+    guard = GuardSettings(loop_tokens=None, distinct=None, max_perplexity=1.5, perplexity_window=8)
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2, guard=guard)) as guarded:
+        asked = {"sampling": {"temperature": 2.0, "seed": 1}, "max_tokens": 30}
+        (end,) = (event for event in ask(guarded, **asked, steering={"edits": [ADD]}) if isinstance(event, Finished))
+        assert end.reason == "content_filter"
+        assert "perplexity" in str(end.detail)
+
+
+def test_a_preset_acts_beside_the_requests_own_edits(session: Session, service: SteerService) -> None:
+    other = {"op": "add", "feature": 9, "strength": 30.0}
+    presets = {"calm": Edits.model_validate({"edits": [other]})}
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), presets=presets.__getitem__) as with_presets:
+        named = text_of(ask(with_presets, sampling=GREEDY, steering={"edits": [ADD], "preset": "calm"}))
+    assert named == text_of(ask(service, sampling=GREEDY, steering={"edits": [ADD, other]}))
+
+
+def test_every_request_that_changes_the_model_is_in_the_log_before_and_after(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "interventions.jsonl"
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), audit=AuditLog(path)) as logged:
+        ask(logged)
+        prepared = logged.prepare(request(steering={"edits": [ADD]}))
+        told: list[Event] = []
+        logged.submit(prepared, told.append, Caller("request-1", "alice"))
+        assert logged.drain(60)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [line for line in lines if line["record"] == "intervention"]
+    assert [(one["request"], one["key"], one["outcome"]) for one in records] == [
+        ("request-1", "alice", "admitted"),
+        ("request-1", "alice", "length"),
+    ]
+    assert records[0]["edits"][0]["features"] == [3]
+    assert "the cat" not in path.read_text()
+    assert verify_log(path).state == "intact"
+
+
+def test_where_the_log_cannot_be_written_nothing_is_steered(session: Session, tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "interventions.jsonl")
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), audit=log) as logged:
+        log.path.unlink()
+        log.path.mkdir()
+        with pytest.raises(Unavailable, match="nothing is steered"):
+            ask(logged, steering={"edits": [ADD]})
+        assert isinstance(ask(logged)[-1], Done)
+
+
+@pytest.mark.parametrize("engine", ["static", "paged"])
+def test_both_engines_give_the_same_answers(session: Session, service: SteerService, engine: str) -> None:
+    asked = {"sampling": {"temperature": 1.0, "seed": 5, "top_p": 0.9}, "steering": {"edits": [ADD]}}
+    config = validated(ServiceConfig, {"rows": 2, "engine": engine})
+    with SteerService(Nameable(session), "tiny", config) as other:
+        assert text_of(ask(other, **asked)) == text_of(ask(service, **asked))
