@@ -104,6 +104,7 @@ def test_on_sigterm_a_server_finishes_what_it_is_at_and_answers_nothing_new(tiny
         assert process.ended() == 0
 
 
+@pytest.mark.proof
 def test_what_is_not_finished_in_time_ends_with_an_error_that_says_so(tiny: TinyStore) -> None:
     with (
         started(tiny, "--drain-timeout-s", "0.05") as (process, client),
@@ -117,6 +118,7 @@ def test_what_is_not_finished_in_time_ends_with_an_error_that_says_so(tiny: Tiny
         assert process.ended() == 0
 
 
+@pytest.mark.proof
 def test_a_server_that_is_told_to_end_while_it_loads_ends(tiny: TinyStore) -> None:
     known = ["--store", str(tiny.store.url), "--subject", tiny.source.path, "--port", "0"]
     with Process(*known) as process:

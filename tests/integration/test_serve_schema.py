@@ -35,6 +35,7 @@ def api(server: ModelServer) -> Any:
     return schemathesis.openapi.from_url(f"{url_of(server)}/openapi.json")
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_request_is_answered_by_an_error_of_the_server(api: Any, mode: GenerationMode) -> None:
     statuses: Counter[tuple[str, int]] = Counter()
