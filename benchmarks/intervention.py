@@ -7,10 +7,13 @@ The other side is how the scorer did it before: each length of a push that is tr
 a pass over whole sequences, and a feature and its control come one after the other. Both sides go on with the same
 held-out texts, in turns, and how many continuations agree is a row of the table.
 
+``--processor-time`` counts processor time instead of the clock, for a machine that is busy.
+
 Shape legend: B prompts, T tokens, D width of the hook point, V vocabulary.
 """
 
 import argparse
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="the model, where the capture does not say where it is")
     parser.add_argument("--features", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--processor-time", action="store_true")
     asked = parser.parse_args()
     keep_freed_memory()
     bench = Bench(open_to_read(asked.store), asked.model, asked.features)
@@ -140,7 +144,8 @@ def main() -> None:
         pair for one, other in zip(ours, theirs, strict=True) for pair in zip(one or [""], other or [""], strict=True)
     ]
     same = sum(one == other for one, other in texts)
-    times = reporting.paired(bench.engine, bench.whole, asked.pairs, warm_up=0)
+    clock = time.process_time if asked.processor_time else time.perf_counter
+    times = reporting.paired(bench.engine, bench.whole, asked.pairs, warm_up=0, clock=clock)
     what = f"{asked.features} features, each with a control, {CONFIG.num_prompts} prompts"
     rows = [
         *reporting.speed_rows(f"intervention: {what}", times, "whole passes", 1.0),

@@ -145,7 +145,7 @@ class Application:
         }
         described: dict[str, Any] = {"version": __version__, "predictors": [each.name for each in self._predictors]}
         for predictor in self._predictors:
-            described |= predictor.describe()
+            described |= await asyncio.to_thread(predictor.describe)
         return JSONReply({**described, "server": limits})
 
 

@@ -42,7 +42,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What is served: its fields of GET /describe.
+        """What is served: its fields of GET /describe; called on a thread of the server's.
 
         Raises:
             Refused: it is not loaded yet.

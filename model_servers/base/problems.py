@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mistudio.errors import Busy, InputError, NotFound, Unavailable
+from mistudio.errors import Busy, Draining, InputError, NotFound, Unavailable
 from mistudio.plain_text import shortened, without_surrogates
 from model_servers.base.replies import JSONReply
 
@@ -119,7 +119,8 @@ def _field_in(message: str) -> str | None:
 def _unavailable(error: Unavailable) -> Problem:
     if isinstance(error, Busy):
         return Problem(429, str(error), "too_busy", retry_after_s=error.retry_after_s)
-    return Problem(503, str(error), "draining", retry_after_s=5)
+    code = "draining" if isinstance(error, Draining) else "unavailable"
+    return Problem(503, str(error), code, retry_after_s=5)
 
 
 def problem_of_fields(error: ValidationError, renamed: dict[str, str] | None = None, above: str = "") -> Problem:

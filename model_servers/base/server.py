@@ -11,6 +11,7 @@ import uvicorn
 from mistudio.errors import MistudioError
 from model_servers.base.application import Application
 from model_servers.base.grpc_server import GRPCServer
+from model_servers.base.http_protocol import HeadTimedProtocol
 from model_servers.base.keys import Keys, read_keys
 from model_servers.base.logs import with_fields
 from model_servers.base.predictor import Predictor
@@ -118,7 +119,7 @@ class ModelServer:
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
             self.application.asgi,
-            http="h11",  # whose heads of requests are bounded
+            http=HeadTimedProtocol,  # by h11, whose heads are bounded in size too
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
             ws="none",
             lifespan="off",

@@ -62,7 +62,10 @@ def usage_of(usages: Sequence[Usage]) -> dict[str, int]:
 
 
 def steering_of(
-    request: GenerationRequest, watched: Sequence[Sequence[float]], comparison: Comparison | None
+    request: GenerationRequest,
+    watched: Sequence[Sequence[float]],
+    comparison: Comparison | None,
+    finished: Finished | None = None,
 ) -> dict[str, Any]:
     """What a choice says of steering; empty where nothing of that was asked for."""
     content: dict[str, Any] = {}
@@ -70,6 +73,8 @@ def steering_of(
         content["watched"] = _json(watched)
     if comparison is not None:
         content["comparison"] = _json(asdict(comparison))
+    if finished is not None and finished.warnings:
+        content["warnings"] = list(finished.warnings)
     return {"steering": content} if content else {}
 
 

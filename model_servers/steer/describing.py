@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, Field
 
-from mistudio.instrument.edits import MAX_FEATURES, Edits, Unit
+from mistudio.artifacts import references
+from mistudio.instrument.edits import Edits, Unit
+from mistudio.steer.bounds import SteerLimits
 from mistudio.steer.requests import MAX_TOP_LOGPROBS, GenerationRequest
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ class Limits(BaseModel):
     tokens: int = Field(description="of a prompt and its answer")
     default_tokens: int = Field(description="generated where a request does not say")
     top_logprobs: int
-    edits: int
-    features_of_an_edit: int
     stop_texts: int
 
 
@@ -56,12 +56,17 @@ class Description(BaseModel):
     autoencoders: list[AutoencoderDescription]
     ops: dict[str, list[str]] = Field(description="what an edit can do, and the fields of each")
     units: list[str]
+    presets: list[str] = Field(description="that the store has now")
+    directions: list[str] = Field(description="that the store has now, by name")
     limits: Limits
+    allowed: SteerLimits = Field(description="how strong edits may be, how many, and of which features")
+    is_logged: bool = Field(description="whether every request that changes the model is written down")
 
 
-def describe(served: "Served", service: "SteerService") -> Description:
-    """What a service answers requests for."""
+def describe(served: "Served", service: "SteerService", *, is_logged: bool) -> Description:
+    """What a service answers requests for; before the engine has the model, for its hook points are tried out."""
     return Description(
+        **names_in_store(served),
         subject=_subject(served, service),
         autoencoders=[
             AutoencoderDescription(
@@ -78,8 +83,17 @@ def describe(served: "Served", service: "SteerService") -> Description:
         ],
         ops=_ops(),
         units=list(get_args(Unit)),
+        allowed=service.config.limits,
+        is_logged=is_logged,
         limits=_limits(service),
     )
+
+
+def names_in_store(served: "Served") -> dict[str, list[str]]:
+    """Presets and directions, which may be saved while the model is served."""
+    return {
+        f"{kind}s": sorted(each.name for each in references(served.store, kind)) for kind in ("preset", "direction")
+    }
 
 
 def _subject(served: "Served", service: "SteerService") -> SubjectDescription:
@@ -103,10 +117,7 @@ def _ops() -> dict[str, list[str]]:
 
 
 def _limits(service: "SteerService") -> Limits:
-    def most(model: type[BaseModel], field: str) -> int:
-        (bound,) = (each.max_length for each in model.model_fields[field].metadata if hasattr(each, "max_length"))
-        return int(bound)
-
+    stops = GenerationRequest.model_fields["stop"].metadata
     config = service.config
     return Limits(
         answers_at_once=config.rows,
@@ -114,7 +125,5 @@ def _limits(service: "SteerService") -> Limits:
         tokens=service.max_tokens,
         default_tokens=config.default_tokens,
         top_logprobs=MAX_TOP_LOGPROBS,
-        edits=most(Edits, "edits"),
-        features_of_an_edit=MAX_FEATURES,
-        stop_texts=most(GenerationRequest, "stop"),
+        stop_texts=next(int(each.max_length) for each in stops if hasattr(each, "max_length")),
     )

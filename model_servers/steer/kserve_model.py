@@ -80,7 +80,7 @@ def _prediction(request: GenerationRequest, outcome: Outcome) -> dict[str, Any]:
     choices = []
     for index, answer in enumerate(outcome.answers):
         comparison = outcome.comparison if index == 0 else None
-        steering = steering_of(request, answer.watched, comparison)
+        steering = steering_of(request, answer.watched, comparison, answer.finished)
         choices.append(
             {"index": index, "text": answer.text, **_logprobs(request, answer), **ending(answer.finished)} | steering
         )

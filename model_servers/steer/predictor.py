@@ -10,11 +10,12 @@ from kserve import Model
 
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
+from model_servers.base.keys import NOBODY
 from model_servers.base.metrics import Metrics
 from model_servers.base.predictor import Predictor
 from model_servers.base.problems import unavailable
 from model_servers.base.recording import HEADER, KEY_NAME, request_id_from
-from model_servers.steer.describing import describe
+from model_servers.steer.describing import describe, names_in_store
 from model_servers.steer.kserve_model import TextModel
 from model_servers.steer.metrics import SteerMetrics, Watch
 from model_servers.steer.openai.routes import OpenAI
@@ -72,7 +73,7 @@ class SteerPredictor(Predictor):
         service = SteerService(
             served.nameable(), served.name, self._config, self._chat_template, served.preset, self._audit
         )
-        self._description = describe(self._served, service).model_dump(mode="json")  # before the engine has the model
+        self._description = describe(served, service, is_logged=self._audit is not None).model_dump(mode="json")
         service.start()
         self._service = service
         return [TextModel(self)]
@@ -92,7 +93,8 @@ class SteerPredictor(Predictor):
             Refused: it is not loaded yet.
         """
         self._loaded()
-        return self._description
+        assert self._served is not None  # noqa: S101 - the service was made of it
+        return self._description | names_in_store(self._served)
 
     @property
     def is_alive(self) -> bool:
@@ -132,7 +134,8 @@ class SteerPredictor(Predictor):
         assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
         if self._mailbox is None:
             self._mailbox = Mailbox(asyncio.get_running_loop())
-        caller = Caller(request_id_from(headers.get(HEADER, "")), headers.get(KEY_NAME) or None)
+        key = headers.get(KEY_NAME, NOBODY)
+        caller = Caller(request_id_from(headers.get(HEADER, "")), None if key == NOBODY else key)
         return Run(self._loaded(), self._pool, self._mailbox, Watch(self._metrics, api), caller)
 
     def _stats(self) -> "ServiceStats | None":

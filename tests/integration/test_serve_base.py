@@ -15,6 +15,7 @@ import pytest
 
 from mistudio.errors import NotFound
 from mistudio.steer.config import ServiceConfig
+from model_servers.base.http_protocol import HeadTimedProtocol
 from model_servers.base.keys import ENVIRONMENT, Keys, read_keys
 from model_servers.base.logs import JSONFormatter
 from model_servers.base.server import ModelServer
@@ -262,6 +263,20 @@ def test_a_request_that_takes_too_long_ends_with_an_error_that_says_so(tiny: Tin
         last = json.loads(events[-2].removeprefix("data: "))
         assert last["error"]["code"] == "request_timeout"
         until(lambda: metric(client, "mistudio_steer_rows_in_use") == 0)
+
+
+def test_who_does_not_finish_the_head_of_a_request_is_let_go(tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeadTimedProtocol, "head_timeout_s", 0.3)
+    head = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with serving([SteerPredictor(tiny.open)]) as server:
+        for whole, begun in ((b"", b""), (b"", head[:20]), (head, head[:20])):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+                connection.sendall(whole)
+                answer = b""
+                while whole and not answer.endswith(b"}"):
+                    answer += connection.recv(1000)
+                connection.sendall(begun)
+                assert connection.recv(1000) == b""
 
 
 def test_a_server_whose_engine_has_ended_is_neither_alive_nor_ready(tiny: TinyStore) -> None:

@@ -21,7 +21,7 @@ NAME = "model"
 SECRET = "correct-horse-battery"
 PROMPTS = ["the cat sat", "once"]
 SETTINGS = {"max_tokens": 6, "temperature": 0}
-STEERING = {"edits": [{"op": "add", "feature": 3, "strength": 3.0, "unit": "relative"}], "watch": [3]}
+STEERING = {"edits": [{"op": "add", "feature": 3, "strength": 2.0, "unit": "relative"}], "watch": [3]}
 PREDICT, INFER = f"/v1/models/{NAME}:predict", f"/v2/models/{NAME}/infer"
 REQUEST_TENSOR = {"name": "request", "shape": [1], "datatype": "BYTES"}
 METADATA = (("authorization", f"Bearer {SECRET}"), ("x-request-id", "mine"))
@@ -82,9 +82,10 @@ def test_v2_takes_prompts_with_parameters_or_whole_requests(client: httpx.Client
     by_prompt = client.post(INFER, json={"id": "7", "inputs": [tensor("prompt", PROMPTS)], "parameters": parameters})
     whole = [json.dumps({"prompt": prompt, **SETTINGS, "steering": STEERING}) for prompt in PROMPTS]
     by_request = client.post(INFER, json={"id": "7", "inputs": [tensor("request", whole)]})
-    assert by_prompt.json() == by_request.json()
-    outputs = {output["name"]: output["data"] for output in by_prompt.json()["outputs"]}
-    assert outputs["text"] == answers(client, steering=STEERING)
+    outputs, others = (
+        {output["name"]: output["data"] for output in answer.json()["outputs"]} for answer in (by_prompt, by_request)
+    )
+    assert outputs["text"] == others["text"] == answers(client, steering=STEERING)
     assert [json.loads(each)["choices"][0]["text"] for each in outputs["response"]] == outputs["text"]
     assert (by_prompt.json()["id"], by_prompt.json()["model_name"]) == ("7", NAME)
 

@@ -20,7 +20,7 @@ from tests.support.serving import serving, url_of
 
 NAME = "model"
 PROMPTS = ["the cat sat", "once", "a small red hat and then", "Lily saw the moon because"]
-ADD = {"op": "add", "feature": 3, "strength": 3.0, "unit": "relative"}
+ADD = {"op": "add", "feature": 3, "strength": 2.0, "unit": "relative"}
 
 
 @pytest.fixture(scope="module")
@@ -252,4 +252,5 @@ def test_describe_says_what_may_be_asked_for(server: ModelServer) -> None:
     assert (autoencoder["width"], autoencoder["hook_points"]) == (64, ["resid_post.1"])
     assert set(described["ops"]) == {"add", "clamp", "scale", "ablate", "cap"}
     assert "strength" in described["ops"]["add"]
-    assert described["limits"]["edits"] == 256
+    assert described["allowed"]["max_edits"] == 32
+    assert (described["presets"], described["directions"], described["is_logged"]) == ([], [], False)

@@ -18,7 +18,7 @@ CONFIG = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=700)
 PLANTED = PlantedConfig(documents=1200)
 PLANTED = PLANTED.model_copy(update={"lm": PLANTED.lm.model_copy(update={"tokens": 400_000})})
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 
 @pytest.fixture(scope="module")

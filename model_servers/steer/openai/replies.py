@@ -38,7 +38,9 @@ class Reply:
             for number, answer in enumerate(outcome.answers):
                 comparison = outcome.comparison if number == 0 else None
                 own = self._shape.choice(answer, request) | ending(answer.finished)
-                choices.append({"index": len(choices), **own, **steering_of(request, answer.watched, comparison)})
+                choices.append(
+                    {"index": len(choices), **own, **steering_of(request, answer.watched, comparison, answer.finished)}
+                )
         usage = usage_of([outcome.usage for outcome in outcomes])
         return {**self._head, "object": self._shape.object_name, "choices": choices, "usage": usage}
 

@@ -69,5 +69,5 @@ class StreamedChoices:
         choice.num_characters += len(delta.text)
 
     def _closing(self, choice: _Open, comparison: Comparison | None) -> Choice:
-        steering = steering_of(choice.request, (), comparison)
+        steering = steering_of(choice.request, (), comparison, choice.finished)
         return {"index": choice.index, **self._shape.closing(), **ending(choice.finished), **steering}

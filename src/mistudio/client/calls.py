@@ -37,6 +37,7 @@ class Steered(TypedDict, total=False):
     edits: Sequence[EditLike]
     stop_when: Sequence[EditLike]
     preset: str
+    preset_strength: float
     compare: bool
     watch: Sequence[int | EditLike]
 

@@ -48,6 +48,7 @@ class Text(_Reply):
     stop_reason: str | None = Field(None, description="what ended it, where that was a feature or a guard")
     watched: tuple[tuple[float | None, ...], ...] = Field((), description="by token, then by watched feature")
     comparison: Compared | None = None
+    warnings: tuple[str, ...] = Field((), description="what is doubtful about what was asked for")
     logprobs: Mapping[str, Any] | None = Field(None, description="as OpenAI's API has them")
     usage: Usage | None = Field(None, description="of the request, all its answers together")
 
@@ -61,6 +62,7 @@ class Piece(_Reply):
     stop_reason: str | None = None
     watched: tuple[tuple[float | None, ...], ...] = ()
     comparison: Compared | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def texts_of(reply: Mapping[str, Any]) -> list[Text]:

@@ -10,11 +10,10 @@ from mistudio.artifacts.line import LINE_STARTS
 from mistudio.errors import InputError, MistudioError, NotFound
 from mistudio.features import FeatureSet
 from mistudio.instrument.compiled import Maximum, Nameable, NamedDirection
-from mistudio.instrument.edits import Edits
 from mistudio.instrument.session import Session, open_session
 from mistudio.steer.directions import find_direction
 from mistudio.steer.preset_store import open_preset
-from mistudio.steer.preset_use import edits_of_preset, parts_of
+from mistudio.steer.preset_use import NamedEdits, edits_of_preset, parts_of
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_hooks
 
 
@@ -89,7 +88,7 @@ class Served:
         (hook,) = resolve_hooks(self.session.subject, [found.hook])
         return NamedDirection(hook, found.vector_D.to(self.session.subject.device), found.digest)
 
-    def preset(self, name: str) -> Edits:
+    def preset(self, name: str) -> NamedEdits:
         """The edits of a preset of the store, for what is loaded.
 
         Raises:
@@ -98,7 +97,8 @@ class Served:
             DamagedArtifact: a file differs from what was published.
         """
         preset = open_preset(self.store, name)
-        return edits_of_preset(preset, parts_of(self.nameable(), preset.directions))
+        edits = edits_of_preset(preset, parts_of(self.nameable(), preset.directions))
+        return NamedEdits(edits, preset.ship_range)
 
     def __enter__(self) -> Self:
         return self

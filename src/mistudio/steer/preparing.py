@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
-from mistudio.instrument.edits import Edits
+from mistudio.instrument.edits import Edit, Edits, Schedule
 from mistudio.instrument.where import PromptTokens
 from mistudio.plain_text import shortened
 from mistudio.steer.bounds import check
 from mistudio.steer.config import ServiceConfig
+from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.prompts import PromptReader
 from mistudio.steer.requests import GenerationRequest, Steering
 from mistudio.steer.tickets import Prepared
@@ -33,7 +34,7 @@ class Preparer:
         reader: PromptReader,
         config: ServiceConfig,
         max_tokens: int,
-        presets: Callable[[str], Edits] | None = None,
+        presets: Callable[[str], NamedEdits] | None = None,
     ) -> None:
         self._nameable, self._reader, self._config, self._presets = nameable, reader, config, presets
         self._max_tokens = max_tokens
@@ -48,14 +49,16 @@ class Preparer:
         """
         prompt = self._prompt(request)
         limit = request.max_tokens or max(min(self._config.default_tokens, self._max_tokens - prompt.length), 1)
-        changes, watched = Edits(), tuple[tuple[int, int], ...]()
+        changes, watched, warnings = Edits(), tuple[tuple[int, int], ...](), tuple[str, ...]()
         if request.steering is not None:
-            changes = self._changes(request.steering)
+            preset = self._preset(request.steering)
+            changes = self._changes(request.steering, preset)
+            warnings = _warnings(request.steering, preset)
             watched = tuple(self._latent(one.autoencoder, one.feature) for one in request.steering.watch)
             if request.steering.compare and request.n > 1:
                 message = "steering.compare: two answers are compared: leave out n."
                 raise InputError(message)
-        prepared = Prepared(request, prompt, limit, self._compile(changes), watched, changes)
+        prepared = Prepared(request, prompt, limit, self._compile(changes), watched, changes, warnings)
         if prepared.rows > self._config.rows:
             message = f"n: {request.n} answers at once are asked for, and this server generates {self._config.rows}."
             raise InputError(message)
@@ -69,18 +72,22 @@ class Preparer:
             return self._reader.text(request.prompt)
         return self._reader.ids(request.prompt or ())
 
-    def _changes(self, steering: Steering) -> Edits:
+    def _preset(self, steering: Steering) -> NamedEdits | None:
+        if steering.preset is None:
+            return None
+        if self._presets is None:
+            message = f"steering.preset: there is no preset {shortened(steering.preset)} here."
+            raise NotFound(message)
+        return self._presets(steering.preset)
+
+    def _changes(self, steering: Steering, preset: NamedEdits | None) -> Edits:
         """All that a request does to the model, its preset's edits included, within what it may."""
-        own, preset = Edits(edits=steering.edits, stop_when=steering.stop_when), None
-        if steering.preset is not None:
-            if self._presets is None:
-                message = f"steering.preset: there is no preset {shortened(steering.preset)} here."
-                raise NotFound(message)
-            preset = self._presets(steering.preset)
-        check(own, self._config.limits, self._canonical, preset=preset)
-        if preset is None:
+        own = Edits(edits=steering.edits, stop_when=steering.stop_when)
+        added = _times(preset.edits, steering.preset_strength) if preset is not None else None
+        check(own, self._config.limits, self._canonical, preset=added)
+        if added is None:
             return own
-        return Edits(edits=(*own.edits, *preset.edits), stop_when=(*own.stop_when, *preset.stop_when))
+        return Edits(edits=(*own.edits, *added.edits), stop_when=(*own.stop_when, *added.stop_when))
 
     def _canonical(self, autoencoder: str | None) -> str:
         """The one name of an autoencoder."""
@@ -109,3 +116,29 @@ class Preparer:
         if wrong is not None:
             message = f"logit_bias: there is no token {wrong}; the model knows {vocabulary:,}, numbered from 0."
             raise InputError(message)
+
+
+def _times(edits: Edits, factor: float) -> Edits:
+    """Edits with a factor on all that they change."""
+    if factor == 1.0:
+        return edits
+
+    def scheduled(edit: Edit) -> Edit:
+        old = edit.schedule or Schedule()
+        new = Schedule(start=old.start * factor, end=old.end * factor, steps=old.steps)
+        return edit.model_copy(update={"schedule": new})
+
+    return Edits(edits=tuple(map(scheduled, edits.edits)), stop_when=edits.stop_when)
+
+
+def _warnings(steering: Steering, preset: NamedEdits | None) -> tuple[str, ...]:
+    """What is doubtful about a preset as it is used."""
+    if preset is None or preset.ship_range is None:
+        return ()
+    low, high = preset.ship_range
+    if low <= steering.preset_strength <= high:
+        return ()
+    return (
+        f"steering.preset_strength {steering.preset_strength:g} is outside {low:g} to {high:g}, where text under the "
+        f"preset {shortened(str(steering.preset))} was found to stay coherent.",
+    )

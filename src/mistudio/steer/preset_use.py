@@ -38,6 +38,13 @@ class Part(NamedTuple):
     aliases: tuple[str, ...] = ()
 
 
+class NamedEdits(NamedTuple):
+    """The edits of a preset, and the factors on them between which text stays coherent; None: nobody measured that."""
+
+    edits: Edits
+    ship_range: tuple[float, float] | None = None
+
+
 class Parts(NamedTuple):
     """A model and what is there beside it: all that a preset can be of."""
 

@@ -37,6 +37,9 @@ class Steering(Edits):
     """The ``steering`` part of a request."""
 
     preset: str | None = Field(None, max_length=200, description="name of a preset, whose edits act beside these")
+    preset_strength: float = Field(
+        1.0, ge=-1000, le=1000, description="factor on what the preset changes; outside its range, a warning comes back"
+    )
     compare: bool = Field(False, description="answer without the edits too, and say how the two differ")
     watch: tuple[WatchedOrNumber, ...] = Field(
         (), max_length=256, description="features whose activations are reported, by number or with an autoencoder"
@@ -117,6 +120,7 @@ class Finished:
     index: int
     reason: Literal["stop", "length", "content_filter"]
     detail: str | None = None  # where it was ended by a feature or a guard: by which
+    warnings: tuple[str, ...] = ()  # what is doubtful about what was asked for
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from typing import Self
 
 from mistudio.errors import Busy, Draining, MistudioError, Unavailable
 from mistudio.instrument.compiled import Nameable
-from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Engine, Generation, Written
 from mistudio.instrument.session import Session
 from mistudio.instrument.text_engine import TextEngine
@@ -33,6 +32,7 @@ from mistudio.steer.comparing import compare, plain_logprobs
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.guard import collapse
 from mistudio.steer.preparing import Preparer
+from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.prompts import PromptReader
 from mistudio.steer.recording import Recorder
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
@@ -82,7 +82,7 @@ class SteerService:
         name: str,
         config: ServiceConfig | None = None,
         chat_template: str | None = None,
-        presets: Callable[[str], Edits] | None = None,
+        presets: Callable[[str], NamedEdits] | None = None,
         audit: AuditLog | None = None,
     ) -> None:
         self.nameable, self.name, self.config = nameable, name, config or ServiceConfig()

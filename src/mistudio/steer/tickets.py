@@ -32,6 +32,7 @@ class Prepared:
         edits: what is done to the model, ready; None: nothing.
         watched: latents to report.
         changes: what is done to the model, as it was asked for, with what its preset holds.
+        warnings: what is doubtful about that.
     """
 
     request: GenerationRequest
@@ -40,6 +41,7 @@ class Prepared:
     edits: CompiledEdits | None
     watched: tuple[Latent, ...]
     changes: Edits = Edits()
+    warnings: tuple[str, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -143,7 +145,7 @@ class Ticket:
         if answer.index >= 0:
             if rest:
                 self.tell(Delta(answer.index, rest, ()))
-            self.tell(Finished(answer.index, reason, detail))
+            self.tell(Finished(answer.index, reason, detail, self.prepared.warnings))
         return True
 
     def usage(self) -> Usage:

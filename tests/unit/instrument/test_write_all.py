@@ -1,8 +1,12 @@
+from collections.abc import Callable
+
 import pytest
 
 from mistudio.errors import InputError
 from mistudio.instrument.engine import Engine, Generation
+from mistudio.instrument.paged import PagedEngine
 from mistudio.instrument.session import Session
+from mistudio.instrument.text_engine import TextEngine
 from mistudio.instrument.where import plain_prompt
 from mistudio.instrument.write_all import write_all
 from mistudio.subject import Subject, SubjectConfig, load_subject
@@ -25,9 +29,12 @@ def generations(subject: Subject) -> list[Generation]:
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 8])
-def test_more_answers_than_rows_are_written_as_each_alone(num_rows: int, subject: Subject) -> None:
+@pytest.mark.parametrize("kind", [Engine, PagedEngine])
+def test_more_answers_than_rows_are_written_as_each_alone(
+    kind: Callable[[Session, int, int], TextEngine], num_rows: int, subject: Subject
+) -> None:
     asked = generations(subject)
-    with Engine(Session(subject), num_rows, 64) as engine:
+    with kind(Session(subject), num_rows, 64) as engine:
         written = list(write_all(engine, asked))
         assert not engine.running
         alone = generations(subject)

@@ -19,6 +19,7 @@ from mistudio.steer.audit_verify import verify_log
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.guard import GuardSettings
+from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, GenerationRequest
 from mistudio.steer.service import SteerService
 from tests.support.directions import random_directions
@@ -293,10 +294,16 @@ def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Sessio
 
 def test_a_preset_acts_beside_the_requests_own_edits(session: Session, service: SteerService) -> None:
     other = {"op": "add", "feature": 9, "strength": 30.0}
-    presets = {"calm": Edits.model_validate({"edits": [other]})}
+    presets = {"calm": NamedEdits(Edits.model_validate({"edits": [other]}), (-0.5, 1.5))}
     with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), presets=presets.__getitem__) as with_presets:
         named = text_of(ask(with_presets, sampling=GREEDY, steering={"edits": [ADD], "preset": "calm"}))
+        half = ask(with_presets, sampling=GREEDY, steering={"preset": "calm", "preset_strength": 0.5})
+        twice = ask(with_presets, sampling=GREEDY, steering={"preset": "calm", "preset_strength": 2})
     assert named == text_of(ask(service, sampling=GREEDY, steering={"edits": [ADD, other]}))
+    assert text_of(half) == text_of(ask(service, sampling=GREEDY, steering={"edits": [{**other, "strength": 15.0}]}))
+    assert [event.warnings for event in half if isinstance(event, Finished)] == [()]
+    (warnings,) = (event.warnings for event in twice if isinstance(event, Finished))
+    assert "outside -0.5 to 1.5" in warnings[0]
 
 
 def test_every_request_that_changes_the_model_is_in_the_log_before_and_after(session: Session, tmp_path: Path) -> None:
