@@ -20,7 +20,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +88,6 @@ class AuditLog:
     ) -> None:
         self.path = path.absolute()
         self._max_bytes, self._fsync, self._key = max_bytes, fsync, key or Secret()
-        self._thread = threading.Lock()
         self._seen: tuple[tuple[int, int, int], _End] | None = None
         with self._opened() as handle:
             self._salt = self._end_of(handle).salt
@@ -126,9 +124,9 @@ class AuditLog:
     @contextmanager
     def _opened(self) -> Iterator[int]:
         """The file, for one thread of one process at a time."""
-        with self._thread, self._translated():
+        with self._translated():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open_lock(lock_path(self.path)) as lock:
+            with open_lock(lock_path(self.path)) as lock:  # opened by each, so that it keeps threads apart too
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 handle = open_log(self.path)
                 try:

@@ -182,7 +182,18 @@ def run(code: str, *arguments: object) -> "subprocess.Popen[str]":
     """Code in a process of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[3])])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def go(*processes: "subprocess.Popen[str]") -> None:
+    """Let processes that are ready begin, all at once."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
 
 
 def test_a_process_that_is_killed_in_the_middle_of_a_write_costs_that_line_alone_and_it_is_said(path: Path) -> None:
@@ -209,6 +220,8 @@ from pathlib import Path
 from mistudio.steer.audit import AuditLog
 from tests.unit.steer.test_audit import intervention
 log = AuditLog(Path(sys.argv[1]), fsync="never", max_bytes=int(sys.argv[3]))
+print("ready", flush=True)
+sys.stdin.readline()
 for number in range(int(sys.argv[2])):
     log.append(intervention(f"{sys.argv[4]}-{number}", detail="x" * (number % 7 * 70)))
     print(number, flush=True)
@@ -219,6 +232,7 @@ def test_whenever_a_process_is_killed_every_line_that_it_said_it_had_written_is_
     draw, before = random.Random(0), 0
     for turn in range(4):
         with run(WRITES, path, 100_000, 20_000, turn) as process:
+            go(process)
             assert process.stdout is not None
             told = [process.stdout.readline() for _ in range(draw.randrange(20, 60))]
             process.kill()
@@ -233,12 +247,13 @@ def test_whenever_a_process_is_killed_every_line_that_it_said_it_had_written_is_
 
 
 def test_several_processes_and_threads_write_to_one_log_without_mixing(path: Path) -> None:
-    processes = [run(WRITES, path, 60, 8_000, name) for name in "ab"]
+    processes = [run(WRITES, path, 200, 8_000, name) for name in "ab"]
     log = AuditLog(path, fsync="never", max_bytes=8_000)
     threads = [
-        threading.Thread(target=lambda name=name: [log.append(intervention(f"{name}-{n}")) for n in range(60)])
+        threading.Thread(target=lambda name=name: [log.append(intervention(f"{name}-{n}")) for n in range(200)])
         for name in "cd"
     ]
+    go(*processes)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,7 +262,7 @@ def test_several_processes_and_threads_write_to_one_log_without_mixing(path: Pat
         process.communicate()
         assert process.returncode == 0
     requests = [line["request"] for line in lines_of(path) if line["record"] == "intervention"]
-    assert sorted(requests) == sorted(f"{name}-{number}" for name in "abcd" for number in range(60))
+    assert sorted(requests) == sorted(f"{name}-{number}" for name in "abcd" for number in range(200))
     verdict = verify_log(path, log.head)
     assert (verdict.state, verdict.since) == ("intact", 0)
     assert verdict.files == len(rotated_paths(path)) + 1 > 3

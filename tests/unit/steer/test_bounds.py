@@ -36,6 +36,7 @@ RISING = {"start": 0.5, "end": -2.0, "steps": 5}
         (add(0.6, "relative"), "strength", "0.6 (relative)"),
         (add(4.1), "strength", "4.1 (feature_max)"),
         (add(3, schedule=RISING), "strength", "6 (feature_max)"),
+        (add(3, schedule={"start": -2, "end": 0.5}), "strength", "6 (feature_max)"),
         ({"op": "add", "direction": "calm", "strength": 0.6, "unit": "relative"}, "strength", "0.6 (relative)"),
         ({"op": "clamp", "feature": 5, "value": -11}, "value", "11 (absolute)"),
         ({"op": "clamp", "feature": 5, "value": 5, "unit": "feature_max"}, "value", "5 (feature_max)"),
