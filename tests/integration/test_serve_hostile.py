@@ -10,7 +10,7 @@ import pytest
 
 from model_servers.base.server import ModelServer
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import CHAT_TEMPLATE, TinyStore, make_tiny_store
+from tests.support.served import CHAT_TEMPLATE, TinyStore, tiny_store
 from tests.support.serving import serving, url_of
 
 NAME = "model"
@@ -63,7 +63,7 @@ STEERING = {
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("served"))
+    return tiny_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from model_servers.base.keys import ENVIRONMENT, read_keys
 from model_servers.base.server import ModelServer
 from model_servers.base.settings import ServerSettings
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import TinyStore, make_tiny_store
+from tests.support.served import TinyStore, tiny_store
 from tests.support.serving import serving, url_of
 
 NAME = "model"
@@ -29,7 +29,7 @@ METADATA = (("authorization", f"Bearer {SECRET}"), ("x-request-id", "mine"))
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("served"))
+    return tiny_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

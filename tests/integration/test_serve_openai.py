@@ -15,7 +15,7 @@ from mistudio.errors import NotFound
 from mistudio.subject import load_tokenizer
 from model_servers.base.server import ModelServer
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import CHAT_TEMPLATE, TinyStore, make_tiny_store
+from tests.support.served import CHAT_TEMPLATE, TinyStore, tiny_store
 from tests.support.serving import serving, url_of
 
 NAME = "model"
@@ -25,7 +25,7 @@ ADD = {"op": "add", "feature": 3, "strength": 2.0, "unit": "relative"}
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("served"))
+    return tiny_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from tests.support.served import TinyStore, make_tiny_store
+from tests.support.served import TinyStore, tiny_store
 
 ROOT = Path(__file__).parents[2]
 NAME = "model"
@@ -25,7 +25,7 @@ LONG = {"model": NAME, "prompt": "once", "max_tokens": 2000, "ignore_eos": True,
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("served"))
+    return tiny_store(tmp_path_factory)
 
 
 class Process:

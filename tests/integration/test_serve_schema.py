@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 from mistudio.steer.config import ServiceConfig
 from model_servers.base.server import ModelServer
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import CHAT_TEMPLATE, make_tiny_store
+from tests.support.served import CHAT_TEMPLATE, tiny_store
 from tests.support.serving import serving, url_of
 
 NAME = "model"
@@ -24,7 +24,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    tiny = make_tiny_store(tmp_path_factory.mktemp("served"))
+    tiny = tiny_store(tmp_path_factory)
     config = ServiceConfig(rows=8, max_tokens=64)
     with serving([SteerPredictor(tiny.open, config, CHAT_TEMPLATE)]) as started:
         yield started

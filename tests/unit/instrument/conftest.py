@@ -10,17 +10,17 @@ from mistudio.artifacts import Artifact
 from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH, tiny_documents
-from tests.support.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
+from tests.support.tiny_run import HOOK, TinyRun, bert_run, llama_run, publish_sae
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_bert_run(tmp_path_factory.mktemp("bert"))
+    return bert_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

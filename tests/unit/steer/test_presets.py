@@ -33,7 +33,7 @@ from mistudio.steer.presets import Preset, checked_preset, read_preset
 from mistudio.subject import resolve_hooks
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
-from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run, publish_sae
+from tests.support.tiny_run import CPU, HOOK, TinyRun, llama_run, publish_sae
 from tests.unit.steer.conftest import labelled, write_lines
 
 DIGEST = "0123456789abcdef" * 4
@@ -181,7 +181,7 @@ class Line(NamedTuple):
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("line")
-    run = make_llama_run(folder)
+    run = llama_run(tmp_path_factory)
     saes = [
         publish_sae(run.store, random_directions(TopKConfig(width=64, k=6), WIDTH, seed=seed), run.activations, hook)
         for seed, hook in ((3, HOOK), (4, "resid_mid.1"))

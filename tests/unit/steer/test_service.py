@@ -24,7 +24,7 @@ from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, Genera
 from mistudio.steer.service import SteerService
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
-from tests.support.tiny_run import make_llama_run, publish_sae
+from tests.support.tiny_run import llama_run, publish_sae
 
 UNKNOWN = {"op": "add", "feature": 4, "strength": 2.0, "unit": "feature_max"}
 ADD = {"op": "add", "feature": 3, "strength": 40.0}
@@ -33,7 +33,7 @@ GREEDY = {"temperature": 0}
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    run = make_llama_run(tmp_path_factory.mktemp("llama"))
+    run = llama_run(tmp_path_factory)
     made = random_directions(TopKConfig(width=64, k=6), WIDTH, None, seed=3)
     with open_session(publish_sae(run.store, made, run.activations), run.source) as opened:
         yield opened
