@@ -27,6 +27,9 @@ from mistudio.report.compare import CompareConfig, compare
 from mistudio.report.step import ReportConfig, report
 from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
 from mistudio.score import ScoreConfig, score
+from mistudio.steer.direction_config import DirectionConfig
+from mistudio.steer.direction_step import direction
+from mistudio.steer.example_files import Files
 from mistudio.steps.registry import STEPS
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
@@ -56,6 +59,7 @@ OTHERS: dict[str, Any] = {
     "prefixes": (16, 64),
     "plugins": {"plugin": {"size": 2}},
     "only": "0-63",
+    "roles": ("user",),
 }
 SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
@@ -123,6 +127,12 @@ def train_small_demo(store: Store, line: Line, config: DemoConfig) -> Produced:
     return train_demo(store, config, stdlib=line.folder)
 
 
+def examples(line: Line) -> Files:
+    path = line.folder / "examples.jsonl"
+    path.write_text('{"text": "cats sit", "label": 1}\n')
+    return Files.read(str(path))
+
+
 CALLS: dict[str, tuple[BaseModel, Call]] = {
     "demo": (DemoConfig(), train_small_demo),
     "ingest": (IngestConfig(), ingest_text),
@@ -152,6 +162,10 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
     "probe": (
         ProbeConfig(),
         lambda store, line, config: probe(store, line.saes[0], line.run.corpus, line.run.source, CPU, config),
+    ),
+    "direction": (
+        DirectionConfig(hook=HOOK),
+        lambda store, line, config: direction(store, examples(line), line.run.source, CPU, config),
     ),
     "find_part": (
         PassConfig(),
@@ -226,6 +240,7 @@ def test_how_the_model_computes_is_in_the_recipe_of_each_step_that_runs_it(line:
         "capture": lambda store, how: capture(store, run.corpus, run.source, how, CaptureConfig(hooks=(OTHER_HOOK,))),
         "evaluate": lambda store, how: evaluate(store, sae, run.source, how),
         "probe": lambda store, how: probe(store, sae, run.corpus, run.source, how),
+        "direction": lambda store, how: direction(store, examples(line), run.source, how, DirectionConfig(hook=HOOK)),
         "find": lambda store, how: find_features(store, sae, run.source, how),
         "score": lambda store, how: score(store, line.explanations, run.source, how, STEERED, judge=JUDGE),
     }

@@ -22,10 +22,13 @@ _EXAMPLES = {
     "saes": "sae/0123456789abcdef,sae/fedcba9876543210",
     "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
 }
+# What a command cannot do without beside artifacts.
+_NEEDED = {"direction": " --examples tones.jsonl"}
 # What else is shown of a command: a selection, and what it is added to.
 _MORE = {
     "explain": ("--only coherent:50", "--only 12,40-90 --base explanations/0123456789abcdef"),
     "score": ("--only 12,40-90", "--only coherent:50 --base scores/0123456789abcdef"),
+    "direction": ("--positive kind.jsonl --negative rude.jsonl --hook resid_post.3 --method logistic",),
     "find-more": ("--only 12,40-90", "--only coherent:50 --base trials/0123456789abcdef"),
 }
 
@@ -40,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def _help(name: str, step: Step) -> str:
     required = [each.name for each in step.inputs if not each.optional]
     options = "".join(f" --{each} {_EXAMPLES.get(each, each + '/0123456789abcdef')}" for each in required)
-    examples = [f"{name}{options}", *(f"{name}{options} {more}" for more in _MORE.get(name, ()))]
+    examples = [f"{name}{options}{_NEEDED.get(name, '')}", *(f"{name}{options} {more}" for more in _MORE.get(name, ()))]
     listed = "".join(f"    mistudio {example}\n\n" for example in examples)
     return f"{step.summary}\n\n{'Example' if len(examples) == 1 else 'Examples'}:\n\n{listed}"
 

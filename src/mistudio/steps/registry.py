@@ -7,6 +7,7 @@ from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.reporting import COMPARE, REPORT
 from mistudio.steps.spec import Step
+from mistudio.steps.steering import DIRECTION
 from mistudio.steps.training import GRID, TRAIN, TRAIN_TOGETHER
 
 _ALL = (
@@ -23,6 +24,7 @@ _ALL = (
     REPORT,
     STABILITY,
     PROBE,
+    DIRECTION,
     COMPARE,
     GRID,
     GATE,

@@ -1,0 +1,1 @@
+"""The direction step as a KFP component."""
