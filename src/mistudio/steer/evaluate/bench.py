@@ -24,6 +24,7 @@ from mistudio.steer.evaluate.writing import Wanted, write
 from mistudio.steer.service import ending_tokens
 
 _MOST_COMPARED = 16  # prompts on which predictions are compared
+_MOST_BEFORE = 256  # tokens put before a prompt
 
 
 class Setting(NamedTuple):
@@ -34,6 +35,11 @@ class Setting(NamedTuple):
 
 
 UNSTEERED = Setting()
+
+
+def slots_for(windows: Windows, config: TextsConfig) -> int:
+    """How many tokens of a sequence an engine has to have room for."""
+    return len(windows.prefix) + _MOST_BEFORE + config.prompt_tokens + config.new_tokens
 
 
 class Bench:
@@ -66,6 +72,11 @@ class Bench:
     def prompts(self) -> list[Ids]:
         """The prompts, without special tokens."""
         return [window.prompt for window in self.windows.prompts]
+
+    @property
+    def room_before(self) -> int:
+        """Tokens that can be put before a prompt."""
+        return self.engine.num_slots - len(self.windows.prefix) - self.config.prompt_tokens - self.config.new_tokens
 
     def write(self, settings: Sequence[Setting]) -> list[list[Ids]]:
         """A text behind each prompt, in each setting; the same random numbers in all of them."""

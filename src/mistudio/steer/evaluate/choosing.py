@@ -67,4 +67,4 @@ def push_gains(
 def chosen(found: Sequence[Candidate], config: SteerEvaluateConfig) -> list[int]:
     """The features with the largest effect of the kind that is asked for, strongest first."""
     ranked = sorted(found, key=lambda each: (-each.value(config.choose_by), each.effect.feature))
-    return [each.effect.feature for each in ranked[: config.features]]
+    return [each.effect.feature for each in ranked[: config.num_features]]

@@ -7,24 +7,25 @@ from pydantic import Field, field_validator
 from mistudio.explain.registry import ONLY_TEXT, Only
 from mistudio.settings import COMMAND, DASHBOARD, Settings
 
+_ONLY = ONLY_TEXT.replace("None: all", "None: the num_candidates best, by scores or else by coherence")
 EffectName = Literal["delta_confidence", "output_score", "push_gain"]
 
 
 class TextsConfig(Settings):
     """What is continued, and how."""
 
-    prompts: int = Field(
+    num_prompts: int = Field(
         default=32, ge=2, description="held-out documents whose beginnings are continued", json_schema_extra=DASHBOARD
     )
     prompt_tokens: int = Field(default=8, ge=1, description="tokens of a beginning", json_schema_extra=COMMAND)
     new_tokens: int = Field(
         default=24, ge=4, description="tokens that are written behind it", json_schema_extra=DASHBOARD
     )
-    windows: int = Field(
+    num_windows: int = Field(
         default=256, ge=8, description="stretches of held-out text of that length, to compare with what is written"
     )
     temperature: float = Field(default=1.0, ge=0, le=10, description="of what is written; 0: always the likeliest")
-    rows: int = Field(default=16, ge=1, le=4096, description="texts that are written at once")
+    num_rows: int = Field(default=16, ge=1, le=4096, description="texts that are written at once")
 
 
 class EffectsConfig(Settings):
@@ -44,11 +45,11 @@ class EffectsConfig(Settings):
 class SteerEvaluateConfig(Settings):
     """Which features are tried, how strongly, on what, and what counts as coherent."""
 
-    only: Only = Field(default=None, description=ONLY_TEXT, json_schema_extra=DASHBOARD)
-    candidates: int = Field(
-        default=64, ge=1, description="features looked at where only names none: the best, by scores or coherence"
+    only: Only = Field(default=None, description=_ONLY, json_schema_extra=DASHBOARD)
+    num_candidates: int = Field(
+        default=64, ge=1, description="features looked at where only names none, or that separate labelled examples"
     )
-    features: int = Field(
+    num_features: int = Field(
         default=4,
         ge=1,
         le=1000,
@@ -82,7 +83,7 @@ class SteerEvaluateConfig(Settings):
         gt=0,
         description="push at which controls are compared, in nats a token; None: that of a feature's best strength",
     )
-    examples: int = Field(default=2, ge=1, description="passages with the feature in the prompt of a control")
+    num_examples: int = Field(default=2, ge=1, description="passages with the feature in the prompt of a control")
     shown: int = Field(default=4, ge=0, description="continuations of each kind that are kept to be read")
     texts: TextsConfig = Field(default=TextsConfig(), description="what is continued, and how")
     effects: EffectsConfig = Field(default=EffectsConfig(), description="by what features are chosen")

@@ -90,5 +90,5 @@ def prompting(bench: Bench, concept: Concept, examples: int) -> Iterator[Control
 
 
 def _asking(bench: Bench, method: str, before: Ids) -> Control:
-    setting = Setting(before=before)
+    setting = Setting(before=before[: bench.room_before])
     return Control(method, None, setting, bench.moved(setting))

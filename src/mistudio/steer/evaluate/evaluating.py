@@ -20,7 +20,7 @@ from mistudio.features.schema import Table
 from mistudio.instrument import Session, open_session
 from mistudio.instrument.engine import Engine
 from mistudio.progress import progress
-from mistudio.steer.evaluate.bench import Bench
+from mistudio.steer.evaluate.bench import Bench, slots_for
 from mistudio.steer.evaluate.choosing import Candidate, candidates, chosen
 from mistudio.steer.evaluate.concepts import Concept, ProgramJudge
 from mistudio.steer.evaluate.config import SteerEvaluateConfig
@@ -61,7 +61,7 @@ def evaluate(draft: Draft, given: Given, config: SteerEvaluateConfig, seed: int)
     windows = read_windows(corpus, config.texts, seed)
     with (
         open_session(given.sae, given.source, given.subject_config) as session,
-        Engine(session, config.texts.rows) as engine,
+        Engine(session, config.texts.num_rows, slots_for(windows, config.texts)) as engine,
     ):
         bench = Bench(session, engine, windows, config.texts, seed)
         return _Evaluation(draft, given, config, seed, session, bench, corpus).run()
@@ -102,7 +102,7 @@ class _Evaluation:
 
     def _write_candidates(self, path: Path) -> None:
         if self._labelled is not None and self._config.only is None:
-            features = self._labelled.separating(self._bench.reader, self._firing(), self._config.candidates)
+            features = self._labelled.separating(self._bench.reader, self._firing(), self._config.num_candidates)
         else:
             features = selected(self._given.found, self._config)
         found = candidates(self._bench, self._corpus, features, self._config, self._seed)

@@ -21,7 +21,7 @@ def selected(found: FeatureSet, config: SteerEvaluateConfig) -> list[int]:
     Raises:
         InputError: none is selected, or what the selection needs is not given.
     """
-    default = f"{'best' if found.scored is not None else 'coherent'}:{config.candidates}"
+    default = f"{'best' if found.scored is not None else 'coherent'}:{config.num_candidates}"
     selection = parse_selection(config.only or default)
     numbers = selection.features(found, found.scored, found.explained).tolist()
     maxima = found.column("max").to_pylist()

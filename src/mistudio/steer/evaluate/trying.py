@@ -94,6 +94,11 @@ class Trial:
         losses = [loss for loss, has in zip(bench.natural_losses, has_N, strict=True) if has]
         self.natural_perplexity = perplexity(losses)
 
+    @property
+    def feature(self) -> int:
+        """Which it is."""
+        return self._concept.feature
+
     def run(self, other: int | None) -> Outcome:
         """All strengths, then controls at the push of the best.
 
@@ -145,7 +150,7 @@ class Trial:
                 direction_D = bench.placed.sae.W_dec.detach()[concept.feature].float()
                 named.insert(0, (EQUAL, direction_D * concept.maximum))
             controls += [one for name, vector_D in named if (one := pushed(bench, name, vector_D, target))]
-        controls += prompting(bench, concept, self._config.examples)
+        controls += prompting(bench, concept, self._config.num_examples)
         texts = bench.write([one.setting for one in controls])
         return [_Written(one.method, one.strength, one.moved, each) for one, each in zip(controls, texts, strict=True)]
 

@@ -44,7 +44,7 @@ def read_windows(corpus: TokenCorpus, config: TextsConfig, seed: int, split: Spl
     documents_S = corpus.documents(split)
     long_S = corpus.lengths(split) - corpus.num_prefix - corpus.num_suffix >= length
     order = np.random.default_rng(seed).permutation(np.unique(documents_S[long_S])).tolist()
-    chosen, others = _shared_out(order, config.prompts)
+    chosen, others = _shared_out(order, config.num_prompts)
     if not others:
         message = (
             f"{corpus.artifact.uri} has {len(order)} documents in its {split} split with a sequence of {length} tokens "
@@ -56,11 +56,11 @@ def read_windows(corpus: TokenCorpus, config: TextsConfig, seed: int, split: Spl
     natural: list[Window] = []
     for document in others:
         natural += _windows_of(corpus, split, document, config)
-        if len(natural) >= config.windows:
+        if len(natural) >= config.num_windows:
             break
     statistics = corpus.statistics
     ends = (tuple(map(int, ids)) for ids in (statistics.prefix_ids, statistics.suffix_ids))
-    return Windows(prompts, tuple(natural[: config.windows]), *ends)
+    return Windows(prompts, tuple(natural[: config.num_windows]), *ends)
 
 
 def _shared_out(documents: list[int], wanted: int) -> tuple[list[int], list[int]]:
