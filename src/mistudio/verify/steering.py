@@ -76,8 +76,8 @@ class Steered(NamedTuple):
     swept: list[At]
     natural: float  # how often the concept is in natural text
     plain: float  # and in what the model writes unsteered
-    others: float  # mean change of the other concepts' shares, against unsteered texts
-    others_apart: float  # mean size of that change
+    rise: float  # of the other concepts' shares over those in natural text with this one, mean; a fall counts as 0
+    fall: float  # likewise
     response: float  # Spearman's correlation of strength and rate
     control: dict[str, float]  # rate at the same push, of other vectors
 
@@ -159,7 +159,9 @@ class _Concepts:
         heldout = self._heldout
         (best,) = self._at(heldout, number, push, [strength])
         swept = self._swept(heldout, number, push)
-        change_C = np.delete(best.shares_C - self._plain_C, number)
+        has_N = self._has(heldout.natural, number)
+        like = [text for text, has in zip(heldout.natural, has_N, strict=True) if has]
+        change_C = np.delete(best.shares_C - self._shares(like), number)
         strengths, rates = (
             [0.0, *(one.strength for one in swept)],
             [self._plain_C[number], *(one.rate for one in swept)],
@@ -169,10 +171,10 @@ class _Concepts:
             push,
             best,
             swept,
-            float(self._has(heldout.natural, number).mean()),
+            float(has_N.mean()),
             float(self._plain_C[number]),
-            float(change_C.mean()),
-            float(np.abs(change_C).mean()),
+            float(change_C.clip(min=0).mean()),
+            float(-change_C.clip(max=0).mean()),
             dose_response(strengths, rates),
             self._controls(number, best.kl),
         )
@@ -260,7 +262,7 @@ def _rows(what: str, found: Sequence[Sequence[Steered]]) -> list[Row]:
     )
     against = f"natural text {natural:.2f}, unsteered {plain:.2f}; at the same push {controls}"
     kl = fmean(each.best.kl for own in found for each in own)
-    apart = fmean(each.others_apart for own in found for each in own)
+    fall = fmean(each.fall for own in found for each in own)
 
     def means(value: Callable[[Steered], float]) -> list[float]:
         return [fmean(v for each in own if not math.isnan(v := value(each))) for own in found]
@@ -277,10 +279,10 @@ def _rows(what: str, found: Sequence[Sequence[Steered]]) -> list[Row]:
         ),
         seeds_row(f"{name}: dose and response", means(lambda s: s.response), "Spearman", at_least=RESPONSE),
         seeds_row(
-            f"{name}: other concepts",
-            means(lambda s: s.others),
-            "of texts more",
-            f"mean size of the change {apart:.3f}",
+            f"{name}: other concepts, rise over natural text with the concept",
+            means(lambda s: s.rise),
+            "of texts",
+            f"those that fall {fall:.3f}",
             at_most=OTHERS,
         ),
         seeds_row(f"{name}: rate at least {RATE} and perplexity at most {COHERENT} times", both, "of concepts"),

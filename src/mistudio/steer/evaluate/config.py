@@ -15,7 +15,7 @@ class TextsConfig(Settings):
     """What is continued, and how."""
 
     num_prompts: int = Field(
-        default=32, ge=2, description="held-out documents whose beginnings are continued", json_schema_extra=DASHBOARD
+        default=24, ge=2, description="held-out documents whose beginnings are continued", json_schema_extra=DASHBOARD
     )
     prompt_tokens: int = Field(default=8, ge=1, description="tokens of a beginning", json_schema_extra=COMMAND)
     new_tokens: int = Field(
@@ -25,7 +25,7 @@ class TextsConfig(Settings):
         default=256, ge=8, description="stretches of held-out text of that length, to compare with what is written"
     )
     temperature: float = Field(default=1.0, ge=0, le=10, description="of what is written; 0: always the likeliest")
-    num_rows: int = Field(default=16, ge=1, le=4096, description="texts that are written at once")
+    num_rows: int = Field(default=32, ge=1, le=4096, description="texts that are written at once")
 
 
 class EffectsConfig(Settings):
@@ -50,7 +50,7 @@ class SteerEvaluateConfig(Settings):
         default=64, ge=1, description="features looked at where only names none, or that separate labelled examples"
     )
     num_features: int = Field(
-        default=4,
+        default=3,
         ge=1,
         le=1000,
         description="of them, those that are tried at all strengths",
@@ -60,7 +60,7 @@ class SteerEvaluateConfig(Settings):
         default="delta_confidence", description="effect by which they are chosen", json_schema_extra=DASHBOARD
     )
     factors: tuple[float, ...] = Field(
-        default=(-4.0, -2.0, -1.0, -0.5, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
+        default=(-2.0, -1.0, -0.5, 0.25, 0.5, 1.0, 2.0, 4.0),
         min_length=2,
         max_length=64,
         description="strengths, in parts of the feature's largest activation",
