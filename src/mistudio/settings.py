@@ -151,7 +151,8 @@ class Leaf:
             ConfigError: it is no value of this kind.
         """
         if self.many:
-            return text.replace(" ", "").split(",") if text.strip() else []
+            parts = text.replace(" ", "").split(",") if text.strip() else []
+            return [parse_plain(self.name, part, self.kind) for part in parts] if self.kind in (int, float) else parts
         if text in ("", "null") and (self.nullable or self.default is None):
             return None
         return json_object(self.name, text, "{}") if self.kind is dict else parse_plain(self.name, text, self.kind)

@@ -29,6 +29,8 @@ from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, Matryoshk
 from mistudio.score import ScoreConfig, score
 from mistudio.steer.direction_config import DirectionConfig
 from mistudio.steer.direction_step import direction
+from mistudio.steer.evaluate.config import SteerEvaluateConfig
+from mistudio.steer.evaluate.step import steer_evaluate
 from mistudio.steer.example_files import Files
 from mistudio.steps.registry import STEPS
 from mistudio.subject import SubjectConfig
@@ -60,6 +62,8 @@ OTHERS: dict[str, Any] = {
     "plugins": {"plugin": {"size": 2}},
     "only": "0-63",
     "roles": ("user",),
+    "factors": (0.5, 1.0),
+    "target_kl": 0.5,
 }
 SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
@@ -167,6 +171,10 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
         DirectionConfig(hook=HOOK),
         lambda store, line, config: direction(store, examples(line), line.run.source, CPU, config),
     ),
+    "steer_evaluate": (
+        SteerEvaluateConfig(),
+        lambda store, line, config: steer_evaluate(store, line.features, line.run.source, CPU, config),
+    ),
     "find_part": (
         PassConfig(),
         lambda store, line, config: find_part(store, line.saes[0], line.run.source, CPU, config, part=0, num_parts=2),
@@ -241,6 +249,7 @@ def test_how_the_model_computes_is_in_the_recipe_of_each_step_that_runs_it(line:
         "evaluate": lambda store, how: evaluate(store, sae, run.source, how),
         "probe": lambda store, how: probe(store, sae, run.corpus, run.source, how),
         "direction": lambda store, how: direction(store, examples(line), run.source, how, DirectionConfig(hook=HOOK)),
+        "steer_evaluate": lambda store, how: steer_evaluate(store, line.features, run.source, how),
         "find": lambda store, how: find_features(store, sae, run.source, how),
         "score": lambda store, how: score(store, line.explanations, run.source, how, STEERED, judge=JUDGE),
     }

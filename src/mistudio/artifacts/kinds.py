@@ -22,6 +22,7 @@ KINDS = {
     "sae": 3,
     "scores": 3,
     "stability": 1,
+    "steering": 1,
     "subject": 1,
     "trials": 1,
     "upload": 1,

@@ -24,7 +24,8 @@ def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.P
 
 def option_of(leaf: Leaf) -> inspect.Parameter:
     """The option of a setting."""
-    return option(leaf.name, str if leaf.kind is dict else leaf.kind, leaf.shown(), leaf.default)
+    is_text = leaf.many or leaf.kind is dict
+    return option(leaf.name, str if is_text else leaf.kind, leaf.shown(), leaf.default)
 
 
 def option(name: str, kind: type, text: str, default: Any) -> inspect.Parameter:

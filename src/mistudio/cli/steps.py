@@ -28,6 +28,7 @@ _NEEDED = {"direction": " --examples tones.jsonl"}
 _MORE = {
     "explain": ("--only coherent:50", "--only 12,40-90 --base explanations/0123456789abcdef"),
     "score": ("--only 12,40-90", "--only coherent:50 --base scores/0123456789abcdef"),
+    "steer evaluate": ("--scores scores/0123456789abcdef --num-features 8", "--only 12,40-90 --choose-by push_gain"),
     "direction": ("--positive kind.jsonl --negative rude.jsonl --hook resid_post.3 --method logistic",),
     "find-more": ("--only 12,40-90", "--only coherent:50 --base trials/0123456789abcdef"),
 }
@@ -38,6 +39,10 @@ def register(app: typer.Typer) -> None:
     for step in STEPS.values():
         if step.output is not None:
             app.command(step.command, rich_help_panel=_PANEL, help=_help(step.command, step))(_command(step))
+    steer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Steering, offline.")
+    evaluate = STEPS["steer_evaluate"]
+    steer.command("evaluate", help=_help("steer evaluate", evaluate))(_command(evaluate))
+    app.add_typer(steer, name="steer", rich_help_panel=_PANEL)
 
 
 def _help(name: str, step: Step) -> str:

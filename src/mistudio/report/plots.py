@@ -137,6 +137,55 @@ def scores_figure(scores: Mapping[str, ArrayLike], metric: str) -> Figure:
     return figure
 
 
+def dose_response_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """How often the concept is there, and how perplexity and repetition change, by strength; of one feature.
+
+    ``rows`` are those of the table of what was tried; strengths for use are shaded.
+    """
+    swept = [row for row in rows if row["method"] == "feature"]
+    strengths = [row["strength"] for row in swept]
+    usable = [row["strength"] for row in swept if row["in_range"]]
+    figure = _figure(6.4, 5.2)
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.fill_between(strengths, *(_rates(swept, end) for end in ("_low", "_high")), color=_BAR, alpha=0.2)
+    above.plot(strengths, _rates(swept), color=_BAR, marker="o", markersize=3)
+    above.set_ylim(-0.02, 1.02)
+    above.set_ylabel("texts with the concept")
+    below.plot(strengths, [row["perplexity_ratio"] for row in swept], color=_BARS["ce_zero"], marker="o", markersize=3)
+    below.axhline(1, color="#b9bec7", linewidth=1)
+    below.set_yscale("log")
+    below.set_ylabel("perplexity × unsteered")
+    below.set_xlabel("strength (× the feature's largest activation)")
+    for axes in (above, below):
+        axes.axvspan(min(usable, default=0), max(usable, default=0), color=_BARS["ce_clean"], alpha=0.12)
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def push_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """How often the concept is there by how far predictions are moved: one feature at its strengths, and controls."""
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    swept = sorted((r for r in rows if r["method"] == "feature" and r["strength"] >= 0), key=lambda r: r["kl"])
+    axes.plot([row["kl"] for row in swept], _rates(swept), color=_BAR, marker="o", markersize=3, label="feature")
+    others = [row for row in rows if row["method"] != "feature" and row["kl"] is not None]
+    for row, colour in zip(others, cycle(_OUTLINES[1:])):  # noqa: B905 -- colours start over
+        axes.plot(
+            row["kl"], *_rates([row]), color=colour, marker="s", linestyle="", label=row["method"].replace("_", " ")
+        )
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlabel("KL from the model's predictions (nats a token)")
+    axes.set_ylabel("texts with the concept")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _rates(rows: Sequence[Mapping[str, Any]], end: str = "") -> list[float]:
+    """Shares of texts with the concept, by the labels where there are some."""
+    return [row["active" + end] if row["labelled"] is None else row["labelled" + end] for row in rows]
+
+
 def _cosine_figure(cosines: ArrayLike, what: str, label: str = "") -> Figure:
     cosine_F = np.asarray(cosines, dtype=np.float64)
     figure = _figure(6.4, 3.6)

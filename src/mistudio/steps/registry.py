@@ -7,7 +7,7 @@ from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.reporting import COMPARE, REPORT
 from mistudio.steps.spec import Step
-from mistudio.steps.steering import DIRECTION
+from mistudio.steps.steering import DIRECTION, STEER_EVALUATE
 from mistudio.steps.training import GRID, TRAIN, TRAIN_TOGETHER
 
 _ALL = (
@@ -25,6 +25,7 @@ _ALL = (
     STABILITY,
     PROBE,
     DIRECTION,
+    STEER_EVALUATE,
     COMPARE,
     GRID,
     GATE,

@@ -1,17 +1,19 @@
-"""What a model is steered along: the step direction."""
+"""What a model is steered along, and whether that does what it says: the steps direction and steer_evaluate."""
 
 from typing import TYPE_CHECKING, Any
 
-from mistudio.artifacts import Produced
+from mistudio.artifacts import Artifact, Produced
 from mistudio.errors import SubjectError
 from mistudio.steps.choose import choose_layer, name_hooks
 from mistudio.steps.context import Context
-from mistudio.steps.spec import Argument, Choice, Inputs, Output, Step
+from mistudio.steps.spec import Argument, Choice, Input, Inputs, Output, Page, Step
+from mistudio.tracking import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mistudio.steer.direction_config import DirectionConfig
+    from mistudio.steer.evaluate.config import SteerEvaluateConfig
 
 _HOOK = "resid_post"
 _EXAMPLES = (
@@ -66,4 +68,66 @@ DIRECTION = Step(
         )
     },
     run=_direction,
+)
+
+
+def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConfig") -> Produced:
+    from mistudio.steer.evaluate.step import steer_evaluate
+    from mistudio.steer.example_files import Files
+
+    features = inputs.one("features")
+    paths = [str(context.argument(name) or "") for name in ("examples", "positive", "negative")]
+    return steer_evaluate(
+        context.store,
+        features,
+        context.source(features),
+        context.subject(features),
+        config,
+        context.seed,
+        explanations=inputs.maybe("explanations"),
+        scores=inputs.maybe("scores"),
+        files=Files.read(*paths) if any(paths) else None,
+    )
+
+
+def _plot_steering(artifact: Artifact, run: Run) -> None:
+    """Two figures a feature: strength and what comes of it, and the push beside the concept."""
+    import pyarrow.parquet as pq
+
+    from mistudio.report.plots import dose_response_figure, push_figure
+    from mistudio.steer.evaluate.records import TRIED
+
+    rows = pq.read_table(artifact.file(TRIED.name)).to_pylist()
+    for feature in dict.fromkeys(row["feature"] for row in rows):
+        own = [row for row in rows if row["feature"] == feature]
+        run.log_figure(dose_response_figure(own), f"dose_response_{feature}.png")
+        run.log_figure(push_figure(own), f"push_{feature}.png")
+
+
+_JUDGING = "JSON Lines file with labelled examples: they choose features and judge texts; None: neither."
+STEER_EVALUATE = Step(
+    name="steer_evaluate",
+    summary="Measure what steering along features does to texts. At all strengths, beside controls at an equal push.",
+    config="mistudio.steer.evaluate.config:SteerEvaluateConfig",
+    inputs=(
+        Input("features", "features", "Found features (features/...)."),
+        Input("explanations", "explanations", "Explanations of them (explanations/...).", optional=True),
+        Input("scores", "scores", "Scores of those (scores/...), by which the best are taken.", optional=True),
+    ),
+    output=Output(
+        "steering",
+        "steering",
+        "Every strength of every feature, controls, texts, and the strengths for use.",
+        metrics=True,
+        pages=(Page("summary", "Markdown", "steering.md", "What steering does, feature by feature."),),
+    ),
+    arguments=(
+        Argument("examples", str, _JUDGING),
+        Argument("positive", str, _OF_ONE_CLASS.format("positive")),
+        Argument("negative", str, _OF_ONE_CLASS.format("negative")),
+    ),
+    uses=frozenset({"model", "seed"}),
+    plot=_plot_steering,
+    about=lambda values: str(values.get("features", "")),
+    run=_steer_evaluate,
 )

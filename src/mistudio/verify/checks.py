@@ -14,6 +14,7 @@ CHECKS = {
     "superposed": ("mistudio.verify.superposition", "superposed_rows"),
     "planted": ("mistudio.verify.planted", "planted_rows"),
     "python": ("mistudio.verify.python_code", "python_rows"),
+    "steering": ("mistudio.verify.steering", "steering_rows"),
     "backdoor": ("mistudio.verify.backdoor", "backdoor_rows"),
 }
 

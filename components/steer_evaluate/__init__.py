@@ -1,0 +1,1 @@
+"""The steer_evaluate step as a KFP component."""
