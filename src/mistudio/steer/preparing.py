@@ -7,7 +7,7 @@ from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
 from mistudio.instrument.edits import Edit, Edits, Schedule
 from mistudio.instrument.where import PromptTokens
 from mistudio.plain_text import shortened
-from mistudio.steer.bounds import check
+from mistudio.steer.bounds import canonical_in, check
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.prompts import PromptReader
@@ -84,14 +84,10 @@ class Preparer:
         """All that a request does to the model, its preset's edits included, within what it may."""
         own = Edits(edits=steering.edits, stop_when=steering.stop_when)
         added = _times(preset.edits, steering.preset_strength) if preset is not None else None
-        check(own, self._config.limits, self._canonical, preset=added)
+        check(own, self._config.limits, canonical_in(self._nameable), preset=added)
         if added is None:
             return own
         return Edits(edits=(*own.edits, *added.edits), stop_when=(*own.stop_when, *added.stop_when))
-
-    def _canonical(self, autoencoder: str | None) -> str:
-        """The one name of an autoencoder."""
-        return self._nameable.session.autoencoders[self._nameable.number(autoencoder)].uri
 
     def _compile(self, edits: Edits) -> CompiledEdits | None:
         """Edits for the model; equal ones are made once."""

@@ -76,7 +76,7 @@ def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConf
     from mistudio.steer.example_files import Files
 
     features = inputs.one("features")
-    paths = [str(context.argument(name) or "") for name in ("examples", "positive", "negative")]
+    examples, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))
     return steer_evaluate(
         context.store,
         features,
@@ -86,7 +86,7 @@ def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConf
         context.seed,
         explanations=inputs.maybe("explanations"),
         scores=inputs.maybe("scores"),
-        files=Files.read(*paths) if any(paths) else None,
+        files=Files.read(examples, positive, negative, context.store) if examples or positive or negative else None,
     )
 
 
