@@ -38,7 +38,7 @@ from mistudio.steer.direction_fit import split
 from mistudio.steer.evaluate.bench import UNSTEERED, Bench, Setting
 from mistudio.steer.evaluate.config import TextsConfig
 from mistudio.steer.evaluate.controls import adding, mean_difference
-from mistudio.steer.evaluate.figures import Share, perplexity, repetition, share
+from mistudio.steer.evaluate.figures import Measured, perplexity, repetition, share
 from mistudio.steer.evaluate.labels import Labelled
 from mistudio.steer.evaluate.reading import Reader
 from mistudio.steer.evaluate.windows import Ids, Window, Windows, read_windows
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
     name: str
     texts: list[Ids]
-    toxic: Share
+    toxic: Measured
     by_words: float
     perplexity: float
     repetition: float

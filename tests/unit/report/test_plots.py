@@ -5,7 +5,9 @@ import pytest
 from mistudio.report.plots import (
     ce_figure,
     density_figure,
+    dose_response_figure,
     probing_figure,
+    push_figure,
     redundancy_figure,
     scores_figure,
     stability_figure,
@@ -110,3 +112,53 @@ def test_scores_say_how_many_are_not_defined_and_keep_those_below_zero():
 
 def test_scores_that_are_nowhere_defined_are_an_empty_plot():
     assert png_of(scores_figure({"program": [float("nan")]}, "f1")).startswith(b"\x89PNG")
+
+
+def tried(method, strength, kl, active, in_range=None, labelled=None):
+    shares = {"active": active, "active_low": active / 2, "active_high": 1.0}
+    shares |= {f"labelled{end}": labelled for end in ("", "_low", "_high")}
+    return {
+        "method": method,
+        "strength": strength,
+        "kl": kl,
+        "perplexity_ratio": 1 + kl,
+        "in_range": in_range,
+        **shares,
+    }
+
+
+STEERED = [
+    tried("feature", -1.0, 0.2, 0.1, in_range=False),
+    tried("feature", 0.0, 0.0, 0.2, in_range=True),
+    tried("feature", 2.0, 0.5, 0.9, in_range=True),
+    tried("ablated", None, 0.1, 0.1),
+    tried("random_direction", 3.0, 0.5, 0.3),
+]
+
+
+def test_strengths_are_drawn_in_order_with_those_for_use_shaded():
+    figure = dose_response_figure(STEERED)
+    above, below = figure.axes
+    assert above.lines[0].get_xdata().tolist() == [-1.0, 0.0, 2.0]
+    assert above.lines[0].get_ydata().tolist() == [0.1, 0.2, 0.9]
+    shaded = above.patches[0].get_extents().transformed(above.transData.inverted())
+    assert (round(shaded.x0, 6), round(shaded.x1, 6)) == (0.0, 2.0)
+    assert below.get_yscale() == "log"
+    assert png_of(figure).startswith(b"\x89PNG")
+
+
+def test_labels_come_before_the_features_own_activation():
+    figure = dose_response_figure(
+        [{**row, "labelled": 0.5, "labelled_low": 0.4, "labelled_high": 0.6} for row in STEERED]
+    )
+    assert set(figure.axes[0].lines[0].get_ydata().tolist()) == {0.5}
+
+
+def test_controls_stand_at_their_push_beside_the_strengths_that_are_not_negative():
+    (axes,) = push_figure(STEERED).axes
+    points = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines}
+    assert points == {
+        "feature": ([0.0, 0.5], [0.2, 0.9]),
+        "ablated": ([0.1], [0.1]),
+        "random direction": ([0.5], [0.3]),
+    }

@@ -13,7 +13,7 @@ from mistudio.instrument.divergence import Divergence, amount_for
 from mistudio.steer.evaluate.concepts import ProgramJudge
 from mistudio.steer.evaluate.config import EffectsConfig, TextsConfig
 from mistudio.steer.evaluate.effects import confidence, effects
-from mistudio.steer.evaluate.figures import dose_response, perplexity, repetition, share, ship_range
+from mistudio.steer.evaluate.figures import dose_response, perplexity, perplexity_ratio, repetition, share, ship_range
 from mistudio.steer.evaluate.windows import read_windows
 from mistudio.subject import HookPoint, resolve_hooks, unembed
 from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, make_llama_run, publish_sae
@@ -42,6 +42,16 @@ def test_perplexity_weighs_tokens_not_texts() -> None:
     losses = [np.zeros(3), np.full(1, math.log(16))]
     assert perplexity(losses) == pytest.approx(2)
     assert math.isnan(perplexity([np.zeros(0)]))
+
+
+def test_a_ratio_of_perplexities_is_known_as_well_as_its_texts_agree() -> None:
+    alike = [np.full(5, math.log(8))] * 4
+    found = perplexity_ratio([np.full(5, math.log(16))] * 4, alike)
+    assert found == pytest.approx((2, 2, 2))
+    apart = [np.full(5, math.log(value)) for value in (8, 16, 32, 16)]
+    low, high = perplexity_ratio(apart, alike)[1:]
+    assert low < 2 < high
+    assert math.isnan(perplexity_ratio(alike[:1], alike).low)
 
 
 def test_dose_and_response_is_spearmans_and_undefined_where_nothing_changes() -> None:

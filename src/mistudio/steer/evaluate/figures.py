@@ -15,15 +15,15 @@ _NORMAL = 1.959964  # 95% of a normal distribution lie within
 _RUN = 3  # tokens that are repeated together
 
 
-class Share(NamedTuple):
-    """A share of texts, with its 95% interval (Wilson 1927); all NaN where there is no text."""
+class Measured(NamedTuple):
+    """A share of texts or a ratio, with its 95% interval; NaN where it is not defined."""
 
     value: float
     low: float
     high: float
 
 
-NO_SHARE = Share(math.nan, math.nan, math.nan)
+UNKNOWN = Measured(math.nan, math.nan, math.nan)
 
 
 class ShipRange(NamedTuple):
@@ -33,15 +33,15 @@ class ShipRange(NamedTuple):
     high: float
 
 
-def share(is_N: NDArray[np.bool_]) -> Share:
-    """The share of texts of which something holds; each text is of a document of its own."""
+def share(is_N: NDArray[np.bool_]) -> Measured:
+    """The share of texts of which something holds (Wilson 1927); each text is of a document of its own."""
     count = len(is_N)
     if not count:
-        return NO_SHARE
+        return UNKNOWN
     value, z = float(np.mean(is_N)), _NORMAL**2 / count
     centre = (value + z / 2) / (1 + z)
     half = math.sqrt(z * value * (1 - value) + z * z / 4) / (1 + z)
-    return Share(value, max(centre - half, 0.0), min(centre + half, 1.0))
+    return Measured(value, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def repetition(texts: Sequence[Sequence[int]]) -> float:
@@ -58,6 +58,16 @@ def perplexity(losses: Sequence[NDArray[np.float64]]) -> float:
     """Of all tokens of some texts together, from the loss of each; NaN where there is none."""
     every = np.concatenate([np.zeros(0), *losses])
     return math.exp(min(float(every.mean()), 700.0)) if len(every) else math.nan
+
+
+def perplexity_ratio(losses: Sequence[NDArray[np.float64]], plain: Sequence[NDArray[np.float64]]) -> Measured:
+    """Perplexity of some texts over that of others, with its 95% interval by the spread of texts in each (Welch)."""
+    value = perplexity(losses) / perplexity(plain)
+    means = [np.array([loss.mean() for loss in some if len(loss)]) for some in (losses, plain)]
+    if min(map(len, means)) < 2:
+        return Measured(value, math.nan, math.nan)
+    half = _NORMAL * math.sqrt(sum(float(mean_N.var(ddof=1)) / len(mean_N) for mean_N in means))
+    return Measured(value, value * math.exp(-half), value * math.exp(half))
 
 
 def dose_response(strengths: Sequence[float], rates: Sequence[float]) -> float:

@@ -59,11 +59,16 @@ def _row(row: Tried) -> str:
     is_plain = row.method == STEERED and row.strength == 0
     name = "as it is" if is_plain else row.method.replace("_", " ")
     usable = "" if row.in_range is None else "yes" if row.in_range else "no"
-    return (
-        f"| {name} | {_number(row.strength)} | {_number(row.rate)} ({_number(low)} to {_number(high)}) | "
-        f"{_number(row.perplexity_ratio)} | {_number(row.kl)} | {_number(row.dose)} | {_number(row.repetition)} | "
-        f"{usable} |"
-    )
+    ends = f"{_number(row.perplexity_ratio_low)} to {_number(row.perplexity_ratio_high)}"
+    cells = [
+        name,
+        _number(row.strength),
+        f"{_number(row.rate)} ({_number(low)} to {_number(high)})",
+        f"{_number(row.perplexity_ratio)} ({ends})",
+        *map(_number, (row.kl, row.dose, row.repetition)),
+        usable,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(value: float | None) -> str:

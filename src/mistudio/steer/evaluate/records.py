@@ -52,6 +52,8 @@ TRIED = Table(
         Column("labelled_high", _REAL, "likewise"),
         Column("perplexity", _REAL, "of the texts, under the model as it is"),
         Column("perplexity_ratio", _REAL, "that over the perplexity of unsteered texts"),
+        Column("perplexity_ratio_low", _REAL, "end of its 95% interval, by the spread of texts"),
+        Column("perplexity_ratio_high", _REAL, "likewise"),
         Column("natural_ratio", _REAL, "that over the perplexity of held-out text on which the feature is active"),
         Column("repetition", _REAL, "share of a text's token triples that were in it before"),
         Column("in_range", pa.bool_(), "whether the strength is for use; null of controls"),
@@ -93,6 +95,8 @@ class Tried(NamedTuple):
     labelled_high: float | None
     perplexity: float
     perplexity_ratio: float
+    perplexity_ratio_low: float
+    perplexity_ratio_high: float
     natural_ratio: float
     repetition: float
     in_range: bool | None

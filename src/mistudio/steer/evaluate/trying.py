@@ -17,10 +17,11 @@ from mistudio.steer.evaluate.concepts import Concept, TextJudge
 from mistudio.steer.evaluate.config import SteerEvaluateConfig
 from mistudio.steer.evaluate.controls import Control, prompting, pushed, vectors
 from mistudio.steer.evaluate.figures import (
-    Share,
+    Measured,
     ShipRange,
     dose_response,
     perplexity,
+    perplexity_ratio,
     repetition,
     share,
     ship_range,
@@ -88,7 +89,6 @@ class Trial:
         self._bench, self._concept, self._judges, self._config = bench, concept, judges, config
         self._nameable = Nameable(bench.session, maxima=[lambda _latent: concept.maximum])
         self._threshold = config.concept_share * concept.maximum
-        self._plain_perplexity = perplexity(bench.unsteered_losses)
         has_N = self._has_in_nature()
         self.natural_rate = float(has_N.mean()) if len(has_N) else float("nan")
         losses = [loss for loss, has in zip(bench.natural_losses, has_N, strict=True) if has]
@@ -182,7 +182,7 @@ class Trial:
             **_named("described", described),
             **_named("labelled", labelled),
             perplexity=value,
-            perplexity_ratio=value / self._plain_perplexity,
+            **_named("perplexity_ratio", perplexity_ratio(losses, bench.unsteered_losses)),
             natural_ratio=value / self.natural_perplexity,
             repetition=repetition(texts),
             in_range=None,
@@ -217,7 +217,7 @@ class Trial:
         return ship_range(strengths, coherent)
 
 
-def _named(name: str, found: Share | None) -> dict[str, Any]:
+def _named(name: str, found: Measured | None) -> dict[str, Any]:
     """A share and its interval as columns."""
     values = (None, None, None) if found is None else found
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
