@@ -20,7 +20,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
         patch.setattr(tables, "_ROWS_OF_GROUP", 10)
         patch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 7)
         patch.setattr(tables, "_PLACES_OF_GROUP", 20)
-        yield found_features(llama_run(tmp_path_factory))
+        yield found_features(llama_run(tmp_path_factory), map=True)
 
 
 @pytest.fixture(scope="session")
