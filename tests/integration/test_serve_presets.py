@@ -17,7 +17,7 @@ from model_servers.base.keys import ENVIRONMENT, read_keys
 from model_servers.base.server import ModelServer
 from model_servers.base.settings import ServerSettings
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import TinyStore, make_tiny_store
+from tests.support.served import TinyStore, tiny_store
 from tests.support.serving import serving, url_of
 
 SECRET = "correct-horse-battery"
@@ -28,7 +28,7 @@ PLAIN = {"model": "model", "prompt": "the cat sat", "max_tokens": 10, "temperatu
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("served"))
+    return tiny_store(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

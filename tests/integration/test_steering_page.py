@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model_servers.steer.predictor import SteerPredictor
-from tests.support.served import CHAT_TEMPLATE, make_tiny_store
+from tests.support.served import CHAT_TEMPLATE, tiny_store
 from tests.support.serving import serving, url_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "steering.md").read_text()
@@ -19,7 +19,7 @@ MAXIMUM = 3.0
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    tiny = make_tiny_store(tmp_path_factory.mktemp("served"))
+    tiny = tiny_store(tmp_path_factory)
     predictor = SteerPredictor(tiny.open, chat_template=CHAT_TEMPLATE)
     with serving([predictor]) as server:
         yield url_of(server)

@@ -7,14 +7,14 @@ from typer.testing import CliRunner
 
 from mistudio.cli import app
 from mistudio.errors import ConfigError, InputError
-from tests.support.served import TinyStore, make_tiny_store
+from tests.support.served import TinyStore, tiny_store
 
 runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    return make_tiny_store(tmp_path_factory.mktemp("text"))
+    return tiny_store(tmp_path_factory)
 
 
 def run(tiny: TinyStore, *arguments: str) -> str:
