@@ -21,7 +21,8 @@ run_step          runs a step here
 StepOutput        what that published, whether it was there before, and its figures
 LocalRunner       runs pipelines and steps as processes of their own, with progress, log and cancel
 Target            what a runner starts
-Client            asks a server for text, with edits of the model (AsyncClient: for asyncio)
+Client            asks a server for text, with edits of the model
+AsyncClient       the same for asyncio
 MistudioError     base of all errors raised on purpose, see ``mistudio.errors``
 ================  ==================================================================================
 
