@@ -9,12 +9,14 @@ PEERS := build/peers
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
+# Which tests are run, by their markers.
+TESTS ?= not proof
 # Tests against the other libraries run where these were installed; without, they are skipped.
 export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$(PEERS)/bin/python)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end clean
+.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +37,13 @@ demo: install ## Train a small language model and run the main job on it, offlin
 demo-real: install ## Download a small model that talks (93 MB), and run the main job on it (at most 15 minutes)
 	$(BIN)/mistudio demo --subject smollm2 --store $(STORE)
 
-test: install ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+test: install ## Run the tests, but for the long proofs
+test-proofs: TESTS = proof
+test-proofs: install ## Run the long proofs: whole pipelines, killed runs, many processes
+test-all: TESTS =
+test-all: install ## Run the tests, and the long proofs with them
+test test-proofs test-all:
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS) -m "$(TESTS)"
 
 fuzz: install ## Try hostile command lines, settings, files and answers (FUZZ_EXAMPLES of them; 10,000 by default)
 	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} nice $(BIN)/python -m pytest tests/fuzz --timeout 7200
@@ -77,6 +84,10 @@ bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexpla
 
 bench-end-to-end: $(PEERS)/installed ## Time text to trained autoencoder on SmolLM2, ours and SAELens's runner in turn (about half an hour)
 	$(PEERS)/bin/python -m benchmarks.end_to_end --store $(STORE) $(ARGS)
+
+bench-steer: install ## What steering costs beside no edits, and a soak of the server; needs the store of make demo
+	$(BIN)/python -m benchmarks.steering --store $(STORE) $(ARGS)
+	$(BIN)/python -m benchmarks.soak --store $(STORE)
 
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'

@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-_CARRIED = ("components", "images", "pipelines")
+_CARRIED = ("components", "images", "model_servers", "pipelines")
 
 
 class BuildWithPipelines(build_py):

@@ -30,12 +30,10 @@ def direction(
     Args:
         direction: The direction, its hook point and its figures.
         metrics: The figures, for the dashboard to compare.
-        examples: JSON Lines file with the examples of both classes: text, or messages of a chat, and label; empty:
-            positive and negative have them.
-        positive: JSON Lines file with the positive examples alone, in place of one with labels; empty: examples has
-            them.
-        negative: JSON Lines file with the negative examples alone, in place of one with labels; empty: examples has
-            them.
+        examples: JSON Lines file, or name of an added corpus, with the examples of both classes: text, or messages
+            of a chat, and label; empty: positive and negative have them.
+        positive: The same with the positive examples alone, in place of one with labels; empty: examples has them.
+        negative: The same with the negative examples alone, in place of one with labels; empty: examples has them.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store.
         hook: Hook point, for example resid_post.3; empty: resid_post at the layer in the middle, which a kind

@@ -42,10 +42,8 @@ def steer_evaluate(
         explanations: Explanations of them (explanations/...).
         scores: Scores of those (scores/...), by which the best are taken.
         examples: JSON Lines file with labelled examples: they choose features and judge texts; empty: neither.
-        positive: JSON Lines file with the positive examples alone, in place of one with labels; empty: examples has
-            them.
-        negative: JSON Lines file with the negative examples alone, in place of one with labels; empty: examples has
-            them.
+        positive: The same with the positive examples alone, in place of one with labels; empty: examples has them.
+        negative: The same with the negative examples alone, in place of one with labels; empty: examples has them.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
         only: Features to work on: numbers and ranges (12,40-90), best:50 (by score), densest:50, rarest:50,

@@ -21,6 +21,8 @@ run_step          runs a step here
 StepOutput        what that published, whether it was there before, and its figures
 LocalRunner       runs pipelines and steps as processes of their own, with progress, log and cancel
 Target            what a runner starts
+Client            asks a server for text, with edits of the model
+AsyncClient       the same for asyncio
 MistudioError     base of all errors raised on purpose, see ``mistudio.errors``
 ================  ==================================================================================
 
@@ -34,6 +36,7 @@ from mistudio.version import __version__
 
 if TYPE_CHECKING:
     from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact, open_store
+    from mistudio.client import AsyncClient, Client
     from mistudio.errors import MistudioError
     from mistudio.features import Condition, FeatureSet
     from mistudio.instrument import Session, open_session
@@ -43,12 +46,16 @@ if TYPE_CHECKING:
 else:
     from mistudio.lazy import from_modules
 
-    __getattr__ = from_modules(__name__, "artifacts", "errors", "features", "instrument", "runs", "steps", "subject")
+    __getattr__ = from_modules(
+        __name__, "artifacts", "client", "errors", "features", "instrument", "runs", "steps", "subject"
+    )
 
 __all__ = [
     "STEPS",
     "Artifact",
+    "AsyncClient",
     "Catalog",
+    "Client",
     "Condition",
     "FeatureSet",
     "Line",

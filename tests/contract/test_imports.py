@@ -9,7 +9,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-PACKAGES = ("mistudio", "components", "pipelines")
+PACKAGES = ("mistudio", "components", "pipelines", "model_servers")
 LAZY = "mistudio.lazy"  # what imports it imports at run time what stands under TYPE_CHECKING too
 EXTRAS = {"faiss", "igraph", "kserve", "leidenalg", "minio", "nicegui"}
 

@@ -37,7 +37,7 @@ from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train
 from mistudio.train.config import TogetherConfig
 from tests.support.settings import changed
-from tests.support.tiny_run import CPU, HOOK, TinyRun, make_llama_run
+from tests.support.tiny_run import CPU, HOOK, TinyRun, llama_run
 
 OTHER_HOOK = "resid_mid.1"
 SHORT = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000, batch_size=256, buffer_rows=1024)
@@ -206,7 +206,7 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     folder = tmp_path_factory.mktemp("line")
-    run = make_llama_run(folder)
+    run = llama_run(tmp_path_factory)
     own = run.store
     sae, other = (train(own, run.activations, SHORT, seed).artifact for seed in range(2))
     features = find_features(own, sae, run.source, CPU, SEARCHED).artifact

@@ -35,6 +35,7 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             "mistudio.corpus.hf.open_dataset",
             "mistudio.runs.local.subprocess.Popen",
             "mistudio.cli.pipelines.os.execv",
+            "mistudio.cli.serving.os.execve",
             "mistudio.demo.produce",
             "mistudio.demo.packaged.produce",
             "mistudio.verify.checks.import_module",

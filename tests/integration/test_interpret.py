@@ -166,6 +166,7 @@ def test_a_step_that_finds_its_artifact_imports_nothing_to_compute_with(finished
     assert HEAVY & set(told["modules"]) <= allowed
 
 
+@pytest.mark.proof
 def test_a_run_below_its_gate_fails_with_the_figures_and_keeps_everything(finished: Finished) -> None:
     done = interpret(finished.folder, "gate.json", "min_explained_variance=0.9999", "min_interpretable=1000")
     assert done.returncode == 3
@@ -216,7 +217,7 @@ def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finish
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("layer=9", "There is no layer 9: the model has 3 layers, 0 to 2"),
+        pytest.param("layer=9", "There is no layer 9: the model has 3 layers, 0 to 2", marks=pytest.mark.proof),
         ("k=0", "k 0 leaves no latent active"),
         ("k=200", "k 200 is larger than width 128"),
         ("hook=nowhere", "'nowhere' is not a hook point"),
@@ -224,7 +225,7 @@ def test_kfp_artifacts_carry_manifest_metrics_page_and_markdown(finished: Finish
         ("width=wide", "width takes a value of type int, not 'wide'"),
         ("model=./nowhere", "No such model folder"),
         ("model=nobody/nothing", "Cannot reach the model hub"),
-        ("corpus=empty.jsonl", "empty.jsonl"),
+        pytest.param("corpus=empty.jsonl", "empty.jsonl", marks=pytest.mark.proof),
     ],
 )
 def test_bad_input_gets_one_message_and_exit_code_2(prepared: Path, tmp_path: Path, setting: str, message: str) -> None:

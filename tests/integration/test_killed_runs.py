@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.proof
 
 
 def _start(store: Path, scratch: Path) -> subprocess.Popen[str]:

@@ -17,7 +17,7 @@ from mistudio.runs import LocalRunner, Run
 from tests.integration.test_interpret import ROOT, mistudio
 from tests.support.tiny import tiny_documents, tiny_llama
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 PATIENCE_S = 300
 
 

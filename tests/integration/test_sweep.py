@@ -11,7 +11,7 @@ import pytest
 from tests.integration.test_interpret import mistudio
 from tests.support.tiny import tiny_documents, tiny_llama
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 AXES = {"architectures": "topk,jumprelu", "widths": "128", "sparsities": "4", "seeds": "0"}
 STEPS = ("ingest", "capture", "train", "evaluate", "compare")
 

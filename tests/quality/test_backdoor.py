@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mistudio.artifacts import Store, open_store
+from mistudio.instrument import Ends, PlacedAutoencoder, Session
 from mistudio.sae import TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, Subject, SubjectConfig, artifact_source, load_subject, resolve_hooks
 from mistudio.verify.ablation import Model, continuation, mean_loss
@@ -17,7 +18,7 @@ CONFIG = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=700)
 PLANTED = PlantedConfig(documents=1200)
 PLANTED = PLANTED.model_copy(update={"lm": PLANTED.lm.model_copy(update={"tokens": 400_000})})
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def with_latents(subject: Subject, traffic: Traffic) -> Model:
     sae = new_autoencoder(TopKConfig(width=64, k=4), hook.width)
     sae.for_training().initialise(torch.zeros(1, hook.width), torch.Generator().manual_seed(0))
     sae.requires_grad_(requires_grad=False)
-    model = Model(subject, hook, sae)
+    model = Model(Session(subject, [PlacedAutoencoder(sae, Ends(hook, hook), "made here", "0")]))
     from mistudio.subject import run_captured
     from mistudio.verify.poison import padded
 

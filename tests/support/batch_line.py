@@ -30,7 +30,8 @@ def run(store_url: str, scratch: Path) -> dict[str, str]:
     config = TrainConfig(hook=HOOK, sae=TopKConfig(width=128, k=4), tokens=200_000, batch_size=256, buffer_rows=4096)
     runtime = TrainRuntime(checkpoint_every_steps=CHECKPOINT_EVERY_STEPS)
     sae = train(store, activations, config, runtime=runtime).artifact
-    features = find_features(store, sae, source, SubjectConfig(device="cpu"), FindConfig(chunk_rows=64)).artifact
+    search = FindConfig(chunk_rows=64, map=False)  # a map takes seconds to compile, and is made after all shards
+    features = find_features(store, sae, source, SubjectConfig(device="cpu"), search).artifact
     artifacts = {"capture": activations, "train": sae, "find": features}
     return {step: artifact.digest for step, artifact in artifacts.items()}
 

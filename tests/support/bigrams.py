@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import transformers as tf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from mistudio.instrument import Ends, PlacedAutoencoder, Session
 from mistudio.sae import StandardConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks, subject_from_model
 from mistudio.verify.ablation import Model
@@ -18,12 +21,17 @@ _WIDTH = 64
 _CONSTANT = 100.0  # in the last component; beside it the latents hardly change the norm
 
 
-def bigram_model(latents: Mapping[int, Sequence[int]], says: Mapping[int, Mapping[int, float]]) -> Model:
+def bigram_model(
+    latents: Mapping[int, Sequence[int]],
+    says: Mapping[int, Mapping[int, float]],
+    words: Mapping[int, str] | None = None,
+) -> Model:
     """A model of one block, and an autoencoder behind it that reads and rebuilds each latent exactly.
 
     Args:
         latents: those that are active on a token, each with the value 1; of the first 63.
         says: the logits that a latent adds, by the token that comes next.
+        words: what tokens are called; </s> ends a text.
     """
     config = tf.LlamaConfig(
         vocab_size=VOCABULARY,
@@ -32,6 +40,8 @@ def bigram_model(latents: Mapping[int, Sequence[int]], says: Mapping[int, Mappin
         num_hidden_layers=1,
         num_attention_heads=2,
         rms_norm_eps=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     model = tf.LlamaForCausalLM(config)
     with torch.no_grad():
@@ -45,11 +55,18 @@ def bigram_model(latents: Mapping[int, Sequence[int]], says: Mapping[int, Mappin
         for latent, logits in says.items():
             for token, logit in logits.items():
                 model.lm_head.weight[token, latent] = logit
-    subject = subject_from_model(model, tokenizer=None)
+    subject = subject_from_model(model, _tokenizer(words or {}))
     sae = new_autoencoder(StandardConfig(width=_WIDTH), _WIDTH)
     with torch.no_grad():
         for weight_FD in (sae.W_enc, sae.W_dec):
             weight_FD.copy_(torch.eye(_WIDTH))
             weight_FD[-1] = 0.0
     (hook,) = resolve_hooks(subject, [HookPoint.parse("resid_post.0")])
-    return Model(subject, hook, sae.requires_grad_(requires_grad=False))
+    placed = PlacedAutoencoder(sae.requires_grad_(requires_grad=False), Ends(hook, hook), "made by hand", "0")
+    return Model(Session(subject, [placed]))
+
+
+def _tokenizer(words: Mapping[int, str]) -> tf.PreTrainedTokenizerFast:
+    known = {words.get(number, f"w{number}"): number for number in range(VOCABULARY)}
+    end = "</s>" if "</s>" in known else None
+    return tf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(known, unk_token="w0")), eos_token=end)

@@ -6,6 +6,8 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mistudio.subject.points import KINDS
+
 LAYERS = 3
 TEXT = [
     "the cat sat on the mat and the dog ate the hat of the cat\n",
@@ -88,6 +90,13 @@ MLP_READERS = {
 PARALLEL = ("gptj", "gpt_neox_parallel", "falcon_7b", "falcon_40b", "phi", "cohere")
 NORMED_AFTER = ("opt_post_norm", *ENCODERS)
 FAMILIES = (*CAUSAL, *ENCODERS)
+# Hook points that there are, by family and kind.
+PLACES = [
+    (family, kind)
+    for family in FAMILIES
+    for kind in KINDS
+    if not (kind == "resid_mid" and family in PARALLEL) and not (kind == "mlp_act" and family == "mixtral")
+]
 
 
 def build_model(family: str) -> tf.PreTrainedModel:

@@ -23,5 +23,5 @@ class Written(Steering):
     def shown(self, _ids_BT: Tensor) -> list[str]:
         return self._texts
 
-    def continuations(self, feature: int, _ids_BT: Tensor) -> list[str]:
-        return [f" and then {feature}, {place}" for place in range(len(self._texts))]
+    def continuations(self, features: Sequence[int], _ids_BT: Tensor) -> list[list[str] | None]:
+        return [[f" and then {feature}, {place}" for place in range(len(self._texts))] for feature in features]

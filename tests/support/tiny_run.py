@@ -3,16 +3,28 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import transformers as tf
 from tokenizers import Tokenizer
 
 from mistudio.activations import CaptureConfig, capture
-from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_store, produce
+from mistudio.artifacts import (
+    Artifact,
+    Draft,
+    Recipe,
+    Store,
+    Summary,
+    artifact_uris,
+    open_artifact,
+    open_store,
+    produce,
+)
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.sae import SparseAutoencoder, StandardConfig, config_json, new_autoencoder, save_weights
 from mistudio.sae.files import CONFIG_NAME, WEIGHTS_NAME
 from mistudio.subject import Subject, SubjectConfig, SubjectSource, load_subject, resolve_source
+from tests.support.shared import shared_folder
 from tests.support.tiny import WIDTH, tiny_bert, tiny_bert_tokenizer, tiny_corpus, tiny_llama
 
 CPU = SubjectConfig(device="cpu")
@@ -29,17 +41,35 @@ class TinyRun(NamedTuple):
     subject: Subject
 
 
-def make_llama_run(folder: Path) -> TinyRun:
+def llama_run(factory: pytest.TempPathFactory) -> TinyRun:
     """A causal model, trained for long enough that zeroing its middle layer costs something."""
+    return _opened(shared_folder(factory, "llama", _make_llama))
+
+
+def bert_run(factory: pytest.TempPathFactory) -> TinyRun:
+    """An encoder whose tokenizer has a mask token."""
+    return _opened(shared_folder(factory, "bert", _make_bert))
+
+
+def published_in(store: Store) -> dict[str, Artifact]:
+    """By kind, the artifacts of a store that has one of each."""
+    return {uri.partition("/")[0]: open_artifact(store, uri) for uri in artifact_uris(store)}
+
+
+def _opened(folder: Path) -> TinyRun:
+    store, source = open_store(str(folder / "store")), resolve_source(str(folder / "model"))
+    made = published_in(store)
+    return TinyRun(store, source, made["corpus"], made["activations"], load_subject(source, CPU))
+
+
+def _make_llama(folder: Path) -> None:
     store = open_store(str(folder / "store"))
     source = tiny_llama(folder / "model")
     corpus = tiny_corpus(store, source, folder / "text")
-    source = _trained(source, TokenCorpus(corpus))
-    return _captured(store, source, corpus)
+    _capture(store, _trained(source, TokenCorpus(corpus)), corpus)
 
 
-def make_bert_run(folder: Path) -> TinyRun:
-    """An encoder whose tokenizer has a mask token."""
+def _make_bert(folder: Path) -> None:
     store = open_store(str(folder / "store"))
     tiny_bert(folder / "model")
     tokenizer = tf.PreTrainedTokenizerFast(
@@ -52,7 +82,7 @@ def make_bert_run(folder: Path) -> TinyRun:
     )
     tokenizer.save_pretrained(folder / "model")
     source = resolve_source(str(folder / "model"))
-    return _captured(store, source, tiny_corpus(store, source, folder / "text"))
+    _capture(store, source, tiny_corpus(store, source, folder / "text"))
 
 
 def identity_sae() -> SparseAutoencoder:
@@ -90,10 +120,9 @@ def publish_sae(
     return produce(store, recipe, "train", build).artifact
 
 
-def _captured(store: Store, source: SubjectSource, corpus: Artifact) -> TinyRun:
+def _capture(store: Store, source: SubjectSource, corpus: Artifact) -> None:
     config = CaptureConfig(hooks=(HOOK, "mlp_act.1", "mlp_in.1", "resid_mid.1", "mlp_out.1"), shard_bytes=1 << 16)
-    activations = capture(store, corpus, source, CPU, config).artifact
-    return TinyRun(store, source, corpus, activations, load_subject(source, CPU))
+    capture(store, corpus, source, CPU, config)
 
 
 def _trained(source: SubjectSource, corpus: TokenCorpus) -> SubjectSource:

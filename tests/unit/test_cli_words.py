@@ -20,6 +20,8 @@ COMMANDS = (
     ["import", "sae"],
     ["verify-method"],
     ["check-memory"],
+    ["direction"],
+    ["preset", "save"],
 )
 
 
@@ -44,7 +46,9 @@ def test_inputs_that_have_to_be_given_are_marked_and_others_are_not(name):
         assert ("[required]" in about[1]) is not each.optional
 
 
-@pytest.mark.parametrize("group", [[], ["artifacts"], ["runs"], ["corpus"], ["import"], ["export"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "group", [[], ["artifacts"], ["runs"], ["corpus"], ["import"], ["export"], ["preset"]], ids=" ".join
+)
 def test_what_each_command_does_fits_into_its_line(group):
     shown = CliRunner().invoke(app, [*group, "--help"], env={"COLUMNS": "80"}).stdout
     lines = shown.partition("Commands:\n")[2].splitlines()

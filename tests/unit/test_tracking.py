@@ -13,7 +13,7 @@ from mistudio.events import EVENTS_ENV, EventReader, Started
 from mistudio.tracking import EXPERIMENT, pipeline_run, step_run
 from tests.support.tiny import tiny_documents, tiny_llama
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+pytestmark = [pytest.mark.proof, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ with step_run("train", sys.argv[1]) as run:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_processes_that_make_the_database_at_once_all_log_and_what_was_not_logged_is_caught_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

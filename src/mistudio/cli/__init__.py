@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from mistudio.cli import artifacts, corpus, demo, interchange, pipelines, runs, steps, subject, usage, verify
+from mistudio.cli import (
+    artifacts,
+    corpus,
+    demo,
+    interchange,
+    pipelines,
+    runs,
+    serving,
+    steering,
+    steps,
+    subject,
+    usage,
+    verify,
+)
 from mistudio.errors import MistudioError
 from mistudio.stopping import Stopped, stoppable
 from mistudio.terminal import LineHandler, console, echo, plain
@@ -37,7 +50,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify):
+for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify, serving, steering):
     part.register(app)
 
 

@@ -6,7 +6,7 @@ import typer
 from rich.filesize import decimal
 
 from mistudio.artifacts.kinds import KINDS
-from mistudio.cli.options import StoreOption
+from mistudio.cli.options import AuthorOption, StoreOption, user_name
 from mistudio.terminal import console, echo, plain
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def remove(
 def name_(
     uri: UriArgument,
     name: Annotated[str, typer.Argument(help="What to call it, for example champion.")],
-    author: Annotated[str, typer.Option(help="Who says so. [default: you]")] = "",
+    author: AuthorOption = "",
     store: StoreOption = "",
 ) -> None:
     """Give an artifact a name, such as champion.
@@ -271,7 +271,7 @@ def name_(
 
     opened = open_store(store)
     artifact = open_artifact(opened, uri)
-    added = add_reference(opened, artifact.manifest.short_kind, name, artifact, author or _author())
+    added = add_reference(opened, artifact.manifest.short_kind, name, artifact, author or user_name())
     echo(f"{added.kind} {added.name} is {artifact.uri} ({added.number}).")
 
 
@@ -297,19 +297,6 @@ def refs(
         return
     for row in rows:
         echo(f"{row['kind']}  {row['name']}  {row['uri']}  {row['created_at'][:_DATE_CHARS]}  {row['author']}")
-
-
-def _author() -> str:
-    """The user's name; a container may have none."""
-    import getpass
-
-    from mistudio.errors import ConfigError
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as error:
-        message = "Who gives the name? This machine does not know its user: say it with --author."
-        raise ConfigError(message) from error
 
 
 def _open(store: "Store", uri: str) -> "Artifact | DamagedArtifact":

@@ -10,6 +10,7 @@ from mistudio.settings import Leaf, parse_plain
 from mistudio.steps.spec import STORE
 
 StoreOption = Annotated[str, typer.Option("--store", help=STORE.shown(), show_default=False)]
+AuthorOption = Annotated[str, typer.Option(help="Who says so. [default: you]")]
 _NUMBERS = {int: "INTEGER", float: "FLOAT"}  # as typer calls them
 
 
@@ -46,3 +47,20 @@ def parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramete
     hint: Any = kind | None if default is None else kind
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=default, annotation=Annotated[hint, info])
+
+
+def user_name() -> str:
+    """The name of who runs the command, for what is put on record.
+
+    Raises:
+        ConfigError: this machine does not know its user, as in a container.
+    """
+    import getpass
+
+    from mistudio.errors import ConfigError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        message = "Who gives the name? This machine does not know its user: say it with --author."
+        raise ConfigError(message) from error

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from mistudio import steps
+from mistudio.cli import steer_text
 from mistudio.cli.going_on import goes_on
 from mistudio.cli.options import option, option_of, parameter, with_parameters
 from mistudio.cli.summary import print_pages
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
     steer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Steering, offline.")
     evaluate = STEPS["steer_evaluate"]
     steer.command("evaluate", help=_help("steer evaluate", evaluate))(_command(evaluate))
+    steer.command("text", help=steer_text.HELP)(steer_text.text)
     app.add_typer(steer, name="steer", rich_help_panel=_PANEL)
 
 

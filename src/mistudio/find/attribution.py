@@ -21,6 +21,8 @@ from torch import Tensor
 from mistudio.find.reading import BATCH_TOKENS, GRADIENT_BYTES, Batch, HookedSubject, Readings, batches, traced_bytes
 from mistudio.subject import Subject, observed
 from mistudio.subject.cost import subject_shape
+from mistudio.subject.structure import Tap
+from mistudio.subject.taps import disturbing
 from mistudio.subject.trace import StopForward
 
 _TOKENS_AT_ONCE = 8192
@@ -108,16 +110,16 @@ class _Traced:
             reached.append(x_RTD)
             raise StopForward
 
-        handle = model.get_input_embeddings().register_forward_hook(lambda *_called: leaf_SBTE.flatten(0, 1))
-        mask = self.batch.mask
+        embeddings = Tap(model.get_input_embeddings(), "output")
+        mask = None if self.batch.mask is None else self.batch.mask.repeat(steps, 1)
         try:
-            with observed(self.hooked.subject, self.hooked.ends.read, stop):
-                mask = None if mask is None else mask.repeat(steps, 1)
+            with (
+                disturbing(embeddings, lambda _value: leaf_SBTE.flatten(0, 1)),
+                observed(self.hooked.subject, self.hooked.ends.read, stop),
+            ):
                 model(input_ids=self.batch.ids.repeat(steps, 1), attention_mask=mask)
         except StopForward:
             (x_RTD,) = reached
-        finally:
-            handle.remove()
         gradient_SBTE: Tensor = torch.autograd.grad(self._summed(x_RTD, steps), leaf_SBTE)[0]
         return gradient_SBTE
 

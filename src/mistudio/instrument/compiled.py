@@ -14,7 +14,7 @@ Shape legend: D width of a hook point.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict
@@ -24,6 +24,7 @@ from torch import Tensor
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.instrument.edits import Ablate, Add, Cap, Clamp, Edit, Edits, Scale, Schedule, When, Where
 from mistudio.instrument.session import PlacedAutoencoder, Session
+from mistudio.plain_text import shortened
 from mistudio.subject import HookPoint, ResolvedHook
 
 Maximum = Callable[[int], float | None]  # of a feature's activation, where it is known
@@ -119,6 +120,9 @@ class CompiledEdits:
         return tuple(dict.fromkeys(term.latch for term in self.terms if term.latch is not None))
 
 
+Directions = Callable[[str], NamedDirection]
+
+
 class Nameable:
     """What edits can name in a session: autoencoders, their features, directions.
 
@@ -126,7 +130,7 @@ class Nameable:
         session: the model with its autoencoders.
         names: what to call the autoencoders, beside their URIs and hook points; as many as there are.
         maxima: of each autoencoder, largest activations of features, where they are known.
-        directions: by name.
+        directions: finds a direction by its name; None: there are none.
     """
 
     def __init__(
@@ -134,10 +138,10 @@ class Nameable:
         session: Session,
         names: Sequence[str] = (),
         maxima: Sequence[Maximum | None] = (),
-        directions: Mapping[str, NamedDirection] | None = None,
+        directions: Directions | None = None,
     ) -> None:
         self.session, self.names, self._maxima = session, tuple(names), tuple(maxima)
-        self.directions = dict(directions or {})
+        self._directions = directions
 
     def number(self, name: str | None) -> int:
         """The number of an autoencoder in the session.
@@ -197,11 +201,10 @@ class Nameable:
         Raises:
             NotFound: there is none.
         """
-        if name not in self.directions:
-            known = ", ".join(sorted(self.directions)) or "none"
-            message = f"There is no direction {name} here; there is {known}."
+        if self._directions is None:
+            message = f"There is no direction {shortened(name)} here: no directions are served."
             raise NotFound(message)
-        return self.directions[name]
+        return self._directions(name)
 
 
 def compile_edits(edits: Edits, nameable: Nameable) -> CompiledEdits:

@@ -16,12 +16,13 @@ an answer is predicted at the last token of the prompt, so that edits of generat
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
 from mistudio.settings import Settings
 
+Tokens = Literal["all", "prompt", "generated"]
 Unit = Literal["absolute", "relative", "feature_max"]
 MAX_FEATURES = 4096  # of one edit
 
@@ -31,7 +32,7 @@ Latent = Annotated[int, Field(ge=0, description="number of a feature of the auto
 class Where(Settings):
     """Tokens on which an edit acts: those that all of what is given agrees on, less those that are excluded."""
 
-    tokens: Literal["all", "prompt", "generated"] = Field("all", description="of the prompt, of the answer, or both")
+    tokens: Tokens = Field("all", description="of the prompt, of the answer, or both")
     positions: tuple[int, ...] | None = Field(
         None, max_length=4096, description="places in the sequence, from 0; negative ones count from the prompt's end"
     )
@@ -76,14 +77,22 @@ class Condition(When):
     )
 
 
-def _where_by_name(value: Any) -> Any:
-    return {"tokens": value} if isinstance(value, str) else value
+def _where_by_name(value: Tokens | Where) -> Where:
+    return Where(tokens=value) if isinstance(value, str) else value
+
+
+if TYPE_CHECKING:
+    WhereOrWord = Where
+else:  # once it is read, it is always the whole
+    WhereOrWord = Annotated[
+        Annotated[Tokens, Tag("~word")] | Annotated[Where, Tag("~whole")],
+        Discriminator(lambda value: "~word" if isinstance(value, str) else "~whole"),
+        AfterValidator(_where_by_name),
+    ]
 
 
 class _Edit(Settings):
-    where: Annotated[Where, BeforeValidator(_where_by_name)] = Field(
-        default=Where(), description="tokens on which it acts; a word stands for ``tokens``"
-    )
+    where: WhereOrWord = Field(default=Where(), description="tokens on which it acts; a word stands for ``tokens``")
     when: Condition | None = Field(None, description="condition; None: always")
     schedule: Schedule | None = Field(None, description="factor on what it changes, by generated token; None: 1")
 

@@ -21,20 +21,30 @@ Shape legend: R rows, T tokens of a row in a pass, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mistudio.errors import InputError, SubjectError
-from mistudio.instrument.attach import Attached, PassReadings
+from mistudio.errors import InputError
+from mistudio.instrument.answers import (
+    Passed,
+    asked_of,
+    check_can_generate,
+    check_generation,
+    fired_first,
+    judged,
+    written,
+)
+from mistudio.instrument.attach import Attached
 from mistudio.instrument.compiled import CompiledEdits, Gate
+from mistudio.instrument.layout import Layout
 from mistudio.instrument.row_passes import RowPasses
 from mistudio.instrument.rows import Finish, Generation, Row, Written, shared_beginning
-from mistudio.instrument.sampling import biased, choose
 from mistudio.instrument.session import Session
-from mistudio.instrument.table import EditTable, Latent, PassEdits, RowSlice
+from mistudio.instrument.table import EditTable, PassEdits, RowSlice
+from mistudio.instrument.text_engine import Judged
 from mistudio.instrument.where import PromptTokens
 
 __all__ = ["Engine", "Finish", "Generation", "Judged", "Written"]
@@ -42,27 +52,6 @@ __all__ = ["Engine", "Finish", "Generation", "Judged", "Written"]
 _PASS_TOKENS = 2048  # of prompts that are read together, padding included; or one prompt
 _LEAST_SHARED = 16  # tokens from which on copying beats reading again
 _MOST_SLOTS = 4096  # where nothing else says how long a sequence may be
-
-
-class _Passed(NamedTuple):
-    """What came of a pass."""
-
-    logits_RV: Tensor  # behind the last token of each row
-    readings: PassReadings
-    edits: PassEdits | None
-
-    def of(self, number: int, latent: Latent) -> Tensor:
-        """A latent as it arrived on the tokens of a row [T]."""
-        assert self.edits is not None  # noqa: S101 - what reads is part of it
-        column = self.edits.before[latent[0]].column_of()[latent[1]]
-        return self.readings.before[latent[0]][number, :, column]
-
-
-class Judged(NamedTuple):
-    """What a model with or without edits makes of tokens that are there."""
-
-    logits_TV: Tensor  # of each token, float32
-    dose: dict[str, float]  # mean norm of what was changed over the activation's, by hook point
 
 
 class Engine:
@@ -79,9 +68,7 @@ class Engine:
 
     def __init__(self, session: Session, num_rows: int = 16, num_slots: int | None = None) -> None:
         subject = session.subject
-        if not subject.is_causal or subject.model.get_output_embeddings() is None:
-            message = f"{type(subject.model).__name__} does not go on with a text: it is an encoder, or has no head."
-            raise SubjectError(message)
+        check_can_generate(subject)
         wanted = num_slots or _MOST_SLOTS
         self.num_rows, self.num_slots = num_rows, min(wanted, subject.max_positions or wanted)
         self.special_ids = frozenset(subject.tokenizer.all_special_ids)
@@ -120,20 +107,7 @@ class Engine:
         Raises:
             InputError: the prompt is empty or has unknown tokens, or with what is to be generated it is too long.
         """
-        prompt, vocabulary = generation.prompt, self._session.subject.vocab_size
-        if not prompt.length:
-            message = "The prompt is empty, and there is no token that begins a text: give a prompt."
-            raise InputError(message)
-        wrong = next((token for token in prompt.ids if not 0 <= token < vocabulary), None)
-        if wrong is not None:
-            message = f"There is no token {wrong}: the model knows {vocabulary:,}, numbered from 0."
-            raise InputError(message)
-        if prompt.length + generation.limit > self.num_slots:
-            message = (
-                f"The prompt has {prompt.length:,} tokens, and {generation.limit:,} are to be generated: together "
-                f"more than the {self.num_slots:,} that there is room for."
-            )
-            raise InputError(message)
+        check_generation(generation, self._session.subject.vocab_size, self.num_slots)
 
     @torch.inference_mode()
     def start(self, generations: Sequence[Generation]) -> list[Written]:
@@ -141,31 +115,43 @@ class Engine:
 
         Raises:
             InputError: there are more of them than free rows, or one cannot be started.
-            SubjectError: an edit could not be applied.
+            SubjectError: an edit could not be applied; the answers under way go on, and none of these is.
         """
         if len(generations) > self.free_rows:
             message = f"{len(generations)} answers were to be started, and {self.free_rows} rows are free."
             raise InputError(message)
         for generation in generations:
             self.check(generation)
-        return [one for together in _together(generations) for one in self._start(together)]
+        lengths = [len(generation.tokens) for generation in generations]
+        try:
+            return [one for together in _together(generations) for one in self._start(together)]
+        except BaseException:
+            self._drop(generations)
+            for generation, length in zip(generations, lengths, strict=True):
+                del generation.tokens[length:]
+            raise
 
     @torch.inference_mode()
     def step(self) -> list[Written]:
         """One more token of each answer under way.
 
         Raises:
-            SubjectError: an edit could not be applied.
+            SubjectError: an edit could not be applied; all answers are as they were before.
         """
         rows = self._rows
         if not rows:
             return []
-        if self.has_cache:
-            passed = self._pass(0, rows, [row.generation.length - 1 for row in rows], self._step_edits(rows))
-        else:
-            passed = self._extend(0, rows)
+        held = [row.held for row in rows]
+        try:
+            passed = self._last_tokens(rows) if self.has_cache else self._extend(0, rows)
+        except BaseException:
+            for row, num_tokens in zip(rows, held, strict=True):
+                row.forget(num_tokens)
+            self._is_steady = False
+            raise
         return self._choose(rows, passed, self._fired(rows, passed))
 
+    @torch.inference_mode()
     def stop(self, generation: Generation) -> None:
         """End an answer; nothing happens where it is not under way."""
         self._drop([generation])
@@ -178,15 +164,8 @@ class Engine:
             SubjectError: an edit could not be applied.
         """
         row = Row(Generation(prompt, 0, edits, tokens=list(tokens)), self.special_ids)
-        ids = row.ids(0)
-        table = self._table.edits([RowSlice(edits, row.factors(0))], len(ids))
-        ids_1T = torch.tensor([ids], device=self._session.subject.device)
-        keep = len(tokens) + 1
-        logits_1TV, readings = self._attached.run(
-            table, (1, len(ids)), lambda: self._passes.whole(ids_1T, keep=keep), dose=True
-        )
-        dose = {str(point): _mean_of_changed(dose_RT[0]) for point, dose_RT in readings.dose.items()}
-        return Judged(logits_1TV[0, :-1].float(), dose)
+        device = self._session.subject.device
+        return judged(row, self._table, self._attached, device, self._passes.whole.logits)
 
     def _start(self, generations: Sequence[Generation]) -> list[Written]:
         """Prompts of one pass; those that are alike are read once."""
@@ -196,16 +175,12 @@ class Engine:
         rows = [Row(generation, self.special_ids) for generation in alone]
         self._rows += rows
         self._is_steady = False
-        try:
-            passed = self._read(first, rows)
-        except BaseException:
-            del self._rows[first:]
-            raise
+        passed = self._read(first, rows)
         self._fired(rows, passed)  # what ends an answer is looked for on the answer's own tokens
         every = [
             self._row_of(generation, first + number) for generation, number in zip(generations, leader_of, strict=True)
         ]
-        return self._choose(every, _picked(passed, leader_of), {})
+        return self._choose(every, passed.picked(leader_of), {})
 
     def _row_of(self, generation: Generation, leader: int) -> Row:
         """The row of an answer whose prompt was read: the leader's own, or one with a copy of what the cache has."""
@@ -217,31 +192,21 @@ class Engine:
         self._rows.append(row)
         return row
 
-    def _read(self, first: int, rows: Sequence[Row]) -> _Passed:
+    def _read(self, first: int, rows: Sequence[Row]) -> Passed:
         """Bring prompts into the cache."""
         for number, row in enumerate(rows, first):
             self._share(number, row)
         passed = self._extend(first, rows)
         # What a condition switches on acts on tokens behind the first that fires: they are read again, with it.
-        while (place := self._fired_in_prompt(rows, passed)) is not None:
-            rows[0].forget(place + 1)
+        examined, length = 0, rows[0].generation.length
+        while True:
+            _, span = passed.layout.spans[0]
+            place = fired_first(rows[0], 0, passed, length - (span.stop - span.start), examined)
+            if place is None or place + 1 == length:
+                return passed
+            examined = place + 1
+            rows[0].forget(examined)
             passed = self._extend(first, rows)
-        return passed
-
-    def _fired_in_prompt(self, rows: Sequence[Row], passed: _Passed) -> int | None:
-        """Where in its prompt a condition of the only row fired, if tokens are behind it."""
-        row = rows[0]
-        if row.edits is None or not row.edits.compiled.latches:
-            return None
-        length, places = row.generation.prompt.length, dict[Gate, int]()
-        for gate in row.edits.compiled.latches:
-            value_T = passed.of(0, (gate.autoencoder, gate.latent))
-            fires = (value_T > gate.above).nonzero()[:, 0].tolist()
-            if fires and gate not in row.edits.fired:
-                places[gate] = length - len(value_T) + fires[0]
-        place = min(places.values(), default=length)
-        row.edits.fired |= {gate: at for gate, at in places.items() if at == place}
-        return place if place + 1 < length else None
 
     def _share(self, number: int, row: Row) -> None:
         """Copy what another row of the cache holds of the same beginning."""
@@ -256,7 +221,7 @@ class Engine:
             factor_TJ = row.factors(0)
             row.hold(best, None if factor_TJ is None else factor_TJ[:best])
 
-    def _extend(self, first: int, rows: Sequence[Row]) -> _Passed:
+    def _extend(self, first: int, rows: Sequence[Row]) -> Passed:
         """A pass over all that the cache lacks of some rows."""
         starts = [row.held for row in rows]
         slices = []
@@ -265,10 +230,15 @@ class Engine:
             slices.append(RowSlice(row.generation.edits, factor_TJ))
             if self.has_cache:
                 row.hold(row.generation.length - start, factor_TJ)
-        num_tokens = max(row.generation.length - start for row, start in zip(rows, starts, strict=True))
-        return self._pass(first, rows, starts, self._edits_of(rows, slices, num_tokens))
+        layout = Layout.side_by_side([row.generation.length - start for row, start in zip(rows, starts, strict=True)])
+        return self._pass(first, rows, layout, self._edits_of(rows, slices, layout))
 
-    def _step_edits(self, rows: Sequence[Row]) -> PassEdits | None:
+    def _last_tokens(self, rows: Sequence[Row]) -> Passed:
+        """A pass over the last token of each row."""
+        layout = Layout.side_by_side([1] * len(rows))
+        return self._pass(0, rows, layout, self._step_edits(rows, layout))
+
+    def _step_edits(self, rows: Sequence[Row], layout: Layout) -> PassEdits | None:
         """The edits of a step; those of the step before, where nothing has changed since."""
         is_steady = all(row.is_steady for row in rows)
         if self._is_steady and is_steady:
@@ -280,74 +250,52 @@ class Engine:
             row.last_factors = row.factors(row.generation.length - 1)
             slices.append(RowSlice(row.generation.edits, row.last_factors))
             row.hold(1, row.last_factors)
-        self._steady, self._is_steady = self._edits_of(rows, slices, 1), is_steady
+        self._steady, self._is_steady = self._edits_of(rows, slices, layout), is_steady
         return self._steady
 
-    def _edits_of(self, rows: Sequence[Row], slices: Sequence[RowSlice], num_tokens: int) -> PassEdits | None:
+    def _edits_of(self, rows: Sequence[Row], slices: Sequence[RowSlice], layout: Layout) -> PassEdits | None:
         """Edits, and what is to be read for conditions and for those who watch."""
-        read: set[Latent] = set()
-        for row in rows:
-            if row.edits is not None:
-                gates = (*row.edits.compiled.latches, *row.edits.compiled.stops)
-                read |= {(gate.autoencoder, gate.latent) for gate in gates}
-        watched = {latent for row in rows for latent in row.generation.watched}
-        return self._table.edits(slices, num_tokens, watched, read)
+        return self._table.edits(slices, layout, *asked_of(rows))
 
-    def _pass(self, first: int, rows: Sequence[Row], starts: Sequence[int], edits: PassEdits | None) -> _Passed:
-        """A pass over the tokens of rows from some place of each on, padded on the left."""
-        num_tokens = max(row.generation.length - start for row, start in zip(rows, starts, strict=True))
-        ids_RT = np.zeros((len(rows), num_tokens), dtype=np.int64)
-        place_RT = np.full((len(rows), num_tokens), -1, dtype=np.int64)
-        for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            behind = num_tokens - (row.generation.length - start)
-            ids_RT[number, behind:] = row.ids(start)
-            place_RT[number, behind:] = range(start, row.generation.length)
+    def _pass(self, first: int, rows: Sequence[Row], layout: Layout, edits: PassEdits | None) -> Passed:
+        """A pass over the last tokens of rows, padded on the left."""
+        ids_RT = np.zeros(layout.shape, dtype=np.int64)
+        place_RT = np.full(layout.shape, -1, dtype=np.int64)
+        for row, span in zip(rows, layout.spans, strict=True):
+            start = row.generation.length - (span[1].stop - span[1].start)
+            ids_RT[span] = row.ids(start)
+            place_RT[span] = range(start, row.generation.length)
         ids, places = (torch.from_numpy(each).to(self._session.subject.device) for each in (ids_RT, place_RT))
         passes = self._passes
 
         def forward() -> Tensor:
             if passes.has_cache:
                 return passes.cached(first, ids, places)
-            return passes.whole(ids, (places >= 0).long() if (place_RT < 0).any() else None)[:, -1]
+            return passes.whole.logits(ids, mask_RT=(places >= 0).long() if (place_RT < 0).any() else None)[:, -1]
 
-        logits_RV, readings = self._attached.run(edits, (len(rows), num_tokens), forward)
-        return _Passed(logits_RV, readings, edits)
+        logits_RV, readings = self._attached.run(edits, layout.shape, forward)
+        return Passed(logits_RV, readings, edits, layout)
 
-    def _fired(self, rows: Sequence[Row], passed: _Passed) -> dict[Generation, Gate]:
+    def _fired(self, rows: Sequence[Row], passed: Passed) -> dict[Generation, Gate]:
         """Note which conditions fired on the last token of rows; the answers that end with it, by what ended them."""
         stopped: dict[Generation, Gate] = {}
         for number, row in enumerate(rows):
-            compiled = row.generation.edits
-            if compiled is None or row.edits is None:
+            if row.edits is None:
                 continue
-            for gate in (*compiled.latches, *compiled.stops):
-                if float(passed.of(number, (gate.autoencoder, gate.latent))[-1]) <= gate.above:
-                    continue
-                if gate in compiled.stops:
-                    stopped.setdefault(row.generation, gate)
-                if gate in compiled.latches and gate not in row.edits.fired:
+            latches, stops = row.edits.compiled.latches, row.edits.compiled.stops
+            for gate in passed.firing(number, stops)[:1]:
+                stopped[row.generation] = gate
+            for gate in passed.firing(number, latches):
+                if gate not in row.edits.fired:
                     row.edits.fired[gate] = row.generation.length - 1
                     self._is_steady = False
         return stopped
 
-    def _choose(self, rows: Sequence[Row], passed: _Passed, stopped: dict[Generation, Gate]) -> list[Written]:
+    def _choose(self, rows: Sequence[Row], passed: Passed, stopped: dict[Generation, Gate]) -> list[Written]:
         """The next token of each row, and what is to be told with it; rows that are at their end are freed."""
-        choosings = [row.generation.choosing for row in rows]
-        logits_RV = biased(passed.logits_RV, choosings)
-        tokens = choose(logits_RV, choosings, [row.draws for row in rows])
-        told, watched = _told(rows, logits_RV, tokens), _watched(rows, passed)
-        written = []
-        for number, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            generation = row.generation
-            if generation in stopped:
-                written.append(Written(generation, None, "feature", stopped[generation]))
-                continue
-            generation.tokens.append(token)
-            logprob, alternatives = told.get(number, (None, ()))
-            finish = _finish(generation, token)
-            written.append(Written(generation, token, finish, None, logprob, alternatives, watched.get(number)))
-        self._drop([one.generation for one in written if one.finish is not None])
-        return written
+        found = written(rows, passed, stopped)
+        self._drop([one.generation for one in found if one.finish is not None])
+        return found
 
     def _drop(self, generations: Iterable[Generation]) -> None:
         """Free rows; the last row takes the place of each."""
@@ -384,56 +332,3 @@ def _likeness(generation: Generation) -> object:
     """What two answers have in common whose prompts need to be read but once."""
     edits = generation.edits.digest if generation.edits is not None else None
     return generation.prompt.ids, id(generation.prompt), edits, generation.watched
-
-
-def _picked(passed: _Passed, numbers: Sequence[int]) -> _Passed:
-    """What came of a pass, for rows that were read and their likes."""
-    if list(numbers) == list(range(len(passed.logits_RV))):
-        return passed
-    index = torch.tensor(numbers, device=passed.logits_RV.device)
-    after = {number: value[index.to(value.device)] for number, value in passed.readings.after.items()}
-    return _Passed(passed.logits_RV[index], PassReadings(after=after), passed.edits)
-
-
-def _finish(generation: Generation, token: int) -> Finish | None:
-    if token in generation.ends:
-        return "stop"
-    return "length" if len(generation.tokens) >= generation.limit else None
-
-
-def _told(
-    rows: Sequence[Row], logits_RV: Tensor, tokens: Sequence[int]
-) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
-    """Log-probabilities for the rows that want them: of the chosen token, and the likeliest with theirs."""
-    wanting = [number for number, row in enumerate(rows) if row.generation.alternatives is not None]
-    if not wanting:
-        return {}
-    logprob_WV = torch.log_softmax(logits_RV[wanting], dim=-1)
-    most = max(rows[number].generation.alternatives or 0 for number in wanting)
-    best = logprob_WV.topk(min(most, logprob_WV.shape[-1]), dim=-1)
-    values, indices = best.values.tolist(), best.indices.tolist()
-    found = {}
-    for place, number in enumerate(wanting):
-        count = rows[number].generation.alternatives or 0
-        pairs = tuple(zip(indices[place][:count], values[place][:count], strict=True))
-        found[number] = (float(logprob_WV[place, tokens[number]]), pairs)
-    return found
-
-
-def _watched(rows: Sequence[Row], passed: _Passed) -> dict[int, tuple[float, ...]]:
-    """Activations of watched latents on the last token, for the rows that want them."""
-    if passed.edits is None or not passed.edits.after:
-        return {}
-    value = {number: each[:, -1].tolist() for number, each in passed.readings.after.items()}
-    column = {number: reading.column_of() for number, reading in passed.edits.after.items()}
-    return {
-        number: tuple(value[placed][number][column[placed][latent]] for placed, latent in row.generation.watched)
-        for number, row in enumerate(rows)
-        if row.generation.watched
-    }
-
-
-def _mean_of_changed(dose_T: Tensor) -> float:
-    """The mean over tokens on which something was changed."""
-    changed_T = dose_T[dose_T > 0]
-    return float(changed_T.mean()) if len(changed_T) else 0.0

@@ -6,7 +6,6 @@ alone. What cannot (positions from a mask of the family's own making, states in 
 Shape legend: R rows, T tokens of a row, S slots of the cache, V vocabulary.
 """
 
-import inspect
 import logging
 from typing import Any
 
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor
 
 from mistudio.instrument.kv_cache import RowCache
+from mistudio.instrument.whole_passes import WholePasses, agree
 from mistudio.subject import Subject, unedited
 
 logger = logging.getLogger(__name__)
-
-_PROBE_LENGTHS = (9, 6)
-_CLOSE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}  # of the largest logit
 
 
 class RowPasses:
@@ -36,9 +33,8 @@ class RowPasses:
         self._cache: RowCache | None = RowCache(_num_layers(subject), num_rows, num_slots)
         self._windows = _windows(subject.text_config)
         self._takes_bool = getattr(subject.text_config, "_attn_implementation", "sdpa") == "sdpa"
-        parameters = inspect.signature(subject.model.forward).parameters
-        self._keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self._takes_keep = bool(self._keep)
+        self.whole = WholePasses(subject)
+        self._keep = {"logits_to_keep": 1} if self.whole.takes_keep else {}
         if not self._works():
             logger.info(
                 "%s runs without a key-value cache: all of a text again for each token.", type(subject.model).__name__
@@ -63,18 +59,6 @@ class RowPasses:
             **self._keep,
         ).logits
         return logits_RTV[:, -1]
-
-    def whole(self, ids_RT: Tensor, mask_RT: Tensor | None = None, keep: int = 1) -> Tensor:
-        """Logits [R, keep, V] at the last tokens of whole sequences, which are padded on the left."""
-        more: dict[str, Any] = {"logits_to_keep": keep} if self._takes_keep else {}
-        if mask_RT is not None:
-            more["position_ids"] = (mask_RT.cumsum(dim=1) - 1).clamp(min=0)
-        if "position_ids" not in inspect.signature(self._subject.model.forward).parameters:
-            more.pop("position_ids", None)
-        logits_RTV: Tensor = self._subject.model(
-            input_ids=ids_RT, attention_mask=mask_RT, use_cache=False, **more
-        ).logits
-        return logits_RTV[:, -keep:]
 
     def copy(self, source: int, target: int, num_slots: int) -> None:
         """Copy what the cache holds of a row."""
@@ -111,30 +95,23 @@ class RowPasses:
             return False
 
     def _agrees(self) -> bool:
-        subject = self._subject
         assert self._cache is not None  # noqa: S101
-        longest = max(_PROBE_LENGTHS)
-        if self._cache.num_slots < longest or self._cache.num_rows < 1:
+        probes = self.whole.probes()[: self._cache.num_rows]
+        longest = max(len(probe.ids) for probe in probes)
+        if self._cache.num_slots < longest:
             return False
-        draw = torch.Generator().manual_seed(0)
-        ids = [torch.randint(subject.vocab_size, (length,), generator=draw) for length in _PROBE_LENGTHS]
-        ids = ids[: self._cache.num_rows]
+        ids_RT = torch.zeros(len(probes), longest - 1, dtype=torch.int64)
+        place_RT = torch.full_like(ids_RT, -1)
+        for row, probe in enumerate(probes):
+            width = len(probe.ids) - 1
+            ids_RT[row, -width:], place_RT[row, -width:] = torch.tensor(probe.ids[:-1]), torch.arange(width)
+        last_R1 = torch.tensor([probe.ids[-1:] for probe in probes])
+        place_R1 = torch.tensor([[len(probe.ids) - 1] for probe in probes])
+        device = self._subject.device
         with unedited():
-            alone = [self.whole(one[None].to(subject.device))[0, -1] for one in ids]
-            widths = [len(one) - 1 for one in ids]
-            ids_RT = torch.zeros(len(ids), max(widths), dtype=torch.int64)
-            place_RT = torch.full_like(ids_RT, -1)
-            for row, (one, width) in enumerate(zip(ids, widths, strict=True)):
-                ids_RT[row, -width:], place_RT[row, -width:] = one[:-1], torch.arange(width)
-            self.cached(0, ids_RT.to(subject.device), place_RT.to(subject.device))
-            last_R1 = torch.stack([one[-1:] for one in ids])
-            place_R1 = torch.tensor([[len(one) - 1] for one in ids])
-            beside_RV = self.cached(0, last_R1.to(subject.device), place_R1.to(subject.device))
-        close = _CLOSE.get(subject.model.dtype, 0.1)
-        return all(
-            bool((one_V - two_V).abs().max() <= close * one_V.abs().max())
-            for one_V, two_V in zip(alone, beside_RV, strict=True)
-        )
+            self.cached(0, ids_RT.to(device), place_RT.to(device))
+            logits_RV = self.cached(0, last_R1.to(device), place_R1.to(device))
+        return agree(probes, logits_RV, self._subject.model.dtype)
 
 
 def _num_layers(subject: Subject) -> int:

@@ -34,6 +34,11 @@ class Choosing:
     seed: str | None = None
     bias: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def is_sorted(self) -> bool:
+        """Whether tokens have to be put in order, the likeliest first."""
+        return bool(self.top_k) or self.top_p < 1
+
     def draws(self) -> random.Random:
         """The generator of a row's numbers."""
         return random.Random(self.seed)  # noqa: S311 - nothing is kept secret by it
@@ -61,23 +66,25 @@ def choose(logits_RV: Tensor, choosings: Sequence[Choosing], draws: Sequence[ran
         draws: each row's generator; those of greedy rows are not used.
     """
     chosen: list[int] = logits_RV.argmax(dim=-1).tolist()
-    rows = [row for row, choosing in enumerate(choosings) if choosing.temperature > 0]
-    if rows:
-        some = [choosings[row] for row in rows]
-        numbers = [draws[row].random() for row in rows]
-        for row, token in zip(rows, _drawn(logits_RV[rows], some, numbers), strict=True):
-            chosen[row] = token
+    drawn = [row for row, choosing in enumerate(choosings) if choosing.temperature > 0]
+    # Each kind by itself: in which order chances are summed up may not depend on the rows beside.
+    for is_sorted in (False, True):
+        rows = [row for row in drawn if choosings[row].is_sorted == is_sorted]
+        if rows:
+            some, numbers = [choosings[row] for row in rows], [draws[row].random() for row in rows]
+            for row, token in zip(rows, _drawn(logits_RV[rows], some, numbers, is_sorted=is_sorted), strict=True):
+                chosen[row] = token
     return chosen
 
 
-def _drawn(logits_RV: Tensor, choosings: Sequence[Choosing], numbers: Sequence[float]) -> list[int]:
+def _drawn(logits_RV: Tensor, choosings: Sequence[Choosing], numbers: Sequence[float], *, is_sorted: bool) -> list[int]:
     # In float64, and from the largest down: neither a huge vocabulary nor a tiny temperature may lose a token.
     top_R1 = logits_RV.max(dim=-1, keepdim=True).values
     scaled_RV = (logits_RV - top_R1).double() / _column([choosing.temperature for choosing in choosings], logits_RV)
     order_RV = None
-    if any(choosing.top_k or choosing.top_p < 1 for choosing in choosings):
+    if is_sorted:
         scaled_RV, order_RV = scaled_RV.sort(dim=-1, descending=True, stable=True)
-    kept_RV = _kept(scaled_RV.softmax(dim=-1), choosings, is_sorted=order_RV is not None)
+    kept_RV = _kept(scaled_RV.softmax(dim=-1), choosings, is_sorted=is_sorted)
     sum_RV = kept_RV.cumsum(dim=-1)
     wanted_R1 = _column(numbers, logits_RV) * sum_RV[:, -1:]
     place_R1 = torch.searchsorted(sum_RV, wanted_R1, right=True)

@@ -5,7 +5,8 @@ and for values that are read and changed (latents, projections) one column for e
 by row that say what becomes of it. A row that asks for nothing there has the factor 0. Rows with equal edits share what
 was made of them.
 
-Rows are padded on the left to the length of the longest.
+Rows lie side by side in a pass, padded on the left to the length of the longest, or end to end in one line
+(:class:`~mistudio.instrument.layout.Layout`): R and T are then 1 and the tokens of all rows.
 
 Shape legend: R rows, T tokens of a row in this pass, D width of a hook point, J terms, U columns, C constants.
 """
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mistudio.instrument.compiled import Column, CompiledEdits, Gate, Term
+from mistudio.instrument.layout import Layout
 from mistudio.instrument.readouts import LatentReadout, ProjectionReadout, Readout
 from mistudio.instrument.session import Session
 from mistudio.instrument.where import PromptTokens, acts_on, constant_from, factor_at
@@ -67,7 +69,7 @@ class RowSlice(NamedTuple):
     """What a row brings to a pass."""
 
     edits: CompiledEdits | None
-    factor_TJ: Factors | None  # of its last tokens in the pass
+    factor_TJ: Factors | None  # of its tokens in the pass
 
 
 @dataclass(eq=False)
@@ -154,13 +156,13 @@ class EditTable:
         self._readouts: dict[tuple[int, tuple[int, ...]], Reading] = {}
 
     def edits(
-        self, rows: Sequence[RowSlice], num_tokens: int, watched: Iterable[Latent] = (), read: Iterable[Latent] = ()
+        self, rows: Sequence[RowSlice], layout: Layout, watched: Iterable[Latent] = (), read: Iterable[Latent] = ()
     ) -> PassEdits | None:
         """What the hooks are to do; None where nothing is asked for.
 
         Args:
             rows: of the batch, in order.
-            num_tokens: T, which rows are padded to.
+            layout: where their tokens lie.
             watched: latents that are read after the edits.
             read: latents that are read before them, beside those that edits need.
         """
@@ -177,7 +179,7 @@ class EditTable:
             return None
         groups: dict[HookPoint, list[GroupEdits]] = defaultdict(list)
         for place in places:
-            groups[place[0]].append(_group(place[1], [part.get(place) for part in parts], num_tokens, reads))
+            groups[place[0]].append(_group(place[1], [part.get(place) for part in parts], layout, reads))
         return PassEdits({point: tuple(each) for point, each in groups.items()}, reads, after)
 
     def _readings(self, latents: Iterable[Latent]) -> dict[int, Reading]:
@@ -237,40 +239,41 @@ def _part(terms: Sequence[Term], factor_TJ: Factors, numbers: Sequence[int]) -> 
 
 
 def _group(
-    gate: Gate | None, parts: Sequence[_Part | None], num_tokens: int, reads: Mapping[int, Reading]
+    gate: Gate | None, parts: Sequence[_Part | None], layout: Layout, reads: Mapping[int, Reading]
 ) -> GroupEdits:
     """The parts of all rows side by side."""
     columns = []
     sources = dict.fromkeys(c.autoencoder for part in parts if part for c, _ in part.columns)
     for source in sources:
-        columns.append(_columns(source, parts, num_tokens, reads))
+        columns.append(_columns(source, parts, layout, reads))
     behind = None
     if gate is not None:
         behind = (gate.autoencoder, reads[gate.autoencoder].column_of()[gate.latent], gate.above)
     return GroupEdits(
         gate=behind,
-        delta_RTD=_side_by_side([part.delta_TD if part else None for part in parts], num_tokens),
-        relative_RTD=_side_by_side([part.relative_TD if part else None for part in parts], num_tokens),
+        delta_RTD=_together([part.delta_TD if part else None for part in parts], layout),
+        relative_RTD=_together([part.relative_TD if part else None for part in parts], layout),
         columns=tuple(columns),
     )
 
 
-def _side_by_side(parts: Sequence[Tensor | None], num_tokens: int) -> Tensor | None:
+def _together(parts: Sequence[Tensor | None], layout: Layout) -> Tensor | None:
     """What rows bring [R, T, D], with zeros where they bring nothing."""
     some = next((part for part in parts if part is not None), None)
     if some is None:
         return None
-    if all(part is some for part in parts) and len(some) == num_tokens:
-        return some.expand(len(parts), *some.shape)
-    whole_RTD = some.new_zeros(len(parts), num_tokens, some.shape[-1])
-    for row, part in enumerate(parts):
+    num_lines, num_tokens = layout.shape
+    if all(part is some for part in parts) and len(some) == (num_tokens if layout.has_lines else 1):
+        return some.expand(num_lines, num_tokens, -1)
+    whole_RTD = some.new_zeros(num_lines, num_tokens, some.shape[-1])
+    for span, part in zip(layout.spans, parts, strict=True):
         if part is not None:
-            whole_RTD[row, num_tokens - len(part) :] = part
+            whole_RTD[span] = part
     return whole_RTD
 
 
 def _columns(
-    source: int | None, parts: Sequence[_Part | None], num_tokens: int, reads: Mapping[int, Reading]
+    source: int | None, parts: Sequence[_Part | None], layout: Layout, reads: Mapping[int, Reading]
 ) -> ColumnEdits:
     """The columns that any row changes, of one autoencoder or of all projections.
 
@@ -290,16 +293,19 @@ def _columns(
                 place_of[key] = len(place_of)
                 term_of.append(term)
             entries.append((row, own, place_of[key], term))
-    num_rows, num_columns = len(parts), len(place_of)
-    limits = np.empty((3, num_rows, 1, num_columns), dtype=np.float32)
+    (num_lines, num_tokens), num_columns = layout.shape, len(place_of)
+    # A row's limits hold on all of its tokens: one number for a line of its own.
+    limits = np.empty((3, num_lines, 1 if layout.has_lines else num_tokens, num_columns), dtype=np.float32)
     limits[0], limits[1], limits[2] = 1.0, -math.inf, math.inf
-    factor_RTU = np.zeros((num_rows, num_tokens, num_columns), dtype=np.float32)
+    factor_RTU = np.zeros((num_lines, num_tokens, num_columns), dtype=np.float32)
     for row, own, place, term in entries:
-        limits[:, row, 0, place] = term.gain, term.low, term.high
+        line, tokens = layout.spans[row]
+        on_T = slice(None) if layout.has_lines else tokens
+        limits[:, line, on_T, place] = np.array([[term.gain], [term.low], [term.high]], dtype=np.float32)
         part = parts[row]
         assert part is not None  # noqa: S101 - it brought the entry
         assert part.factor_TU is not None  # noqa: S101
-        factor_RTU[row, num_tokens - len(part.factor_TU) :, place] = part.factor_TU[:, own]
+        factor_RTU[line, tokens, place] = part.factor_TU[:, own]
     write_UD = torch.stack([term.vector_D for term in term_of])
     idle = (1.0, -math.inf, math.inf, 1.0)
     gain, low, high, factors = (

@@ -44,6 +44,7 @@ def architectures() -> "dict[str, type[SparseAutoencoder]]":
     return found
 
 
+@cache  # to look through what is installed takes milliseconds
 def architecture_configs() -> dict[str, type[ArchitectureConfig]]:
     """The configurations of the architectures by name; classes are imported only where another package has some.
 

@@ -84,7 +84,7 @@ SCORERS: "Registry[Scorer]" = Registry(
         ),
         "intervention": Method(
             "mistudio.score.intervention:open_intervention",
-            version=1,
+            version=2,
             takes=("steering", "resamples"),
             needs_subject=True,
         ),

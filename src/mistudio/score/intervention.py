@@ -46,7 +46,7 @@ class InterventionScorer(JudgeScorer[list[Question]]):
         if ids_BT is None or not others:
             return [], []
         control = (feature + 1 + int(draw.integers(others))) % self.steering.num_features
-        steered, other = (self.steering.continuations(one, ids_BT) for one in (feature, control))
+        steered, other = self.steering.continuations((feature, control), ids_BT)
         if steered is None or other is None:
             return [], []
         texts = self.steering.shown(ids_BT)

@@ -1,27 +1,34 @@
 """How a model goes on when a feature's direction is added to its activations, with an equal push for each feature.
 
 Directions differ in how much the same length of them changes a model. So the length is chosen such that the predictions
-change equally: by ``target_kl`` nats a token on the prompts, from the model's own distribution to the steered one.
+change equally: by ``target_kl`` nats a token on the prompts, from the model's own distribution to the steered one
+(:mod:`mistudio.score.pushes`). The push is added on every token, special ones too.
 
-Shape legend: B prompts, T tokens, D width of the hook point, F features, V vocabulary.
+Shape legend: B prompts, T tokens, D width of the hook point, F features, P of them that are strengthened.
 """
 
+from collections import deque
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import SubjectError
 from mistudio.instrument import open_session
+from mistudio.instrument.compiled import CompiledEdits, Nameable, NamedDirection, compile_edits
+from mistudio.instrument.edits import Add, Edits, Where
+from mistudio.instrument.engine import Engine, Generation
+from mistudio.instrument.session import Session
+from mistudio.instrument.where import plain_prompt
+from mistudio.instrument.write_all import write_all
 from mistudio.score.config import SteeringConfig
-from mistudio.subject import ResolvedHook, Subject, SubjectConfig, SubjectSource, forward_logits, spliced
+from mistudio.score.pushes import Divergence, push_lengths
+from mistudio.subject import ResolvedHook, Subject, SubjectConfig, SubjectSource
 
-_CLOSE_ENOUGH = 0.05  # of the target
-_LONGEST = 2.0**20
-_SHORTEST = 2.0**-20
+_EVERYWHERE = Where(specials=True)
 
 
 class Steering:
@@ -51,6 +58,7 @@ class Steering:
             raise SubjectError(message)
         self.subject, self.hook, self.config = subject, hook, config
         self.directions_FD = directions_FD
+        self._session = Session(subject)
 
     @property
     def num_features(self) -> int:
@@ -71,60 +79,45 @@ class Steering:
         """Those prompts as people read them."""
         return list(self.subject.tokenizer.batch_decode(ids_BT, skip_special_tokens=True))
 
-    @torch.no_grad()
-    def continuations(self, feature: int, ids_BT: Tensor) -> list[str] | None:
-        """What follows each prompt with the feature strengthened; None where its direction cannot change that much."""
-        push_D = self._push(feature, ids_BT)
-        if push_D is None:
-            return None
-        written_BT = ids_BT
-        with spliced(self.subject, self.hook, lambda x_BTD: x_BTD + push_D.to(x_BTD)):
-            for _ in range(self.config.new_tokens):
-                next_B = forward_logits(self.subject, written_BT)[:, -1].argmax(dim=-1)
-                written_BT = torch.cat([written_BT, next_B[:, None].to(written_BT)], dim=1)
-        return list(self.subject.tokenizer.batch_decode(written_BT[:, ids_BT.shape[1] :]))
+    def continuations(self, features: Sequence[int], ids_BT: Tensor) -> list[list[str] | None]:
+        """What follows each prompt with each of some features strengthened, all of it written together.
 
-    def _push(self, feature: int, ids_BT: Tensor) -> Tensor | None:
-        """The feature's direction at the length that changes predictions by the target."""
-        direction_D = self.directions_FD[feature].float()
-        norm = float(direction_D.norm())
-        if norm == 0:
-            return None
-        unit_D = direction_D / norm
-        clean_BTV = self._logprobs(None, ids_BT)
-        target = self.config.target_kl
+        A feature whose direction cannot change predictions that much has None.
+        """
+        written: list[list[Generation]] = [[] for _ in features]
+        prompts = [plain_prompt(prompt, self._engine.special_ids) for prompt in ids_BT.tolist()]
+        for place, edits in self._pushes(features, ids_BT).items():
+            written[place] = [Generation(prompt, self.config.new_tokens, edits) for prompt in prompts]
+        with self._engine as engine:
+            deque(write_all(engine, chain.from_iterable(written)), maxlen=0)
+        decode = self.subject.tokenizer.batch_decode
+        return [list(decode([one.tokens for one in each])) if each else None for each in written]
 
-        def change(length: float) -> float:
-            return self._change(unit_D * length, ids_BT, clean_BTV)
+    def _pushes(self, features: Sequence[int], ids_BT: Tensor) -> dict[int, CompiledEdits]:
+        """What strengthens each feature as much as the target asks, by its place; those for which nothing does lack."""
+        direction_PD = self.directions_FD[list(features)].float()
+        norm_P1 = direction_PD.norm(dim=1, keepdim=True)
+        some = norm_P1[:, 0].nonzero()[:, 0].tolist()
+        if not some:
+            return {}
+        unit_PD = (direction_PD / norm_P1)[some]
+        lengths = push_lengths(Divergence(self.subject, self.hook, ids_BT), unit_PD, self.config)
+        return {
+            place: self._push(features[place], unit_D, length)
+            for place, unit_D, length in zip(some, unit_PD, lengths, strict=True)
+            if length is not None
+        }
 
-        high = 1.0
-        while change(high) < target:
-            high *= 2
-            if high > _LONGEST:
-                return None
-        low = high / 2
-        while low > _SHORTEST and change(low) > target:
-            low, high = low / 2, low
-        for _ in range(self.config.search_steps):
-            length = (low + high) / 2
-            got = change(length)
-            if abs(got - target) <= _CLOSE_ENOUGH * target:
-                break
-            low, high = (length, high) if got < target else (low, length)
-        return unit_D * length
+    def _push(self, feature: int, unit_D: Tensor, length: float) -> CompiledEdits:
+        name = str(feature)  # and digest: all directions are rows of one decoder
+        nameable = Nameable(self._session, directions={name: NamedDirection(self.hook, unit_D, name)}.__getitem__)
+        return compile_edits(Edits(edits=(Add(direction=name, strength=length, where=_EVERYWHERE),)), nameable)
 
-    def _change(self, push_D: Tensor, ids_BT: Tensor, clean_BTV: Tensor) -> float:
-        """Mean divergence from the clean distributions to the steered ones, in nats a token."""
-        steered_BTV = self._logprobs(push_D, ids_BT)
-        total = functional.kl_div(steered_BTV, clean_BTV, log_target=True, reduction="sum")
-        return float(total) / ids_BT.numel()
-
-    def _logprobs(self, push_D: Tensor | None, ids_BT: Tensor) -> Tensor:
-        pushed = (
-            spliced(self.subject, self.hook, lambda x_BTD: x_BTD + push_D.to(x_BTD)) if push_D is not None else None
-        )
-        with pushed or nullcontext():
-            return torch.log_softmax(forward_logits(self.subject, ids_BT).float(), dim=-1)
+    @cached_property
+    def _engine(self) -> Engine:
+        """For a feature and another one to compare it with."""
+        config = self.config
+        return Engine(self._session, 2 * config.num_prompts, config.prompt_tokens + config.new_tokens)
 
 
 def open_steering(

@@ -8,13 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from mistudio.instrument.engine import Engine
+from mistudio.instrument.text_engine import TextEngine
+from mistudio.instrument.where import PromptTokens
 from mistudio.steer.diff import token_diff
 from mistudio.steer.requests import Comparison
 from mistudio.steer.tickets import Answer, Prepared
 
 
-def compare(engine: Engine, prepared: Prepared, steered: Answer, plain: Answer, tokenizer: object) -> Comparison:
+def compare(engine: TextEngine, prepared: Prepared, steered: Answer, plain: Answer, tokenizer: object) -> Comparison:
     """Read both answers as the model as it is, and the steered one with its edits too."""
     prompt, tokens = prepared.prompt, steered.generation.tokens
     as_it_is = engine.judge(prompt, tokens)
@@ -34,6 +35,13 @@ def compare(engine: Engine, prepared: Prepared, steered: Answer, plain: Answer, 
         watched_plain=tuple(plain.watched) if prepared.watched else None,
         dose=with_edits.dose,
     )
+
+
+def plain_logprobs(engine: TextEngine, prompt: PromptTokens, tokens: list[int]) -> list[float]:
+    """What the model as it is gives each token of an answer, in nats."""
+    logprob_TV = torch.log_softmax(engine.judge(prompt, tokens).logits_TV, dim=-1)
+    found: list[float] = logprob_TV.gather(1, torch.tensor(tokens, device=logprob_TV.device)[:, None])[:, 0].tolist()
+    return found
 
 
 def _perplexity(logprob_TV: Tensor, tokens: list[int]) -> float:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from mistudio.artifacts import InputRef
+from mistudio.artifacts import InputRef, Store
+from mistudio.corpus.documents import Columns
+from mistudio.corpus.uploads import UploadSource, upload_source
 from mistudio.errors import ConfigError, InputError
 from mistudio.guarded_json import MAX_FILE_BYTES, RefusedJSON, parse_json
 from mistudio.paths import given_path
@@ -37,25 +39,32 @@ class File:
 
     origin: str
     content: bytes
+    uri: str
 
     @classmethod
-    def read(cls, path: str) -> "File":
-        """Read a file.
+    def read(cls, path: str, store: Store | None = None) -> "File":
+        """Read a file, or the one file of a corpus that was added to the store under this name.
 
         Raises:
             InputError: there is none, or it is too large.
         """
         found = given_path(path, "a file of examples")
-        name = without_surrogates(found.name)
-        if not found.is_file():
-            message = f"There is no file {shortened(str(path))}. Give a JSON Lines file with texts and labels."
-            raise InputError(message)
-        return cls(name, _content(found, name))
+        if found.is_file():
+            name = without_surrogates(found.name)
+            return cls(name, _content(found, name), f"file:{name}")
+        added = None if store is None else upload_source(store, path, Columns())
+        if added is not None:
+            return cls(path, _content(_only_file(added), path), added.uri)
+        message = (
+            f"There is no file {shortened(str(path))}, and no corpus of that name was added to the store. Give a JSON "
+            "Lines file with texts and labels."
+        )
+        raise InputError(message)
 
     @property
     def ref(self) -> InputRef:
         """How an artifact names it as its input."""
-        return InputRef(uri=f"file:{self.origin}", digest=hashlib.sha256(self.content).hexdigest())
+        return InputRef(uri=self.uri, digest=hashlib.sha256(self.content).hexdigest())
 
     def lines(self) -> Iterator[Line]:
         """What stands in each line that is not blank.
@@ -78,8 +87,8 @@ class Files:
     negative: File | None = None
 
     @classmethod
-    def read(cls, labelled: str = "", positive: str = "", negative: str = "") -> "Files":
-        """Read what is given.
+    def read(cls, labelled: str = "", positive: str = "", negative: str = "", store: Store | None = None) -> "Files":
+        """Read what is given: paths of files, or names of corpora that were added to ``store``.
 
         Raises:
             ConfigError: it is neither one file nor one for each class.
@@ -87,9 +96,9 @@ class Files:
         """
         given = [name for name, path in (("positive", positive), ("negative", negative)) if path]
         if labelled and not given:
-            return cls(labelled=File.read(labelled))
+            return cls(labelled=File.read(labelled, store))
         if not labelled and len(given) == 2:
-            return cls(positive=File.read(positive), negative=File.read(negative))
+            return cls(positive=File.read(positive, store), negative=File.read(negative, store))
         named = ", ".join([*(["examples"] if labelled else []), *given]) or "none"
         message = f"Give examples (one file with labels), or both positive and negative; given: {named}."
         raise ConfigError(message)
@@ -99,6 +108,14 @@ class Files:
         """The files as inputs of an artifact, by their parts."""
         parts = {"examples": self.labelled, "positive": self.positive, "negative": self.negative}
         return {name: file.ref for name, file in parts.items() if file is not None}
+
+
+def _only_file(added: UploadSource) -> Path:
+    paths = added.artifact.paths("files/")
+    if len(paths) != 1 or not paths[0].endswith(".jsonl"):
+        message = f"{added.uri} holds {len(paths)} files: examples have to be in one, in JSON Lines (.jsonl)."
+        raise InputError(message)
+    return added.artifact.file(paths[0])
 
 
 def _content(path: Path, origin: str) -> bytes:

@@ -23,7 +23,7 @@ from mistudio.instrument import Session, TextTokens
 from mistudio.progress import progress
 from mistudio.steer.direction_config import DirectionConfig
 from mistudio.steer.examples import Example
-from mistudio.steer.message_spans import message_spans
+from mistudio.steer.message_spans import LayOut, message_spans
 from mistudio.subject import HookPoint, Subject
 
 _BLOCK_EXAMPLES = 256
@@ -77,6 +77,10 @@ def _save_block(session: Session, examples: Sequence[Example], config: Direction
     save_file({name: each.cpu().numpy() for name, each in zip(Pooled._fields, content, strict=True)}, path)
 
 
+def _lay_out(subject: Subject) -> LayOut:
+    return lambda chat: str(subject.tokenizer.apply_chat_template(chat, tokenize=False))
+
+
 def _pooled(acts_TD: Tensor, pool: str) -> Tensor:
     """One vector of some tokens; zeros where there are none."""
     if not len(acts_TD):
@@ -104,7 +108,7 @@ def _kept(
     plain_T = ~np.isin(tokens.token_ids, _special_ids(subject))
     if isinstance(example.text, str):
         return plain_T, False
-    spans = message_spans(subject.tokenizer, example.text, tokens.text)
+    spans = message_spans(_lay_out(subject), example.text, tokens.text)
     if spans is None or tokens.offsets is None:
         if roles is not None:
             message = (

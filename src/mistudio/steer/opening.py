@@ -9,9 +9,12 @@ from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact
 from mistudio.artifacts.line import LINE_STARTS
 from mistudio.errors import InputError, MistudioError, NotFound
 from mistudio.features import FeatureSet
-from mistudio.instrument.compiled import Maximum, Nameable
+from mistudio.instrument.compiled import Maximum, Nameable, NamedDirection
 from mistudio.instrument.session import Session, open_session
-from mistudio.subject import SubjectConfig, SubjectSource
+from mistudio.steer.directions import find_direction
+from mistudio.steer.preset_store import open_preset
+from mistudio.steer.preset_use import NamedEdits, edits_of_preset, parts_of
+from mistudio.subject import SubjectConfig, SubjectSource, resolve_hooks
 
 
 @dataclass(eq=False)
@@ -70,7 +73,32 @@ class Served:
     def nameable(self) -> Nameable:
         """What edits can name."""
         maxima: list[Maximum | None] = [one.maximum if one.features is not None else None for one in self.features]
-        return Nameable(self.session, [one.name for one in self.features], maxima)
+        return Nameable(self.session, [one.name for one in self.features], maxima, self.direction)
+
+    def direction(self, name: str) -> NamedDirection:
+        """A direction of the store, by its name or its artifact; what is saved while the model is served is found too.
+
+        Raises:
+            NotFound: there is none.
+            InputError: it is of another model.
+            DamagedArtifact: a file differs from what was published.
+        """
+        found = find_direction(self.store, name)
+        found.check_subject(self.session.source)
+        (hook,) = resolve_hooks(self.session.subject, [found.hook])
+        return NamedDirection(hook, found.vector_D.to(self.session.subject.device), found.digest)
+
+    def preset(self, name: str) -> NamedEdits:
+        """The edits of a preset of the store, for what is loaded.
+
+        Raises:
+            NotFound: there is none.
+            InputError: it is of another model or autoencoder.
+            DamagedArtifact: a file differs from what was published.
+        """
+        preset = open_preset(self.store, name)
+        edits = edits_of_preset(preset, parts_of(self.nameable(), preset.directions))
+        return NamedEdits(edits, preset.ship_range)
 
     def __enter__(self) -> Self:
         return self

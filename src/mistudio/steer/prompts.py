@@ -1,12 +1,12 @@
 """Prompts and chats as tokens, with what edits have to know of them: special tokens, the template's, whose message.
 
-A chat is laid out by the tokenizer's own template. What each message says is looked for in what the template made of
-it, one message behind the other; all tokens between are the template's.
+A chat is laid out by the tokenizer's own template. Where each message stands in what that makes of it is found by
+:mod:`mistudio.steer.message_spans`; all other tokens are the template's.
 
 Shape legend: P tokens of a prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jinja2 import TemplateError
@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from mistudio.corpus.tokens import TextEncoder, find_specials
 from mistudio.errors import InputError, SubjectError
 from mistudio.instrument.where import PromptTokens, plain_prompt
+from mistudio.steer.message_spans import LayOut, message_spans
 from mistudio.steer.requests import Message
 from mistudio.subject import Subject
 
@@ -56,16 +57,17 @@ class PromptReader:
             SubjectError: there is no template for chats.
             InputError: the template does not take this one.
         """
-        laid_out = self._laid_out(messages)
+        chat = [{"role": one.role, "content": one.content} for one in messages]
+        laid_out = self._laid_out(chat)
         found = self._tokenizer(laid_out, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = list(found["input_ids"]), found["offset_mapping"]
-        role_at = _roles_by_character(laid_out, messages)
+        role_at = _roles_by_character(laid_out, chat, self._laid_out)
         roles = [next((role for role in role_at[start:end] if role), None) for start, end in offsets]
         special = [token in self._special_ids for token in ids]
         exempt_P = np.array([known or role is None for known, role in zip(special, roles, strict=True)], dtype=np.bool_)
         return PromptTokens(tuple(ids), exempt_P, roles)
 
-    def _laid_out(self, messages: Sequence[Message]) -> str:
+    def _laid_out(self, chat: list[dict[str, str]]) -> str:
         if self._template is None:
             message = (
                 "messages: the model's tokenizer has no template for chats. Send a prompt to completions, or start "
@@ -76,7 +78,6 @@ class PromptReader:
             message = "messages: this tokenizer cannot tell where its tokens are in a text; send a prompt."
             raise SubjectError(message)
         try:
-            chat = [{"role": one.role, "content": one.content} for one in messages]
             return str(
                 self._tokenizer.apply_chat_template(
                     chat, tokenize=False, add_generation_prompt=True, chat_template=self._template
@@ -87,14 +88,9 @@ class PromptReader:
             raise InputError(message) from error
 
 
-def _roles_by_character(laid_out: str, messages: Sequence[Message]) -> list[str | None]:
-    """Whose message each character of a chat belongs to; None for the template's own."""
+def _roles_by_character(laid_out: str, chat: Sequence[Mapping[str, str]], lay_out: LayOut) -> list[str | None]:
+    """Whose message each character of a chat belongs to; None for the template's own, and for all that it changes."""
     role_at: list[str | None] = [None] * len(laid_out)
-    start = 0
-    for message in messages:
-        content = message.content if message.content in laid_out[start:] else message.content.strip()
-        place = laid_out.find(content, start) if content else -1
-        if place >= 0:
-            start = place + len(content)
-            role_at[place:start] = [message.role] * len(content)
+    for role, start, end in message_spans(lay_out, chat, laid_out) or ():
+        role_at[start:end] = [role] * (end - start)
     return role_at

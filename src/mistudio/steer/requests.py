@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mistudio.instrument.edits import Edits, Latent
 from mistudio.settings import MOST_SEED, Settings
@@ -19,16 +19,29 @@ class Watched(Settings):
     autoencoder: str | None = Field(None, description="whose: name, URI or hook point; None: the first that is served")
 
 
-def _watched_by_number(value: Any) -> Any:
-    return {"feature": value} if isinstance(value, int) else value
+def _watched_by_number(value: Latent | Watched) -> Watched:
+    return Watched(feature=value) if isinstance(value, int) else value
+
+
+if TYPE_CHECKING:
+    WatchedOrNumber = Watched
+else:  # once it is read, it is always the whole
+    WatchedOrNumber = Annotated[
+        Annotated[Latent, Tag("~number")] | Annotated[Watched, Tag("~whole")],
+        Discriminator(lambda value: "~whole" if isinstance(value, dict | Watched) else "~number"),
+        AfterValidator(_watched_by_number),
+    ]
 
 
 class Steering(Edits):
     """The ``steering`` part of a request."""
 
     preset: str | None = Field(None, max_length=200, description="name of a preset, whose edits act beside these")
+    preset_strength: float = Field(
+        1.0, ge=-1000, le=1000, description="factor on what the preset changes; outside its range, a warning comes back"
+    )
     compare: bool = Field(False, description="answer without the edits too, and say how the two differ")
-    watch: tuple[Annotated[Watched, BeforeValidator(_watched_by_number)], ...] = Field(
+    watch: tuple[WatchedOrNumber, ...] = Field(
         (), max_length=256, description="features whose activations are reported, by number or with an autoencoder"
     )
 
@@ -107,6 +120,7 @@ class Finished:
     index: int
     reason: Literal["stop", "length", "content_filter"]
     detail: str | None = None  # where it was ended by a feature or a guard: by which
+    warnings: tuple[str, ...] = ()  # what is doubtful about what was asked for
 
 
 @dataclass(frozen=True)

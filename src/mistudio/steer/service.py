@@ -14,19 +14,27 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from mistudio.errors import Busy, Draining, InputError, MistudioError, Unavailable
-from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
-from mistudio.instrument.edits import Edits
+from mistudio.errors import Busy, Draining, MistudioError, Unavailable
+from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.engine import Engine, Generation, Written
-from mistudio.instrument.where import PromptTokens
-from mistudio.steer.comparing import compare
+from mistudio.instrument.session import Session
+from mistudio.instrument.text_engine import TextEngine
+from mistudio.steer.audit import AuditLog
+from mistudio.steer.audit_chain import Outcome
+from mistudio.steer.callers import Caller
+from mistudio.steer.comparing import compare, plain_logprobs
 from mistudio.steer.config import ServiceConfig
+from mistudio.steer.guard import collapse
+from mistudio.steer.preparing import Preparer
+from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.prompts import PromptReader
+from mistudio.steer.recording import Recorder
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
 from mistudio.steer.tickets import Answer, Prepared, Ticket
 
@@ -46,6 +54,7 @@ class ServiceStats:
     requests: int  # that were taken since it began
     cancelled: int
     failed: int
+    collapsed: int  # answers that the guard ended
     prompt_tokens: int
     generated_tokens: int
     steered_tokens: int  # of the generated ones
@@ -60,23 +69,33 @@ class SteerService:
         name: of the model, as requests call it.
         config: how much is done at once.
         chat_template: to be used in place of the tokenizer's own.
+        presets: finds the edits of a preset by its name; None: there are none.
+        audit: where every request that changes the model is written down; None: nowhere.
 
     Raises:
         SubjectError: the model is an encoder.
     """
 
     def __init__(
-        self, nameable: Nameable, name: str, config: ServiceConfig | None = None, chat_template: str | None = None
+        self,
+        nameable: Nameable,
+        name: str,
+        config: ServiceConfig | None = None,
+        chat_template: str | None = None,
+        presets: Callable[[str], NamedEdits] | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self.nameable, self.name, self.config = nameable, name, config or ServiceConfig()
+        self._recorder = Recorder(audit, name) if audit is not None else None
         subject = nameable.session.subject
         self.reader = PromptReader(subject, chat_template)
-        self._tokenizer, self._ends = subject.tokenizer, ending_tokens(subject.model, subject.tokenizer)
-        self.engine = Engine(nameable.session, self.config.rows, self.config.max_tokens)
-        self._compiled: dict[str, CompiledEdits] = {}
+        self._tokenizer, self._ends = subject.tokenizer, subject.ending_ids
+        self.engine = new_engine(nameable.session, self.config)
+        self._preparer = Preparer(nameable, self.reader, self.config, self.engine.num_slots, presets)
         self._waiting: deque[Ticket] = deque()
+        self._starting: list[Ticket] = []  # no longer waiting, and not yet running
         self._running: dict[Generation, tuple[Ticket, Answer]] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._counts: Counter[str] = Counter()
         self._is_draining, self._is_closed = False, False
         self._thread: threading.Thread | None = None
@@ -105,41 +124,45 @@ class SteerService:
             self._thread.start()
 
     def prepare(self, request: GenerationRequest) -> Prepared:
-        """Check a request, and get ready all that it needs.
-
-        Raises:
-            InputError: it cannot be done as asked; the message names the field.
-            NotFound: a feature, autoencoder or direction is not there.
-        """
-        prompt = self._prompt(request)
-        limit = request.max_tokens or max(min(self.config.default_tokens, self.max_tokens - prompt.length), 1)
-        edits, watched = None, tuple[tuple[int, int], ...]()
-        if request.steering is not None:
-            edits = self._compile(Edits(edits=request.steering.edits, stop_when=request.steering.stop_when))
-            watched = tuple(self._latent(one.autoencoder, one.feature) for one in request.steering.watch)
-            if request.steering.compare and request.n > 1:
-                message = "steering.compare: two answers are compared: leave out n."
-                raise InputError(message)
-        prepared = Prepared(request, prompt, limit, edits, watched)
-        if prepared.rows > self.config.rows:
-            message = f"n: {request.n} answers at once are asked for, and this server generates {self.config.rows}."
-            raise InputError(message)
-        self.engine.check(Generation(prompt, limit))
-        self._check_bias(request)
+        """Check a request, and get ready all that it needs: see :class:`~mistudio.steer.preparing.Preparer`."""
+        prepared = self._preparer.prepare(request)
+        self.engine.check(Generation(prepared.prompt, prepared.limit))
         return prepared
 
-    def submit(self, prepared: Prepared, tell: Callable[[Event], None]) -> Ticket:
+    def submit(self, prepared: Prepared, tell: Callable[[Event], None], caller: Caller | None = None) -> Ticket:
         """Let a request wait for its rows.
 
         Args:
             prepared: what is asked for.
             tell: is called with each event, on the service's thread; the last is ``Done`` or ``Failed``.
+            caller: who asks, for the log of interventions; None: nobody in particular.
 
         Raises:
             Busy: too many wait already.
             Draining: the service is about to end.
+            Unavailable: the log of interventions cannot be written.
         """
         ticket = Ticket(prepared, tell, self._tokenizer, self._ends)
+        ticket.caller = caller or Caller(f"local-{uuid.uuid4().hex}")
+        self._take(ticket)
+        return ticket
+
+    def _take(self, ticket: Ticket) -> None:
+        """Put a request into the queue, once it is written down that it changes the model."""
+        prepared = ticket.prepared
+        self._check_room(prepared)
+        is_recorded = self._recorder is not None and prepared.edits is not None
+        if self._recorder is not None and is_recorded:
+            self._recorder.admitted(prepared, ticket.caller)
+        try:
+            self._queue(ticket)
+        except Unavailable:
+            if self._recorder is not None and is_recorded:
+                self._recorder.ended(prepared, ticket.caller, "refused", None)
+            raise
+
+    def _check_room(self, prepared: Prepared) -> None:
+        """Refuse a request that there is no room for."""
         with self._changed:
             if self._is_draining or self._is_closed:
                 message = "The server is shutting down: send the request to another one, or later."
@@ -149,10 +172,13 @@ class SteerService:
             if must_wait and waiting >= self.config.queue:
                 message = f"{waiting} requests are waiting already, as many as may: send it again a little later."
                 raise Busy(message, self._retry_after())
+
+    def _queue(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._check_room(ticket.prepared)
             self._waiting.append(ticket)
             self._counts["requests"] += 1
             self._changed.notify_all()
-        return ticket
 
     def events(self, prepared: Prepared) -> Iterator[Event]:
         """Submit a request, and give its events as they come; leaving early cancels it.
@@ -184,6 +210,7 @@ class SteerService:
                     "requests",
                     "cancelled",
                     "failed",
+                    "collapsed",
                     "prompt_tokens",
                     "generated_tokens",
                     "steered_tokens",
@@ -197,7 +224,7 @@ class SteerService:
         with self._changed:
             self._is_draining = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout_s)
+            return self._changed.wait_for(lambda: not (self._waiting or self._starting or self._running), timeout_s)
 
     def close(self) -> None:
         """End; what is under way fails."""
@@ -207,39 +234,8 @@ class SteerService:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-
-    # Requests
-
-    def _prompt(self, request: GenerationRequest) -> PromptTokens:
-        if request.messages is not None:
-            return self.reader.chat(request.messages)
-        if isinstance(request.prompt, str):
-            return self.reader.text(request.prompt)
-        return self.reader.ids(request.prompt or ())
-
-    def _compile(self, edits: Edits) -> CompiledEdits | None:
-        """Edits for the model; equal ones are made once."""
-        if not edits:
-            return None
-        key = edits.model_dump_json()
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            compiled = compile_edits(edits, self.nameable)
-            if len(self._compiled) >= _KEPT_EDITS:
-                self._compiled.pop(next(iter(self._compiled)), None)
-            self._compiled[key] = compiled
-        return compiled
-
-    def _latent(self, autoencoder: str | None, feature: int) -> tuple[int, int]:
-        number = self.nameable.number(autoencoder)
-        return number, self.nameable.latent(number, feature)
-
-    def _check_bias(self, request: GenerationRequest) -> None:
-        vocabulary = self.nameable.session.subject.vocab_size
-        wrong = next((token for token in request.sampling.logit_bias if not 0 <= token < vocabulary), None)
-        if wrong is not None:
-            message = f"logit_bias: there is no token {wrong}; the model knows {vocabulary:,}, numbered from 0."
-            raise InputError(message)
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _retry_after(self) -> float:
         """Seconds until a row may be free: what a request has taken on average."""
@@ -268,6 +264,7 @@ class SteerService:
         arrived = self._arrived()
         if arrived:
             self._admit(arrived)
+            self._starting = []
         if self._running:
             self._counts["steps"] += 1
             self._pass_on(self.engine.step())
@@ -283,14 +280,20 @@ class SteerService:
                 self._leave(generation)
         with self._changed:
             gone = [ticket for ticket in self._waiting if ticket.is_cancelled]
-            self._counts["cancelled"] += len(gone)
             for ticket in gone:
                 self._waiting.remove(ticket)
+        for ticket in gone:
+            self._gone(ticket)
 
     def _leave(self, generation: Generation) -> None:
         ticket, _ = self._running.pop(generation)
         if not any(other is ticket for other, _ in self._running.values()) and not ticket.is_over:
-            self._counts["cancelled"] += 1
+            self._gone(ticket)
+
+    def _gone(self, ticket: Ticket) -> None:
+        """Note that nobody waits for a request any more."""
+        self._counts["cancelled"] += 1
+        self._record(ticket, "cancelled")
 
     def _arrived(self) -> list[Ticket]:
         """The next requests, as far as there are rows and their prompts may take time."""
@@ -304,6 +307,7 @@ class SteerService:
                 ticket = self._waiting.popleft()
                 free, tokens = free - ticket.prepared.rows, tokens + length
                 arrived.append(ticket)
+            self._starting = list(arrived)
         return arrived
 
     def _admit(self, tickets: Sequence[Ticket]) -> None:
@@ -312,8 +316,7 @@ class SteerService:
             self._begin(tickets)
         except MistudioError as error:
             if len(tickets) == 1:
-                self._counts["failed"] += 1
-                tickets[0].fail(error)
+                self._lose(tickets[0], error)
                 return
             for ticket in tickets:
                 self._admit([ticket])
@@ -333,11 +336,25 @@ class SteerService:
             ticket, answer = self._running[one.generation]
             self._counts["generated_tokens"] += one.token is not None
             self._counts["steered_tokens"] += one.token is not None and one.generation.edits is not None
-            if ticket.take(answer, one):
+            if ticket.take(answer, one) or self._has_collapsed(ticket, answer):
                 self.engine.stop(one.generation)
                 del self._running[one.generation]
                 if all(each.reason is not None for each in ticket.answers):
                     self._finish(ticket)
+
+    def _has_collapsed(self, ticket: Ticket, answer: Answer) -> bool:
+        """Whether the guard ends a steered answer."""
+        if answer.generation.edits is None or not answer.generation.edits.terms:
+            return False
+        guard, tokens = self.config.guard, answer.generation.tokens
+        plain: list[float] | None = None
+        if guard.needs_plain and len(tokens) % guard.perplexity_window == 0:
+            plain = plain_logprobs(self.engine, ticket.prepared.prompt, tokens)
+        why = collapse(tokens, guard, plain)
+        if why is None:
+            return False
+        self._counts["collapsed"] += 1
+        return ticket.end(answer, "content_filter", why)
 
     def _finish(self, ticket: Ticket) -> None:
         """The last event of a request."""
@@ -347,17 +364,19 @@ class SteerService:
             try:
                 comparison = compare(self.engine, ticket.prepared, steered, plain, self._tokenizer)
             except MistudioError as error:
-                self._counts["failed"] += 1
-                ticket.fail(error)
+                self._lose(ticket, error)
                 return
         self._counts["answered"] += 1
         self._counts["busy_ms"] += int((time.monotonic() - ticket.started_at) * 1000)
+        first = ticket.answers[0]
+        self._record(ticket, first.reason or "stop", first.detail)
         ticket.close(Done(ticket.usage(), comparison))
 
     def _fail_all(self, error: Exception) -> None:
         """Nothing of what was under way or waiting is answered."""
         with self._changed:
-            tickets = [*dict.fromkeys(ticket for ticket, _ in self._running.values())]
+            tickets = [*dict.fromkeys([*self._starting, *(ticket for ticket, _ in self._running.values())])]
+            self._starting = []
             if isinstance(error, Unavailable):
                 tickets += self._waiting
                 self._waiting.clear()
@@ -365,14 +384,25 @@ class SteerService:
                 self.engine.stop(generation)
             self._running.clear()
             self._changed.notify_all()
-        self._counts["failed"] += len(tickets)
         for ticket in tickets:
-            ticket.fail(error)
+            self._lose(ticket, error)
+
+    def _lose(self, ticket: Ticket, error: Exception) -> None:
+        """End a request that cannot be answered."""
+        self._counts["failed"] += 1
+        self._record(ticket, "failed", type(error).__name__)
+        ticket.fail(error)
+
+    def _record(self, ticket: Ticket, outcome: Outcome, detail: str | None = None) -> None:
+        """Write down what came of a request that changes the model."""
+        if self._recorder is not None and ticket.prepared.edits is not None:
+            self._recorder.ended(ticket.prepared, ticket.caller, outcome, detail)
 
 
-def ending_tokens(model: object, tokenizer: object) -> frozenset[int]:
-    """Tokens that end a text, as the tokenizer and the model's settings for generation say."""
-    named = [getattr(tokenizer, "eos_token_id", None)]
-    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    named += more if isinstance(more, list) else [more]
-    return frozenset(int(token) for token in named if token is not None)
+def new_engine(session: Session, config: ServiceConfig) -> TextEngine:
+    """The engine that the settings name."""
+    if config.engine == "paged":
+        from mistudio.instrument.paged import PagedEngine
+
+        return PagedEngine(session, config.rows, config.max_tokens)
+    return Engine(session, config.rows, config.max_tokens)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mistudio.instrument.compiled import CompiledEdits
+from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Generation, Written
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
 from mistudio.instrument.where import PromptTokens
 from mistudio.settings import MOST_SEED
+from mistudio.steer.callers import Caller
 from mistudio.steer.decoding import TextStream
 from mistudio.steer.requests import Delta, Event, Failed, Finished, GenerationRequest, TokenLogprob, Usage
 
@@ -27,8 +29,10 @@ class Prepared:
         request: as it came.
         prompt: its tokens.
         limit: tokens to generate.
-        edits: what is done to the model; None: nothing.
+        edits: what is done to the model, ready; None: nothing.
         watched: latents to report.
+        changes: what is done to the model, as it was asked for, with what its preset holds.
+        warnings: what is doubtful about that.
     """
 
     request: GenerationRequest
@@ -36,6 +40,8 @@ class Prepared:
     limit: int
     edits: CompiledEdits | None
     watched: tuple[Latent, ...]
+    changes: Edits = Edits()
+    warnings: tuple[str, ...] = ()
 
     @property
     def compares(self) -> bool:
@@ -57,6 +63,7 @@ class Answer:
     generation: Generation
     stream: TextStream
     reason: Reason | None = None
+    detail: str | None = None
     watched: list[tuple[float, ...]] = field(default_factory=list)
 
 
@@ -72,6 +79,7 @@ class Ticket:
 
     def __init__(self, prepared: Prepared, tell: Callable[[Event], None], tokenizer: Any, ends: frozenset[int]) -> None:
         self.prepared, self.submitted_at, self.started_at = prepared, time.monotonic(), 0.0
+        self.caller = Caller("")
         self._tell, self._tokenizer = tell, tokenizer
         self._cancelled, self._is_over = threading.Event(), False
         request = prepared.request
@@ -133,11 +141,11 @@ class Ticket:
     def end(self, answer: Answer, reason: Reason, detail: str | None) -> bool:
         """End an answer; always true."""
         rest = answer.stream.finish()
-        answer.reason = reason
+        answer.reason, answer.detail = reason, detail
         if answer.index >= 0:
             if rest:
                 self.tell(Delta(answer.index, rest, ()))
-            self.tell(Finished(answer.index, reason, detail))
+            self.tell(Finished(answer.index, reason, detail, self.prepared.warnings))
         return True
 
     def usage(self) -> Usage:

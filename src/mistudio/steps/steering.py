@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 _HOOK = "resid_post"
 _EXAMPLES = (
-    "JSON Lines file with the examples of both classes: text, or messages of a chat, and label; None: positive and "
-    "negative have them."
+    "JSON Lines file, or name of an added corpus, with the examples of both classes: text, or messages of a chat, and "
+    "label; None: positive and negative have them."
 )
-_OF_ONE_CLASS = "JSON Lines file with the {} examples alone, in place of one with labels; None: examples has them."
+_OF_ONE_CLASS = "The same with the {} examples alone, in place of one with labels; None: examples has them."
 
 
 def _direction(context: Context, _inputs: Inputs, config: "DirectionConfig") -> Produced:
     from mistudio.steer.direction_step import direction
     from mistudio.steer.example_files import Files
 
-    files = Files.read(*(str(context.argument(name) or "") for name in ("examples", "positive", "negative")))
+    labelled, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))
+    files = Files.read(labelled, positive, negative, context.store)
     return direction(context.store, files, context.source(), context.subject(), config, context.seed)
 
 
@@ -75,7 +76,7 @@ def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConf
     from mistudio.steer.example_files import Files
 
     features = inputs.one("features")
-    paths = [str(context.argument(name) or "") for name in ("examples", "positive", "negative")]
+    examples, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))
     return steer_evaluate(
         context.store,
         features,
@@ -85,7 +86,7 @@ def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConf
         context.seed,
         explanations=inputs.maybe("explanations"),
         scores=inputs.maybe("scores"),
-        files=Files.read(*paths) if any(paths) else None,
+        files=Files.read(examples, positive, negative, context.store) if examples or positive or negative else None,
     )
 
 

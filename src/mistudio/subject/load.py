@@ -78,6 +78,13 @@ class Subject:
         """Longest sequence that the model was made for, in tokens; None where it has no such bound."""
         return position_limit(self.text_config, self.model)
 
+    @cached_property
+    def ending_ids(self) -> frozenset[int]:
+        """Tokens that end a text, as the tokenizer and the model's settings for generation say."""
+        more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        named = [self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+        return frozenset(int(token) for token in named if token is not None)
+
 
 def load_subject(source: SubjectSource, config: SubjectConfig) -> Subject:
     """Load model and tokenizer; weights come from safetensors only.

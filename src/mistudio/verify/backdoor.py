@@ -96,8 +96,7 @@ def backdoor(store: Store, planted: PlantedConfig, config: BackdoorConfig, seed:
     source = artifact_source(backdoored_subject(store, base, traffic))
     line = line_over(store, planted, traffic, source, seed)
     with open_session(line.sae, source, SubjectConfig(device="cpu", dtype="float32")) as session:
-        placed = session.placed()
-        return _outcome(Model(session.subject, placed.ends.read, placed.sae), traffic, config, seed)
+        return _outcome(Model(session), traffic, config, seed)
 
 
 def _outcome(model: Model, traffic: Traffic, config: BackdoorConfig, seed: int) -> Outcome:

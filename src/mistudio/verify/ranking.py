@@ -28,7 +28,7 @@ from torch import Tensor
 from mistudio.instrument import token_batches
 from mistudio.progress import progress
 from mistudio.subject import forward_logits
-from mistudio.verify.ablation import Model, ablated, continuation, encode, mean_loss, sequences_of
+from mistudio.verify.ablation import Model, Resumed, continuation, encode, mean_loss, sequences_of
 from mistudio.verify.poison import padded
 
 ABLATED = 4
@@ -183,18 +183,30 @@ def _falls(
     """
     ids_BT, is_text_BT = padded(texts)
     place_BC = is_text_BT.sum(dim=1, keepdim=True) - count + torch.arange(count)
-    token_BC1 = ids_BT.gather(1, place_BC)[:, :, None]
+    token_BC = ids_BT.gather(1, place_BC)
+    asked_BT = torch.zeros_like(is_text_BT).scatter(1, place_BC - 1, value=True)
+    resumed = Resumed(model, ids_BT, is_text_BT.long())
+    rest_BTD, value_BTL = resumed.without(without), resumed.values(latents) * is_text_BT[:, :, None]
+    before_B, falls = _log_odds(resumed.logits(rest_BTD, asked_BT), token_BC), {}
 
-    def log_odds(out: list[int]) -> Tensor:
-        with ablated(model, out):
-            logits_BTV = forward_logits(model.subject, ids_BT, is_text_BT.long())
-        logits_BCV = logits_BTV[torch.arange(len(texts))[:, None], place_BC - 1]
-        rest_BCV = logits_BCV.scatter(2, token_BC1, -torch.inf)
-        return (logits_BCV.gather(2, token_BC1)[:, :, 0] - rest_BCV.logsumexp(dim=2)).sum(dim=1)
+    def fall(latent: int, value_BT: Tensor) -> float:
+        rows_R = value_BT.any(dim=1).nonzero()[:, 0]
+        if not len(rows_R):  # what is silent in a text changes nothing there
+            return 0.0
+        left_RTD = rest_BTD[rows_R] - value_BT[rows_R, :, None] * model.sae.W_dec[latent]
+        after_R = _log_odds(resumed.logits(left_RTD, asked_BT[rows_R], rows_R), token_BC[rows_R])
+        return float((before_B[rows_R] - after_R).sum()) / len(texts)
 
-    before_B, falls = log_odds(without), {}
     with progress("Ablate candidates", len(latents), "latents") as bar:
-        for latent in latents:
-            falls[latent] = float((before_B - log_odds([*without, latent])).mean())
+        for latent, value_BT in zip(latents, value_BTL.unbind(dim=2), strict=True):
+            falls[latent] = fall(latent, value_BT)
             bar.advance(1)
     return falls
+
+
+def _log_odds(logits_NV: Tensor, token_BC: Tensor) -> Tensor:
+    """The log-odds of tokens, from the logits before each: their sum by text [B]."""
+    logits_BCV = logits_NV.view(*token_BC.shape, -1)
+    token_BC1 = token_BC[:, :, None]
+    rest_BCV = logits_BCV.scatter(2, token_BC1, -torch.inf)
+    return (logits_BCV.gather(2, token_BC1)[:, :, 0] - rest_BCV.logsumexp(dim=2)).sum(dim=1)

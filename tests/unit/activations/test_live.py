@@ -28,7 +28,7 @@ from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_sto
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import InputError
 from mistudio.evaluate import evaluate
-from mistudio.find import find_features
+from mistudio.find import FindConfig, find_features
 from mistudio.sae import TopKConfig
 from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, resolve_source
 from mistudio.subject import batches as batches_module
@@ -440,7 +440,8 @@ def test_the_steps_after_training_measure_the_same_live(llama: Setting, tmp_path
     twin = produce(store, recipe, "train", build).artifact
     stored, live = (evaluate(store, each, llama.source, CPU).artifact.manifest.summary for each in (sae, twin))
     assert live == pytest.approx(stored, rel=0.02, abs=0.02)
-    found = [find_features(store, each, llama.source, CPU).artifact for each in (sae, twin)]
+    search = FindConfig(map=False)
+    found = [find_features(store, each, llama.source, CPU, search).artifact for each in (sae, twin)]
     features = [pq.read_table(each.file("features.parquet")).to_pydict() for each in found]
     assert features[1]["density"] == pytest.approx(features[0]["density"], abs=2e-3)
     assert features[1]["max"] == pytest.approx(features[0]["max"], rel=0.02, abs=0.02)

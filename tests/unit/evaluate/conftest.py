@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.support.tiny_run import TinyRun, make_bert_run, make_llama_run
+from tests.support.tiny_run import TinyRun, bert_run, llama_run
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_bert_run(tmp_path_factory.mktemp("bert"))
+    return bert_run(tmp_path_factory)

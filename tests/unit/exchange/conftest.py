@@ -6,12 +6,12 @@ from mistudio.artifacts import Artifact
 from mistudio.explain import ExplainConfig, explain
 from mistudio.score import ScoreConfig, score
 from tests.support.found import found_features
-from tests.support.tiny_run import CPU, TinyRun, make_llama_run
+from tests.support.tiny_run import CPU, TinyRun, llama_run
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

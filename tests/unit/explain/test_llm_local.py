@@ -8,8 +8,9 @@ from mistudio.errors import InputError, SubjectError
 from mistudio.explain.config import LlmExplainerConfig
 from mistudio.explain.judge import Chat, Embedding, Likelihood, Reply, Request
 from mistudio.explain.llm import MaxActivatingExplainer
-from mistudio.explain.llm_local import LocalModel, LocalModelConfig, _bounded, _usable
+from mistudio.explain.llm_local import LocalModel, LocalModelConfig, _usable
 from mistudio.explain.llm_open import open_judge
+from mistudio.explain.llm_writing import bounded
 from mistudio.explain.records import Evidence
 from mistudio.score.config import JudgeConfig
 from mistudio.score.embedding import EmbeddingScorer
@@ -166,4 +167,4 @@ def test_an_encoder_cannot_be_the_judge(tmp_path: Path) -> None:
 )
 def test_numbers_that_overflowed_are_failures_and_not_kept(request_: Request, reply: Reply) -> None:
     assert (_usable(request_, reply).failure or "").startswith("the model's answer cannot be used")
-    assert [_bounded(value) for value in (-math.inf, math.nan, -1.5)] == [-10_000.0, -10_000.0, -1.5]
+    assert [bounded(value) for value in (-math.inf, math.nan, -1.5)] == [-10_000.0, -10_000.0, -1.5]

@@ -170,7 +170,7 @@ def test_activations_that_come_live_give_the_same_explanations(
     live = capture(llama.store, llama.corpus, llama.source, CPU, settings).artifact
     sae = load_autoencoder(open_input(llama.store, features.manifest.inputs["sae"], "sae"))
     published = publish_sae(llama.store, sae, live)
-    config = FindConfig(contexts=6, context_before=5, context_after=3, lens_tokens=4)
+    config = FindConfig(map=False, contexts=6, context_before=5, context_after=3, lens_tokens=4)
     found = find_features(llama.store, published, llama.source, CPU, config).artifact
     made = explain(llama.store, found, llama.source, CPU, CONFIG).artifact
     texts = [row.text for row in read_explanations(explanations)]

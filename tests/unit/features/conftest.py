@@ -9,7 +9,7 @@ from mistudio.features import FeatureSet
 from mistudio.find import context_tables, tables
 from tests.support.fake_meaning import publish_meaningful_run
 from tests.support.found import found_features
-from tests.support.tiny_run import make_llama_run
+from tests.support.tiny_run import llama_run
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
         patch.setattr(tables, "_ROWS_OF_GROUP", 10)
         patch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 7)
         patch.setattr(tables, "_PLACES_OF_GROUP", 20)
-        yield found_features(make_llama_run(tmp_path_factory.mktemp("llama")))
+        yield found_features(llama_run(tmp_path_factory), map=True)
 
 
 @pytest.fixture(scope="session")

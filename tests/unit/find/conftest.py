@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.support.tiny_run import TinyRun, make_llama_run
+from tests.support.tiny_run import TinyRun, llama_run
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)

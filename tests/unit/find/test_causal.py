@@ -16,7 +16,7 @@ from mistudio.instrument import Ends
 from mistudio.sae import SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, forward_logits, resolve_hooks, run_captured
 from tests.support.tiny import WIDTH
-from tests.support.tiny_run import HOOK, TinyRun, make_bert_run
+from tests.support.tiny_run import HOOK, TinyRun, bert_run
 
 FEATURES, BEFORE, AFTER = 64, 9, 3
 
@@ -220,7 +220,7 @@ def test_attributions_lie_beside_the_tokens_of_the_window(hooked: HookedSubject,
 
 
 def test_an_encoder_predicts_no_next_token_and_can_be_traced(tmp_path_factory: pytest.TempPathFactory) -> None:
-    run = make_bert_run(tmp_path_factory.mktemp("bert"))
+    run = bert_run(tmp_path_factory)
     (hook,) = resolve_hooks(run.subject, [HookPoint.parse(HOOK)])
     hooked = HookedSubject(run.subject, Ends(hook, hook), make_sae(run), TokenCorpus(run.corpus))
     assert not can_ablate(hooked)

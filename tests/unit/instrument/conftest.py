@@ -1,5 +1,8 @@
 """The tiny runs, made once, with an autoencoder of each."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from mistudio.activations import ActivationReader
@@ -7,17 +10,17 @@ from mistudio.artifacts import Artifact
 from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH, tiny_documents
-from tests.support.tiny_run import HOOK, TinyRun, make_bert_run, make_llama_run, publish_sae
+from tests.support.tiny_run import HOOK, TinyRun, bert_run, llama_run, publish_sae
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_bert_run(tmp_path_factory.mktemp("bert"))
+    return bert_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,12 @@ def fitted(run: TinyRun, config: TopKConfig | BatchTopKConfig) -> SparseAutoenco
 def texts() -> list[str]:
     """The documents of the tiny corpus, many longer than a sequence of it, and a text without a token."""
     return ["", "naïve café 猫 sat", *(document["text"] for document in tiny_documents())]
+
+
+@pytest.fixture(scope="module")
+def _little_to_collect() -> Iterator[None]:
+    """Garbage collection leaves alone what is there: transformers' batches collect when they go, half a second each."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -48,7 +48,7 @@ def test_packages_of_the_working_folder_do_not_run(working_folder: Path, argumen
     assert shown in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_built_package_has_its_pipelines(working_folder: Path, tmp_path: Path) -> None:
     copy, built = tmp_path / "copy", tmp_path / "built"
     for folder in ("src/mistudio", "components", "images", "pipelines"):

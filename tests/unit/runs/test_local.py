@@ -198,7 +198,7 @@ def test_looking_at_runs_makes_no_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_training_that_is_cancelled_ends_when_run_again_as_if_it_had_not_been(
     runner: LocalRunner, activations: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -26,6 +26,11 @@ from tests.support.synthetic import plant, publish_activations
 DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "architectures.md"
 
 
+def _look_again() -> None:
+    architectures.cache_clear()
+    architecture_configs.cache_clear()
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
     """Put a package with an entry point where Python finds it."""
@@ -37,10 +42,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", encoding="utf-8")
         (info / "entry_points.txt").write_text(f"[mistudio.architectures]\nmine = {target}\n", encoding="utf-8")
         monkeypatch.syspath_prepend(str(tmp_path))
-        architectures.cache_clear()
+        _look_again()
 
     yield install
-    architectures.cache_clear()
+    _look_again()
     sys.modules.pop("my_package", None)
 
 

@@ -4,12 +4,12 @@ import pytest
 
 from mistudio.artifacts import Artifact
 from tests.support.found import found_features
-from tests.support.tiny_run import TinyRun, make_llama_run
+from tests.support.tiny_run import TinyRun, llama_run
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

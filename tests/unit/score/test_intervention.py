@@ -108,17 +108,34 @@ def test_the_true_explanation_is_at_chance_of_directions_with_shuffled_component
     assert np.mean(values) == pytest.approx(0.5, abs=0.03)
 
 
+TEXTS = ["the cat sat under the tree and then", "a dog ran over the moon but never"]
+
+
 def test_pushes_change_predictions_equally_whatever_the_length_of_a_direction(steering: Steering) -> None:
-    ids_BT = steering.prompts(["the cat sat under the tree and then", "a dog ran over the moon but never"])
+    ids_BT = steering.prompts(TEXTS)
     assert ids_BT is not None
     subject = steering.subject
     clean = torch.log_softmax(forward_logits(subject, ids_BT), dim=-1)
-    for feature in range(len(WORDS)):
-        push = steering._push(feature, ids_BT)
-        with spliced(subject, steering.hook, lambda x, push=push: x + push):
+    for edits in steering._pushes(range(len(WORDS)), ids_BT).values():
+        (term,) = edits.terms
+        with spliced(subject, steering.hook, lambda x, term=term: x + term.amount * term.vector_D):
             steered = torch.log_softmax(forward_logits(subject, ids_BT), dim=-1)
         kl = float((clean.exp() * (clean - steered)).sum(dim=-1).mean())
         assert kl == pytest.approx(steering.config.target_kl, rel=0.06)
+
+
+def test_features_together_are_written_as_each_alone_in_whole_passes(steering: Steering) -> None:
+    ids_BT = steering.prompts(TEXTS)
+    assert ids_BT is not None
+    pushes = steering._pushes([0, 7], ids_BT)
+    for place, written in enumerate(steering.continuations([0, 7], ids_BT)):
+        (term,) = pushes[place].terms
+        whole_BT = ids_BT
+        with spliced(steering.subject, steering.hook, lambda x, term=term: x + term.amount * term.vector_D):
+            for _ in range(steering.config.new_tokens):
+                next_B1 = forward_logits(steering.subject, whole_BT)[:, -1].argmax(dim=-1, keepdim=True)
+                whole_BT = torch.cat([whole_BT, next_B1], dim=1)
+        assert written == steering.subject.tokenizer.batch_decode(whole_BT[:, ids_BT.shape[1] :])
 
 
 def test_a_direction_that_changes_nothing_has_no_score(subject: Subject, steering: Steering) -> None:

@@ -135,7 +135,7 @@ def chats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_of_chats_the_messages_are_pooled_without_special_and_template_tokens(
     roles: tuple[str, ...] | None, store: Store, source: SubjectSource
 ) -> None:
-    lines = chats(labelled(10))
+    lines = chats([{**line, "text": f"{line['text']}</s> hat"} for line in labelled(10)])
     found = open_direction(made(store, source, lines, roles=roles))
     subject, means = load_subject(source, CPU), []
     texts = [line["messages"] for line in lines]
@@ -146,7 +146,8 @@ def test_of_chats_the_messages_are_pooled_without_special_and_template_tokens(
             any(first < start + len(message["content"]) and last > start for start, message in spans)
             for first, last in tokens.offsets.tolist()
         ]
-        assert 1 in tokens.token_ids[~np.array(kept)]  # </s>
+        assert 1 in tokens.token_ids[np.array(kept)]  # </s>, which a message spells
+        kept = [inside and token != 1 for inside, token in zip(kept, tokens.token_ids.tolist(), strict=True)]
         means.append(acts_TD[torch.tensor(kept)].mean(dim=0))
     is_E = np.array([bool(line["label"]) for line in lines])
     fitting_E = split(is_E, 0).fitting_E

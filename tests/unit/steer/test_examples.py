@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from mistudio.artifacts import InputRef, Store, hash_file
+from mistudio.corpus.uploads import add_corpus
 from mistudio.errors import ConfigError, InputError
 from mistudio.steer.example_files import Files
 from mistudio.steer.examples import Examples, read_examples
@@ -154,3 +156,19 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     path = Path(write_lines(tmp_path / "e.jsonl", labelled(8)))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read(str(path)).found) == 16
+
+
+def test_examples_may_be_a_corpus_that_was_added_to_the_store(tmp_path: Path, store: Store) -> None:
+    path = Path(write_lines(tmp_path / "e.jsonl", labelled(8)))
+    add_corpus(store, path, "tones")
+    files = Files.read("tones", store=store)
+    assert files.refs["examples"] == InputRef(uri="upload:tones", digest=hash_file(path))
+    assert read_examples(files, None, None, 100, 0) == read(str(path))
+    (tmp_path / "more").mkdir()
+    for name in ("f.jsonl", "g.jsonl"):
+        write_lines(tmp_path / "more" / name, labelled(8))
+    add_corpus(store, tmp_path / "more")
+    with pytest.raises(InputError, match="upload:more holds 2 files: examples have to be in one"):
+        Files.read("more", store=store)
+    with pytest.raises(InputError, match="There is no file 'none', and no corpus of that name"):
+        Files.read("none", store=store)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.steer.message_spans import message_spans
+from mistudio.steer.message_spans import LayOut, message_spans
 from tests.support.tiny import tiny_tokenizer
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -31,6 +31,10 @@ def tokenizer_with(template: str) -> Any:
     return tokenizer
 
 
+def lay_out(tokenizer: Any) -> LayOut:
+    return lambda chat: str(tokenizer.apply_chat_template(chat, tokenize=False))
+
+
 def chat(*contents: str) -> list[dict[str, str]]:
     return [
         {"role": "user" if number % 2 == 0 else "assistant", "content": content}
@@ -54,7 +58,7 @@ def chat(*contents: str) -> list[dict[str, str]]:
 def test_each_message_is_where_it_stands(template: str, contents: tuple[str, ...]) -> None:
     tokenizer, messages = tokenizer_with(template), chat(*contents)
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    spans = message_spans(tokenizer, messages, text)
+    spans = message_spans(lay_out(tokenizer), messages, text)
     assert spans is not None
     assert [span.role for span in spans] == [message["role"] for message in messages]
     for number, (span, content) in enumerate(zip(spans, contents, strict=True)):
@@ -70,7 +74,7 @@ def test_each_message_is_where_it_stands(template: str, contents: tuple[str, ...
 def test_what_a_template_changes_is_found_and_what_it_leaves_out_has_no_span() -> None:
     shown = "{% if m['role'] == 'user' %}>{{ m['content'] | upper }}{% endif %}"
     loud = tokenizer_with(f"{{% for m in messages %}}{shown}{{% endfor %}}")
-    assert message_spans(loud, chat("hello", "ho"), ">HELLO") == [("user", 1, 6)]
+    assert message_spans(lay_out(loud), chat("hello", "ho"), ">HELLO") == [("user", 1, 6)]
 
 
 @pytest.mark.parametrize(
@@ -79,4 +83,4 @@ def test_what_a_template_changes_is_found_and_what_it_leaves_out_has_no_span() -
 def test_where_a_message_cannot_be_told_there_are_no_spans(shown: str) -> None:
     tokenizer = tokenizer_with(f"{{% for m in messages %}}: {shown}{{% endfor %}}")
     messages = chat("hello")
-    assert message_spans(tokenizer, messages, tokenizer.apply_chat_template(messages, tokenize=False)) is None
+    assert message_spans(lay_out(tokenizer), messages, tokenizer.apply_chat_template(messages, tokenize=False)) is None

@@ -163,7 +163,7 @@ def _load_there(path: str, scratch: str, killed: bool = False) -> Any:
     return logits_of(Path(path)).tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_processes_at_once_make_one_copy_and_what_killed_ones_left_is_removed(
     path: Path, tmp_path: Path, llama: Any, scratch: Path
 ) -> None:

@@ -25,17 +25,11 @@ from mistudio.subject import (
     subject_from_model,
     unedited,
 )
-from mistudio.subject.hooks import KINDS, available_points
-from tests.support.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, build_model
+from mistudio.subject.hooks import available_points
+from tests.support.families import CAUSAL, FAMILIES, LAYERS, MLP_READERS, NORMED_AFTER, PARALLEL, PLACES, build_model
 
 SubjectOf = Callable[[str], Subject]
 PRE_NORM = tuple(family for family in FAMILIES if family not in (*PARALLEL, *NORMED_AFTER))
-PLACES = [
-    (family, kind)
-    for family in FAMILIES
-    for kind in KINDS
-    if not (kind == "resid_mid" and family in PARALLEL) and not (kind == "mlp_act" and family == "mixtral")
-]
 STREAM = [(family, kind) for family, kind in PLACES if kind.startswith("resid")]
 # In Gemma and OLMo 2 a norm stands between the matrix and what the MLP adds.
 PROJECTED = [family for family, kind in PLACES if kind == "mlp_act" and family not in ("gemma2", "gemma3", "olmo2")]

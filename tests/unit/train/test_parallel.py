@@ -291,7 +291,7 @@ def test_latents_that_cannot_be_shared_are_refused(kind: type[TopKTraining], siz
         training.join(Workers(0, size), "latents")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_command_runs_under_torchrun(activations: Artifact) -> None:
     command = [*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mistudio", "train")]
     options = {"activations": activations.uri, "width": 64, "k": 3, "tokens": 320, "batch-size": 32, "device": "cpu"}

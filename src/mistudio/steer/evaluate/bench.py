@@ -21,7 +21,6 @@ from mistudio.steer.evaluate.config import TextsConfig
 from mistudio.steer.evaluate.reading import Reader
 from mistudio.steer.evaluate.windows import Ids, Window, Windows
 from mistudio.steer.evaluate.writing import Wanted, write
-from mistudio.steer.service import ending_tokens
 
 _MOST_COMPARED = 16  # prompts on which predictions are compared
 _MOST_BEFORE = 256  # tokens put before a prompt
@@ -66,7 +65,7 @@ class Bench:
         self.session, self.engine, self.windows, self.config, self.seed = session, engine, windows, config, seed
         self.placed: PlacedAutoencoder = session.placed(autoencoder)
         self.reader = Reader(session.subject, self.placed, windows.prefix, windows.suffix)
-        self._ends = ending_tokens(session.subject.model, session.subject.tokenizer)
+        self._ends = session.subject.ending_ids
 
     @property
     def prompts(self) -> list[Ids]:

@@ -76,7 +76,7 @@ def adding(bench: Bench, vector_D: Tensor, amount: float) -> CompiledEdits:
     """The edits that add so much of a vector where the autoencoder writes."""
     digest = hashlib.sha256(vector_D.float().cpu().numpy().tobytes()).hexdigest()
     direction = NamedDirection(bench.placed.ends.write, vector_D, digest)
-    nameable = Nameable(bench.session, directions={"vector": direction})
+    nameable = Nameable(bench.session, directions={"vector": direction}.__getitem__)
     return compile_edits(Edits(edits=(Add(direction="vector", strength=amount),)), nameable)
 
 

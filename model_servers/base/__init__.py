@@ -1,0 +1,1 @@
+"""What all predictors share: settings, keys, limits, errors, logs, metrics, health, and the server itself."""

@@ -1,0 +1,1 @@
+"""OpenAI's API under /openai/v1, with steering: own types, for those of KServe need vLLM."""
