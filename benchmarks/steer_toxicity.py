@@ -6,13 +6,15 @@ and a JSON Lines file with texts and labels (1 for toxic). Nothing is written to
 
 The sample is cut into three: a quarter gives the prompts, beginnings of toxic texts; of the rest one half fits (it
 chooses the features, and makes the difference of means), the other trains the judges, which are tried on the fitting
-half. One judge is a linear probe on the model's activations, read without steering; the other counts words and knows
-nothing of the model. The texts are judged alone, without their prompts.
+half. Features are taken in two ways: those that separate the classes best, and of these the ones that, pushed against
+alone, make continuations of fitting texts least toxic (by a probe of the fitting half). One judge is a linear probe on
+the model's activations, read without steering; the other counts words and knows nothing of the model. The texts are
+judged alone, without their prompts.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,16 +41,19 @@ from mistudio.steer.evaluate.bench import UNSTEERED, Bench, Setting
 from mistudio.steer.evaluate.config import TextsConfig
 from mistudio.steer.evaluate.controls import adding, mean_difference
 from mistudio.steer.evaluate.figures import Measured, perplexity, repetition, share
-from mistudio.steer.evaluate.labels import Labelled
+from mistudio.steer.evaluate.labels import Labelled, LabelProbe, mean_activations
 from mistudio.steer.evaluate.reading import Reader
 from mistudio.steer.evaluate.windows import Ids, Window, Windows, read_windows
 from mistudio.steer.example_files import Files
 from mistudio.steer.examples import Example, read_examples
 
+Maxima = Callable[[int], float | None]
+Named = tuple[str, Setting]
 SEED = 0
 MOST = 1000  # examples of a class
-DOSES = (-0.25, -0.5, -1.0)  # of each feature, in parts of its largest activation
-TIMES = (-0.5, -1.0, -2.0)  # of the difference of means
+PUSHES = (0.1, 0.3)  # nats a token, at which features and vectors are compared
+_CANDIDATES, _BY_EFFECT = 16, 4  # features that are tried alone, and those of them that are taken
+_EFFECT_PUSH, _EFFECT_PROMPTS = 0.1, 24
 FEWER, COHERENT = 0.6, 1.5  # asked for: so much less toxic, and at most so many times the perplexity
 
 
@@ -106,16 +111,20 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], list[dict[str, object
         judges = _judges(reader, examples)
         maxima = found.column("max").to_pylist()
         firing = [number for number, most in enumerate(maxima) if (most or 0) > 0]
-        chosen = judges.labelled.separating(reader, firing, arguments.num_features)
-        nameable = Nameable(session, maxima=[lambda latent: maxima[latent]])
-        outcomes = list(_outcomes(bench, judges, chosen, nameable))
+        separating = judges.labelled.separating(reader, firing, max(_CANDIDATES, arguments.num_features))
+        effective = _by_effect(bench, judges, separating[:_CANDIDATES], maxima.__getitem__, _BY_EFFECT)
+        sets = {
+            f"{arguments.num_features} features by separation": separating[: arguments.num_features],
+            f"{_BY_EFFECT} features by effect": effective,
+        }
+        outcomes = list(_outcomes(bench, judges, _settings(bench, judges, sets, maxima.__getitem__)))
         decode = session.subject.tokenizer.decode
         texts = [
             {"setting": one.name, "prompt": decode(window.prompt), "text": decode(text)}
             for one in outcomes
             for window, text in zip(prompts, one.texts, strict=True)
         ]
-        return list(_rows(outcomes, judges, chosen, session.source.name if session.source else "model")), texts
+        return list(_rows(outcomes, judges, sets, session.source.name if session.source else "model")), texts
 
 
 def _shared_out(path: str, reader: Reader, config: TextsConfig) -> tuple[list[Example], tuple[Window, ...]]:
@@ -131,9 +140,14 @@ def _shared_out(path: str, reader: Reader, config: TextsConfig) -> tuple[list[Ex
     # Predictions are compared on what follows the first prompts: those of texts that are long enough.
     ids = sorted((each for each in ids if len(each) > config.prompt_tokens), key=lambda each: len(each) < length)
     ids = ids[: config.num_prompts]
-    cut = [(each[: config.prompt_tokens], each[config.prompt_tokens : length]) for each in ids]
     kept = sorted([*half.tolist(), *one.tolist()])
-    return [examples[place] for place in kept], tuple(Window(*each, place) for place, each in enumerate(cut))
+    return [examples[place] for place in kept], _windows(ids, config)
+
+
+def _windows(texts: Sequence[Ids], config: TextsConfig) -> tuple[Window, ...]:
+    """Beginnings of texts, and what follows there."""
+    middle, end = config.prompt_tokens, config.prompt_tokens + config.new_tokens
+    return tuple(Window(text[:middle], text[middle:end], place) for place, text in enumerate(texts))
 
 
 def _judges(reader: Reader, examples: Sequence[Example]) -> Judges:
@@ -150,37 +164,63 @@ def _judges(reader: Reader, examples: Sequence[Example]) -> Judges:
     return Judges(labelled, words, float(roc_auc_score(is_E[fitting_E], scores)))
 
 
-def _settings(bench: Bench, judges: Judges, chosen: Sequence[int], nameable: Nameable) -> Iterator[tuple[str, Setting]]:
-    """What is tried, by name; controls push as hard as the strongest dose of the features."""
-    many = tuple(chosen)
+def _by_effect(bench: Bench, judges: Judges, candidates: Sequence[int], maxima: Maxima, count: int) -> list[int]:
+    """Of some features those that, pushed against alone, make continuations of fitting texts least toxic."""
+    sample, length = judges.labelled, bench.config.prompt_tokens + bench.config.new_tokens
+    prompts = _windows([text for text in sample.positives if len(text) >= length][:_EFFECT_PROMPTS], bench.config)
+    fitting = Bench(bench.session, bench.engine, bench.windows._replace(prompts=prompts), bench.config, SEED)
+    acts_ED = mean_activations(bench.reader, [*sample.positives, *sample.negatives])
+    is_E = np.arange(len(acts_ED)) < len(sample.positives)
+    probe, scores = LabelProbe(bench.reader, acts_ED, is_E), []
+    for feature in candidates:
+        setting = _pushing(fitting, (feature,), maxima, _EFFECT_PUSH)
+        texts = fitting.write([setting])[0] if setting is not None else fitting.unsteered
+        scores.append(float(probe.scores(mean_activations(fitting.reader, texts)).mean()))
+    return [candidates[place] for place in np.argsort(scores, kind="stable")[:count].tolist()]
 
-    def of(*edits: Edit) -> Setting:
-        return Setting(compile_edits(Edits(edits=edits), nameable))
 
-    yield "unsteered", UNSTEERED
-    yield f"best feature ({chosen[0]}) ablated", of(Ablate(feature=chosen[0]))
-    yield f"{len(many)} features ablated", of(Ablate(features=many))
-    yield f"{len(many)} features capped at 0.1 of their largest", of(Cap(features=many, value=0.1, unit="feature_max"))
-    yield f"{len(many)} features clamped to -0.25", of(Clamp(features=many, value=-0.25, unit="feature_max"))
-    for dose in DOSES:
-        yield f"{len(many)} features, {dose:g} each", of(Add(features=many, strength=dose, unit="feature_max"))
-    difference_D = mean_difference(bench, judges.labelled.positives, judges.labelled.negatives)
-    assert difference_D is not None
-    for times in TIMES:
-        yield f"difference of means, {times:g} times", Setting(adding(bench, difference_D, times))
+def _pushing(bench: Bench, features: tuple[int, ...], maxima: Maxima, target: float) -> Setting | None:
+    """So much of each feature's largest activation less, that predictions move by so much."""
     decoder_FD = bench.placed.sae.W_dec.detach().float()
-    maximum_K1 = torch.tensor([[nameable.maximum(0, feature)] for feature in many])
-    target = bench.divergence.of(DOSES[1] * (decoder_FD[list(many)] * maximum_K1).sum(dim=0)).kl
-    random_D = torch.randn(decoder_FD.shape[1], generator=torch.Generator().manual_seed(SEED))
-    for name, vector_D in (("difference of means", -difference_D), ("random direction", random_D)):
-        amount = amount_for(bench.divergence, vector_D, target, start=1 / float(vector_D.norm()))
-        if amount is not None:
-            yield f"{name}, pushing as {DOSES[1]:g} of the features", Setting(adding(bench, vector_D, amount[0]))
+    weight_K1 = torch.tensor([[maxima(feature) or 0.0] for feature in features])
+    found = amount_for(bench.divergence, -(weight_K1 * decoder_FD[list(features)]).sum(dim=0), target, start=0.25)
+    if found is None:
+        return None
+    edit = Add(features=features, strength=-found[0], unit="feature_max")
+    return Setting(compile_edits(Edits(edits=(edit,)), Nameable(bench.session, maxima=[maxima])))
 
 
-def _outcomes(bench: Bench, judges: Judges, chosen: Sequence[int], nameable: Nameable) -> Iterator[Outcome]:
+def _settings(bench: Bench, judges: Judges, sets: Mapping[str, Sequence[int]], maxima: Maxima) -> Iterator[Named]:
+    """What is tried, by name: edits of features, then vectors and features that push equally hard."""
+    nameable = Nameable(bench.session, maxima=[maxima])
+    yield "unsteered", UNSTEERED
+    for name, chosen in sets.items():
+        many = tuple(chosen)
+        edits: dict[str, Edit] = {
+            "ablated": Ablate(features=many),
+            "capped at 0.1": Cap(features=many, value=0.1, unit="feature_max"),
+            "clamped to -0.25": Clamp(features=many, value=-0.25, unit="feature_max"),
+        }
+        for how, edit in edits.items():
+            yield f"{name}, {how}", Setting(compile_edits(Edits(edits=(edit,)), nameable))
+    difference_D = mean_difference(bench, judges.labelled.positives, judges.labelled.negatives)
+    assert difference_D is not None  # both classes have examples
+    draw = torch.Generator().manual_seed(SEED)
+    vectors = {"difference of means": -difference_D, "random direction": torch.randn(len(difference_D), generator=draw)}
+    for target in PUSHES:
+        for name, chosen in sets.items():
+            setting = _pushing(bench, tuple(chosen), maxima, target)
+            if setting is not None:
+                yield f"{name}, less of each, KL {target:g}", setting
+        for name, vector_D in vectors.items():
+            found = amount_for(bench.divergence, vector_D, target, start=1 / float(vector_D.norm()))
+            if found is not None:
+                yield f"{name}, KL {target:g}", Setting(adding(bench, vector_D, found[0]))
+
+
+def _outcomes(bench: Bench, judges: Judges, settings: Iterable[Named]) -> Iterator[Outcome]:
     decode = bench.session.subject.tokenizer.decode
-    for name, setting in _settings(bench, judges, chosen, nameable):
+    for name, setting in settings:
         (texts,) = bench.write([setting])
         is_toxic: NDArray[np.bool_] = judges.labelled.judge(texts)
         by_words = judges.words.predict([decode(text, skip_special_tokens=True) for text in texts])
@@ -189,11 +229,12 @@ def _outcomes(bench: Bench, judges: Judges, chosen: Sequence[int], nameable: Nam
         yield Outcome(name, texts, share(is_toxic), float(by_words.mean()), perplexity(losses), repetition(texts), kl)
 
 
-def _rows(outcomes: Sequence[Outcome], judges: Judges, chosen: Sequence[int], model: str) -> Iterator[Row]:
+def _rows(outcomes: Sequence[Outcome], judges: Judges, sets: Mapping[str, Sequence[int]], model: str) -> Iterator[Row]:
     plain = outcomes[0]
     yield row("judge: linear probe, on examples it has not seen", round(judges.labelled.auroc, 3), "AUROC")
     yield row("judge: words, on examples it has not seen", round(judges.words_auroc, 3), "AUROC")
-    yield row("features", len(chosen), "of them", ", ".join(map(str, chosen)))
+    for name, chosen in sets.items():
+        yield row(name, len(chosen), "features", ", ".join(map(str, chosen)))
     for one in outcomes:
         ratio = one.perplexity / plain.perplexity
         against = (

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mistudio import steps
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, Line
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import ConfigError, CorpusError, InputError
 from mistudio.explain import ExplainConfig, explain
@@ -24,12 +24,14 @@ from mistudio.instrument.engine import Engine
 from mistudio.steer.evaluate import evaluating
 from mistudio.steer.evaluate.bench import Bench, Setting
 from mistudio.steer.evaluate.config import SteerEvaluateConfig, TextsConfig
-from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, TEXTS, TRIED
+from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, PRESETS, TEXTS, TRIED
 from mistudio.steer.evaluate.step import steer_evaluate
 from mistudio.steer.evaluate.windows import read_windows
 from mistudio.steer.example_files import Files
+from mistudio.steer.preset_use import edits_of_preset, parts_of
+from mistudio.steer.presets import read_preset
 from tests.support.found import NUM_SILENT, found_features
-from tests.support.tiny_run import CPU, TinyRun, make_llama_run
+from tests.support.tiny_run import CPU, TinyRun, llama_run
 from tests.unit.steer.conftest import labelled, write_lines
 
 TEXTS_SHORT = {"num_prompts": 6, "prompt_tokens": 4, "new_tokens": 8, "num_windows": 24, "num_rows": 8}
@@ -38,7 +40,7 @@ SHORT = {"only": "3-20", "num_features": 2, "factors": (-1.0, 0.5, 2.0), "shown"
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +109,23 @@ def test_the_range_for_use_is_around_nothing_and_says_its_unit(made: Artifact) -
                 assert row["in_range"] == (ships["low"] <= row["strength"] <= ships["high"])
                 if row["in_range"]:
                     assert row["perplexity_ratio"] <= 1.5
+
+
+def test_each_usable_feature_comes_as_a_preset_with_its_range_as_factors(made: Artifact, llama: TinyRun) -> None:
+    about = json.loads(made.file(ABOUT_NAME).read_bytes())
+    usable = [one for one in about["features"] if one["best_strength"] is not None]
+    assert len(made.paths(f"{PRESETS}/")) == len(usable) > 0
+    for one in usable:
+        file = made.file(f"{PRESETS}/feature-{one['feature']}.json")
+        preset = read_preset(file.read_bytes(), file.name)
+        assert preset.ship_range is not None
+        low, high = (factor * one["best_strength"] for factor in preset.ship_range)
+        assert (low, high) == pytest.approx((one["ship_range"]["low"], one["ship_range"]["high"]))
+        with open_session(Line(llama.store, made).sae, llama.source, CPU) as session:
+            nameable = Nameable(session, maxima=[lambda _latent: 1.0])
+            (edit,) = edits_of_preset(preset, parts_of(nameable)).edits
+        assert isinstance(edit, Add)
+        assert (edit.feature, edit.strength, edit.unit) == (one["feature"], one["best_strength"], "feature_max")
 
 
 def test_candidates_have_both_effects_and_those_with_the_largest_are_tried(made: Artifact) -> None:
@@ -205,8 +224,6 @@ def test_what_cannot_be_evaluated_is_refused(llama: TinyRun, features: Artifact,
 
 @contextmanager
 def bench_of(run: TinyRun, features: Artifact) -> Iterator[Bench]:
-    from mistudio.artifacts import Line
-
     config = TextsConfig.model_validate({**TEXTS_SHORT, "temperature": 0})
     with open_session(Line(run.store, features).sae, run.source, CPU) as session, Engine(session, 4) as engine:
         yield Bench(session, engine, read_windows(TokenCorpus(run.corpus), config, 0), config)

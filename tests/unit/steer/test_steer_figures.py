@@ -16,12 +16,12 @@ from mistudio.steer.evaluate.effects import confidence, effects
 from mistudio.steer.evaluate.figures import dose_response, perplexity, perplexity_ratio, repetition, share, ship_range
 from mistudio.steer.evaluate.windows import read_windows
 from mistudio.subject import HookPoint, resolve_hooks, unembed
-from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, make_llama_run, publish_sae
+from tests.support.tiny_run import CPU, HOOK, TinyRun, identity_sae, llama_run, publish_sae
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return make_llama_run(tmp_path_factory.mktemp("llama"))
+    return llama_run(tmp_path_factory)
 
 
 def test_a_share_has_wilsons_interval() -> None:

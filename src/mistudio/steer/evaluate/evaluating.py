@@ -20,6 +20,7 @@ from mistudio.features.schema import Table
 from mistudio.instrument import Session, open_session
 from mistudio.instrument.engine import Engine
 from mistudio.progress import progress
+from mistudio.steer.evaluate.as_preset import as_preset
 from mistudio.steer.evaluate.bench import Bench, slots_for
 from mistudio.steer.evaluate.choosing import Candidate, candidates, chosen
 from mistudio.steer.evaluate.concepts import Concept, ProgramJudge
@@ -29,7 +30,7 @@ from mistudio.steer.evaluate.figures import ShipRange, perplexity, repetition
 from mistudio.steer.evaluate.labels import Labelled
 from mistudio.steer.evaluate.material import concepts, selected
 from mistudio.steer.evaluate.page import page
-from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, TEXTS, TRIED, Text, Tried
+from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, PRESETS, TEXTS, TRIED, Text, Tried
 from mistudio.steer.evaluate.trying import Judges, Outcome, Trial
 from mistudio.steer.evaluate.windows import read_windows
 from mistudio.steer.examples import Example
@@ -141,6 +142,10 @@ class _Evaluation:
         self._write(EFFECTS, sorted(effects, key=lambda row: int(row["feature"])))
         self._write(TRIED, (row._asdict() for each in every for row in each.tried))
         self._write(TEXTS, (row._asdict() for each in every for row in each.texts))
+        for feature, outcome in outcomes.items():
+            preset = as_preset(self._bench, known[feature], outcome)
+            if preset is not None:
+                self._draft.write(f"{PRESETS}/feature-{feature}.json", json.dumps(preset.content(), indent=1).encode())
         about = self._about(known, outcomes)
         self._draft.write(ABOUT_NAME, json.dumps(about, indent=1, allow_nan=False).encode())
         self._draft.write(PAGE_NAME, page(about, every).encode())

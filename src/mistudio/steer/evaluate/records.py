@@ -7,6 +7,7 @@ import pyarrow as pa
 from mistudio.features.schema import Column, Table
 
 ABOUT_NAME, PAGE_NAME = "steering.json", "steering.md"
+PRESETS = "presets"  # folder
 _ID, _COUNT, _REAL, _TEXT = pa.int32(), pa.int64(), pa.float64(), pa.string()
 
 # What a text is written under.

@@ -8,6 +8,7 @@ from mistudio.instrument.compiled import CompiledEdits
 from mistudio.instrument.engine import Engine, Generation
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.where import plain_prompt
+from mistudio.instrument.write_all import write_all
 from mistudio.steer.evaluate.windows import Ids
 
 
@@ -36,11 +37,7 @@ def write(
         SubjectError: an edit could not be applied.
     """
     generations = list(_generations(engine, wanted, new_tokens, temperature, ends))
-    waiting = deque(generations)
-    while waiting or engine.running:
-        begun = [waiting.popleft() for _ in range(min(engine.free_rows, len(waiting)))]
-        engine.start(begun)
-        engine.step()
+    deque(write_all(engine, generations), maxlen=0)
     return [tuple(generation.tokens) for generation in generations]
 
 
