@@ -51,6 +51,12 @@ def bert_run(factory: pytest.TempPathFactory) -> TinyRun:
     return _opened(shared_folder(factory, "bert", _make_bert))
 
 
+def make_llama_run(folder: Path) -> TinyRun:
+    """As :func:`llama_run`, in a folder of the caller's."""
+    _make_llama(folder)
+    return _opened(folder)
+
+
 def published_in(store: Store) -> dict[str, Artifact]:
     """By kind, the artifacts of a store that has one of each."""
     return {uri.partition("/")[0]: open_artifact(store, uri) for uri in artifact_uris(store)}
