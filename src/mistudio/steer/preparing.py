@@ -93,7 +93,10 @@ class Preparer:
         """Edits for the model; equal ones are made once."""
         if not edits:
             return None
-        key = edits.model_dump_json()
+        # A name may stand for another direction by now.
+        named = {name for edit in edits.edits if (name := getattr(edit, "direction", None)) is not None}
+        directions = [self._nameable.direction(name).digest for name in sorted(named)]
+        key = "\n".join([edits.model_dump_json(), *directions])
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = compile_edits(edits, self._nameable)

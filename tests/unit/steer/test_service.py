@@ -10,7 +10,7 @@ import pytest
 
 from mistudio.errors import Busy, ConfigError, Draining, InputError, NotFound, Unavailable
 from mistudio.instrument import Session, open_session
-from mistudio.instrument.compiled import Nameable
+from mistudio.instrument.compiled import Nameable, NamedDirection
 from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.settings import validated
@@ -290,6 +290,18 @@ def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Sessio
         (end,) = (event for event in ask(guarded, **asked, steering={"edits": [ADD]}) if isinstance(event, Finished))
         assert end.reason == "content_filter"
         assert "perplexity" in str(end.detail)
+
+
+def test_a_name_that_stands_for_another_direction_by_now_means_that_one(session: Session) -> None:
+    hook = session.autoencoders[0].ends.write
+    rows = session.autoencoders[0].sae.W_dec.detach()
+    stands_for = {"tone": NamedDirection(hook, rows[3], "one")}
+    nameable = Nameable(session, directions=stands_for.__getitem__)
+    steering = {"edits": [{"op": "add", "direction": "tone", "strength": 40.0}]}
+    with SteerService(nameable, "tiny", ServiceConfig(rows=2)) as service:
+        before = text_of(ask(service, sampling=GREEDY, steering=steering))
+        stands_for["tone"] = NamedDirection(hook, -rows[3], "another")
+        assert text_of(ask(service, sampling=GREEDY, steering=steering)) != before
 
 
 def test_a_preset_acts_beside_the_requests_own_edits(session: Session, service: SteerService) -> None:
