@@ -100,7 +100,9 @@ class Row:
     def forget(self, num_tokens: int) -> None:
         """Note that only the first tokens in the cache hold."""
         done = self.done()
-        self.held, self._done = num_tokens, [] if done is None else [done[:num_tokens]]
+        # Without a cache nothing is held, and the next pass is over the whole sequence again.
+        self.held = min(num_tokens, self.held)
+        self._done = [] if done is None else [done[:num_tokens]]
 
     def done(self) -> Factors | None:
         """What the terms of the edits were multiplied by on the tokens in the cache; None without edits."""

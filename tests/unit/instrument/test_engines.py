@@ -426,6 +426,26 @@ def test_a_condition_that_fires_on_the_answer_acts_from_the_next_token_on(
     assert len(found) > 1
 
 
+def test_a_lasting_condition_acts_without_a_cache_as_where_it_fired_by_hand() -> None:
+    session = session_of("falcon_rw")  # whose attention biases come from a mask of its own making
+    nameable, add = nameable_of(session), {"op": "add", "feature": 3, "strength": 30}
+    found = set()
+    with BACK_ENDS["static"](session, num_rows=3, num_slots=SLOTS) as engine:
+        assert not engine.has_cache
+        for seed in range(4):
+            ids = ids_of(14, seed)
+            value_T = values_of(session, 1, ids)[:, 7]
+            first = int((value_T > 0.05).nonzero()[0])
+            assert first + 1 < len(ids)
+            when = {"feature": 7, "autoencoder": "early", "above": 0.05}
+            given = {"positions": list(range(first + 1, SLOTS))}
+            both = [compiled(nameable, one) for one in ({**add, "when": when}, {**add, "where": given})]
+            conditional, known = tokens_of(answered(engine, [Wish(ids, 12, edits) for edits in both]))
+            assert conditional == known
+            found.add(tuple(conditional))
+    assert len(found) > 1
+
+
 @pytest.mark.parametrize("family", sorted(CAUSAL))
 def test_the_static_engine_gives_what_generate_gives_in_every_family(family: str) -> None:
     session = session_of(family, [])
