@@ -6,7 +6,8 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from mistudio.client.calls import Asked, Call, MessageLike, checked, event_of, generation, is_end, unreachable, wait_s
+from mistudio.client.calls import Asked, Call, MessageLike, checked, generation, unreachable, wait_s
+from mistudio.client.events import EventReader
 from mistudio.client.replies import Piece, Text, pieces_of, texts_of
 from mistudio.errors import NotFound
 
@@ -110,12 +111,12 @@ class AsyncClient:
             async with self._http.stream("POST", call.path, json=call.body) as response:
                 if response.is_error:
                     checked(response.status_code, response.headers, await response.aread())
-                async for line in response.aiter_lines():
-                    event = event_of(line)
-                    if event is not None and is_end(event):
-                        return
-                    for piece in pieces_of(event) if event is not None else ():
-                        yield piece
+                reader = EventReader()
+                async for some in response.aiter_bytes():
+                    for event in reader.events(some):
+                        for piece in pieces_of(event):
+                            yield piece
+                reader.check_end()
         except httpx.TransportError as error:
             raise unreachable(self._url, error) from error
 

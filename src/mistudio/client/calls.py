@@ -1,7 +1,7 @@
 """What the client sends, and what it makes of refusals; the same for both kinds of client."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from pydantic import BaseModel
@@ -11,7 +11,6 @@ from mistudio.plain_text import shortened
 
 EditLike = Mapping[str, Any] | BaseModel
 MessageLike = Mapping[str, str] | BaseModel
-_DONE = "[DONE]"
 _MOST_WAIT_S = 30.0
 
 
@@ -136,45 +135,3 @@ def wait_s(headers: Mapping[str, str]) -> float:
         return min(max(float(headers.get("retry-after", "1")), 0.0), _MOST_WAIT_S)
     except ValueError:
         return 1.0
-
-
-def events_of(lines: Iterable[str]) -> Iterable[Mapping[str, Any]]:
-    """The events of a stream, up to its end.
-
-    Raises:
-        MistudioError: the answer failed on the way.
-    """
-    for line in lines:
-        event = event_of(line)
-        if event is None:
-            continue
-        if event is _END:
-            return
-        yield event
-
-
-_END: Mapping[str, Any] = {}
-
-
-def event_of(line: str) -> Mapping[str, Any] | None:
-    """The event of one line of a stream; None where it holds none.
-
-    Raises:
-        MistudioError: the answer failed on the way.
-    """
-    if not line.startswith("data:"):
-        return None
-    data = line.removeprefix("data:").strip()
-    if data == _DONE:
-        return _END
-    event: Mapping[str, Any] = json.loads(data)
-    if "error" in event:
-        error = event["error"]
-        status = error.get("status") if isinstance(error, Mapping) else None
-        raise refusal(int(status or 500), {}, event)
-    return event
-
-
-def is_end(event: Mapping[str, Any]) -> bool:
-    """Whether a stream is over."""
-    return event is _END

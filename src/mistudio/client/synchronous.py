@@ -6,7 +6,8 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from mistudio.client.calls import Asked, Call, MessageLike, checked, events_of, generation, unreachable, wait_s
+from mistudio.client.calls import Asked, Call, MessageLike, checked, generation, unreachable, wait_s
+from mistudio.client.events import EventReader
 from mistudio.client.replies import Piece, Text, pieces_of, texts_of
 from mistudio.errors import NotFound
 
@@ -110,8 +111,11 @@ class Client:
             with self._http.stream("POST", call.path, json=call.body) as response:
                 if response.is_error:
                     checked(response.status_code, response.headers, response.read())
-                for event in events_of(response.iter_lines()):
-                    yield from pieces_of(event)
+                reader = EventReader()
+                for some in response.iter_bytes():
+                    for event in reader.events(some):
+                        yield from pieces_of(event)
+                reader.check_end()
         except httpx.TransportError as error:
             raise unreachable(self._url, error) from error
 

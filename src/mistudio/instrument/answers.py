@@ -124,6 +124,8 @@ def check_generation(generation: Generation, vocabulary: int, num_slots: int) ->
 def written(rows: Sequence[Row], passed: Passed, stopped: Mapping[Generation, Gate]) -> list[Written]:
     """The next token of each row, which belongs to its answer from now on, and what is to be told with it.
 
+    An answer whose logits are no numbers, which edits can lead to, ends before its next token.
+
     Args:
         rows: in the order of the pass.
         passed: what came of it.
@@ -133,9 +135,13 @@ def written(rows: Sequence[Row], passed: Passed, stopped: Mapping[Generation, Ga
     logits_RV = biased(passed.logits_RV, choosings)
     tokens = choose(logits_RV, choosings, [row.draws for row in rows])
     told = _told(rows, logits_RV, tokens)
+    is_sound_R = logits_RV.max(dim=-1).values.isfinite().tolist()
     found = []
     for number, (row, token) in enumerate(zip(rows, tokens, strict=True)):
         generation = row.generation
+        if not is_sound_R[number]:
+            found.append(Written(generation, None, "broken"))
+            continue
         if generation in stopped:
             found.append(Written(generation, None, "feature", stopped[generation]))
             continue

@@ -25,6 +25,7 @@ from mistudio.settings import Settings
 Tokens = Literal["all", "prompt", "generated"]
 Unit = Literal["absolute", "relative", "feature_max"]
 MAX_FEATURES = 4096  # of one edit
+_MOST = 1e9  # far beyond all that is meant, and far from where numbers end
 
 Latent = Annotated[int, Field(ge=0, description="number of a feature of the autoencoder")]
 
@@ -132,7 +133,7 @@ class Add(_OfFeatures):
 
     op: Literal["add"] = "add"
     direction: str | None = Field(None, max_length=200, description="name of a direction, in place of a feature")
-    strength: float = Field(description="how much of it, in the unit")
+    strength: float = Field(ge=-_MOST, le=_MOST, description="how much of it, in the unit")
     unit: Unit = Field(
         "absolute",
         description="absolute: times the vector as it is; relative: of the activation's norm, whatever the vector's "
@@ -151,7 +152,7 @@ class Clamp(_OfFeatures):
     """Set a feature's activation to a value."""
 
     op: Literal["clamp"] = "clamp"
-    value: float = Field(description="the activation, in the unit")
+    value: float = Field(ge=-_MOST, le=_MOST, description="the activation, in the unit")
     unit: Literal["absolute", "feature_max"] = Field(
         "absolute", description="absolute, or in parts of the feature's largest activation"
     )
@@ -175,7 +176,9 @@ class Cap(_OfFeatures):
 
     op: Literal["cap"] = "cap"
     direction: str | None = Field(None, max_length=200, description="name of a direction, in place of a feature")
-    value: float = Field(description="the most that is left, in the unit; along a direction of length 1")
+    value: float = Field(
+        ge=-_MOST, le=_MOST, description="the most that is left, in the unit; along a direction of length 1"
+    )
     unit: Literal["absolute", "feature_max"] = Field(
         "absolute", description="absolute, or in parts of the feature's largest activation"
     )

@@ -294,8 +294,15 @@ class Engine:
     def _choose(self, rows: Sequence[Row], passed: Passed, stopped: dict[Generation, Gate]) -> list[Written]:
         """The next token of each row, and what is to be told with it; rows that are at their end are freed."""
         found = written(rows, passed, stopped)
+        self._wipe([one.generation for one in found if one.finish == "broken"])
         self._drop([one.generation for one in found if one.finish is not None])
         return found
+
+    def _wipe(self, generations: Sequence[Generation]) -> None:
+        """Leave nothing of answers in the cache: what is no number spreads from where attention gives it no weight."""
+        for number, row in enumerate(self._rows):
+            if row.generation in generations:
+                self._passes.wipe(number)
 
     def _drop(self, generations: Iterable[Generation]) -> None:
         """Free rows; the last row takes the place of each."""

@@ -58,6 +58,12 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys[target, :, :num_slots] = self.keys[source, :, :num_slots]
             self.values[target, :, :num_slots] = self.values[source, :, :num_slots]
 
+    def wipe(self, row: int) -> None:
+        """Set all that is kept of a row to zero."""
+        if self.is_initialized:
+            self.keys[row] = 0
+            self.values[row] = 0
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Of the masks that a model makes itself, which it is not asked to."""
         return self._span.slots, 0
@@ -104,3 +110,8 @@ class RowCache(Cache):  # type: ignore[misc]
         """Copy the first slots of one row to another, in all layers."""
         for layer in self.layers:
             layer.copy(source, target, num_slots)
+
+    def wipe(self, row: int) -> None:
+        """Set all that is kept of a row to zero, in all layers."""
+        for layer in self.layers:
+            layer.wipe(row)

@@ -65,6 +65,11 @@ class RowPasses:
         if self._cache is not None:
             self._cache.copy(source, target, num_slots)
 
+    def wipe(self, number: int) -> None:
+        """Leave nothing of what the cache holds of a row."""
+        if self._cache is not None:
+            self._cache.wipe(number)
+
     def _masks(self, seen_R1TS: Tensor, place_RT: Tensor) -> Any:
         """Which slots each token looks at, in the form that the model takes."""
         if not self._windows:

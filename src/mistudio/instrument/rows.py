@@ -15,7 +15,7 @@ from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Factors, Latent, RowEdits
 from mistudio.instrument.where import PromptTokens
 
-Finish = Literal["stop", "length", "feature"]
+Finish = Literal["stop", "length", "feature", "broken"]  # broken: the logits are no numbers any more
 
 
 @dataclass(eq=False)

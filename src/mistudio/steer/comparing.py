@@ -45,5 +45,7 @@ def plain_logprobs(engine: TextEngine, prompt: PromptTokens, tokens: list[int]) 
 
 
 def _perplexity(logprob_TV: Tensor, tokens: list[int]) -> float:
+    if not tokens:
+        return math.nan
     chosen_T = logprob_TV.gather(1, torch.tensor(tokens, device=logprob_TV.device)[:, None])
     return math.exp(min(-float(chosen_T.mean()), 700.0))

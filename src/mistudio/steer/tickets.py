@@ -122,6 +122,8 @@ class Ticket:
 
     def take(self, answer: Answer, written: Written) -> bool:
         """Pass on a token; whether the answer is at its end with it."""
+        if written.finish == "broken":
+            return self.end(answer, "content_filter", "the model's numbers are no longer finite")
         if written.token is None:
             return self.end(answer, "stop", _stopped_by(written))
         is_end = written.finish == "stop"

@@ -1,6 +1,8 @@
 """What every engine that generates has to hold, whichever back end it is: one suite for both."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -376,6 +378,18 @@ def test_a_feature_that_fires_on_the_answer_ends_it_before_the_next_token(
     assert stopped[-1].stopped_by == stops.stops[0]
     assert [one.token for one in beside] == [one.token for one in plain]
     assert engine.free_rows == engine.num_rows
+
+
+def test_an_answer_whose_logits_are_no_numbers_ends_and_leaves_nothing_behind(
+    engine: TextEngine, nameable: Nameable
+) -> None:
+    endless = compiled(nameable, {"op": "add", "feature": 3, "strength": 1e9})
+    endless = replace(endless, terms=(replace(endless.terms[0], vector_D=endless.terms[0].vector_D * math.inf),))
+    plain = [Wish(ids_of(9, seed), 12) for seed in range(ROWS)]
+    before = tokens_of(answered(engine, plain))
+    broken = answered(engine, [Wish(ids_of(25, seed), 12, endless, {"alternatives": 1}) for seed in range(ROWS)])
+    assert [[(one.token, one.finish) for one in answer] for answer in broken] == [[(None, "broken")]] * ROWS
+    assert tokens_of(answered(engine, plain)) == before
 
 
 @pytest.mark.parametrize("pass_tokens", [7, 512])

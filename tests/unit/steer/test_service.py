@@ -1,9 +1,11 @@
 """The service that generates: requests from any thread, one thread that runs the model."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,9 +185,25 @@ def test_what_cannot_be_done_is_refused_by_name(
         service.prepare(request(**asked))
 
 
+def test_an_answer_whose_numbers_are_no_longer_finite_is_ended_and_says_so(service: SteerService) -> None:
+    prepared = service.prepare(request(logprobs=2, steering={"edits": [ADD], "compare": True, "watch": [3]}))
+    assert prepared.edits is not None
+    (term,) = prepared.edits.terms
+    endless = replace(prepared.edits, terms=(replace(term, vector_D=term.vector_D * math.inf),))
+    *_, finished, done = service.events(replace(prepared, edits=endless))
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.detail) == ("content_filter", "the model's numbers are no longer finite")
+    assert isinstance(done, Done)
+    assert done.comparison is not None
+    assert math.isnan(done.comparison.perplexity)
+    assert done.usage.completion_tokens == 0
+
+
 def test_a_request_that_is_not_understood_names_the_field() -> None:
     with pytest.raises(ConfigError, match="strength: field required"):
         request(steering={"edits": [{"op": "add", "feature": 1}]})
+    with pytest.raises(ConfigError, match="strength.*1000000000"):
+        request(steering={"edits": [{**ADD, "strength": 1e300}]})
 
 
 def test_more_requests_than_may_wait_are_refused_and_rows_come_free_again(service: SteerService) -> None:
