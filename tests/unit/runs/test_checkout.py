@@ -51,7 +51,7 @@ def test_packages_of_the_working_folder_do_not_run(working_folder: Path, argumen
 @pytest.mark.proof
 def test_the_built_package_has_its_pipelines(working_folder: Path, tmp_path: Path) -> None:
     copy, built = tmp_path / "copy", tmp_path / "built"
-    for folder in ("src/mistudio", "components", "images", "pipelines"):
+    for folder in ("src/mistudio", "components", "images", "model_servers", "pipelines"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -68,6 +68,9 @@ def test_the_built_package_has_its_pipelines(working_folder: Path, tmp_path: Pat
     assert (compiled.returncode, compiled.stderr) == (0, "")
     text = (working_folder / "compiled" / "interpret.yaml").read_text()
     assert text == (ROOT / "pipelines" / "compiled" / "interpret.yaml").read_text()
+    served = mistudio(working_folder, built, "serve", "--help")
+    assert (served.returncode, served.stderr) == (0, "")
+    assert "--audit-log" in served.stdout
 
 
 def test_a_wrong_checkout_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
