@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mistudio.errors import Busy, ConfigError, Draining, InputError, NotFound, Unavailable
 from mistudio.instrument import Session, open_session
-from mistudio.instrument.compiled import Nameable
+from mistudio.instrument.compiled import Nameable, NamedDirection
 from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.settings import validated
@@ -24,6 +25,7 @@ from mistudio.steer.guard import GuardSettings
 from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, GenerationRequest
 from mistudio.steer.service import SteerService
+from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import llama_run, publish_sae
@@ -308,6 +310,20 @@ def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Sessio
         (end,) = (event for event in ask(guarded, **asked, steering={"edits": [ADD]}) if isinstance(event, Finished))
         assert end.reason == "content_filter"
         assert "perplexity" in str(end.detail)
+
+
+def test_a_direction_that_is_saved_anew_is_the_one_that_acts(session: Session) -> None:
+    (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
+    one_D, other_D = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1))
+    saved = {"calm": NamedDirection(hook, one_D, "1")}
+    steering = {"edits": [{"op": "add", "direction": "calm", "strength": 20.0}]}
+    with SteerService(Nameable(session, directions=lambda name: saved[name]), "tiny", ServiceConfig(rows=2)) as served:
+        first = text_of(ask(served, sampling=GREEDY, steering=steering))
+        saved["calm"] = NamedDirection(hook, other_D, "2")
+        second = text_of(ask(served, sampling=GREEDY, steering=steering))
+        saved["calm"] = NamedDirection(hook, one_D, "1")
+        assert text_of(ask(served, sampling=GREEDY, steering=steering)) == first
+    assert second != first
 
 
 def test_a_preset_acts_beside_the_requests_own_edits(session: Session, service: SteerService) -> None:
