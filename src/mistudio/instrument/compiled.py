@@ -206,6 +206,16 @@ class Nameable:
             raise NotFound(message)
         return self._directions(name)
 
+    def holding(self, edits: Edits) -> "Nameable":
+        """The same, with the directions that edits name as they are now: one may be saved anew at any time.
+
+        Raises:
+            NotFound: there is no such direction.
+        """
+        named = dict.fromkeys(name for edit in edits.edits if (name := getattr(edit, "direction", None)) is not None)
+        held = {name: self.direction(name) for name in named}
+        return Nameable(self.session, self.names, self._maxima, held.__getitem__) if held else self
+
 
 def compile_edits(edits: Edits, nameable: Nameable) -> CompiledEdits:
     """Look up all that edits name, and make terms of them.
@@ -214,6 +224,7 @@ def compile_edits(edits: Edits, nameable: Nameable) -> CompiledEdits:
         NotFound: an autoencoder, feature or direction is not there.
         InputError: a feature's maximum is asked for and not known; or a condition is read later than its edit acts.
     """
+    nameable = nameable.holding(edits)
     terms = tuple(term for edit in edits.edits for term in _terms(edit, nameable))
     stops = tuple(_gate(when, nameable) for when in edits.stop_when)
     placed = nameable.session.autoencoders

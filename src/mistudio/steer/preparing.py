@@ -1,6 +1,7 @@
 """Requests made ready for the engine: checked, tokenised, their edits compiled; on any thread, and without a pass."""
 
 from collections.abc import Callable
+from threading import Lock
 
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
@@ -38,7 +39,8 @@ class Preparer:
     ) -> None:
         self._nameable, self._reader, self._config, self._presets = nameable, reader, config, presets
         self._max_tokens = max_tokens
-        self._compiled: dict[str, CompiledEdits] = {}
+        self._compiled: dict[tuple[str, ...], CompiledEdits] = {}
+        self._lock = Lock()  # several threads prepare
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """Check a request, and get ready all that it needs.
@@ -90,19 +92,19 @@ class Preparer:
         return Edits(edits=(*own.edits, *added.edits), stop_when=(*own.stop_when, *added.stop_when))
 
     def _compile(self, edits: Edits) -> CompiledEdits | None:
-        """Edits for the model; equal ones are made once."""
+        """Edits for the model; equal ones are made once, as long as the directions that they name are the same."""
         if not edits:
             return None
-        # A name may stand for another direction by now.
-        named = {name for edit in edits.edits if (name := getattr(edit, "direction", None)) is not None}
-        directions = [self._nameable.direction(name).digest for name in sorted(named)]
-        key = "\n".join([edits.model_dump_json(), *directions])
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            compiled = compile_edits(edits, self._nameable)
-            if len(self._compiled) >= _KEPT_EDITS:
-                self._compiled.pop(next(iter(self._compiled)), None)
-            self._compiled[key] = compiled
+        nameable = self._nameable.holding(edits)
+        named = [getattr(edit, "direction", None) for edit in edits.edits]
+        key = (edits.model_dump_json(), *(nameable.direction(name).digest for name in named if name is not None))
+        with self._lock:
+            compiled = self._compiled.get(key)
+            if compiled is None:
+                compiled = compile_edits(edits, nameable)
+                if len(self._compiled) >= _KEPT_EDITS:
+                    self._compiled.pop(next(iter(self._compiled)))
+                self._compiled[key] = compiled
         return compiled
 
     def _latent(self, autoencoder: str | None, feature: int) -> tuple[int, int]:

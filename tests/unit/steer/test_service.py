@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mistudio.errors import Busy, ConfigError, Draining, InputError, NotFound, Unavailable
 from mistudio.instrument import Session, open_session
@@ -24,6 +25,7 @@ from mistudio.steer.guard import GuardSettings
 from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.requests import Delta, Done, Event, Failed, Finished, GenerationRequest
 from mistudio.steer.service import SteerService
+from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.directions import random_directions
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import llama_run, publish_sae
@@ -310,16 +312,18 @@ def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Sessio
         assert "perplexity" in str(end.detail)
 
 
-def test_a_name_that_stands_for_another_direction_by_now_means_that_one(session: Session) -> None:
-    hook = session.autoencoders[0].ends.write
-    rows = session.autoencoders[0].sae.W_dec.detach()
-    stands_for = {"tone": NamedDirection(hook, rows[3], "one")}
-    nameable = Nameable(session, directions=stands_for.__getitem__)
-    steering = {"edits": [{"op": "add", "direction": "tone", "strength": 40.0}]}
-    with SteerService(nameable, "tiny", ServiceConfig(rows=2)) as service:
-        before = text_of(ask(service, sampling=GREEDY, steering=steering))
-        stands_for["tone"] = NamedDirection(hook, -rows[3], "another")
-        assert text_of(ask(service, sampling=GREEDY, steering=steering)) != before
+def test_a_direction_that_is_saved_anew_is_the_one_that_acts(session: Session) -> None:
+    (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
+    one_D, other_D = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1))
+    saved = {"calm": NamedDirection(hook, one_D, "1")}
+    steering = {"edits": [{"op": "add", "direction": "calm", "strength": 20.0}]}
+    with SteerService(Nameable(session, directions=lambda name: saved[name]), "tiny", ServiceConfig(rows=2)) as served:
+        first = text_of(ask(served, sampling=GREEDY, steering=steering))
+        saved["calm"] = NamedDirection(hook, other_D, "2")
+        second = text_of(ask(served, sampling=GREEDY, steering=steering))
+        saved["calm"] = NamedDirection(hook, one_D, "1")
+        assert text_of(ask(served, sampling=GREEDY, steering=steering)) == first
+    assert second != first
 
 
 def test_a_preset_acts_beside_the_requests_own_edits(session: Session, service: SteerService) -> None:
