@@ -100,11 +100,15 @@ PLACES = [
 
 
 def build_model(family: str) -> tf.PreTrainedModel:
-    """A model with the same random weights every time; large ones, so that all parts of a block matter."""
-    torch.manual_seed(0)
+    """A model of a family, with the same random weights every time."""
     is_encoder = family in ENCODERS
     config = (ENCODERS if is_encoder else CAUSAL)[family]()
-    auto_class = tf.AutoModelForMaskedLM if is_encoder else tf.AutoModelForCausalLM
+    return random_model(config, tf.AutoModelForMaskedLM if is_encoder else tf.AutoModelForCausalLM)
+
+
+def random_model(config: tf.PreTrainedConfig, auto_class: type = tf.AutoModelForCausalLM) -> tf.PreTrainedModel:
+    """A model with the same random weights every time; large ones, so that all parts of a block matter."""
+    torch.manual_seed(0)
     model = auto_class.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -38,8 +38,12 @@ def subject_of(family: str) -> Subject:
 
 
 def fresh_subject(family: str) -> Subject:
+    return loud_subject(build_model(family))
+
+
+def loud_subject(model: tf.PreTrainedModel) -> Subject:
     """A model whose blocks are loud enough that its answers do not repeat one token."""
-    subject = subject_from_model(build_model(family).eval(), byte_level_tokenizer())
+    subject = subject_from_model(model.eval(), byte_level_tokenizer())
     with torch.no_grad():
         for parameter in subject.blocks.parameters():
             if parameter.ndim > 1:

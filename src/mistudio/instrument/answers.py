@@ -99,6 +99,22 @@ def check_can_generate(subject: Subject) -> None:
         raise SubjectError(message)
 
 
+def most_slots(subject: Subject, wanted: int) -> int:
+    """How long a sequence may be.
+
+    Where a model turns all places otherwise as soon as one row of a batch is longer than some length (``longrope``), a
+    row would depend on those beside it, and on what the cache held before: it may be no longer than that.
+
+    Args:
+        subject: the model.
+        wanted: tokens of a sequence, at most.
+    """
+    rope = getattr(subject.text_config, "rope_parameters", None) or {}
+    some = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # of all layers, or by their kind
+    turns = [each.get("original_max_position_embeddings") for each in some if each.get("rope_type") == "longrope"]
+    return min(wanted, subject.max_positions or wanted, *(int(length) for length in turns if length))
+
+
 def check_generation(generation: Generation, vocabulary: int, num_slots: int) -> None:
     """Refuse what cannot be started, now or ever.
 

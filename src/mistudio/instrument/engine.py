@@ -35,6 +35,7 @@ from mistudio.instrument.answers import (
     check_generation,
     fired_first,
     judged,
+    most_slots,
     written,
 )
 from mistudio.instrument.attach import Attached
@@ -69,8 +70,7 @@ class Engine:
     def __init__(self, session: Session, num_rows: int = 16, num_slots: int | None = None) -> None:
         subject = session.subject
         check_can_generate(subject)
-        wanted = num_slots or _MOST_SLOTS
-        self.num_rows, self.num_slots = num_rows, min(wanted, subject.max_positions or wanted)
+        self.num_rows, self.num_slots = num_rows, most_slots(subject, num_slots or _MOST_SLOTS)
         self.special_ids = frozenset(subject.tokenizer.all_special_ids)
         self._session, self._table, self._attached = session, EditTable(session), Attached(session)
         self._passes = RowPasses(subject, num_rows, self.num_slots)

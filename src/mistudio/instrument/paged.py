@@ -24,6 +24,7 @@ from mistudio.instrument.answers import (
     check_generation,
     fired_first,
     judged,
+    most_slots,
     written,
 )
 from mistudio.instrument.attach import Attached
@@ -66,8 +67,7 @@ class PagedEngine:
     ) -> None:
         subject = session.subject
         check_can_generate(subject)
-        wanted = num_slots or _MOST_SLOTS
-        wanted = min(wanted, subject.max_positions or wanted)
+        wanted = most_slots(subject, num_slots or _MOST_SLOTS)
         self._batches = PagedBatches(subject, num_rows, wanted, num_cached or num_rows * wanted)
         self.num_rows, self.num_slots = num_rows, self._batches.num_slots
         self.special_ids = frozenset(subject.tokenizer.all_special_ids)

@@ -18,6 +18,8 @@ from mistudio.subject import Subject, unedited
 
 logger = logging.getLogger(__name__)
 
+_SLIDING, _CHUNKED = "sliding_attention", "chunked_attention"  # kinds of layers, as transformers calls them
+
 
 class RowPasses:
     """Passes of a model, each over some rows that lie side by side in the cache.
@@ -75,11 +77,14 @@ class RowPasses:
         if not self._windows:
             return self._mask(seen_R1TS)
         slot_S = torch.arange(seen_R1TS.shape[-1], device=place_RT.device)
+        place_R1T1 = place_RT.clamp(min=0)[:, None, :, None]
         masks = {}
-        for kind, window in self._windows.items():
+        for kind, size in self._windows.items():
             near_R1TS = seen_R1TS
-            if window is not None:
-                near_R1TS = seen_R1TS & (slot_S > place_RT.clamp(min=0)[:, None, :, None] - window)
+            if size is not None and kind == _CHUNKED:
+                near_R1TS = seen_R1TS & (slot_S >= place_R1T1 - place_R1T1 % size)
+            elif size is not None:
+                near_R1TS = seen_R1TS & (slot_S > place_R1T1 - size)
             masks[kind] = self._mask(near_R1TS)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
@@ -124,10 +129,14 @@ def _num_layers(subject: Subject) -> int:
 
 
 def _windows(config: Any) -> dict[str, int | None]:
-    """How far back each kind of layer looks, by the name of the kind; empty where all look at everything."""
+    """How far back each kind of layer looks, by the name of the kind; empty where all look at everything.
+
+    Some look as far back as a window, others as far as the beginning of the chunk that a token is in.
+    """
     window = getattr(config, "sliding_window", None)
+    sizes = {_SLIDING: window, _CHUNKED: getattr(config, "attention_chunk_size", None)}
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - {"full_attention"}:
-        return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+        return {kind: sizes.get(kind) for kind in sorted(kinds)}
     uses = getattr(config, "use_sliding_window", True)
-    return {"sliding_attention": window} if window and uses and not kinds else {}
+    return {_SLIDING: window} if window and uses and not kinds else {}

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from threading import Lock
 
+from pydantic import ValidationError
+
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
 from mistudio.instrument.edits import Edit, Edits, Schedule
 from mistudio.instrument.where import PromptTokens
 from mistudio.plain_text import shortened
+from mistudio.settings import refused
 from mistudio.steer.bounds import canonical_in, check
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.preset_use import NamedEdits
@@ -89,7 +92,11 @@ class Preparer:
         check(own, self._config.limits, canonical_in(self._nameable), preset=added)
         if added is None:
             return own
-        return Edits(edits=(*own.edits, *added.edits), stop_when=(*own.stop_when, *added.stop_when))
+        try:
+            return Edits(edits=(*own.edits, *added.edits), stop_when=(*own.stop_when, *added.stop_when))
+        except ValidationError as error:
+            message = f"steering: with what the preset holds, {refused(error)}"
+            raise InputError(message) from error
 
     def _compile(self, edits: Edits) -> CompiledEdits | None:
         """Edits for the model; equal ones are made once, as long as the directions that they name are the same."""
@@ -126,7 +133,11 @@ def _times(edits: Edits, factor: float) -> Edits:
 
     def scheduled(edit: Edit) -> Edit:
         old = edit.schedule or Schedule()
-        new = Schedule(start=old.start * factor, end=old.end * factor, steps=old.steps)
+        try:
+            new = Schedule(start=old.start * factor, end=old.end * factor, steps=old.steps)
+        except ValidationError as error:
+            message = f"steering.preset_strength: by {factor:g} the preset's schedule is too steep: {refused(error)}"
+            raise InputError(message) from error
         return edit.model_copy(update={"schedule": new})
 
     return Edits(edits=tuple(map(scheduled, edits.edits)), stop_when=edits.stop_when)

@@ -312,18 +312,18 @@ class SteerService:
 
     def _admit(self, tickets: Sequence[Ticket]) -> None:
         """Start the answers of some requests together; where that fails, one by one, to see whose fault it is."""
-        try:
-            self._begin(tickets)
-        except MistudioError as error:
-            if len(tickets) == 1:
-                self._lose(tickets[0], error)
-                return
-            for ticket in tickets:
-                self._admit([ticket])
-
-    def _begin(self, tickets: Sequence[Ticket]) -> None:
         answers = {answer.generation: (ticket, answer) for ticket in tickets for answer in ticket.answers}
-        written = self.engine.start(list(answers))
+        try:
+            written = self.engine.start(list(answers))
+        except Exception as error:
+            if len(tickets) > 1:
+                for ticket in tickets:
+                    self._admit([ticket])
+                return
+            if not isinstance(error, MistudioError):
+                logger.exception("A request could not be started")
+            self._lose(tickets[0], error)
+            return
         self._running |= answers
         now = time.monotonic()
         for ticket in tickets:
@@ -363,7 +363,9 @@ class SteerService:
             steered, plain = ticket.answers
             try:
                 comparison = compare(self.engine, ticket.prepared, steered, plain, self._tokenizer)
-            except MistudioError as error:
+            except Exception as error:
+                if not isinstance(error, MistudioError):
+                    logger.exception("Two answers could not be compared")
                 self._lose(ticket, error)
                 return
         self._counts["answered"] += 1

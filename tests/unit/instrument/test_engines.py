@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as tf
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from mistudio.errors import InputError, SubjectError
@@ -14,7 +15,7 @@ from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.session import Session
 from mistudio.instrument.text_engine import TextEngine
 from mistudio.subject import run_captured
-from tests.support.families import CAUSAL
+from tests.support.families import CAUSAL, random_model
 from tests.support.generating import (
     BACK_ENDS,
     SPECIAL,
@@ -24,6 +25,7 @@ from tests.support.generating import (
     fresh_subject,
     generated,
     ids_of,
+    loud_subject,
     nameable_of,
     session_of,
     tokens_of,
@@ -465,6 +467,49 @@ def test_the_static_engine_gives_what_generate_gives_in_every_family(family: str
     session = session_of(family, [])
     wishes = [Wish(ids_of(length, length), 22) for length in (5, 14, 1)]
     with BACK_ENDS["static"](session, num_rows=2, num_slots=SLOTS) as engine:
+        found = tokens_of(answered(engine, wishes, 3))
+    assert found == [generated(session.subject, wish.ids, wish.limit) for wish in wishes]
+
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OTHER_PLACES: dict[str, tf.PreTrainedConfig] = {
+    "chunks": tf.Llama4TextConfig(
+        **SIZES, attention_chunk_size=16, num_local_experts=2, intermediate_size_mlp=48, use_qk_norm=False, head_dim=8
+    ),
+    "windows": tf.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=16, max_window_layers=1),
+    "one window": tf.MistralConfig(**SIZES, sliding_window=16),
+    "turned otherwise from 40 on": tf.Phi3Config(
+        **SIZES,
+        original_max_position_embeddings=40,
+        rope_scaling={
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [8.0] * 4,
+            "original_max_position_embeddings": 40,
+            "factor": 4.0,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_PLACES)
+def test_an_answer_beyond_what_layers_look_back_to_is_what_generate_gives(kind: str) -> None:
+    session = Session(loud_subject(random_model(OTHER_PLACES[kind])))
+    with BACK_ENDS["static"](session, num_rows=3, num_slots=120) as engine:
+        assert engine.has_cache  # type: ignore[attr-defined]
+        most = engine.num_slots
+        wishes = [Wish(ids_of(length, length), min(30, most - length)) for length in (60, 5, 37) if length < most]
         found = tokens_of(answered(engine, wishes, 3))
     assert found == [generated(session.subject, wish.ids, wish.limit) for wish in wishes]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,14 @@ def ask(service: SteerService, **asked: object) -> list[Event]:
 
 def text_of(events: list[Event], index: int = 0) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
+
+
+def ended(told: "queue.SimpleQueue[Event]") -> Event:
+    """The next event that is a request's last."""
+    while True:
+        event = told.get(timeout=30)
+        if isinstance(event, Done | Failed):
+            return event
 
 
 def idle(service: SteerService) -> bool:
@@ -310,6 +319,60 @@ def test_an_answer_that_the_model_as_it_is_finds_absurd_is_ended(session: Sessio
         (end,) = (event for event in ask(guarded, **asked, steering={"edits": [ADD]}) if isinstance(event, Finished))
         assert end.reason == "content_filter"
         assert "perplexity" in str(end.detail)
+
+
+@pytest.mark.parametrize(
+    ("steering", "said"),
+    [
+        ({"preset": "steep", "preset_strength": 500}, "preset_strength: by 500 .*start"),
+        ({"preset": "watchful", "stop_when": [{"feature": 2}]}, "with what the preset holds, .*64"),
+    ],
+)
+def test_what_a_preset_cannot_become_is_refused_by_name(
+    session: Session, steering: dict[str, object], said: str
+) -> None:
+    steep = {"op": "add", "feature": 9, "strength": 1e-3, "schedule": {"start": 10}}
+    presets = {
+        "steep": NamedEdits(Edits.model_validate({"edits": [steep]})),
+        "watchful": NamedEdits(Edits.model_validate({"stop_when": [{"feature": 1}] * 64})),
+    }
+    with_presets = SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), presets=presets.__getitem__)
+    with pytest.raises(InputError, match=said):
+        with_presets.prepare(request(steering=steering))
+
+
+def test_a_comparison_that_fails_is_told_and_harms_no_other(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*_asked: object) -> None:
+        message = "not enough memory"
+        raise RuntimeError(message)
+
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=4)) as served:
+        monkeypatch.setattr(served.engine, "judge", no_memory)
+        told: tuple[queue.SimpleQueue[Event], ...] = (queue.SimpleQueue(), queue.SimpleQueue())
+        served.submit(served.prepare(request(max_tokens=30)), told[0].put)
+        served.submit(served.prepare(request(steering={"edits": [ADD], "compare": True})), told[1].put)
+        plain, compared = map(ended, told)
+        assert idle(served)
+    assert isinstance(compared, Failed)
+    assert isinstance(plain, Done)
+    assert "could not be compared" in caplog.text
+
+
+def test_a_request_that_cannot_be_started_harms_no_other(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=4)) as served:
+        good, bad = served.prepare(request()), served.prepare(request(steering={"edits": [ADD]}))
+        assert bad.edits is not None
+        (term,) = bad.edits.terms
+        bad = replace(bad, edits=replace(bad.edits, terms=(replace(term, vector_D=torch.zeros(3)),)))
+        told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        with served._changed:  # so that all three are let in together
+            for each in (good, bad, good):
+                served.submit(each, told.put)
+        last = [ended(told) for _ in range(3)]
+    assert sorted(type(event).__name__ for event in last) == ["Done", "Done", "Failed"]
+    assert "could not be started" in caplog.text
 
 
 def test_a_direction_that_is_saved_anew_is_the_one_that_acts(session: Session) -> None:
