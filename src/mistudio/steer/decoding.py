@@ -34,13 +34,27 @@ class TextStream:
 
     def _decoded(self, *, last: bool) -> str:
         """Text of the newest tokens, decoded behind those before: a token alone may read otherwise."""
-        before = self._decode(self._ids[self._start : self._read])
         whole = self._decode(self._ids[self._start :])
-        is_broken = whole.endswith(_BROKEN) and len(self._ids) - self._read < _MOST_BROKEN
-        if is_broken and not last:
+        end = self._certain(whole) if whole.endswith(_BROKEN) and not last else len(self._ids)
+        if end == self._read:
             return ""
-        self._start, self._read = self._read, len(self._ids)
-        return whole[len(before) :]
+        before, text = self._decode(self._ids[self._start : self._read]), self._decode(self._ids[self._start : end])
+        self._start, self._read = self._read, end
+        return text[len(before) :]
+
+    def _certain(self, whole: str) -> int:
+        """How many tokens are certain, where the last character may not be whole.
+
+        It may begin behind bytes that will never be one. Where a token that follows leaves a text as it is and makes it
+        longer, no character goes on beyond that text.
+        """
+        num, behind = len(self._ids), whole
+        for end in range(num - 1, max(self._read, num - _MOST_BROKEN), -1):
+            text = self._decode(self._ids[self._start : end])
+            if len(text) < len(behind) and behind.startswith(text):
+                return end
+            behind = text
+        return self._read if num - self._read < _MOST_BROKEN else num
 
     def _given(self, new: str, *, last: bool) -> str:
         text = self._held + new

@@ -1,8 +1,11 @@
 """Tokens as text, as they come."""
 
+import random
+
 import pytest
 
 from mistudio.steer.decoding import TextStream
+from tests.support.families import byte_level_tokenizer
 from tests.support.tiny import tiny_tokenizer
 
 TEXT = "the cat sat, naïve café 猫🙂 and then the dog ran"
@@ -49,3 +52,21 @@ def test_bytes_that_never_become_a_character_are_given_out() -> None:
     stream = TextStream(tokenizer)
     pieces = [stream.add(broken[0]) for _ in range(9)]
     assert "".join([*pieces, stream.finish()])
+
+
+@pytest.mark.parametrize("stray", range(1, 8))
+def test_a_character_behind_bytes_that_never_become_one_is_whole(stray: int) -> None:
+    tokenizer = byte_level_tokenizer()
+    ids = tokenizer("🙂", add_special_tokens=False)["input_ids"][:1] * stray
+    ids += tokenizer("🙂猫", add_special_tokens=False)["input_ids"]
+    stream = TextStream(tokenizer)
+    text = "".join([*map(stream.add, ids), stream.finish()])
+    assert text == tokenizer.decode(ids)
+
+
+def test_any_tokens_give_the_text_that_they_are_together() -> None:
+    tokenizer, draw = byte_level_tokenizer(), random.Random(0)
+    for _ in range(300):
+        ids = [draw.randrange(1, 260) for _ in range(draw.randrange(1, 30))]
+        stream = TextStream(tokenizer)
+        assert "".join([*map(stream.add, ids), stream.finish()]) == tokenizer.decode(ids)
