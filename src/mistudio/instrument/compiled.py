@@ -94,6 +94,11 @@ class Term:
     gate: Gate | None = None
     latch: Gate | None = None
 
+    @cached_property
+    def is_everywhere(self) -> bool:
+        """Whether it acts alike on all tokens that are not exempt."""
+        return self.where == Where() and self.schedule is None and self.latch is None
+
 
 @dataclass(frozen=True, eq=False)
 class CompiledEdits:

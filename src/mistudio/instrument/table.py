@@ -54,6 +54,9 @@ class RowEdits:
         terms = self.compiled.terms
         factor_TJ = np.zeros((len(place_T), len(terms)), dtype=np.float32)
         for number, term in enumerate(terms):
+            if term.is_everywhere:
+                factor_TJ[:, number] = ~exempt_T
+                continue
             on_T = acts_on(term.where, self.prompt, place_T, exempt_T)
             if term.latch is not None:
                 on_T &= place_T > self.fired.get(term.latch, 1 << 60)
