@@ -375,6 +375,21 @@ def test_a_request_that_cannot_be_started_harms_no_other(session: Session, caplo
     assert "could not be started" in caplog.text
 
 
+def test_edits_along_one_direction_count_together_whatever_they_call_it(session: Session) -> None:
+    (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
+    one, other = (NamedDirection(hook, torch.ones(WIDTH), digest) for digest in "12")
+    saved = {"calm": one, "direction/1": one, "kind": other}
+    served = SteerService(Nameable(session, directions=lambda name: saved[name]), "tiny", ServiceConfig(rows=2))
+
+    def along(*names: str) -> GenerationRequest:
+        edits = [{"op": "add", "direction": name, "strength": 1.5, "unit": "relative"} for name in names]
+        return request(steering={"edits": edits})
+
+    served.prepare(along("calm", "kind"))
+    with pytest.raises(ConfigError, match=r"edits\[1\]\.strength.*together with the edits before it 3"):
+        served.prepare(along("calm", "direction/1"))
+
+
 def test_a_direction_that_is_saved_anew_is_the_one_that_acts(session: Session) -> None:
     (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
     one_D, other_D = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1))
