@@ -19,6 +19,7 @@ from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.settings import validated
 from mistudio.steer.audit import AuditLog
+from mistudio.steer.audit_chain import Intervention
 from mistudio.steer.audit_verify import verify_log
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
@@ -435,6 +436,24 @@ def test_every_request_that_changes_the_model_is_in_the_log_before_and_after(ses
     assert records[0]["edits"][0]["features"] == [3]
     assert "the cat" not in path.read_text()
     assert verify_log(path).state == "intact"
+
+
+def test_a_request_that_comes_while_the_service_closes_is_refused_and_logged(session: Session, tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "interventions.jsonl")
+    closing = SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), audit=log)
+    prepared, append = closing.prepare(request(steering={"edits": [ADD]})), log.append
+
+    def slowly(intervention: Intervention) -> str:
+        found = append(intervention)
+        if intervention.outcome == "admitted":
+            closing.close()
+        return found
+
+    log.append = slowly  # type: ignore[method-assign]
+    with pytest.raises(Draining):
+        closing.submit(prepared, print)
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [line["outcome"] for line in lines if "outcome" in line] == ["admitted", "refused"]
 
 
 def test_where_the_log_cannot_be_written_nothing_is_steered(session: Session, tmp_path: Path) -> None:
