@@ -214,6 +214,8 @@ def test_an_answer_whose_numbers_are_no_longer_finite_is_ended_and_says_so(servi
 def test_a_request_that_is_not_understood_names_the_field() -> None:
     with pytest.raises(ConfigError, match="strength: field required"):
         request(steering={"edits": [{"op": "add", "feature": 1}]})
+    with pytest.raises(ConfigError, match="top_k"):
+        request(sampling={"top_k": 10**400})
     with pytest.raises(ConfigError, match="strength.*1000000000"):
         request(steering={"edits": [{**ADD, "strength": 1e300}]})
 
