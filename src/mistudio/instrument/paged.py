@@ -140,12 +140,15 @@ class PagedEngine:
         requests = [self._requests[piece.key] for piece in pieces]
         try:
             passed = self._pass(pieces, requests)
+            waiting = [
+                number for number, piece in enumerate(pieces) if not self._condition_fired(number, piece, passed)
+            ]
+            return self._choose([number for number in waiting if pieces[number].is_last], pieces, passed)
         except BaseException:
             for piece in pieces:
-                self._read_again(piece.key)
+                if piece.key in self._requests:
+                    self._read_again(piece.key)
             raise
-        numbers = [number for number, piece in enumerate(pieces) if not self._condition_fired(number, piece, passed)]
-        return self._choose([number for number in numbers if pieces[number].is_last], pieces, passed)
 
     def stop(self, generation: Generation) -> None:
         """End an answer; nothing happens where it is not under way."""

@@ -1,13 +1,14 @@
 """What requests may ask for: how strong, how many edits and features, and of which features.
 
 Strengths are bounded as they act: with the largest factor of their schedule, and all edits of one feature, or along one
-direction, together. Which autoencoder an edit means can be written in several ways, so that the lists of features are
-held against what is meant: ``canonical`` turns every way to write it into one.
+direction, together. Which autoencoder or direction an edit means can be written in several ways, so that lists and sums
+are held against what is meant: ``canonical`` and ``direction`` turn every way to write it into one.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, Field
@@ -72,7 +73,14 @@ def canonical_in(nameable: "Nameable") -> Canonical:
     return canonical
 
 
-def check(edits: Edits, limits: SteerLimits, canonical: Canonical, *, preset: Edits | None = None) -> None:
+def check(
+    edits: Edits,
+    limits: SteerLimits,
+    canonical: Canonical,
+    *,
+    preset: Edits | None = None,
+    direction: Callable[[str], str] = str,
+) -> None:
     """Refuse edits beyond the limits.
 
     Args:
@@ -81,6 +89,7 @@ def check(edits: Edits, limits: SteerLimits, canonical: Canonical, *, preset: Ed
         canonical: from what an edit or a list calls an autoencoder to the one name that is compared, see
             :func:`canonical_in`.
         preset: of the preset that it names.
+        direction: from what an edit calls a direction to what is the same for all its names.
 
     Raises:
         ConfigError: a limit is passed; the message names the field, such as ``steering.edits[1].strength``.
@@ -93,7 +102,7 @@ def check(edits: Edits, limits: SteerLimits, canonical: Canonical, *, preset: Ed
         raise ConfigError(message)
     _check_number(placed, edits, limits, canonical)
     _check_lists(placed, limits, canonical)
-    _check_strengths(placed, limits, canonical)
+    _check_strengths(placed, limits, canonical, cache(direction))
 
 
 def _check_number(placed: list[_Placed], edits: Edits, limits: SteerLimits, canonical: Canonical) -> None:
@@ -127,12 +136,14 @@ def _by_canonical(listed: Mapping[str, tuple[int, ...]], canonical: Canonical) -
     return found
 
 
-def _check_strengths(placed: list[_Placed], limits: SteerLimits, canonical: Canonical) -> None:
+def _check_strengths(
+    placed: list[_Placed], limits: SteerLimits, canonical: Canonical, direction: Callable[[str], str]
+) -> None:
     totals: defaultdict[tuple[str, object, str], float] = defaultdict(float)
     for name, edit in placed:
         for dose in _doses(edit):
             limit: float | None = getattr(limits, f"max_{dose.unit}")
-            for target in _targets(edit, canonical):
+            for target in _targets(edit, canonical, direction):
                 before = totals[(*target, dose.unit)]
                 totals[(*target, dose.unit)] = total = before + dose.value
                 if limit is not None and total > limit:
@@ -144,12 +155,14 @@ def _check_strengths(placed: list[_Placed], limits: SteerLimits, canonical: Cano
                     raise ConfigError(message)
 
 
-def _targets(edit: Add | Clamp | Scale | Ablate | Cap, canonical: Canonical) -> Iterator[tuple[str, object]]:
+def _targets(
+    edit: Add | Clamp | Scale | Ablate | Cap, canonical: Canonical, direction: Callable[[str], str]
+) -> Iterator[tuple[str, object]]:
     if edit.latents:
         own = canonical(edit.autoencoder)
         yield from ((own, latent) for latent in edit.latents)
     else:
-        yield "direction", getattr(edit, "direction", None)
+        yield "direction", direction(str(getattr(edit, "direction", None)))
 
 
 def _doses(edit: Add | Clamp | Scale | Ablate | Cap) -> Iterator[_Dose]:

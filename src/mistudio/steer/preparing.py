@@ -89,7 +89,7 @@ class Preparer:
         """All that a request does to the model, its preset's edits included, within what it may."""
         own = Edits(edits=steering.edits, stop_when=steering.stop_when)
         added = _times(preset.edits, steering.preset_strength) if preset is not None else None
-        check(own, self._config.limits, canonical_in(self._nameable), preset=added)
+        check(own, self._config.limits, canonical_in(self._nameable), preset=added, direction=self._digest)
         if added is None:
             return own
         try:
@@ -97,6 +97,9 @@ class Preparer:
         except ValidationError as error:
             message = f"steering: with what the preset holds, {refused(error)}"
             raise InputError(message) from error
+
+    def _digest(self, direction: str) -> str:
+        return self._nameable.direction(direction).digest
 
     def _compile(self, edits: Edits) -> CompiledEdits | None:
         """Edits for the model; equal ones are made once, as long as the directions that they name are the same."""

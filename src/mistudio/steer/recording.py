@@ -38,7 +38,11 @@ class Recorder:
 
     def ended(self, prepared: Prepared, caller: Caller, outcome: Outcome, detail: str | None) -> None:
         """Write what came of it, some time soon."""
-        self._writer.submit(self._write, self._line(prepared, caller, outcome, detail))
+        line = self._line(prepared, caller, outcome, detail)
+        try:
+            self._writer.submit(self._write, line)
+        except RuntimeError:  # it has ended: a request was written down while the service was closed
+            self._write(line)
 
     def close(self) -> None:
         """Write what is to be written, and end."""

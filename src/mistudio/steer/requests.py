@@ -58,7 +58,7 @@ class Sampling(Settings):
 
     temperature: float = Field(1.0, ge=0, le=100, description="0: always the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="of the likeliest tokens that together are as likely")
-    top_k: int = Field(0, ge=0, description="of so many likeliest tokens; 0: of all")
+    top_k: int = Field(0, ge=0, le=1 << 31, description="of so many likeliest tokens; 0: of all")
     min_p: float = Field(0.0, ge=0, le=1, description="of tokens at least as likely as this share of the likeliest")
     seed: int | None = Field(None, ge=0, le=MOST_SEED, description="of what is drawn; None: another one each time")
     logit_bias: Mapping[int, Annotated[float, Field(ge=-100, le=100)]] = Field(

@@ -394,6 +394,18 @@ def test_an_answer_whose_logits_are_no_numbers_ends_and_leaves_nothing_behind(
     assert tokens_of(answered(engine, plain)) == before
 
 
+def test_a_choice_that_fails_leaves_the_others_as_they_are(engine: TextEngine) -> None:
+    wish, more = Wish(ids_of(9), 12), {"choosing": Choosing(temperature=1.0, top_k=10**400)}
+    (alone,) = tokens_of(answered(engine, [wish]))
+    begun = wish.begun()
+    engine.start([begun])
+    with pytest.raises(OverflowError):
+        engine.start([Wish(ids_of(20, 1), 12, more=more).begun()])
+    while engine.running:
+        engine.step()
+    assert begun.tokens == alone
+
+
 @pytest.mark.parametrize("pass_tokens", [7, 512])
 def test_a_lasting_condition_acts_behind_the_first_token_on_which_its_feature_fires(
     make: Make, session: Session, nameable: Nameable, pass_tokens: int, monkeypatch: pytest.MonkeyPatch

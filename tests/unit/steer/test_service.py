@@ -19,6 +19,7 @@ from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.settings import validated
 from mistudio.steer.audit import AuditLog
+from mistudio.steer.audit_chain import Intervention
 from mistudio.steer.audit_verify import verify_log
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
@@ -213,6 +214,8 @@ def test_an_answer_whose_numbers_are_no_longer_finite_is_ended_and_says_so(servi
 def test_a_request_that_is_not_understood_names_the_field() -> None:
     with pytest.raises(ConfigError, match="strength: field required"):
         request(steering={"edits": [{"op": "add", "feature": 1}]})
+    with pytest.raises(ConfigError, match="top_k"):
+        request(sampling={"top_k": 10**400})
     with pytest.raises(ConfigError, match="strength.*1000000000"):
         request(steering={"edits": [{**ADD, "strength": 1e300}]})
 
@@ -375,6 +378,21 @@ def test_a_request_that_cannot_be_started_harms_no_other(session: Session, caplo
     assert "could not be started" in caplog.text
 
 
+def test_edits_along_one_direction_count_together_whatever_they_call_it(session: Session) -> None:
+    (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
+    one, other = (NamedDirection(hook, torch.ones(WIDTH), digest) for digest in "12")
+    saved = {"calm": one, "direction/1": one, "kind": other}
+    served = SteerService(Nameable(session, directions=lambda name: saved[name]), "tiny", ServiceConfig(rows=2))
+
+    def along(*names: str) -> GenerationRequest:
+        edits = [{"op": "add", "direction": name, "strength": 1.5, "unit": "relative"} for name in names]
+        return request(steering={"edits": edits})
+
+    served.prepare(along("calm", "kind"))
+    with pytest.raises(ConfigError, match=r"edits\[1\]\.strength.*together with the edits before it 3"):
+        served.prepare(along("calm", "direction/1"))
+
+
 def test_a_direction_that_is_saved_anew_is_the_one_that_acts(session: Session) -> None:
     (hook,) = resolve_hooks(session.subject, [HookPoint("resid_post", 0)])
     one_D, other_D = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -420,6 +438,24 @@ def test_every_request_that_changes_the_model_is_in_the_log_before_and_after(ses
     assert records[0]["edits"][0]["features"] == [3]
     assert "the cat" not in path.read_text()
     assert verify_log(path).state == "intact"
+
+
+def test_a_request_that_comes_while_the_service_closes_is_refused_and_logged(session: Session, tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "interventions.jsonl")
+    closing = SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), audit=log)
+    prepared, append = closing.prepare(request(steering={"edits": [ADD]})), log.append
+
+    def slowly(intervention: Intervention) -> str:
+        found = append(intervention)
+        if intervention.outcome == "admitted":
+            closing.close()
+        return found
+
+    log.append = slowly  # type: ignore[method-assign]
+    with pytest.raises(Draining):
+        closing.submit(prepared, print)
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [line["outcome"] for line in lines if "outcome" in line] == ["admitted", "refused"]
 
 
 def test_where_the_log_cannot_be_written_nothing_is_steered(session: Session, tmp_path: Path) -> None:
