@@ -30,6 +30,9 @@ class Preparer:
         config: what requests may ask for.
         max_tokens: of a prompt and its answer.
         presets: finds the edits of a preset by its name; None: there are none.
+
+    Raises:
+        NotFound: the limits name an autoencoder that is not served, so that they would hold nobody to anything.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class Preparer:
     ) -> None:
         self._nameable, self._reader, self._config, self._presets = nameable, reader, config, presets
         self._max_tokens = max_tokens
+        for name in (*config.limits.deny, *(config.limits.allow or ())):
+            nameable.number(name)
         self._compiled: dict[tuple[str, ...], CompiledEdits] = {}
         self._lock = Lock()  # several threads prepare
 
@@ -58,7 +63,7 @@ class Preparer:
         if request.steering is not None:
             preset = self._preset(request.steering)
             changes = self._changes(request.steering, preset)
-            warnings = _warnings(request.steering, preset)
+            warnings = (*_warnings(request.steering, preset), *_prompt_warnings(request, prompt))
             watched = tuple(self._latent(one.autoencoder, one.feature) for one in request.steering.watch)
             if request.steering.compare and request.n > 1:
                 message = "steering.compare: two answers are compared: leave out n."
@@ -156,4 +161,18 @@ def _warnings(steering: Steering, preset: NamedEdits | None) -> tuple[str, ...]:
     return (
         f"steering.preset_strength {steering.preset_strength:g} is outside {low:g} to {high:g}, where text under the "
         f"preset {shortened(str(steering.preset))} was found to stay coherent.",
+    )
+
+
+def _prompt_warnings(request: GenerationRequest, prompt: PromptTokens) -> tuple[str, ...]:
+    """What is doubtful about a chat whose template does not show whose words are whose."""
+    if (
+        request.messages is None
+        or not prompt.exempt_P.all()
+        or not any(one.content.strip() for one in request.messages)
+    ):
+        return ()
+    return (
+        "messages: the chat template changes what they say, so that all tokens of the prompt count as the template's: "
+        "edits leave them alone unless where.specials says otherwise.",
     )

@@ -474,3 +474,18 @@ def test_both_engines_give_the_same_answers(session: Session, service: SteerServ
     config = validated(ServiceConfig, {"rows": 2, "engine": engine})
     with SteerService(Nameable(session), "tiny", config) as other:
         assert text_of(ask(other, **asked)) == text_of(ask(service, **asked))
+
+
+def test_limits_on_an_autoencoder_that_is_not_served_keep_a_service_from_starting(session: Session) -> None:
+    config = validated(ServiceConfig, {"rows": 2, "limits": {"deny": {"sae/other": [3]}}})
+    with pytest.raises(NotFound, match="no autoencoder sae/other"):
+        SteerService(Nameable(session), "tiny", config)
+
+
+def test_a_template_that_hides_whose_words_are_whose_is_told(session: Session) -> None:
+    template = "{% for m in messages %}{{ m.content | upper | reverse }}{% endfor %}"
+    messages = [{"role": "user", "content": "the cat"}]
+    with SteerService(Nameable(session), "tiny", ServiceConfig(rows=2), template) as service:
+        told = ask(service, prompt=None, messages=messages, steering={"edits": [ADD]})
+    (warnings,) = (event.warnings for event in told if isinstance(event, Finished))
+    assert "where.specials" in warnings[0]
