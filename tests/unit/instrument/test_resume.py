@@ -19,6 +19,7 @@ from mistudio.subject import (
     run_captured,
     spliced,
     subject_from_model,
+    unedited,
 )
 from mistudio.subject.hooks import available_points
 from tests.support.families import FAMILIES, LAYERS, build_model, byte_level_tokenizer
@@ -185,7 +186,8 @@ def gone_on_at_once(subject: Subject, threads: int) -> list[tuple[int, Tensor]]:
     @torch.no_grad()
     def go_on(_number: int) -> tuple[int, Tensor]:
         together.wait()
-        forward_logits(subject, ids_BT)  # passes of others come by while one tries the model out
+        with unedited():  # as a pass has to say that comes by while another thread tries the model out with an edit
+            forward_logits(subject, ids_BT)
         prefix = run_to(subject, [hook], ids_BT)
         stream_BTE = continue_to_head(subject, prefix, changed(prefix.values[hook.point]))
         return prefix.skipped, head_logits(subject, stream_BTE.flatten(0, 1))
