@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_context import Pipeline
+from kfp.kubernetes import use_field_path_as_env
 
 from components.generate import dashboard_options, plain_default
 from mistudio.settings import Leaf
+from mistudio.runs.tasks import step_name
 from mistudio.steps import STEPS
+from mistudio.steps.records import RUN_ENV
 
+_RUN_LABEL = "metadata.labels['pipeline/runid']"
 # By step: what it calls an option -> what the pipeline calls it.
 Takes = Mapping[str, Mapping[str, str]]
 
@@ -39,6 +44,7 @@ def pipeline(description: str, takes: Takes) -> Callable[[Callable[[Any], None]]
         def function(*given: Any) -> None:
             values = dict(zip(leaves, given, strict=True))
             body({step: {own: values[name] for own, name in of.items()} for step, of in takes.items()})
+            _finish_tasks()
 
         texts = "".join(f"    {name}: {_shown(leaf)}\n" for name, leaf in leaves.items())
         function.__name__ = function.__qualname__ = body.__name__
@@ -49,6 +55,15 @@ def pipeline(description: str, takes: Takes) -> Callable[[Callable[[Any], None]]
         return dsl.pipeline(name=body.__name__, description=description)(function)
 
     return decorate
+
+
+def _finish_tasks() -> None:
+    """Call each task of the pipeline by its step's title, and tell its pod which run it is of."""
+    for task in Pipeline.get_default_pipeline().tasks.values():
+        step = step_name(task.name)
+        if step:
+            task.set_display_name(STEPS[step].title or step)
+            use_field_path_as_env(task, RUN_ENV, _RUN_LABEL)
 
 
 def only(*names: str, **renamed: str) -> dict[str, str]:

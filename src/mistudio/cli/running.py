@@ -40,13 +40,8 @@ def run_locally(runner: LocalRunner, name: str, settings: Settings) -> tuple[lis
         raise
     ended = runner.get(run.id)
     if ended.state != "finished":
-        raise PipelineFailed(_reason(ended), ended.exit_code or 1, view.steps.finished, _seconds(ended))
-    return view.steps.finished, _seconds(ended)
-
-
-def _seconds(run: Run) -> float | None:
-    """By the clock, with the starting of each step; None where nobody saw the end."""
-    return None if run.ended_at is None else (run.ended_at - run.created_at).total_seconds()
+        raise PipelineFailed(_reason(ended), ended.exit_code or 1, view.steps.finished, ended.seconds)
+    return view.steps.finished, ended.seconds
 
 
 def _reason(run: Run) -> str:

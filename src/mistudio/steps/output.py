@@ -9,6 +9,7 @@ from typing import Any
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
 from mistudio.events import Finished
+from mistudio.steps.summary_page import flat, summary_page
 from mistudio.tracking import Run
 
 
@@ -29,6 +30,12 @@ class StepOutput:
     def write_file_to(self, artifact: Any, name: str) -> None:
         """Fill a KFP artifact with one of the published files, for the dashboard to show."""
         Path(artifact.path).write_bytes(self.artifact.file(name).read_bytes())
+
+    def write_summary_to(self, artifact: Any) -> None:
+        """Fill a KFP artifact with a short page on what was published, for the dashboard to show."""
+        Path(artifact.path).write_text(
+            summary_page(self.step, self.artifact, found=self.found, seconds=self.seconds), encoding="utf-8"
+        )
 
     def metrics(self) -> dict[str, float]:
         """The numbers of the summary."""
@@ -77,14 +84,3 @@ def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], Non
     run.log_artifact_of(step, artifact)
     if plot and run.is_tracked:
         plot(artifact, run)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names, without those that are not set."""
-    settings: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            settings |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            settings[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return settings

@@ -55,6 +55,7 @@ def _log_points(artifact: Artifact, run: Run) -> None:
 
 REPORT = Step(
     name="report",
+    title="Write dashboard",
     summary="Write the feature dashboard: one HTML file.",
     config="mistudio.report.config:ReportConfig",
     inputs=(
@@ -90,6 +91,7 @@ REPORT = Step(
 )
 COMPARE = Step(
     name="compare",
+    title="Compare autoencoders",
     summary="Compare evaluated autoencoders. L0 against what each keeps, the front, the best by a rule.",
     config="mistudio.report.config:CompareConfig",
     inputs=(
