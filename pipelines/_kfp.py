@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import local
 from kfp.compiler import Compiler
 
@@ -23,3 +24,16 @@ def run_here(pipeline: Any, values: dict[str, object], root: Path) -> None:
 def compile_to(pipeline: Any, path: Path) -> None:
     """Write a pipeline's YAML."""
     Compiler().compile(pipeline, str(path))
+
+
+def forget_cache(path: Path) -> None:
+    """Have Kubeflow do each task of a compiled pipeline, and take none from its cache."""
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    _switch_off(documents[0])
+    path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120), encoding="utf-8")
+
+
+def _switch_off(spec: Any) -> None:
+    graphs = [spec["root"], *spec["components"].values()]
+    for task in (task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).values()):
+        task["cachingOptions"] = {}

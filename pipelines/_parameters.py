@@ -10,8 +10,8 @@ from kfp.dsl.pipeline_context import Pipeline
 from kfp.kubernetes import use_field_path_as_env
 
 from components.generate import dashboard_options, plain_default
-from mistudio.settings import Leaf
 from mistudio.runs.tasks import step_name
+from mistudio.settings import Leaf
 from mistudio.steps import STEPS
 from mistudio.steps.records import RUN_ENV
 

@@ -14,7 +14,7 @@ _LONG_WORD = re.compile(r"\S{321,}")  # longer than the paths that people have
 _WORD_STARTS, _WORD_ENDS = 120, 60
 
 
-def escaped_markdown(text: str) -> str:
+def as_markdown(text: str) -> str:
     """Text from data as Markdown, so that it can neither break a table nor turn into markup."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 

@@ -18,6 +18,7 @@ from mistudio.cli import (
     steering,
     steps,
     subject,
+    submitting,
     usage,
     verify,
 )
@@ -50,7 +51,20 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify, serving, steering):
+for part in (
+    pipelines,
+    submitting,
+    runs,
+    demo,
+    steps,
+    corpus,
+    artifacts,
+    subject,
+    interchange,
+    verify,
+    serving,
+    steering,
+):
     part.register(app)
 
 

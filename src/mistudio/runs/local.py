@@ -7,14 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mistudio.artifacts import open_store, store_url
 from mistudio.errors import DamagedArtifact, InputError
-from mistudio.events import EVENTS_ENV, Event, EventReader
+from mistudio.events import EVENTS_ENV, Event, EventReader, Finished
 from mistudio.runs.checking import check_request, refuse_cancel, refuse_retry
 from mistudio.runs.folder import SETTINGS, Outcome, Request, RunFolder, all_folders, find_folder, new_folder
 from mistudio.runs.processes import ATTACHED, end_members
@@ -115,6 +115,10 @@ class LocalRunner:
         with folder.log.open("rb") as handle:
             for _ in _until_the_end(folder, follow=follow):
                 yield handle.read()
+
+    def finished(self, run_id: str) -> Sequence[Finished]:
+        """What the steps of a run published or found."""
+        return [event for event in self.events(run_id) if isinstance(event, Finished)]
 
     def retry(self, run_id: str) -> Run:
         """Start a run with the settings of one that did not end well; it finds what that one has published."""

@@ -1,11 +1,11 @@
 """A run as its callers see it, and what every place that runs can do: this machine, and a cluster."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from mistudio.events import Event
+from mistudio.events import Event, Finished
 
 State = Literal["pending", "running", "finished", "failed", "cancelled", "died"]
 Settings = Mapping[str, object]  # such as JSON has
@@ -105,6 +105,14 @@ class Runner(Protocol):
         Raises:
             NotFound: there is no run of that id, or it has no such step.
             InputError: this place keeps no log by step, or follows none.
+        """
+        ...
+
+    def finished(self, run_id: str) -> Sequence[Finished]:
+        """What the steps of a run published or found.
+
+        Raises:
+            NotFound: there is no run of that id.
         """
         ...
 

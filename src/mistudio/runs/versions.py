@@ -71,7 +71,7 @@ def _commit(folder: Path) -> tuple[str, bool]:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None where there is no git, or it refuses."""
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 -- the command is ours
             ["git", "-C", str(folder), *arguments],  # noqa: S607 -- git is looked for as the user's shell would
             capture_output=True,
             timeout=_LIMIT_S,

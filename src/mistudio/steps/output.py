@@ -1,7 +1,6 @@
 """What a step returns, to the command line and to KFP components alike, and how it is logged."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

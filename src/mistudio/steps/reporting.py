@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.context import Context
-from mistudio.steps.output import flat
 from mistudio.steps.spec import Input, Inputs, Output, Page, Step
+from mistudio.steps.summary_page import flat
 from mistudio.tracking import Run
 
 if TYPE_CHECKING:
