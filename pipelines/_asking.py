@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import kfp_server_api as api
 import urllib3
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
 from mistudio.errors import ClusterError, ClusterUnreachable, Conflict, InputError, NotAllowed, NotFound
+from mistudio.redaction import redact
 from mistudio.runs.connection import Connection, Tokens
 
 _SYSTEM_NAMESPACE = "kubeflow"
@@ -55,7 +56,7 @@ class Asker:
         self.client = api.ApiClient(_configuration(where, self._tokens))
         self.host = str(self.client.configuration.host)
         self._where = f" in namespace {where.namespace}" if where.namespace else ""
-        self._wait = wait_exponential_jitter(initial=pause_s, max=8 * pause_s, jitter=pause_s / 4)
+        self._wait = wait_exponential(multiplier=pause_s, max=8 * pause_s) + wait_random(0, pause_s / 4)
         self._patience_s = patience_s
         self._has_answered = False
 
@@ -89,6 +90,10 @@ class Asker:
         except (api.ApiTypeError, api.ApiValueError, ValueError) as error:
             message = f"The client of Kubeflow's API refuses this {what}: {error}"
             raise InputError(message) from error
+
+    def hide(self, text: str) -> str:
+        """A text of the server without the token."""
+        return redact(self._tokens.current().hide_in(text))
 
     def paged(self, what: str, function: Callable[..., Any], *given: Any, **more: Any) -> Iterator[Any]:
         """All that a function lists, page after page; ``what``: the field of its answers."""
@@ -161,7 +166,7 @@ class Asker:
         if not isinstance(error, api.ApiException) or not error.status:
             why = _why_unreachable(error)
             return ClusterUnreachable(f"Kubeflow's API at {self.host} cannot be reached: {why}. Is the address right?")
-        said = self._tokens.current().hide_in(_said(error))
+        said = self.hide(_said(error))
         if error.status == 401:
             return NotAllowed(f"Kubeflow does not know who asks (401): give a token, or a newer one. {said}")
         if error.status == 403:
@@ -237,6 +242,8 @@ def _why_unreachable(error: Exception) -> str:
     inner = reason if isinstance(reason, Exception) else error
     if isinstance(inner, urllib3.exceptions.SSLError):
         return f"its certificate is not trusted ({inner})"
-    if isinstance(inner, urllib3.exceptions.TimeoutError):
+    if isinstance(inner, urllib3.exceptions.TimeoutError) and not isinstance(
+        inner, urllib3.exceptions.NewConnectionError
+    ):
         return "it does not answer in time"
     return re.sub(r"<[^>]*>:?\s*", "", str(inner)) or type(inner).__name__

@@ -137,12 +137,27 @@ class KfpCluster:
             state=str(run.state or "PENDING"),
             created=run.created_at,
             ended=_moment(run.finished_at),
-            message=_message(run.error),
+            message=self._message(run.error),
             settings=dict(config.parameters or {}) if config else {},
             pipeline=pipeline,
             version=version,
-            tasks=tuple(_task(each) for each in details or ()),
+            tasks=tuple(self._task(each) for each in details or ()),
         )
+
+    def _task(self, detail: Any) -> ClusterTask:
+        children = [each.pod_name or each.task_id or "" for each in detail.child_tasks or ()]
+        return ClusterTask(
+            name=detail.display_name or "",
+            state=_STATES.get(str(detail.state), "pending"),
+            started=_moment(detail.start_time),
+            ended=_moment(detail.end_time),
+            message=self._message(detail.error),
+            pod=detail.pod_name or "",
+            children=tuple(children),
+        )
+
+    def _message(self, status: Any) -> str:
+        return self._asker.hide(str(status.message or "")) if status else ""
 
     def _names_of(self, reference: Any) -> tuple[str, str]:
         """Names of a pipeline and its version; empty where they were deleted."""
@@ -172,23 +187,6 @@ def _version(made: Any) -> Version:
     return Version(made.pipeline_id, made.pipeline_version_id, made.display_name or "", made.description or "")
 
 
-def _task(detail: Any) -> ClusterTask:
-    children = [each.pod_name or each.task_id or "" for each in detail.child_tasks or ()]
-    return ClusterTask(
-        name=detail.display_name or "",
-        state=_STATES.get(str(detail.state), "pending"),
-        started=_moment(detail.start_time),
-        ended=_moment(detail.end_time),
-        message=_message(detail.error),
-        pod=detail.pod_name or "",
-        children=tuple(children),
-    )
-
-
 def _moment(value: datetime | None) -> datetime | None:
     """A time; what has none is sent as the first second of 1970, or of the year 1."""
     return value if value is not None and value.year > 1970 else None
-
-
-def _message(status: Any) -> str:
-    return str(status.message or "") if status else ""

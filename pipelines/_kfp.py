@@ -1,6 +1,7 @@
 """What the command line needs of KFP: running a pipeline here, and compiling it."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ def function_of(pipeline: Any) -> Callable[..., object]:
 def run_here(pipeline: Any, values: dict[str, object], root: Path) -> None:
     """Run a pipeline with KFP's local runner: every task a child process with this interpreter's packages."""
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    pipeline(**values)
+    with warnings.catch_warnings():
+        # What is of a cluster alone, such as names for the dashboard.
+        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+        pipeline(**values)
 
 
 def compile_to(pipeline: Any, path: Path) -> None:
