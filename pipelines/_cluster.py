@@ -43,6 +43,7 @@ class KfpCluster:
         client = self._asker.client
         self._runs, self._pipelines = api.RunServiceApi(client), api.PipelineServiceApi(client)
         self._uploads, self._experiments = api.PipelineUploadServiceApi(client), api.ExperimentServiceApi(client)
+        self._recurring = api.RecurringRunServiceApi(client)
         self._names: dict[tuple[str, str], str] = {}
 
     def pipeline_id(self, name: str) -> str | None:
@@ -90,18 +91,21 @@ class KfpCluster:
 
     def create_run(self, run: NewRun) -> str:
         """Start a run; its id."""
-        reference = api.V2beta1PipelineVersionReference(
-            pipeline_id=run.version.pipeline_id, pipeline_version_id=run.version.id
-        )
-        asked = api.V2beta1Run(
-            display_name=run.name,
-            description=run.description,
-            experiment_id=run.experiment,
-            pipeline_version_reference=reference,
-            runtime_config=api.V2beta1RuntimeConfig(parameters=run.settings),
-            service_account=run.service_account or None,
-        )
+        asked = api.V2beta1Run(**_asked(run))
         return str(self._asker.ask("run", self._runs.run_service_create_run, asked, repeat=False).run_id)
+
+    def create_recurring_run(self, run: NewRun, cron: str) -> str:
+        """Have a run started again and again, one at a time; the id of what does so."""
+        asked = api.V2beta1RecurringRun(
+            **_asked(run),
+            namespace=self._namespace,
+            mode="ENABLE",
+            max_concurrency="1",
+            no_catchup=True,  # what was missed while the cluster was down is not made up for
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+        )
+        function = self._recurring.recurring_run_service_create_recurring_run
+        return str(self._asker.ask("recurring run", function, asked, repeat=False).recurring_run_id)
 
     def get_run(self, run_id: str) -> ClusterRun:
         """A run with its tasks."""
@@ -177,6 +181,20 @@ class KfpCluster:
             except NotFound:
                 self._names[key] = ""
         return self._names[key]
+
+
+def _asked(run: NewRun) -> dict[str, Any]:
+    """What runs and recurring runs are asked for by."""
+    return {
+        "display_name": run.name,
+        "description": run.description,
+        "experiment_id": run.experiment,
+        "pipeline_version_reference": api.V2beta1PipelineVersionReference(
+            pipeline_id=run.version.pipeline_id, pipeline_version_id=run.version.id
+        ),
+        "runtime_config": api.V2beta1RuntimeConfig(parameters=run.settings),
+        "service_account": run.service_account or None,
+    }
 
 
 def _named(name: str) -> str:

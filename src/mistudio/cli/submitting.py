@@ -26,6 +26,8 @@ Examples:
     mistudio submit interpret --host https://kf.example.org/pipeline --token-command 'gcloud auth print-access-token'
 
     mistudio submit interpret --upload-only
+
+    mistudio submit interpret --cron '0 0 2 * * *' --name nightly
 """
 _PIPELINES = "interpret|sweep"
 _PIPELINE = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
@@ -61,6 +63,14 @@ def submit(
     summary: Annotated[
         Path | None, typer.Option(help="With --wait, write the closing table to this file, as JSON.")
     ] = None,
+    cron: Annotated[
+        str,
+        typer.Option(
+            help="Run it again and again instead, by six fields: seconds, minutes, hours, days, months, days "
+            "of the week.",
+            show_default=False,
+        ),
+    ] = "",
     upload_only: Annotated[bool, typer.Option("--upload-only", help="Upload the version, and start no run.")] = False,
     *,
     connection: "Callable[[], Connection]",
@@ -74,6 +84,9 @@ def submit(
     from mistudio.runs.checkout import load_pipeline, parse_settings
     from mistudio.runs.submitting import upload
 
+    if wait and (cron or upload_only):
+        message = "--wait is of one run, and there is none with --cron or --upload-only: leave one out."
+        raise ConfigError(message)
     if summary and not wait:
         message = "--summary is of a run that has ended: give --wait too, or see mistudio result."
         raise ConfigError(message)
@@ -93,7 +106,11 @@ def submit(
         uploaded = upload(runner.cluster, pipeline, how)
         echo(f"Version {uploaded.name}: {uploaded.id}")
         return
-    run = runner.start(Target(kind="pipeline", name=pipeline), values)
+    target = Target(kind="pipeline", name=pipeline)
+    if cron:
+        echo(runner.schedule(target, values, cron))
+        return
+    run = runner.start(target, values)
     echo(run.id)
     if run.link:
         echo(f"Dashboard: {run.link}", err=True)

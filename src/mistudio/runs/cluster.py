@@ -115,6 +115,10 @@ class Cluster(Protocol):
         """Start a run; its id."""
         ...
 
+    def create_recurring_run(self, run: NewRun, cron: str) -> str:
+        """Have a run started again and again, one at a time; the id of what does so."""
+        ...
+
     def get_run(self, run_id: str) -> ClusterRun:
         """A run with its tasks."""
         ...

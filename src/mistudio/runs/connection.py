@@ -47,11 +47,14 @@ class Connection(BaseModel):
 
     def tokens(self) -> "Tokens":
         """Where the token comes from, if there is one."""
-        if self.token_command:
-            return _CommandTokens(self.token_command)
+        if self.token:
+            return _Given(self.token)
         if self.token_file:
             return _FileTokens(self.token_file)
-        return _FileTokens(POD_TOKEN) if not self.token and not self.host and POD_TOKEN.exists() else _Given(self.token)
+        if self.token_command:
+            return _CommandTokens(self.token_command)
+        is_own_cluster = not self.host or _is_inside(urlsplit(self.host).hostname or "")
+        return _FileTokens(POD_TOKEN) if is_own_cluster and POD_TOKEN.exists() else _Given(Secret())
 
 
 class Tokens(Protocol):

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from mistudio.artifacts import open_to_read
-from mistudio.errors import ClusterError, InputError, MistudioError, NotAllowed, NotFound
+from mistudio.artifacts import Store, open_to_read
+from mistudio.errors import ClusterError, ConfigError, InputError, MistudioError, NotAllowed, NotFound
 from mistudio.events import Event, Finished
 from mistudio.plain_text import shortened
 from mistudio.runs import checkout
@@ -31,6 +31,7 @@ from mistudio.steps.records import kept
 logger = logging.getLogger(__name__)
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CRON_FIELDS = 6
 _STATES: dict[str, State] = {
     "PENDING": "pending",
     "PAUSED": "pending",
@@ -68,6 +69,8 @@ class KubeflowRunner:
         self.store, self.submission, self._poll_s = store, submission or Submission(), poll_s
         self.cluster: Cluster = cluster or checkout.cluster_functions().KfpCluster(where or Connection())
         self._warned: set[str] = set()
+        self._known: dict[str, dict[str, Event]] = {}  # by run, what its steps have kept in the store
+        self._stores: dict[str, Store] = {}
 
     def start(self, target: Target, settings: Settings) -> Run:
         """Upload the pipeline, unless its version is there, and start a run of it.
@@ -76,25 +79,30 @@ class KubeflowRunner:
             ConfigError: a setting is refused.
             ClusterError: Kubeflow refuses, or cannot be reached.
         """
-        if target.kind != "pipeline":
-            message = f"{target} is a step, and Kubeflow runs pipelines: use interpret or sweep."
-            raise InputError(message)
-        settings = {name: value for name, value in settings.items() if value is not None}
-        check_request(target, settings, elsewhere=True)
-        try:
-            plain = SETTINGS.validate_python(dict(settings))
-        except ValidationError as error:
-            raise refused(error) from error
-        version = upload(self.cluster, target.name, self.submission)
-        created = NewRun(
-            name=self.submission.name or f"{target.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
-            description=version.description,
-            version=version,
-            experiment=experiment_id(self.cluster, self.submission.experiment),
-            settings={**plain, **({"store": self.store} if self.store else {})},
-            service_account=self.submission.service_account,
-        )
-        return self.get(self.cluster.create_run(created))
+        return self.get(self.cluster.create_run(self._prepared(target, settings)))
+
+    def schedule(self, target: Target, settings: Settings, cron: str) -> str:
+        """Upload the pipeline, unless its version is there, and have it run again and again.
+
+        Args:
+            target: the pipeline.
+            settings: of each run.
+            cron: when, in six fields: seconds, minutes, hours, days, months, days of the week.
+
+        Returns:
+            The id of the recurring run, whose runs have ids of their own.
+
+        Raises:
+            ConfigError: a setting is refused.
+            ClusterError: Kubeflow refuses, or cannot be reached.
+        """
+        if len(cron.split()) != _CRON_FIELDS:
+            message = (
+                f"cron {shortened(cron)} has not {_CRON_FIELDS} fields: seconds, minutes, hours, days, months, days of "
+                "the week, such as '0 0 2 * * *'."
+            )
+            raise ConfigError(message)
+        return self.cluster.create_recurring_run(self._prepared(target, settings), cron)
 
     def get(self, run_id: str) -> Run:
         """One run."""
@@ -118,7 +126,7 @@ class KubeflowRunner:
     def finished(self, run_id: str) -> Sequence[Finished]:
         """What the steps of a run published, and for those that Kubeflow took from its cache, what they had."""
         run = self.cluster.get_run(_checked_id(run_id))
-        return list(finished_events(self._kept(run), lambda: open_to_read(self._store_of(run))))
+        return list(finished_events(self._kept(run), lambda: self._opened(run)))
 
     def log(self, run_id: str, step: str = "", *, follow: bool = False) -> Iterator[bytes]:
         """What the pods of a run's steps have printed until now, one after the other."""
@@ -164,13 +172,40 @@ class KubeflowRunner:
         """All runs, the newest first, without what they made."""
         return [self._run(each) for each in self.cluster.runs()]
 
+    def _prepared(self, target: Target, settings: Settings) -> NewRun:
+        if target.kind != "pipeline":
+            message = f"{target} is a step, and Kubeflow runs pipelines: use interpret or sweep."
+            raise InputError(message)
+        settings = {name: value for name, value in settings.items() if value is not None}
+        check_request(target, settings, elsewhere=True)
+        try:
+            plain = SETTINGS.validate_python(dict(settings))
+        except ValidationError as error:
+            raise refused(error) from error
+        version = upload(self.cluster, target.name, self.submission)
+        return NewRun(
+            name=self.submission.name or f"{target.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+            description=version.description,
+            version=version,
+            experiment=experiment_id(self.cluster, self.submission.experiment),
+            settings={**plain, **({"store": self.store} if self.store else {})},
+            service_account=self.submission.service_account,
+        )
+
     def _store_of(self, run: ClusterRun) -> str:
         return self.store or str(run.settings.get("store") or "")
+
+    def _opened(self, run: ClusterRun) -> Store:
+        url = self._store_of(run)
+        if url not in self._stores:
+            self._stores[url] = open_to_read(url)
+        return self._stores[url]
 
     def _kept(self, run: ClusterRun) -> dict[str, Event]:
         """What the steps have kept in the store, if that can be read from here."""
         try:
-            return dict(kept(open_to_read(self._store_of(run)), run.id))
+            self._known[run.id] = kept(self._opened(run), run.id, self._known.get(run.id, {}))
+            return self._known[run.id]
         except MistudioError as error:
             if run.id not in self._warned:
                 self._warned.add(run.id)

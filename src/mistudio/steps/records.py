@@ -9,7 +9,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from mistudio.artifacts import RUNS, Store, open_store
 from mistudio.errors import MistudioError
@@ -33,11 +33,14 @@ def keep(store_url: str, event: Finished | Failed) -> None:
         logger.warning("How %s ended is not kept in the store: %s", event.step, error)
 
 
-def kept(store: Store, run_id: str) -> Iterator[tuple[str, Event]]:
-    """How the steps of a run ended, by the names of their files and in the order of time."""
-    if not _ID.fullmatch(run_id):
-        return
-    for name in store.list(f"{RUNS}/{run_id}"):
-        event = parse_event(store.read(name), name)
-        if event is not None:
-            yield name, event
+def kept(store: Store, run_id: str, known: Mapping[str, Event]) -> dict[str, Event]:
+    """How the steps of a run ended, by the names of their files and in the order of time.
+
+    Args:
+        store: where they have kept it.
+        run_id: of the run.
+        known: what was read before, and is not read again.
+    """
+    names = store.list(f"{RUNS}/{run_id}") if _ID.fullmatch(run_id) else ()
+    events = {name: known.get(name) or parse_event(store.read(name), name) for name in names}
+    return {name: event for name, event in events.items() if event is not None}

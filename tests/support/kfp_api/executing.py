@@ -40,6 +40,7 @@ class Executor:
 
     def __init__(self, server: KfpServer, folder: Path, environment: dict[str, str]) -> None:
         self._server, self._folder, self._environment = server, folder, environment
+        self.files: dict[str, Path] = {}  # what lies in the working folder of the pods, by its name there
         self._threads: list[threading.Thread] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -56,6 +57,8 @@ class Executor:
     def _start(self, run: StoredRun, document: str) -> None:
         folder = self._folder / run.model.run_id
         folder.mkdir(parents=True)
+        for name, path in self.files.items():
+            (folder / name).symlink_to(path)
         (folder / "pipeline.yaml").write_text(document, encoding="utf-8")
         arguments = run.model.runtime_config.parameters or {}
         (folder / "arguments.json").write_text(json.dumps(arguments), encoding="utf-8")

@@ -289,6 +289,13 @@ def _make_run(request: _Request) -> Any:
     return made.shown(details=False)
 
 
+def _make_recurring_run(request: _Request) -> Any:
+    request.allow()
+    asked = request.model("V2beta1RecurringRun")
+    request.namespace(asked.namespace)
+    return request.api.state.make_recurring_run(asked)
+
+
 def _list_runs(request: _Request) -> Any:
     request.allow(*_LISTING)
     namespace = request.namespace(request.query.get("namespace"))
@@ -353,6 +360,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = [
         ("GET", "/apis/v2beta1/experiments", _list_experiments),
         ("POST", "/apis/v2beta1/runs", _make_run),
         ("GET", "/apis/v2beta1/runs", _list_runs),
+        ("POST", "/apis/v2beta1/recurringruns", _make_recurring_run),
         ("GET", f"/apis/v2beta1/runs/{_ID}", _get_run),
         ("POST", f"/apis/v2beta1/runs/{_ID}:terminate", _terminate_run),
         ("POST", f"/apis/v2beta1/runs/{_ID}:retry", _retry_run),

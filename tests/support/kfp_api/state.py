@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ _TYPES = {
     "BOOLEAN": lambda value: isinstance(value, bool),
 }
 _UNFINISHED = datetime(1970, 1, 1, tzinfo=UTC)
+_CRON = re.compile(r"([\d*/,-]+ ){5}[\d*/,-]+")
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 
 
@@ -60,6 +62,7 @@ class State:
         self.documents: dict[str, str] = {}  # by version: the file, as it was uploaded
         self.experiments: dict[str, Any] = {}
         self.runs: dict[str, StoredRun] = {}
+        self.recurring_runs: dict[str, Any] = {}
         self._clock = datetime.now(UTC).replace(microsecond=0)
 
     def now(self) -> datetime:
@@ -126,6 +129,18 @@ class State:
         made = StoredRun(asked, self.pipelines[version.pipeline_id].name, experiment.namespace, spec)
         self.runs[asked.run_id] = made
         return made
+
+    def make_recurring_run(self, asked: Any) -> Any:
+        reference, trigger = asked.pipeline_version_reference, asked.trigger
+        version = self.version(reference.pipeline_id, reference.pipeline_version_id)
+        _check_parameters(version.pipeline_spec, asked.runtime_config.parameters or {})
+        if not 1 <= int(asked.max_concurrency) <= 10:
+            raise invalid("Max concurrency of a recurring run must be at least 1 and at most 10")
+        if not asked.display_name or not _CRON.fullmatch(trigger.cron_schedule.cron):
+            raise invalid("Schedule cron is not a supported format")
+        asked.recurring_run_id, asked.created_at, asked.status = str(uuid.uuid4()), self.now(), "ENABLED"
+        self.recurring_runs[asked.recurring_run_id] = asked
+        return asked
 
     def pipeline(self, pipeline_id: str) -> Any:
         return _found(self.pipelines, pipeline_id, "Pipeline")

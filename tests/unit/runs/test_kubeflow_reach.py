@@ -235,6 +235,26 @@ class TestTokens:
             runner(connection(token_command=f"/bin/echo {TOKEN}; touch {tmp_path}/made")).list()
         assert not (tmp_path / "made").exists()
 
+    def test_in_a_pod_the_token_of_its_service_account_is_sent(
+        self, server: KfpServer, keyring: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mistudio.runs import connection as module
+
+        monkeypatch.setattr(module, "POD_TOKEN", keyring)
+        assert runner().list() == []
+        assert [asked.token for asked in server.asked] == [TOKEN]
+        elsewhere = connection(host="https://kubeflow.example.org")
+        assert not elsewhere.tokens().current()
+
+    def test_in_a_pod_the_address_is_that_of_its_own_cluster(
+        self, keyring: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        import pipelines._asking as asking
+
+        monkeypatch.setattr(asking, "_POD_ACCOUNT", tmp_path)  # the file called token is there
+        monkeypatch.delenv("MISTUDIO_KFP_HOST")
+        assert asking.Asker(connection()).host == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+
     def test_two_tokens_are_one_too_many(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="leave one out"):
             connection(token_file=tmp_path, token_command="x")

@@ -345,22 +345,3 @@ def test_a_run_of_a_pipeline_that_was_deleted_keeps_its_own_name(server: KfpServ
 def test_a_single_step_is_no_pipeline(runner: KubeflowRunner) -> None:
     with pytest.raises(InputError, match="Kubeflow runs pipelines"):
         runner.start(Target(kind="step", name="train"), {})
-
-
-def test_steps_keep_nothing_where_there_is_no_run_or_its_id_is_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    event = Failed(step="train", message="no", exit_code=2)
-    for run_id in ("", "../escape", "a" * 200):
-        monkeypatch.setenv(RUN_ENV, run_id)
-        keep(str(tmp_path / "store"), event)
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_store_that_cannot_be_written_is_no_reason_for_a_step_to_fail(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(RUN_ENV, "1f0f4d8e-3c1b-4b0a-9a53-0d9a4a4f2f11")
-    keep(str(tmp_path / "file"), Failed(step="train", message="no", exit_code=2))
-    assert "How train ended is not kept" in caplog.text

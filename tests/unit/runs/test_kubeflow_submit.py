@@ -121,6 +121,23 @@ def test_only_uploading_starts_no_run(server: KfpServer) -> None:
     assert not server.state.runs
 
 
+def test_a_recurring_run_starts_none_now_and_does_not_pile_up(server: KfpServer) -> None:
+    done = submitted("interpret", "--cron", "0 0 2 * * *", "--name", "nightly", "--set", "k=16")
+    (recurring,) = server.state.recurring_runs.values()
+    assert done.stdout.strip() == recurring.recurring_run_id
+    assert (recurring.display_name, recurring.trigger.cron_schedule.cron) == ("nightly", "0 0 2 * * *")
+    assert (recurring.max_concurrency, recurring.no_catchup, recurring.mode) == ("1", True, "ENABLE")
+    assert recurring.runtime_config.parameters == {"k": 16}
+    assert not server.state.runs
+
+
+def test_a_recurring_run_that_never_comes_is_refused(server: KfpServer) -> None:
+    assert "has not 6 fields" in str(submit("interpret", "--cron", "0 2 * * *").exception)
+    assert server.asked == []
+    assert "not a supported format" in str(submit("interpret", "--cron", "a b c d e f").exception)
+    assert "leave one out" in str(submit("interpret", "--cron", "0 0 2 * * *", "--wait").exception)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
