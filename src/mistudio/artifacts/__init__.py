@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mistudio.artifacts.actions import Action, actions, record_action, verify_actions
 from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
@@ -28,6 +29,7 @@ else:  # they import SQLite, which no step needs
     __getattr__ = from_modules(__name__, "catalog", "index")
 
 __all__ = [
+    "Action",
     "Artifact",
     "Catalog",
     "Draft",
@@ -50,6 +52,7 @@ __all__ = [
     "StoredFile",
     "Summary",
     "Verdict",
+    "actions",
     "add_reference",
     "ancestry",
     "artifact_uris",
@@ -66,6 +69,7 @@ __all__ = [
     "open_to_read",
     "produce",
     "produce_together",
+    "record_action",
     "reference_history",
     "references",
     "remove_artifact",
@@ -74,4 +78,5 @@ __all__ = [
     "store_url",
     "tidy_store",
     "verify",
+    "verify_actions",
 ]
