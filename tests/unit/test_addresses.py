@@ -1,15 +1,22 @@
 """Where is sent to: the addresses that were checked, and none that is the network's own business."""
 
 import asyncio
+import datetime
 import ipaddress
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from mistudio.addresses import AddressRefused, Reach, addresses_of, check_address, check_literal, send_guarded
@@ -172,6 +179,51 @@ def test_one_bad_address_among_several_is_enough(port: int, monkeypatch: pytest.
 def test_where_one_address_takes_no_connection_the_next_is_tried(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up(monkeypatch, ["::1", "127.0.0.1"])
     assert get(f"http://both.example:{port}/", Reach.TRUSTED).status_code == 200
+
+
+def _certificate(path: Path, name: str) -> None:
+    """A key and a certificate that says that this is ``name``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+
+
+def test_a_certificate_is_held_against_the_name_and_not_against_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _certificate(tmp_path / "judge.pem", "judge.example")
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(tmp_path / "judge.pem")
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "judge.pem"))
+    looked_up(monkeypatch, ["127.0.0.1"])
+
+    async def fetch(url: str) -> int:
+        async with httpx.AsyncClient(trust_env=False, verify=trusted) as client:
+            response = await send_guarded(client.send, client.build_request("GET", url), Reach.TRUSTED)
+            return int(response.status_code)
+
+    _Echo.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        server.socket = served.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert asyncio.run(fetch(f"https://judge.example:{server.server_port}/")) == 200
+            with pytest.raises(httpx.ConnectError, match="certificate"):
+                asyncio.run(fetch(f"https://other.example:{server.server_port}/"))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(_Echo.asked) == 1
 
 
 def test_a_public_address_may_not_lead_to_this_machine(port: int) -> None:
