@@ -65,14 +65,26 @@ def dashboard(tmp_path_factory):
     return made.artifact.file("dashboard.html")
 
 
+def received(listening: socket.socket) -> bytes:
+    """All that was sent to a socket; Chromium opens connections ahead, and sends nothing on those that it must not."""
+    content = b""
+    with listening:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                return content
+            with connection:
+                content += connection.recv(1000)
+
+
 def nothing_ran(page) -> None:
     assert page.evaluate("window.evil") is None
     assert page.evaluate("({}).polluted") is None
-    allowed = "script, style, meta, link, a[href^='#'], svg, title, base"
     found = page.locator(
         "img, iframe, object, embed, form, base, template, foreignObject, animate, [onerror], [onload]"
     )
-    assert found.count() == 0, allowed
+    assert found.count() == 0
     assert page.locator("a:not([href^='#'])").count() == 0
 
 
@@ -132,8 +144,7 @@ def test_a_script_that_got_into_the_page_all_the_same_would_not_run(browser, das
     assert {"script-src-elem", "script-src-attr", "img-src", "frame-src"} <= set(refused)
     assert page.evaluate("window.evil") is None
     page.close()
-    with listening, pytest.raises(BlockingIOError):
-        listening.accept()  # nobody has come
+    assert received(listening) == b""
 
 
 def test_names_in_a_comparison_show_as_they_are(watched, tmp_path) -> None:
