@@ -10,7 +10,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -112,6 +112,12 @@ class LocalStore(Store):
             message = f"{name} is not in the store {self._shown}{f': {why}' if why else '.'}"
             raise NotFound(message)
         return self._path(name)
+
+    def fetch_folder(self, prefix: str, names: Iterable[str]) -> Path:
+        """The folder itself."""
+        for name in names:
+            self.fetch(f"{prefix}/{name}")
+        return self._path(prefix)
 
     def sha256(self, name: str) -> str:
         """The hash of a file, which is read for it."""

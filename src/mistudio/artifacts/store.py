@@ -5,12 +5,12 @@ pass the contract tests in ``tests/contract/test_store.py``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from mistudio.artifacts.hashing import HashingWriter, hash_file
+from mistudio.artifacts.hashing import HashingWriter, file_state, hash_file
 
 Mode = Literal["r", "rw"]
 
@@ -30,6 +30,7 @@ class Staged:
         self.path = path
         self.is_discarded = False
         self._writer: HashingWriter | None = None
+        self._measured: tuple[tuple[int, ...], str] | None = None
 
     def open(self) -> HashingWriter:
         """Write the file from its start, to be closed at its end; the hash is taken on the way."""
@@ -45,7 +46,10 @@ class Staged:
         size = self.path.stat().st_size
         if self._writer is not None and self._writer.num_bytes == size:
             return size, self._writer.sha256
-        return size, hash_file(self.path)
+        state = file_state(self.path)
+        if self._measured is None or self._measured[0] != state:
+            self._measured = state, hash_file(self.path)
+        return size, self._measured[1]
 
 
 class Store(ABC):
@@ -106,6 +110,30 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def fetch_folder(self, prefix: str, names: Iterable[str]) -> Path:
+        """A local folder that holds files of the folder ``prefix`` below their names there, for as long as we live.
+
+        Args:
+            prefix: the folder.
+            names: which, relative to it; a store in a folder shows what else is there too.
+
+        Raises:
+            NotFound: one of them is not there.
+        """
+
+    def drop_copy(self, name: str) -> bool:
+        """Drop what this machine keeps as a copy of a file, in case that is what is damaged; whether there was one."""
+        return False
+
+    @property
+    def copies_bytes(self) -> int | None:
+        """How many bytes of copies this machine keeps at most; None where :meth:`fetch` gives the files themselves.
+
+        Who holds many fetched files open has to let some go before that.
+        """
+        return None
+
+    @abstractmethod
     def sha256(self, name: str) -> str:
         """The hash of a file, in hex; a store that keeps hashes beside its files need not read it.
 
@@ -124,7 +152,7 @@ class Store(ABC):
     def strays(self, prefix: str) -> Iterator[str]:
         """What lies below the folder ``prefix`` and is no file of the store, such as links: names, in order.
 
-        Nothing of it is listed or read elsewhere. A store of objects has none.
+        Nothing of it is listed or read elsewhere.
         """
         return iter(())
 
