@@ -105,7 +105,7 @@ class LocalStore(Store):
         with self._translated(f"read {name} in"):
             return path.open("rb")
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """The file itself."""
         if self.find(name) is None:
             why = self.absence(name)
@@ -113,7 +113,7 @@ class LocalStore(Store):
             raise NotFound(message)
         return self._path(name)
 
-    def fetch_folder(self, prefix: str, names: Iterable[str]) -> Path:
+    def fetch_folder(self, prefix: str, names: Iterable[str], *, anew: bool = False) -> Path:
         """The folder itself."""
         for name in names:
             self.fetch(f"{prefix}/{name}")

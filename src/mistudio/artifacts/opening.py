@@ -1,25 +1,16 @@
 """Opening the store that a URL names."""
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
-import platformdirs
-
 from mistudio.artifacts.local import PRIVATE, LocalStore, expanded
 from mistudio.artifacts.s3.address import is_s3, parse_address
 from mistudio.artifacts.store import Mode, Store
+from mistudio.artifacts.urls import default_store_url, local_folder
 from mistudio.errors import ConfigError, StorageError
 from mistudio.plain_text import shortened
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
-
-
-def default_store_url() -> str:
-    """``MISTUDIO_STORE``, else a folder in the user's data directory."""
-    return os.environ.get("MISTUDIO_STORE") or str(platformdirs.user_data_path("mistudio") / "store")
 
 
 def open_store(url: str = "", mode: Mode = "rw") -> Store:
@@ -63,6 +54,19 @@ def open_to_read(url: str = "", *, make: bool = False) -> Store:
     return LocalStore(folder, "r")
 
 
+def open_if_there(url: str = "") -> Store | None:
+    """Open the store at ``url`` to read, as :func:`open_to_read` does; None where there is none.
+
+    Raises:
+        ConfigError: the scheme is unknown.
+        StorageError: what is there cannot be opened, or a bucket not be reached.
+    """
+    url = url or default_store_url()
+    if is_s3(url):
+        return _bucket(url, "rw")
+    return open_to_read(url) if os.path.exists(store_url(url)) else None
+
+
 def store_url(url: str = "") -> str:
     """The one URL of a store however it was named; it need not exist.
 
@@ -98,23 +102,3 @@ def _folder(url: str) -> Path:
         )
         raise ConfigError(message)
     return folder
-
-
-def local_folder(url: str) -> Path | None:
-    """The folder that a store's URL names; None if it names no folder.
-
-    Raises:
-        ConfigError: it is the URL of a folder, and names none on this machine.
-    """
-    scheme, colon, rest = url.partition(":")
-    if not colon or not _SCHEME.fullmatch(scheme):
-        return Path(url)
-    if scheme.lower() != "file":
-        return None
-    path = rest.removeprefix("//")
-    if not path or (path != rest and path[:1] not in ("/", "~")):  # behind two slashes stands a host
-        message = (
-            f"store {shortened(url)} names no folder on this machine. Write the folder as a path, or as file:/PATH."
-        )
-        raise ConfigError(message)
-    return Path(path)

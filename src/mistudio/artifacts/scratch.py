@@ -11,9 +11,9 @@ from pathlib import Path
 import platformdirs
 
 from mistudio.artifacts.local import PRIVATE, expanded
-from mistudio.artifacts.opening import default_store_url, local_folder
 from mistudio.artifacts.s3.address import endpoint, is_s3, parse_address
 from mistudio.artifacts.store import Store
+from mistudio.artifacts.urls import default_store_url, local_folder
 
 _KEY_DIGITS = 16
 

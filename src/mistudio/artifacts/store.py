@@ -102,34 +102,38 @@ class Store(ABC):
             return file.read()
 
     @abstractmethod
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """A local, memory-mappable file with the content of ``name``; not to be written to.
+
+        A store that is elsewhere gives a copy, which this machine may drop once others were fetched. So open it soon;
+        what is open, or mapped, stays readable.
+
+        Args:
+            name: which.
+            anew: not the copy that this machine has already, in case that is what is damaged.
 
         Raises:
             NotFound: there is no such file.
         """
 
     @abstractmethod
-    def fetch_folder(self, prefix: str, names: Iterable[str]) -> Path:
-        """A local folder that holds files of the folder ``prefix`` below their names there, for as long as we live.
+    def fetch_folder(self, prefix: str, names: Iterable[str], *, anew: bool = False) -> Path:
+        """A local folder with files of the folder ``prefix``, under their names; it stays while this process lives.
 
         Args:
             prefix: the folder.
             names: which, relative to it; a store in a folder shows what else is there too.
+            anew: as for :meth:`fetch`.
 
         Raises:
             NotFound: one of them is not there.
         """
 
-    def drop_copy(self, name: str) -> bool:
-        """Drop what this machine keeps as a copy of a file, in case that is what is damaged; whether there was one."""
-        return False
-
     @property
     def copies_bytes(self) -> int | None:
         """How many bytes of copies this machine keeps at most; None where :meth:`fetch` gives the files themselves.
 
-        Who holds many fetched files open has to let some go before that.
+        A copy that is dropped takes its place on the disk until nobody has it open. So who has many open closes some.
         """
         return None
 

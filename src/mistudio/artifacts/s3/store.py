@@ -9,11 +9,10 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from mistudio.artifacts.cache import FileCache, default_folder, default_limit
@@ -79,14 +78,14 @@ class S3Store(Store):
         key = self._key(name)
         self._refuse_if_read_only(f"write {name} in")
         with self._translated(f"write {name} in"):
-            staged = Staged(self._writer.path(PurePosixPath(name).name))
+            staged = Staged(self._writer.path(_last(name)))
             try:
                 yield staged
                 if staged.is_discarded:
                     return
                 size, sha256 = staged.measure()
                 etag = upload(self._ask, key, staged.path, size, sha256, f"write {name} in")
-                self._cache.adopt(self._copy_of(name, size, etag), staged.path, PurePosixPath(name).name)
+                self._cache.adopt(self._copy_of(name, size, etag), staged.path, _last(name))
             finally:
                 drop_staged(staged.path)
 
@@ -108,42 +107,15 @@ class S3Store(Store):
             raise self._absent(name)
         return there[0]
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """A copy in the cache."""
-        basename = PurePosixPath(name).name
-        for _ in range(_TRIES):
-            found = self._found(name)
-            copy = self._copy_of(name, found.num_bytes, found.etag)
-            try:
-                return self._cache.entry(copy, found.num_bytes, self._downloading(name, found)) / basename
-            except Replaced:
-                continue
-        message = f"Cannot read {name} in the store {self.url}: it is written anew all the time."
-        raise StorageError(message)
+        return self._at_rest(name, lambda: self._fetch(name, anew))
 
-    def fetch_folder(self, prefix: str, names: Iterable[str]) -> Path:
-        """A folder of copies in the cache, which stays there for as long as this process lives."""
+    def fetch_folder(self, prefix: str, names: Iterable[str], *, anew: bool = False) -> Path:
+        """A folder of copies in the cache; a file that was fetched by itself is there once more."""
         check_name(prefix)
-        files = {name: (self._found(f"{prefix}/{name}"), self.fetch(f"{prefix}/{name}")) for name in sorted(names)}
-        versions = [(name, found.num_bytes, found.etag) for name, (found, _) in files.items()]
-        key = json.dumps(["folder", self._endpoint.url, self.url, prefix, versions])
-
-        def make(folder: Path) -> None:
-            for name in files:
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source = self.fetch(f"{prefix}/{name}")
-                try:
-                    os.link(source, target)
-                except OSError:
-                    shutil.copyfile(source, target)
-
-        return self._cache.entry(key, sum(found.num_bytes for found, _ in files.values()), make, keep=True)
-
-    def drop_copy(self, name: str) -> bool:
-        """Drop the copy in the cache."""
-        found = self._ask.find(self._key(name), f"read {name} in")
-        return found is not None and self._cache.drop(self._copy_of(name, found.num_bytes, found.etag))
+        wanted = sorted(names)
+        return self._at_rest(prefix, lambda: self._fetch_folder(prefix, wanted, anew))
 
     @property
     def copies_bytes(self) -> int:
@@ -297,12 +269,38 @@ class S3Store(Store):
         """The key in the cache of a file with this content."""
         return json.dumps([self._endpoint.url, self.url, name, num_bytes, etag])
 
-    def _downloading(self, name: str, found: Found) -> Callable[[Path], None]:
-        def make(folder: Path) -> None:
-            path = folder / PurePosixPath(name).name
-            download(self._ask, self._key(name), path, found.num_bytes, found.etag, f"read {name} in")
+    def _fetch(self, name: str, anew: bool) -> Path:
+        found = self._found(name)
+        key = self._copy_of(name, found.num_bytes, found.etag)
+        if anew:
+            self._cache.drop(key)
+        return self._cache.entry(key, found.num_bytes, lambda new: self._download(name, found, new)) / _last(name)
 
-        return make
+    def _fetch_folder(self, prefix: str, names: list[str], anew: bool) -> Path:
+        found = {name: self._found(f"{prefix}/{name}") for name in names}
+        key = json.dumps([self._endpoint.url, self.url, prefix, [(name, *each[:2]) for name, each in found.items()]])
+        if anew:
+            self._cache.drop(key)
+
+        def fill(folder: Path) -> None:
+            for name, each in found.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                self._download(f"{prefix}/{name}", each, (folder / name).parent)
+
+        return self._cache.entry(key, sum(each.num_bytes for each in found.values()), fill, keep=True)
+
+    def _download(self, name: str, found: Found, folder: Path) -> None:
+        """Write a file under the last part of its name."""
+        path = folder / _last(name)
+        download(self._ask, self._key(name), path, found.num_bytes, found.etag, f"read {name} in")
+
+    def _at_rest(self, name: str, fetch: Callable[[], Path]) -> Path:
+        """Fetch what may be written anew meanwhile: once more where it was."""
+        for _ in range(_TRIES):
+            with suppress(Replaced):
+                return fetch()
+        message = f"Cannot read {name} in the store {self.url}: it is written anew all the time."
+        raise StorageError(message)
 
     def _hash(self, name: str) -> str:
         """The hash of a file that somebody else wrote."""
@@ -359,6 +357,11 @@ class S3Store(Store):
 
     def _is_inside(self, filename: object) -> bool:
         return isinstance(filename, str) and Path(filename).is_relative_to(self._scratch)
+
+
+def _last(name: str) -> str:
+    """The last part of a name."""
+    return name.rpartition("/")[2]
 
 
 def _is_below(folder: str, folders: Container[str]) -> bool:
