@@ -12,12 +12,13 @@ from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
 from mistudio.artifacts.names import check_name
-from mistudio.artifacts.opening import default_store_url, open_store, open_to_read, store_url
+from mistudio.artifacts.opening import open_if_there, open_store, open_to_read, store_url
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
 from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.signing import SIGNING_KEY_ENV
 from mistudio.artifacts.store import Store, StoredFile
+from mistudio.artifacts.urls import default_store_url
 from mistudio.artifacts.verifying import Verdict, sign, verify
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ __all__ = [
     "hash_file",
     "open_artifact",
     "open_input",
+    "open_if_there",
     "open_store",
     "open_to_read",
     "produce",

@@ -141,7 +141,7 @@ def latest(
     if as_json:
         echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1))
     else:
-        echo(str(newest.store.fetch(f"{newest.uri}/manifest.json").parent) if as_path else newest.uri)
+        echo(str(newest.folder()) if as_path else newest.uri)
 
 
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:

@@ -66,16 +66,15 @@ def list_(
     Example: mistudio corpus list --json
     """
     import json
-    import os
 
     from rich.table import Table
 
-    from mistudio.artifacts import open_to_read, store_url
+    from mistudio.artifacts import open_if_there
     from mistudio.corpus.documents import BUILTIN_NAMES
     from mistudio.corpus.uploads import list_corpora, upload_name
 
-    there = os.path.exists(store_url(store))
-    uploads = list(list_corpora(open_to_read(store))) if there else []
+    opened = open_if_there(store)
+    uploads = list(list_corpora(opened)) if opened is not None else []
     if as_json:
         rows = [
             {"name": upload_name(upload), "uri": upload.uri, "digest": upload.digest, **upload.manifest.summary}

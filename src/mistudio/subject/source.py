@@ -97,7 +97,8 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
     if artifact.manifest.short_kind != "subject":
         message = f"{artifact.uri} is a {artifact.manifest.short_kind}, not a subject."
         raise InputError(message)
-    files = {name: artifact.file(name) for name in artifact.paths()}
+    folder = artifact.folder()
+    files = {name: folder / name for name in artifact.paths()}
     name = str(artifact.manifest.config.get("name", artifact.uri))
     if _CONFIG not in files:
         path = _only_gguf(list(files.values()), artifact.uri)
@@ -110,7 +111,7 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
     return SubjectSource(
         name=name,
         uri=artifact.uri,
-        path=str(files[_CONFIG].parent),
+        path=str(folder),
         revision=None,
         digest=artifact.digest,
         tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
