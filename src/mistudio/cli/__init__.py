@@ -12,6 +12,7 @@ from mistudio.cli import (
     corpus,
     demo,
     interchange,
+    models,
     pipelines,
     runs,
     serving,
@@ -50,7 +51,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify, serving, steering):
+for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, models, verify, serving, steering):
     part.register(app)
 
 
