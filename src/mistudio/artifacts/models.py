@@ -146,8 +146,8 @@ def move_alias(store: Store, version: Version, alias: str, author: str) -> Moved
         sae = open_artifact(store, version.sae.uri)
         if sae.digest != version.sae.digest:
             message = (
-                f"{version.sae.uri} is not what was registered as {version}: its digest is {sae.digest[:12]} instead of "
-                f"{version.sae.digest[:12]}."
+                f"{version.sae.uri} is not what was registered as {version}: its digest is {sae.digest[:12]} instead "
+                f"of {version.sae.digest[:12]}."
             )
             raise DamagedArtifact(message)
         add_reference(store, alias, version.name, sae, author)

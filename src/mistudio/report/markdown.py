@@ -27,7 +27,8 @@ def render_markdown(
         "| --- | ---: | --- |",
     ]
     for metric in shown_metrics(metrics):
-        lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {in_markdown(metric.hint)} |")
+        value = write_metric(metric.key, metrics[metric.key])
+        lines.append(f"| {metric.label} | {value} | {in_markdown(metric.hint)} |")
     if interpretation is not None:
         lines += ["", "## Explanations", "", "| held-out documents | |", "| --- | ---: |"]
         lines += [f"| features explained | {interpretation.explained:,} of {interpretation.num_features:,} |"]
@@ -36,7 +37,6 @@ def render_markdown(
     for column in lineage:
         for node in column:
             figures = ", ".join(f"{name} {value}" for name, value in node.key_figures) or node.note
-            lines.append(
-                f"| {in_markdown(node.title)} | {in_markdown(node.name)} | `{node.short_digest}` | {in_markdown(figures)} |"
-            )
+            title, name = in_markdown(node.title), in_markdown(node.name)
+            lines.append(f"| {title} | {name} | `{node.short_digest}` | {in_markdown(figures)} |")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from mistudio.steps.output import StepOutput
 from mistudio.tracking import Run, pipeline_run
 from mistudio.tracking.views import PIPELINE
 
+
 def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFolder) -> None:
     """Run a pipeline to its end; its figures, also those of a run that fails, go to its MLflow run."""
     pipeline = load_pipeline(name)

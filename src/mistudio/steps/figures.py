@@ -37,7 +37,8 @@ def description(step: str, artifact: Artifact) -> str:
     if _SUMMARY in artifact.paths():
         return artifact.file(_SUMMARY).read_text(encoding="utf-8")
     lines = [f"`{artifact.uri}`, made by {step}", "", "| figure | value |", "| --- | ---: |"]
-    return "\n".join([*lines, *(f"| {in_markdown(name)} | {in_markdown(_shown(v))} |" for name, v in _rows(artifact))]) + "\n"
+    lines += [f"| {in_markdown(name)} | {in_markdown(_shown(value))} |" for name, value in _rows(artifact)]
+    return "\n".join(lines) + "\n"
 
 
 def datasets(artifact: Artifact) -> list[Dataset]:

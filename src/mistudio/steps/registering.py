@@ -102,9 +102,7 @@ def registered(store: Store, name: str = "") -> Iterator[Registered]:
                     yield Registered(version, own, {}, str(error))
 
 
-def mirror(
-    store: Store, name: str, connection: Connection, given: Mapping[str, Artifact | None] | None = None
-) -> bool:
+def mirror(store: Store, name: str, connection: Connection, given: Mapping[str, Artifact | None] | None = None) -> bool:
     """Make MLflow's registry say of a model what the store says; whether it does.
 
     Args:

@@ -10,7 +10,7 @@ from mistudio.redaction import redact
 
 DIGEST_TAG = "sae.digest"
 _TYPE = "sparse autoencoder"
-_REFUSED = str.maketrans({each: "-" for each in "/:.%\"'"})  # in the name of a logged model
+_REFUSED = str.maketrans(dict.fromkeys("/:.%\"'", "-"))  # in the name of a logged model
 _NAME_CHARS = 250
 _PARAM_CHARS = 500
 
