@@ -9,7 +9,7 @@ from mistudio.steps.output import StepOutput, flat
 from mistudio.steps.spec import Step
 from mistudio.tracking import Run
 from mistudio.tracking.kubeflow import USED, pipeline_run_id
-from mistudio.tracking.views import AUTOENCODER
+from mistudio.tracking.views import AUTOENCODER, STEP
 
 _COMMIT = "mlflow.source.git.commit"
 
@@ -34,7 +34,7 @@ def log_output(run: Run, output: StepOutput, step: Step | None = None, title: st
     log_figures(run, output, own=not launcher_logs)
     run.rename(title or step_title(output.command, artifact))
     run.describe(description(name, artifact))
-    run.set_tags({**code(artifact), **facts(artifact), "mistudio.step": name})
+    run.set_tags({**code(artifact), **facts(artifact), STEP: output.command})
     run.log_datasets(datasets(artifact))
     if artifact.manifest.short_kind == "sae" and (model := autoencoder(artifact)) is not None:
         run.log_model(model)

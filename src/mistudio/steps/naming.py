@@ -8,6 +8,14 @@ from mistudio.artifacts import Artifact, InputRef, Line, Store, open_artifact, o
 from mistudio.errors import MistudioError
 
 _NOT_GIVEN = (None, "", -1)
+# What tells runs of pipelines apart as they begin, and the word before its value.
+_ASKED = {
+    **dict.fromkeys(("model", "hook", "architecture", "architectures"), ""),
+    **dict.fromkeys(("width", "widths"), "width "),
+    "k": "k",
+    "sparsities": "sparsity ",
+    **dict.fromkeys(("seed", "seeds"), "seed "),
+}
 _SHOWN_CHARACTERS = 60
 
 
@@ -46,13 +54,7 @@ def pipeline_title(pipeline: str, values: Mapping[str, Any]) -> str:
         pipeline: its name.
         values: its parameters.
     """
-    several = {name.removesuffix("s"): values.get(name) for name in ("architectures", "sparsities", "seeds")}
-    named = {name: values.get(name) for name in ("model", "hook", "architecture", "width", "k", "seed")}
-    named |= {name: value for name, value in several.items() if value is not None}
-    if named.get("architecture") is not None and named["k"] in _NOT_GIVEN:
-        del named["k"]
-    plain = ("model", "hook", "architecture")
-    words = [str(v) if name in plain else f"{name} {v}" for name, v in named.items() if v not in _NOT_GIVEN]
+    words = [f"{before}{values[name]}" for name, before in _ASKED.items() if values.get(name) not in _NOT_GIVEN]
     return " ".join([pipeline, *(word.rpartition("/")[2][:_SHOWN_CHARACTERS] for word in words)])
 
 

@@ -26,6 +26,7 @@ from mistudio.steps.context import Context
 from mistudio.steps.figures import autoencoder, headlines, lineage
 from mistudio.steps.spec import Argument, Asked, Input, Inputs, Step
 from mistudio.tracking import Connection, RegisteredVersion, is_tracking, mirror_registry, mirrored_digests
+from mistudio.tracking.views import STEP
 
 _UNKNOWN_AUTHOR = "pipeline"  # a container's user has no name
 _MEASURED = {"evaluation": "evaluate", "scores": "score"}
@@ -141,7 +142,7 @@ def _was_candidate(store: Store, version: Version) -> bool:
 def _log(context: Context, version: Version, sae: Artifact) -> None:
     model = autoencoder(sae)
     context.run.rename(f"register {version}")
-    context.run.set_tags({"mistudio.step": "register", "registered": str(version), **lineage(sae)})
+    context.run.set_tags({STEP: "register", "registered": str(version), **lineage(sae)})
     if model is not None:
         context.run.log_model(model, made=False)
 

@@ -6,11 +6,10 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 from mistudio.tracking.views import experiment_tags
-from mistudio.tracking.where import EXPERIMENT, EXPERIMENT_ENV, SQLITE, URI_ENV, private_folder, tracking_uri
+from mistudio.tracking.where import EXPERIMENT, EXPERIMENT_ENV, SQLITE, URI_ENV, database, private_folder, tracking_uri
 
 LOCKED_S = 20.0  # that another process may write to a database of SQLite
 # MLflow itself would try for many minutes.
@@ -53,11 +52,11 @@ def _alone(store_url: str) -> Iterator[None]:
 
 def _try_to_write(uri: str) -> None:
     """Fail at once where a database of SQLite cannot be written, which MLflow would try again for minutes."""
-    path = Path(uri.removeprefix(SQLITE).partition("?")[0])
-    if uri.startswith(SQLITE) and path.exists():
-        with closing(sqlite3.connect(path, timeout=LOCKED_S, isolation_level=None)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("ROLLBACK")
+    path = database(uri)
+    if path is not None and path.exists():
+        with closing(sqlite3.connect(path, timeout=LOCKED_S, isolation_level=None)) as opened:
+            opened.execute("BEGIN IMMEDIATE")
+            opened.execute("ROLLBACK")
 
 
 def _experiment_id(client: Any, store_url: str) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 from mistudio.tracking.client import connected
 from mistudio.tracking.connection import Connection
 from mistudio.tracking.runs import Run, finishing
-from mistudio.tracking.where import PARENT_ENV, RUN_ENV, SWITCH_ENV, URI_ENV, is_tracking, tracking_uri
+from mistudio.tracking.views import PIPELINE, STEP
+from mistudio.tracking.where import PARENT_ENV, RUN_ENV, SWITCH_ENV, URI_ENV, database, is_tracking, tracking_uri
 
 
 @contextmanager
 def pipeline_run(name: str, store_url: str, title: str = "") -> Iterator[Run]:
     """A run for a whole pipeline, or the one that was made for it; steps that are started inside log nested runs."""
-    run = Run(name, store_url, run_id=os.environ.get(RUN_ENV), title=title)
+    run = Run(name, store_url, run_id=os.environ.get(RUN_ENV), title=title, tags={PIPELINE: name})
     settings: dict[str, str | None] = {}
     if is_tracking():
         run_id = run.run_id
@@ -30,7 +31,7 @@ _OFF: dict[str, str | None] = {SWITCH_ENV: "off"}
 @contextmanager
 def step_run(step: str, store_url: str, title: str = "") -> Iterator[Run]:
     """A run for one step: the one that Kubeflow's plugin made, else a new one under the pipeline's."""
-    run = Run(step, store_url, os.environ.get(PARENT_ENV), os.environ.get(RUN_ENV), title=title)
+    run = Run(step, store_url, os.environ.get(PARENT_ENV), os.environ.get(RUN_ENV), title=title, tags={STEP: step})
     with finishing(run):
         yield run
 
@@ -42,7 +43,7 @@ def past_run(name: str, store_url: str, connection: Connection, began_s: float, 
     Raises:
         StorageError: MLflow cannot be used.
     """
-    run = Run(name, store_url, began_s=began_s, connection=connection)
+    run = Run(name, store_url, began_s=began_s, connection=connection, tags={STEP: name})
     yield run
     run.finish(ended_s=ended_s)
     connection.refuse_failed()
@@ -57,6 +58,14 @@ def logged_digests(store_url: str, connection: Connection) -> set[tuple[str, str
     found = connection.ask(lambda: _logged(*connected(store_url)))
     connection.refuse_failed()
     return found or set()
+
+
+def experiment_if_any(store_url: str) -> str | None:
+    """The id of the experiment, where there is a database already; None where there is none, or it cannot be used."""
+    path = database(tracking_uri(store_url))
+    if path is None or not path.exists():
+        return None
+    return Connection().ask(lambda: connected(store_url)[1])
 
 
 def _logged(client: Any, experiment: str) -> set[tuple[str, str]]:

@@ -39,6 +39,7 @@ class Run:
         began_s: when the work began, in seconds since 1970; now, if not given.
         connection: what it asks by; that of its parent, or one of its own, if not given.
         title: what tells it from other runs of the same name; the name, if not given.
+        tags: that it is made with.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Run:
         began_s: float | None = None,
         connection: Connection | None = None,
         title: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self._store_url, self._parent, self._title = name, store_url, parent, title or name
+        self._tags = {"mlflow.source.name": "mistudio", **(tags or {})}
         self._run_id, self._owned = run_id, run_id is None
         above = parent.connection if isinstance(parent, Run) else None
         self.connection: Connection = connection or above or Connection()
@@ -252,7 +255,7 @@ class Run:
             return client, str(there.info.experiment_id), self._run_id
         tags = {"mlflow.parentRunId": parent} if parent else {}
         title = redact(self._title)[:_MAX_TITLE_CHARS]
-        run = client.create_run(experiment, self._started_ms, {**tags, "mlflow.source.name": "mistudio"}, title)
+        run = client.create_run(experiment, self._started_ms, {**self._tags, **tags}, title)
         return client, experiment, str(run.info.run_id)
 
 

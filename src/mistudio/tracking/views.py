@@ -16,9 +16,11 @@ A pipeline is one run; each step that computed something is a run nested under i
 and reads its features; `sweep` makes many and compares them. What they made lies in the store: each run says where
 (`<step>.uri`) and which bytes (`<step>.digest`).
 """
+_NAME = "attributes.`Run Name`"
+_NAME_WIDTH, _WIDTH = 400, 130  # pixels
 _SHARED = "mlflow.sharedViewState."
-# Tags of runs: of which pipeline one is, and whether its figures are those of an autoencoder.
-PIPELINE, AUTOENCODER = "mistudio.pipeline", "mistudio.autoencoder"
+# Tags of runs: of which pipeline or step one is, and whether its figures are those of an autoencoder.
+PIPELINE, STEP, AUTOENCODER = "mistudio.pipeline", "mistudio.step", "mistudio.autoencoder"
 # What the runs of autoencoders have in common, however they were made.
 FACTS = ("model", "hook", "architecture", "width", "sparsity", "seed")
 FIGURES = ("ce_recovered", "explained_variance", "l0", "dead_fraction", "interpretable")
@@ -35,18 +37,20 @@ def experiment_tags(there: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def view_path(experiment: str, key: str) -> str:
+    """Where below the server's address a view is opened."""
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}"
+
+
 def _view(runs: str) -> str:
-    columns = [
-        *(f"tags.`{name}`" for name in FACTS),
-        *(f"metrics.`{name}`" for name in FIGURES),
-        "attributes.`Dataset`",
-        "attributes.`Models`",
-    ]
+    columns = [*(f"metrics.`{name}`" for name in FIGURES), *(f"tags.`{name}`" for name in FACTS), "attributes.`Dataset`"]
     state = {
         "searchFilter": runs,
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
+        "columnOrder": [_NAME, *columns],
+        "columnWidths": {_NAME: _NAME_WIDTH, **dict.fromkeys(columns, _WIDTH)},
         "hideEmptyCharts": True,
     }
     return json.dumps(state)

@@ -37,6 +37,16 @@ def tracking_uri(store_url: str) -> str:
     return f"{SQLITE}{path}"
 
 
+def is_server(uri: str) -> bool:
+    """Whether this is the address of an MLflow server, not of a database."""
+    return uri.partition("://")[0] in ("http", "https")
+
+
+def database(uri: str) -> Path | None:
+    """The file of a database of SQLite; None for anything else."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
 def private_folder(store_url: str) -> Path:
     """The folder that this machine has for the store, made where it is not there."""
     folder = scratch_folder(store_url)
