@@ -214,11 +214,11 @@ def mlflow(
 def _tell_views(store: str, address: str) -> None:
     """Say where the runs are to be seen, with the columns that tell them apart."""
     from mistudio.tracking.opening import experiment_if_any
-    from mistudio.tracking.views import VIEWS, view_path
+    from mistudio.tracking.views import pages
 
     experiment = experiment_if_any(store)
-    for key in VIEWS if experiment else ():
-        echo(f"{key.capitalize() + ':':<14} {address}/{view_path(str(experiment), key)}")
+    for what, path in pages(experiment).items() if experiment else ():
+        echo(f"{what + ':':<14} {address}/{path}")
 
 
 def sync(context: typer.Context, store: StoreOption = "") -> None:

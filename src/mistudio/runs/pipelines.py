@@ -67,7 +67,6 @@ def _all_values(pipeline: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def _log_results(run: Run, store_url: str, finished: list[Finished]) -> None:
     """Put the run's figures, times and artifacts where two runs can be compared."""
-    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
     if not finished or not run.is_tracked:
         return
     store = open_to_read(store_url)
@@ -77,6 +76,7 @@ def _log_results(run: Run, store_url: str, finished: list[Finished]) -> None:
         if step not in repeated:  # a sweep's autoencoders have runs of their own
             made = StepOutput(step, open_artifact(store, event.uri), event.found, event.seconds)
             log_to_pipeline(run, made)
+    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
     if trained := [event for event in finished if event.step == "train"]:
         known = facts(open_artifact(store, trained[-1].uri))
         run.rename(finished_title(run.name, known, len(trained)))

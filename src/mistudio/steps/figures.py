@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from mistudio.artifacts import Artifact, JsonScalar, Line, canonical_json
+from mistudio.artifacts import Artifact, JsonScalar, Line, canonical_json, open_artifact
 from mistudio.errors import MistudioError
 from mistudio.plain_text import in_markdown
 from mistudio.report.metrics import OUTLIER_FIGURES
 from mistudio.steps.naming import autoencoder_words, corpus_name, facts
 from mistudio.tracking import Dataset, Model
+from mistudio.tracking.views import NOTE
 
 _MEASURED = (
     "explained_variance",
@@ -23,6 +24,14 @@ _MEASURED = (
 )
 _SCORED = ("interpretable", "scored", "explained", "dead", "dense", "program_f1", "shuffled_f1")
 _HEADLINES = {"evaluate": _MEASURED, "compare": _MEASURED, "score": _SCORED}
+MEASURED_BY = {"evaluation": "evaluate", "scores": "score"}  # role of an input -> the step that published it
+_MAIN = {
+    "ce_recovered": "CE recovered",
+    "explained_variance": "explained variance",
+    "l0": "L0",
+    "dead_fraction": "silent features",
+    "interpretable": "interpretable features",
+}
 _MODEL_SETTINGS = ("hook", "target_hook", "tokens")
 _SUMMARY = "report.md"
 
@@ -33,12 +42,23 @@ def headlines(step: str, summary: Mapping[str, JsonScalar]) -> dict[str, JsonSca
 
 
 def description(step: str, artifact: Artifact) -> str:
-    """What was published, in Markdown: the page of a report, else its figures as a table."""
+    """What was published, in Markdown: the page of a report under its main figures, else its figures as a table."""
     if _SUMMARY in artifact.paths():
-        return artifact.file(_SUMMARY).read_text(encoding="utf-8")
+        _title, _, page = artifact.file(_SUMMARY).read_text(encoding="utf-8").partition("\n")
+        return f"**{main_figures(artifact)}**\n\n{page.strip()}\n"
     lines = [f"`{artifact.uri}`, made by {step}", "", "| figure | value |", "| --- | ---: |"]
     lines += [f"| {in_markdown(name)} | {in_markdown(_shown(value))} |" for name, value in _rows(artifact)]
     return "\n".join(lines) + "\n"
+
+
+def main_figures(artifact: Artifact) -> str:
+    """The figures of the evaluation and scores behind an artifact that matter most, in a line."""
+    behind = [(step, artifact.manifest.inputs.get(role)) for role, step in MEASURED_BY.items()]
+    figures: dict[str, JsonScalar] = {}
+    for step, ref in behind:
+        with suppress(MistudioError):
+            figures |= headlines(step, open_artifact(artifact.store, ref.uri).manifest.summary) if ref else {}
+    return ", ".join(f"{words} {_shown(figures[name])}" for name, words in _MAIN.items() if name in figures)
 
 
 def datasets(artifact: Artifact) -> list[Dataset]:
@@ -64,11 +84,11 @@ def autoencoder(artifact: Artifact) -> Model | None:
     settings = {key: sae.manifest.config[key] for key in _MODEL_SETTINGS if sae.manifest.config.get(key) is not None}
     words = autoencoder_words(known)
     return Model(
-        name=" ".join([name, *words]).strip() or sae.uri,
+        name=" ".join([*words, name]).strip() or sae.uri,
         digest=sae.digest,
         uri=sae.uri,
         params={**settings, **known},
-        tags=lineage(sae),
+        tags={**lineage(sae), NOTE: description("train", sae)},
         manifest=canonical_json(sae.manifest.model_dump(mode="json")),
     )
 

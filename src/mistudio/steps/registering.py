@@ -23,13 +23,12 @@ from mistudio.errors import InputError, MistudioError
 from mistudio.events import Message, emit
 from mistudio.plain_text import in_markdown
 from mistudio.steps.context import Context
-from mistudio.steps.figures import autoencoder, headlines, lineage
+from mistudio.steps.figures import MEASURED_BY, autoencoder, headlines, lineage
 from mistudio.steps.spec import Argument, Asked, Input, Inputs, Step
 from mistudio.tracking import Connection, RegisteredVersion, is_tracking, mirror_registry, mirrored_digests
-from mistudio.tracking.views import STEP
+from mistudio.tracking.views import FIGURES, STEP
 
 _UNKNOWN_AUTHOR = "pipeline"  # a container's user has no name
-_MEASURED = {"evaluation": "evaluate", "scores": "score"}
 
 
 class Registered(NamedTuple):
@@ -53,7 +52,7 @@ def _register(context: Context, inputs: Inputs, _config: None) -> str:
     name = str(context.argument("name") or "")
     if not name:
         return ""
-    sae, measured = inputs.one("sae"), {kind: inputs.maybe(kind) for kind in _MEASURED}
+    sae, measured = inputs.one("sae"), {kind: inputs.maybe(kind) for kind in MEASURED_BY}
     for kind, made in measured.items():
         if made is not None:
             _check_of(made, kind, sae)
@@ -166,9 +165,10 @@ def _described(store: Store, version: Version, given: Mapping[str, Artifact | No
     if model is None:
         message = f"{sae.uri} is no autoencoder."
         raise InputError(message)
-    tags = {**lineage(sae), **places, **figures, "registered by": version.author, "registered at": version.created_at}
+    main = {name: figures[name] for name in FIGURES if name in figures}
+    tags = {**main, **lineage(sae), **places, "registered by": version.author, "registered at": version.created_at}
     rows = "".join(f"| {in_markdown(figure)} | {value:.4g} |\n" for figure, value in figures.items())
-    head = f"{in_markdown(model.name)}: `{sae.uri}`\n\n"
+    head = f"`{model.name.replace('`', '')}`, `{sae.uri}`\n\n"
     return RegisteredVersion(version.number, model, tags, f"{head}| figure | value |\n| --- | ---: |\n{rows}")
 
 
@@ -188,7 +188,7 @@ def _measured(catalog: Catalog, sae: Artifact) -> dict[str, Artifact]:
 def _figures(measured: Mapping[str, Artifact]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for kind, made in measured.items():
-        figures |= headlines(_MEASURED[kind], made.manifest.summary)
+        figures |= headlines(MEASURED_BY[kind], made.manifest.summary)
     return figures
 
 

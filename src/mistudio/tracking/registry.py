@@ -4,6 +4,7 @@ What is registered, its numbers and its aliases are the store's (:mod:`mistudio.
 to look like that: versions that MLflow lacks are made, aliases are moved. So it may be made at any time and again.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from mistudio.tracking.client import connected
 from mistudio.tracking.connection import Connection
 from mistudio.tracking.models import DIGEST_TAG, Model
 
+_VERSIONS_TAG = "mlflow.modelVersions"
 _ABOUT = "Versions of an autoencoder, registered by miStudio; the weights lie in its store, at `sae.uri`."
 
 
@@ -97,4 +99,11 @@ def _create(client: Any, experiment: str, name: str, version: RegisteredVersion)
         description=redact(version.description),
         model_id=logged.model_id,
     )
+    client.set_logged_model_tags(logged.model_id, {_VERSIONS_TAG: _with_version(logged.tags, made)})
     return str(made.version)
+
+
+def _with_version(tags: Mapping[str, str], made: Any) -> str:
+    """The versions that a logged model has become, by which MLflow's pages of models link to them."""
+    known: list[dict[str, str]] = json.loads(tags.get(_VERSIONS_TAG, "[]"))
+    return json.dumps([*known, {"name": made.name, "version": str(made.version)}])

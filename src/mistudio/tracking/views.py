@@ -1,7 +1,7 @@
 """How an experiment looks when it is opened: its kind, what is said of it, and views with the columns that matter.
 
 MLflow's web interface keeps a view that is shared (columns, order, filter) as a tag of the experiment, and opens it by
-its key in the address. Two are written so: the runs of pipelines, and all autoencoders, those of sweeps included.
+its key in the address. The runs of pipelines are written so.
 """
 
 import json
@@ -24,28 +24,40 @@ PIPELINE, STEP, AUTOENCODER = "mistudio.pipeline", "mistudio.step", "mistudio.au
 # What the runs of autoencoders have in common, however they were made.
 FACTS = ("model", "hook", "architecture", "width", "sparsity", "seed")
 FIGURES = ("ce_recovered", "explained_variance", "l0", "dead_fraction", "interpretable")
-# Key of a view -> which runs it shows.
-VIEWS = {"runs": f"tags.`{PIPELINE}` != 'none'", "autoencoders": f"tags.`{AUTOENCODER}` = 'yes'"}
+VIEW = "pipelines"
+_OF_PIPELINES = f"tags.`{PIPELINE}` != 'none'"
 
 
 def experiment_tags(there: Mapping[str, str]) -> dict[str, str]:
     """The tags that an experiment lacks which has those that are ``there``; a kind or description given stays."""
     fixed = {KIND: _MACHINE_LEARNING, NOTE: _DESCRIPTION}
-    own = {f"{_SHARED}{key}": _view(runs) for key, runs in VIEWS.items()}
+    own = {f"{_SHARED}{VIEW}": _view()}
     return {name: value for name, value in fixed.items() if name not in there} | {
         name: value for name, value in own.items() if there.get(name) != value
     }
 
 
-def view_path(experiment: str, key: str) -> str:
-    """Where below the server's address a view is opened."""
-    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={key}"
+def pages(experiment: str) -> dict[str, str]:
+    """What is worth opening below the server's address.
+
+    Whether MLflow shows its pages for GenAI or for machine learning is the browser's, unless the address says it.
+    """
+    kind = "workflowType=machine_learning"
+    return {
+        "Pipelines": f"#/experiments/{experiment}/runs?{kind}&viewStateShareKey={VIEW}",
+        "Autoencoders": f"#/experiments/{experiment}/models?{kind}",
+        "Registered": f"#/models?{kind}",
+    }
 
 
-def _view(runs: str) -> str:
-    columns = [*(f"metrics.`{name}`" for name in FIGURES), *(f"tags.`{name}`" for name in FACTS), "attributes.`Dataset`"]
+def _view() -> str:
+    columns = [
+        *(f"metrics.`{name}`" for name in FIGURES),
+        *(f"tags.`{name}`" for name in FACTS),
+        "attributes.`Dataset`",
+    ]
     state = {
-        "searchFilter": runs,
+        "searchFilter": _OF_PIPELINES,
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": columns,
