@@ -150,7 +150,8 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path, by_defaul
             tolerations: [{key: gpu, operator: Exists, effect: NoSchedule}]
         every_step: {retries: 5, cpu_limit: "8", node_selector: {zone: a}, labels: {team: one}}
         steps:
-          train: {gpus: 2, gpu_kind: large, cpu_limit: 2500m, timeout_hours: 1.5, env: {NCCL_DEBUG: INFO}, labels: {c: d}}
+          train:
+            {gpus: 2, gpu_kind: large, cpu_limit: 2500m, timeout_hours: 1.5, env: {NCCL_DEBUG: INFO}, labels: {c: d}}
           capture: {memory_request: 3Gi, memory_limit: 4Gi, scratch: 100Gi}
         secrets:
           judge: null

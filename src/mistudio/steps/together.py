@@ -1,12 +1,11 @@
 """A step in several processes of one machine or pod, one a GPU: what ``torchrun`` starts on the command line.
 
 A component is one process. Where ``MISTUDIO_NUM_PROCESSES`` says so, it starts torchrun, whose processes each do the
-step with the same settings (``python -m mistudio.steps.together FOLDER``); they find each other through its environment
-(see :mod:`mistudio.sae.workers`). The first tells how it went, and so does each that fails.
+step with the same settings (:mod:`mistudio.steps.one_of_many`); they find each other through its environment (see
+:mod:`mistudio.sae.workers`). The first tells how it went, and so does each that fails.
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -17,22 +16,18 @@ from typing import Any
 
 from mistudio.artifacts import open_artifact, open_store
 from mistudio.errors import ConfigError, MistudioError
-from mistudio.events import EVENTS_ENV, Failed, append
 from mistudio.parallel import num_cores
 from mistudio.plain_text import shortened
 from mistudio.steps import running
 from mistudio.steps.output import StepOutput
-from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import Step
 from mistudio.stopping import stoppable
-
-logger = logging.getLogger("mistudio.together")
 
 NUM_ENV = "MISTUDIO_NUM_PROCESSES"
 _AUTO = "auto"
 _MOST = 64
 _GRACE_S = 40.0  # torchrun gives its processes 30 seconds to end
-_REQUEST, _RESULT = "request.json", "result.json"
+REQUEST, RESULT = "request.json", "result.json"  # files that the processes are given, and leave
 
 
 class ProcessFailed(MistudioError):
@@ -51,9 +46,9 @@ def run_together(step: Step, values: Mapping[str, Any]) -> StepOutput:
         return running.run(step, values)
     with tempfile.TemporaryDirectory(prefix="mistudio-together-") as name:
         folder = Path(name)
-        (folder / _REQUEST).write_text(json.dumps({"step": step.name, "values": values}), encoding="utf-8")
+        (folder / REQUEST).write_text(json.dumps({"step": step.name, "values": values}), encoding="utf-8")
         code = _wait_for(_command(folder, count), count)
-        result = _read(folder / _RESULT)
+        result = _read(folder / RESULT)
         if code or result is None:
             raise _failure(folder, step, count)
     artifact = open_artifact(open_store(str(values.get("store") or "")), result["uri"])
@@ -80,7 +75,7 @@ def wanted_processes() -> int:
 def _command(folder: Path, count: int) -> list[str]:
     """Torchrun on this machine alone, for processes that take no modules from the working folder."""
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    return [*torchrun, "--nproc-per-node", str(count), "-m", "mistudio.steps.together", str(folder)]
+    return [*torchrun, "--nproc-per-node", str(count), "-m", "mistudio.steps.one_of_many", str(folder)]
 
 
 def _wait_for(command: list[str], count: int) -> int:
@@ -102,7 +97,7 @@ def _wait_for(command: list[str], count: int) -> int:
 
 def _failure(folder: Path, step: Step, count: int) -> ProcessFailed:
     """What went wrong: the error that the others ended for, where a process could still say it."""
-    told = [each for rank in range(count) if (each := _read(folder / _error_name(rank))) is not None]
+    told = [each for rank in range(count) if (each := _read(folder / error_name(rank))) is not None]
     own = next((each for each in told if not each["of_another"]), None)
     if own is None:
         message = (
@@ -116,53 +111,9 @@ def _failure(folder: Path, step: Step, count: int) -> ProcessFailed:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_bytes()) if path.exists() else None  # type: ignore[no-any-return]
+    return json.loads(path.read_bytes()) if path.exists() else None
 
 
-def _error_name(rank: int) -> str:
+def error_name(rank: int) -> str:
+    """The file that a process leaves where it fails."""
     return f"error-{rank}.json"
-
-
-def _work(folder: Path) -> int:
-    """Do the step as one of the processes; the exit code."""
-    from mistudio.sae.workers import WorkerFailed  # imports torch, which who starts them has no use for
-    from mistudio.steps import own_process
-
-    rank, events = int(os.environ["RANK"]), os.environ.get(EVENTS_ENV)
-    _tell_as(rank)
-    request = json.loads((folder / _REQUEST).read_bytes())
-    own_process(request["step"])
-    try:
-        output = running.run(STEPS[request["step"]], request["values"])
-    except MistudioError as error:
-        of_another = isinstance(error, WorkerFailed)
-        content = {"message": str(error), "exit_code": error.exit_code, "of_another": of_another}
-        _write(folder / _error_name(rank), content)
-        logger.error("%s", error)
-        if rank and events and not of_another:
-            append(Path(events), Failed(message=str(error), exit_code=error.exit_code, step=request["step"]))
-        return error.exit_code
-    if rank == 0:
-        result = {"uri": output.artifact.uri, "found": output.found, "seconds": output.seconds}
-        _write(folder / _RESULT, result)
-    return 0
-
-
-def _tell_as(rank: int) -> None:
-    """Only the first process tells whoever follows the run, and MLflow, how far it is; in a log, each has a number."""
-    logging.basicConfig(format=f"process {rank}: %(message)s")
-    logging.getLogger("mistudio").setLevel(logging.WARNING if rank else logging.INFO)
-    if rank:
-        os.environ.pop(EVENTS_ENV, None)
-        os.environ["MISTUDIO_TRACKING"] = "off"
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a file at once: who reads it may come in the middle."""
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(path)
-
-
-if __name__ == "__main__":
-    sys.exit(_work(Path(sys.argv[1])))
