@@ -9,9 +9,11 @@ import typer
 
 from mistudio.cli import (
     artifacts,
+    auditing,
     corpus,
     demo,
     interchange,
+    models,
     pipelines,
     runs,
     serving,
@@ -61,9 +63,11 @@ for part in (
     artifacts,
     subject,
     interchange,
+    models,
     verify,
     serving,
     steering,
+    auditing,
 ):
     part.register(app)
 

@@ -56,7 +56,14 @@ def submit(
     placement: Annotated[
         Path | None, typer.Option(help="File that says on which machines the steps run, with which resources.")
     ] = None,
-    cache: Annotated[bool, typer.Option(help="Take outputs of earlier runs from Kubeflow's cache.")] = True,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Take outputs of earlier runs from Kubeflow's cache. [default: as placed]",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Show how it goes, and end as the run does: with 3 where its gate failed.")
     ] = False,

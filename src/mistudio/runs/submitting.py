@@ -22,7 +22,7 @@ class Submission:
         name: of the run; empty: the pipeline and the time.
         version: name of the pipeline's version; empty: the git commit.
         service_account: of the run's pods; empty: Kubeflow's.
-        cache: take outputs of earlier runs from Kubeflow's cache.
+        cache: whether Kubeflow takes outputs of earlier runs from its cache; None: as the placement says.
         placement: file that says which machines the steps run on.
     """
 
@@ -30,7 +30,7 @@ class Submission:
     name: str = ""
     version: str = ""
     service_account: str = ""
-    cache: bool = True
+    cache: bool | None = None
     placement: Path | None = None
 
 
@@ -45,13 +45,19 @@ def upload(cluster: Cluster, pipeline: str, how: Submission) -> Version:
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / f"{pipeline}.yaml"
         functions = checkout.kfp_functions()
-        functions.compile_to(loaded, compiled, *([how.placement] if how.placement else []))
-        if not how.cache:
-            functions.forget_cache(compiled)
-        name = version_name(compiled.read_bytes(), own=how.version, altered=how.placement is not None or not how.cache)
+        functions.compile_to(loaded, compiled, how.placement)
+        if how.cache is not None:
+            functions.set_cache(compiled, use=how.cache)
+        name = version_name(compiled.read_bytes(), own=how.version, committed=_committed(pipeline))
         pipeline_id = cluster.pipeline_id(pipeline) or _make_pipeline(cluster, pipeline, loaded.description or "")
         found = cluster.find_version(pipeline_id, name.name)
         return _checked(found, name) if found else _upload(cluster, pipeline_id, name, compiled)
+
+
+def _committed(pipeline: str) -> bytes:
+    """The compiled pipeline of the checkout; empty where it has none."""
+    path = checkout.compiled_folder() / f"{pipeline}.yaml"
+    return path.read_bytes() if path.is_file() else b""
 
 
 def experiment_id(cluster: Cluster, name: str) -> str:

@@ -36,7 +36,7 @@ class VersionName:
         return _DIGEST not in description or self.digest in description
 
 
-def version_name(compiled: bytes, *, own: str = "", altered: bool = False) -> VersionName:
+def version_name(compiled: bytes, *, own: str = "", committed: bytes) -> VersionName:
     """The name of a compiled pipeline's version.
 
     The commit's first characters, where the checkout has no changes and nothing was changed on the way; else with a
@@ -45,7 +45,7 @@ def version_name(compiled: bytes, *, own: str = "", altered: bool = False) -> Ve
     Args:
         compiled: The compiled pipeline.
         own: A name to give it instead.
-        altered: Whether what was compiled is not what the commit alone gives, as with a placement file.
+        committed: The compiled pipeline of the checkout: another one comes of a placement file, for example.
     """
     digest = _DIGEST + hashlib.sha256(compiled).hexdigest()
     short = digest[len(_DIGEST) :][:_HASHED]
@@ -53,7 +53,7 @@ def version_name(compiled: bytes, *, own: str = "", altered: bool = False) -> Ve
     if not commit:
         name, origin = f"{__version__}-{short}", f"miStudio {__version__}"
     else:
-        marks = ([] if is_clean else ["dirty"]) + ([short] if altered or not is_clean else [])
+        marks = ([] if is_clean else ["dirty"]) + ([] if is_clean and compiled == committed else [short])
         name, origin = "-".join([commit[:_SHOWN], *marks]), f"commit {commit}"
         origin += "" if is_clean else " with changes that were not committed"
     return VersionName(own or name, f"Compiled from {origin}; {digest}", digest)

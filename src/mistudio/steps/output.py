@@ -1,6 +1,5 @@
-"""What a step returns, to the command line and to KFP components alike, and how it is logged."""
+"""What a step returns, to the command line and to KFP components alike."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
 from mistudio.events import Finished
-from mistudio.steps.summary_page import flat, summary_page
-from mistudio.tracking import Run
+from mistudio.steps.summary_page import summary_page
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,11 @@ class StepOutput:
     artifact: Artifact
     found: bool
     seconds: float
+
+    @property
+    def command(self) -> str:
+        """The step's name on the command line and in MLflow."""
+        return self.step.replace("_", "-")
 
     def write_to(self, artifact: Any) -> None:
         """Fill a KFP artifact: the manifest as its content, the summary as its metadata."""
@@ -73,13 +76,3 @@ def artifact_uri(path: str) -> str:
         kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     )
     return recipe.prefix
-
-
-def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
-    """Log settings and figures of what a step published, and what ``plot`` draws."""
-    artifact, step = output.artifact, output.step
-    run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
-    run.log_metrics(output.metrics())
-    run.log_artifact_of(step, artifact)
-    if plot and run.is_tracked:
-        plot(artifact, run)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mistudio.artifacts import Artifact
-from mistudio.plain_text import as_markdown
+from mistudio.plain_text import in_markdown
 
 _DIGEST_CHARACTERS = 12
 _MOST_CHARACTERS = 200
@@ -25,7 +25,7 @@ def summary_page(step: str, artifact: Artifact, *, found: bool, seconds: float) 
     inputs = [(role, f"{ref.uri} ({ref.digest[:_DIGEST_CHARACTERS]})") for role, ref in manifest.inputs.items()]
     settings = {**flat(manifest.config), "seed": manifest.seed}
     lines = [
-        f"# {as_markdown(step)}: {as_markdown(artifact.uri)}",
+        f"# {in_markdown(step)}: {in_markdown(artifact.uri)}",
         "",
         f"{how}, digest `{artifact.digest[:_DIGEST_CHARACTERS]}`. "
         f"More: `mistudio artifacts show {artifact.uri}` with the store of the run.",
@@ -48,10 +48,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _table(heading: str, rows: Iterable[tuple[str, object]]) -> list[str]:
-    lines = [f"| {as_markdown(name)} | {_cell(value)} |" for name, value in rows]
+    lines = [f"| {in_markdown(name)} | {_cell(value)} |" for name, value in rows]
     return ["", f"| {heading} | |", "| --- | --- |", *lines] if lines else []
 
 
 def _cell(value: object) -> str:
-    text = as_markdown(format(value, ".6g") if isinstance(value, float) else str(value))
+    text = in_markdown(format(value, ".6g") if isinstance(value, float) else str(value))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from mistudio.cli import app
 from mistudio.errors import ClusterError, ConfigError, Conflict, InputError
 from mistudio.runs import versions
+from mistudio.runs.tasks import step_name
 from tests.support.kfp_api import KfpServer
 
 ROOT = Path(__file__).parents[3]
@@ -100,18 +101,28 @@ def test_a_version_of_that_name_with_another_content_is_refused(server: KfpServe
     assert sorted(each.name for each in server.state.versions.values()) == sorted([COMMIT[:12], "release-7"])
 
 
-def test_without_cache_another_version_says_so_for_every_task(server: KfpServer) -> None:
+def test_kubeflows_cache_is_used_where_it_is_asked_for_and_that_is_another_version(server: KfpServer) -> None:
     submitted("interpret")
-    submitted("interpret", "--no-cache")
-    cached, uncached = server.state.versions.values()
-    assert uncached.name.startswith(f"{COMMIT[:12]}-")
+    submitted("interpret", "--no-cache")  # as the default placement has it
+    submitted("interpret", "--cache")
+    usual, cached = server.state.versions.values()
+    assert cached.name.startswith(f"{usual.name}-")
     specs = [next(yaml.safe_load_all(text)) for text in server.state.documents.values()]
-    for spec, expected in zip(specs, ({"enableCache": True}, {}), strict=True):
+    for spec, expected in zip(specs, ({}, {"enableCache": True}), strict=True):
         graphs = [part["dag"]["tasks"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
-        tasks = [task for graph in graphs for task in graph.values() if "taskInfo" in task]
-        steps = [task for task in tasks if not task["componentRef"]["name"].startswith(("comp-condition", "comp-for"))]
-        assert len(steps) == 11
-        assert all(task.get("cachingOptions", {}) == expected for task in steps)
+        options = {name: task.get("cachingOptions", {}) for graph in graphs for name, task in graph.items()}
+        assert {name: each for name, each in options.items() if step_name(name) and each != expected} == {}
+
+
+def test_a_placement_is_another_version(server: KfpServer, tmp_path: Path) -> None:
+    placement = tmp_path / "cluster.yaml"
+    placement.write_text("steps: {train: {cpu_limit: '7'}}")
+    submitted("interpret", "--placement", str(placement))
+    (version,) = server.state.versions.values()
+    assert version.name.startswith(f"{COMMIT[:12]}-")
+    containers = version.pipeline_spec["deploymentSpec"]["executors"]
+    assert containers["exec-train"]["container"]["resources"]["resourceCpuLimit"] == "7"
+    assert isinstance(submit("interpret", "--placement", str(tmp_path / "none.yaml")).exception, InputError)
 
 
 def test_only_uploading_starts_no_run(server: KfpServer) -> None:
@@ -219,11 +230,11 @@ def test_the_version_of_a_clean_checkout_is_its_commit(repository: Path, monkeyp
     monkeypatch.setattr(versions, "checkout", lambda: repository)
     commit = git(repository, "rev-parse", "HEAD")
     (repository / "notes.txt").write_text("no part of a pipeline")
-    made = versions.version_name(b"compiled")
+    made = versions.version_name(b"compiled", committed=b"compiled")
     assert made.name == commit[:12]
-    assert versions.version_name(b"compiled", altered=True).name.startswith(f"{commit[:12]}-")
+    assert versions.version_name(b"placed", committed=b"compiled").name.startswith(f"{commit[:12]}-")
     assert made.is_that_of(made.description)
-    assert not made.is_that_of(versions.version_name(b"other").description)
+    assert not made.is_that_of(versions.version_name(b"other", committed=b"other").description)
     assert made.is_that_of("uploaded by hand")
 
 
@@ -233,7 +244,7 @@ def test_the_version_of_a_changed_checkout_says_so_and_is_another_for_each_conte
     monkeypatch.undo()
     monkeypatch.setattr(versions, "checkout", lambda: repository)
     (repository / "pipelines" / "new.py").write_text("two\n")
-    one, two = (versions.version_name(content) for content in (b"one", b"two"))
+    one, two = (versions.version_name(content, committed=content) for content in (b"one", b"two"))
     assert one.name.startswith(f"{git(repository, 'rev-parse', 'HEAD')[:12]}-dirty-")
     assert one.name != two.name
     assert "changes that were not committed" in one.description
@@ -243,9 +254,9 @@ def test_an_installed_package_has_its_own_version(tmp_path: Path, monkeypatch: p
     monkeypatch.undo()
     monkeypatch.delenv("MISTUDIO_GIT_COMMIT", raising=False)
     monkeypatch.setattr(versions, "checkout", lambda: tmp_path)
-    assert versions.version_name(b"one").name.startswith(f"{versions.__version__}-")
+    assert versions.version_name(b"one", committed=b"one").name.startswith(f"{versions.__version__}-")
     monkeypatch.setenv("MISTUDIO_GIT_COMMIT", COMMIT)
-    assert versions.version_name(b"one").name == COMMIT[:12]
+    assert versions.version_name(b"one", committed=b"one").name == COMMIT[:12]
 
 
 def test_the_answer_in_json_can_be_read_by_a_script(server: KfpServer) -> None:
