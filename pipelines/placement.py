@@ -254,7 +254,7 @@ class Placement(Settings):
         return {"memory_request": request or "", "memory_limit": limit or "", "scratch": scratch or ""}
 
 
-def load_placement(path: Path | str | None = None, **given: str | None) -> Placement:
+def load_placement(path: Path | str | None = None, **given: Any) -> Placement:
     """The placement of a file, over the default.
 
     Args:
