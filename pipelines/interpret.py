@@ -12,6 +12,7 @@ from components.find.component import find
 from components.find_part.component import find_part
 from components.gate.component import gate
 from components.ingest.component import ingest
+from components.register.component import register
 from components.report.component import report
 from components.score.component import score
 from components.train.component import train
@@ -37,6 +38,7 @@ TAKES = {
     "score": only("model", "scorer", "score_settings", *_JUDGE, "model_settings", "seed", "store"),
     "report": only("report_settings", "store"),
     "gate": every("gate"),
+    "register": only("store", name="register_as"),
 }
 
 
@@ -67,3 +69,10 @@ def interpret(given: dict[str, dict[str, Any]], loops: Loops) -> None:
     )
     with dsl.If(verdict.output != "", name="falls short"):
         fail_gate(missed=verdict.output)
+    with dsl.If(verdict.output == "", name="gate passed"), dsl.If(given["register"]["name"] != "", name="register"):
+        register(
+            sae=trained.outputs["sae"],
+            evaluation=evaluated.outputs["evaluation"],
+            scores=scored.outputs["scores"],
+            **given["register"],
+        )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mistudio.cli.options import StoreOption, number
+from mistudio.redaction import redact
 from mistudio.terminal import echo
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
@@ -234,17 +235,32 @@ def mlflow(
     from mistudio.artifacts import scratch_folder
     from mistudio.errors import ConfigError
     from mistudio.tracking import is_tracking, tracking_uri
+    from mistudio.tracking.where import is_server
 
     if not is_tracking():
         message = "MLflow is not installed, or MISTUDIO_TRACKING is off: pip install 'mistudio[tracking]'."
         raise ConfigError(message)
+    if is_server(uri := tracking_uri(store)):
+        message = f"MLFLOW_TRACKING_URI names a server that is there: open {redact(uri)} in a browser."
+        raise ConfigError(message)
     _check_address(host, port)
+    _tell_views(store, f"http://{host}:{port}")
     # One worker and no job runner: half a gigabyte instead of three. What the server starts takes no modules from the
     # working folder, and uvicorn, which would put it first on the path, gets a folder of ours instead.
     os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", PYTHONSAFEPATH="1")
     own = ["--uvicorn-opts", shlex.join(["--app-dir", str(scratch_folder(store))])]
-    where = ["--backend-store-uri", tracking_uri(store), "--host", host, "--port", str(port), "--workers", "1", *own]
+    where = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1", *own]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant
+
+
+def _tell_views(store: str, address: str) -> None:
+    """Say where the runs are to be seen, with the columns that tell them apart."""
+    from mistudio.tracking.opening import experiment_if_any
+    from mistudio.tracking.views import pages
+
+    experiment = experiment_if_any(store)
+    for what, path in pages(experiment).items() if experiment else ():
+        echo(f"{what + ':':<14} {address}/{path}")
 
 
 def sync(context: typer.Context, store: StoreOption = "") -> None:

@@ -303,7 +303,9 @@ def _leaf(name: str, kind: type, text: str, default: Any = None, place: Place = 
     return Leaf(name, name, kind, many=False, default=default, text=text, nullable=default is None, place=place)
 
 
-STORE = _leaf("store", str, "Folder of the store; None: MISTUDIO_STORE, else the user's data folder.")
+STORE = _leaf(
+    "store", str, "Store: a folder, or s3://bucket/prefix; None: MISTUDIO_STORE, else the user's data folder."
+)
 _JUDGE = (
     _leaf("judge_url", str, _ENDPOINT),
     _leaf("judge_model", str, _JUDGE_MODEL),

@@ -14,7 +14,8 @@ from mistudio.settings import by_path, check_seed, get, validated
 from mistudio.steps.choose import TRAINING
 from mistudio.steps.context import Context, as_object
 from mistudio.steps.given import check, configure, sort_given
-from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.logged import log_output
+from mistudio.steps.output import StepOutput
 from mistudio.steps.spec import Argument, Asked, Input, Inputs, Output, Step
 from mistudio.tracking import Run
 
@@ -73,7 +74,7 @@ def _train_together(context: Context, inputs: Inputs, config: "TogetherConfig") 
         )
         for own, made in zip(runs, produced, strict=True):
             if not made.found:
-                log_output(own, StepOutput("train", made.artifact, made.found, 0.0), plot_training)
+                log_output(own, StepOutput("train", made.artifact, made.found, 0.0), TRAIN)
     return produced
 
 
