@@ -242,10 +242,20 @@ def test_the_examples_compile_and_fit_their_gpus(example: Path) -> None:
         gpus = placement.steps[step].gpus if step in placement.steps else None
         accelerator = pipeline.container(step)["resources"].get("accelerator", {})
         assert int(accelerator.get("resourceCount", 0)) == (gpus or 0)
-        kind = placement.gpu_of(placement.of(step))
+        placed = placement.of(step)
+        kind = placement.gpu_of(placed)
         if kind:
             assert placement.room.gpu_bytes(step) <= kind.memory_gb * 1e9
             assert kind.node_selector.items() <= pipeline.pod(step)["nodeSelector"]["labels"].items()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_have_room_for_the_steps_that_no_pipeline_has_too(example: Path) -> None:
+    placement = load_placement(example)
+    for step in component_names():
+        placed = placement.of(step)
+        assert bytes_of(placed.memory_request or "") < bytes_of(placed.memory_limit or "")
+        assert bytes_of(placed.scratch or "") > placement.cache_gb * 1e9
 
 
 def test_there_are_examples_for_a_laptop_for_a_host_with_two_gpus_and_for_a_cluster() -> None:
