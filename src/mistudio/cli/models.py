@@ -20,9 +20,9 @@ Example:
 
     mistudio register --sae sae/0123456789abcdef --name stories
 """
-_PROMOTE_HELP = """Let an alias of a model stand for a version: the candidate becomes the champion.
+_PROMOTE_HELP = """Make a version of a model its champion.
 
-Every change stays on record. To roll back, promote the version from before.
+That is the candidate, where no version is named. Every change stays on record. To roll back, promote the version from before.
 
 Examples:
 
