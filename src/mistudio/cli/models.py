@@ -22,7 +22,8 @@ Example:
 """
 _PROMOTE_HELP = """Make a version of a model its champion.
 
-That is the candidate, where no version is named. Every change stays on record. To roll back, promote the version from before.
+That is the candidate, where no version is named. Every change stays on record. To roll back, promote the version from
+before.
 
 Examples:
 
