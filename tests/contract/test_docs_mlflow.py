@@ -1,10 +1,10 @@
-"""The page on MLflow: its commands exist with their options, its pictures are there and small, its names are the code's."""
+"""The page on MLflow: its commands exist with their options, its pictures are there and small, its names are true."""
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -20,16 +20,27 @@ _MOST_BYTES = 250_000
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_each_command_takes_what_it_is_given(line: str) -> None:
-    words = shlex.split(line, comments=True)[1:]
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command)
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        name, command, words = command.resolve_command(context, words)
-        assert command is not None, name
-        context = command.make_context(name, list(words), parent=context)
-        words = [*context.protected_args, *context.args] if isinstance(command, click.Group) else []
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("mistudio", shlex.split(line)[1:])
+    while hasattr(command, "commands") and (rest := [*context._protected_args, *context.args]):
+        name, command, words = command.resolve_command(context, rest)
+        context = command.make_context(name, words, parent=context)
     if context.info_name == "run":
         parse_settings(load_pipeline(context.params["pipeline"]), context.params["settings"] or [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mistudio promote stories --versions 1",
+        "mistudio mlflow synch",
+        "mistudio run interpret --set registeras=x",
+        "mistudio models a b",
+    ],
+)
+def test_a_command_that_is_none_would_be_seen(line: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)no such|no parameter|unexpected"):
+        test_each_command_takes_what_it_is_given(line)
 
 
 def test_there_are_commands_of_all_that_the_page_is_about() -> None:

@@ -61,7 +61,7 @@ class Run:
         self._client: Any = None
         self._experiment = ""
         self._found_tags: Mapping[str, str] = {}
-        self._last_steps: dict[str, int] = {}  # of a run that is continued, where its curves end
+        self._found_points: dict[str, set[int] | None] = {}  # of a run that is continued, by figure; None: not read yet
         self._started_ms = _now_ms() if began_s is None else int(began_s * 1000)
         self._waiting: list[Any] = []
         self._sent_s = 0.0
@@ -211,12 +211,19 @@ class Run:
         self.connection.ask(call, most_s)
 
     def _entities(self, metrics: Mapping[str, JsonScalar], step: int, **about: str | None) -> list[Any]:
-        """The numbers among ``metrics``, but points of a curve that is there from before the run was continued."""
+        """The numbers among ``metrics``, but points that are there from before the run was continued."""
         from mlflow.entities import Metric
 
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        new = {name: value for name, value in numbers.items() if step > self._last_steps.get(name, -1)}
+        new = {name: value for name, value in numbers.items() if step not in self._points_of(name)}
         return [Metric(name, float(value), _now_ms(), step, **about) for name, value in new.items()]
+
+    def _points_of(self, name: str) -> set[int]:
+        """The steps at which a run that is continued has this figure."""
+        if self._found_points.get(name, set()) is None:
+            history = self.connection.ask(lambda: self._client.get_metric_history(self._run_id, name)) or []
+            self._found_points[name] = {int(point.step) for point in history}
+        return self._found_points.get(name) or set()
 
     def _send(self, most_s: float | None = None) -> None:
         waiting, self._waiting = self._waiting, []
@@ -251,7 +258,8 @@ class Run:
         if self._run_id is not None:
             there = client.get_run(self._run_id)
             self._found_tags = there.data.tags
-            self._last_steps = {name: _last_step(client, self._run_id, name) for name in there.data.metrics}
+            self._found_points = dict.fromkeys(there.data.metrics)
+            self._title = there.info.run_name or self._title
             return client, str(there.info.experiment_id), self._run_id
         tags = {"mlflow.parentRunId": parent} if parent else {}
         title = redact(self._title)[:_MAX_TITLE_CHARS]
@@ -268,10 +276,6 @@ def finishing(run: Run) -> Iterator[Run]:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.finish()
-
-
-def _last_step(client: Any, run_id: str, name: str) -> int:
-    return max((int(point.step) for point in client.get_metric_history(run_id, name)), default=-1)
 
 
 def _now_ms() -> int:
