@@ -18,7 +18,7 @@ from mistudio.tracking.kubeflow import CONFIG_ENV
 from mistudio.tracking.views import FACTS, FIGURES
 from tests.support.mlflow_server import MlflowServer, dump, find_postgres, mlflow_server
 from tests.support.tiny import tiny_documents, tiny_llama
-from tests.support.tiny_run import make_llama_run
+from tests.support.tiny_run import HOOK, make_llama_run
 
 pytestmark = [pytest.mark.proof, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
@@ -261,7 +261,7 @@ def test_the_runs_that_kubeflows_plugin_made_are_continued_and_left_open_and_not
     common = {"store": tiny.store.url, "device": "cpu"}
 
     train = kubeflow.begin("train")
-    asked = {"architecture": "topk", "width": 64, "k": 4, "tokens": 4000, "seed": 0}
+    asked = {"hook": HOOK, "architecture": "topk", "width": 64, "k": 4, "tokens": 4000, "seed": 0}
     sae = steps.run_step("train", activations=tiny.activations.uri, **asked, **common).artifact
     kubeflow.end(train, {**asked, "train_settings": "", "l1_coefficient": -1.0}, {})
 
@@ -299,7 +299,7 @@ def test_a_task_in_a_loop_says_nothing_on_the_pipelines_run(
     kubeflow = Kubeflow(client, server.url, monkeypatch)
     loop = client.create_run(kubeflow.experiment, tags={"mlflow.parentRunId": kubeflow.root}).info.run_id
     kubeflow.begin("train", parent=loop)
-    asked = {"width": 64, "k": 2, "tokens": 4000, "device": "cpu", "store": tiny.store.url}
+    asked = {"hook": HOOK, "width": 64, "k": 2, "tokens": 4000, "device": "cpu", "store": tiny.store.url}
     steps.run_step("train", activations=tiny.activations.uri, **asked)
     root = client.get_run(kubeflow.root).data
     assert (dict(root.metrics), "train.uri" in root.tags) == ({}, False)

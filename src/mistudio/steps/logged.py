@@ -14,32 +14,31 @@ from mistudio.tracking.views import AUTOENCODER, STEP
 _COMMIT = "mlflow.source.git.commit"
 
 
-def log_output(run: Run, output: StepOutput, step: Step | None = None, title: str = "") -> None:
+def log_output(run: Run, output: StepOutput, step: Step) -> None:
     """Log settings, figures, plots and lineage of what a step published, once.
 
     Args:
         run: the step's.
         output: what it published.
-        step: its declaration, for what it plots and what it gives to Kubeflow; None: neither.
-        title: the name of the run; made of what was published, if not given.
+        step: its declaration, which says what it plots, and what Kubeflow is given.
     """
     artifact, name = output.artifact, output.step
     if not run.is_tracked or run.found_tag(f"{name}.digest") == artifact.digest:
         return
     # Kubeflow's launcher logs the parameters of a task, and its Metrics, by itself.
-    on_kubeflow = step is not None and bool(pipeline_run_id())
+    on_kubeflow = bool(pipeline_run_id())
     settings = {**flat(artifact.manifest.config), "seed": artifact.manifest.seed}
     run.log_params({f"{USED}{key}": value for key, value in settings.items()} if on_kubeflow else settings)
-    launcher_logs = on_kubeflow and step is not None and step.output is not None and step.output.metrics
+    launcher_logs = on_kubeflow and step.output is not None and step.output.metrics
     log_figures(run, output, own=not launcher_logs)
-    run.rename(title or step_title(output.command, artifact))
+    run.rename(step_title(output.command, artifact))
     run.describe(description(name, artifact))
     run.set_tags({**code(artifact), **facts(artifact), STEP: output.command})
     run.log_datasets(datasets(artifact))
     if artifact.manifest.short_kind == "sae" and (model := autoencoder(artifact)) is not None:
         run.log_model(model)
     run.log_artifact_of(name, artifact)
-    if step is not None and step.plot is not None:
+    if step.plot is not None:
         step.plot(artifact, run)
 
 

@@ -63,7 +63,8 @@ def _register(context: Context, inputs: Inputs, _config: None) -> str:
     aliases = [alias for alias, each in model_aliases(store, name).items() if each.number == version.number]
     is_what = f" ({', '.join(aliases)})" if aliases else ""
     emit(Message(text=f"{sae.uri} is {'now' if is_new else 'already'} registered as {version}{is_what}"))
-    _log(context, version, sae)
+    if is_new:
+        _log(context, version, sae)
     mirror(store, name, context.run.connection, measured)
     return str(version)
 
