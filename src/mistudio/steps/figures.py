@@ -12,12 +12,12 @@ from mistudio.tracking import Dataset, Model
 from mistudio.tracking.views import NOTE
 
 _MEASURED = (
+    "ce_recovered",
     "explained_variance",
     *OUTLIER_FIGURES,
     "fvu",
     "l0",
     "dead_fraction",
-    "ce_recovered",
     "kl",
     "ce_clean",
     "ce_spliced",

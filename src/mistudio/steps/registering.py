@@ -169,7 +169,8 @@ def _described(store: Store, version: Version, given: Mapping[str, Artifact | No
     main = {name: figures[name] for name in FIGURES if name in figures}
     tags = {**main, **lineage(sae), **places, "registered by": version.author, "registered at": version.created_at}
     rows = "".join(f"| {in_markdown(figure)} | {value:.4g} |\n" for figure, value in figures.items())
-    head = f"`{model.name.replace('`', '')}`, `{sae.uri}`\n\n"
+    name = in_markdown(model.name).replace("\\_", "_")  # lists show it as it is written
+    head = f"{name}: `{sae.uri}`\n\n"
     return RegisteredVersion(version.number, model, tags, f"{head}| figure | value |\n| --- | ---: |\n{rows}")
 
 

@@ -96,16 +96,13 @@ class Run:
             if self._waiting and time.monotonic() - self._sent_s > _SEND_EVERY_S:
                 self._send()
 
-    def log_model_metrics(
-        self, digest: str, metrics: Mapping[str, JsonScalar], dataset: Dataset | None, *, own: bool = True
-    ) -> None:
-        """Log figures as those of an autoencoder, measured on a dataset.
+    def log_model_metrics(self, digest: str, metrics: Mapping[str, JsonScalar], dataset: Dataset | None) -> None:
+        """Log figures as those of this run and of an autoencoder, measured on a dataset.
 
         Args:
             digest: of the autoencoder; where MLflow has no model of it they are those of the run alone.
             metrics: the numbers among them are logged.
             dataset: what they were measured on, if that is known.
-            own: they are figures of this run too; else only of the one that the autoencoder comes from.
         """
         emit_metrics(self.name, metrics)
         if self._open():
@@ -114,9 +111,7 @@ class Run:
             def log() -> None:
                 model = models.find(self._client, self._experiment, digest)
                 about = {"model_id": model.model_id, "dataset_name": name, "dataset_digest": of} if model else {}
-                run_id = self._run_id if own else model and model.source_run_id
-                if run_id:
-                    self._client.log_batch(run_id, metrics=self._entities(metrics, 0, **about))
+                self._client.log_batch(self._run_id, metrics=self._entities(metrics, 0, **about))
                 if model:
                     self._link_model(model.model_id, made=False)
 
