@@ -22,7 +22,7 @@ def register(
         evaluation: Evaluation of it, for its figures; not given: the newest.
         scores: Scores of its explanations, for its figures; not given: the newest.
         name: Name of the model that it becomes a version of; empty: nothing is registered.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
 
     Returns:
         Name and number of the version, such as stories/3; empty where nothing is registered.

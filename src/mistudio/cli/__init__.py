@@ -9,6 +9,7 @@ import typer
 
 from mistudio.cli import (
     artifacts,
+    auditing,
     corpus,
     demo,
     interchange,
@@ -51,7 +52,21 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, models, verify, serving, steering):
+for part in (
+    pipelines,
+    runs,
+    demo,
+    steps,
+    corpus,
+    artifacts,
+    subject,
+    interchange,
+    models,
+    verify,
+    serving,
+    steering,
+    auditing,
+):
     part.register(app)
 
 

@@ -34,9 +34,15 @@ Examples:
 """
 _COMPILE_HELP = """Compile pipelines to YAML, to be submitted to Kubeflow.
 
-Example:
+Where on a cluster each step runs, with how much memory and which GPUs, is the default or what a placement file says.
+
+Examples:
 
     mistudio compile
+
+    mistudio compile --placement cluster.yaml --model-size 7B
+
+    mistudio compile --placement cluster.yaml --show-placement
 """
 _MLFLOW_HELP = """Open MLflow's web interface on the runs of a store.
 
@@ -158,26 +164,62 @@ def compile_pipelines(
     names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all when none is given.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the YAML.", show_default="pipelines/compiled in a checkout, else ./compiled"),
+        typer.Option(
+            help="Folder for the YAML.",
+            show_default="pipelines/compiled in a checkout; else, and for another placement, ./compiled",
+        ),
     ] = None,
+    placement: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file that says where on a cluster the steps run.",
+            envvar="MISTUDIO_PLACEMENT",
+            show_default="a plain cluster without GPUs",
+        ),
+    ] = None,
+    model_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Have room for models of this size: tiny, small, medium, large, or as 7B.", show_default="small"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Have room for this model: a folder, a GGUF file, or an id on the hub."),
+    ] = None,
+    show_placement: Annotated[
+        bool, typer.Option("--show-placement", help="Print where each step would run, and compile nothing.")
+    ] = False,
 ) -> None:
     """Compile pipelines to YAML."""
-    from mistudio.errors import ConfigError
     from mistudio.paths import given_path
-    from mistudio.plain_text import shortened
     from mistudio.runs.checkout import compiled_folder, kfp_functions, load_pipeline, pipeline_names
+    from mistudio.runs.checkout import placement_functions as placements
 
-    folder = given_path(output or compiled_folder(), "--output")
+    where = placements().load_placement(placement, model_size=model_size, model=model)
+    if show_placement:
+        echo(placements().table(where))
+        return
+    changed = any(given is not None for given in (placement, model_size, model))
+    folder = given_path(output or (Path("compiled") if changed else compiled_folder()), "--output")
     pipelines = {name: load_pipeline(name) for name in names or pipeline_names()}
+    texts = {name: kfp_functions().compiled(pipeline, where) for name, pipeline in pipelines.items()}
+    _make_folder(folder)
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        echo(str(path))
+
+
+def _make_folder(folder: Path) -> None:
+    from mistudio.errors import ConfigError
+    from mistudio.plain_text import shortened
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"--output {shortened(str(folder))} cannot be a folder: {error.strerror}. Choose another."
         raise ConfigError(message) from error
-    for name, pipeline in pipelines.items():
-        path = folder / f"{name}.yaml"
-        kfp_functions().compile_to(pipeline, path)
-        echo(str(path))
 
 
 def mlflow(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mistudio.artifacts import Produced, open_artifact
+from mistudio.artifacts import Produced, open_artifact, record_action
 from mistudio.errors import ConfigError, MistudioError
 from mistudio.events import Failed, Started, emit, working_on
 from mistudio.heap import release_freed_memory
@@ -65,6 +65,9 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
             produced, name = (made, "train") if isinstance(made, list) else ([made], step.name)
             seconds = round(time.monotonic() - started, 3)
             outputs = [StepOutput(name, each.artifact, each.found, seconds) for each in produced]
+            for each in outputs:
+                if not each.found:
+                    record_action(context.store, "publish", each.artifact.uri, each.artifact.digest, step=step.command)
             if isinstance(made, Produced):
                 _log(run, outputs[0], step)
         for output in outputs:
