@@ -122,8 +122,8 @@ class Requests:
         """Read a range in blocks, each given to ``take`` with its place; a broken connection is gone on with.
 
         Raises:
-            Replaced: the object was written anew since.
-            NotFound: it is gone; told as Replaced.
+            Replaced: the object was written anew since, or removed.
+            OSError: ``take`` raised it.
         """
         done = 0
 
@@ -137,7 +137,10 @@ class Requests:
                     if not block:
                         message = "the answer ended before all of it was there"
                         raise ProtocolError(message)
-                    take(start + done, block)
+                    try:
+                        take(start + done, block)
+                    except OSError as error:  # of what it is written to, not of the connection
+                        raise _NotTaken(error) from error
                     done += len(block)
 
         if not length:
@@ -146,6 +149,8 @@ class Requests:
             self._ask(doing, read)
         except _Missing as error:
             raise Replaced from error
+        except _NotTaken as error:
+            raise error.of from error
 
     def put(self, key: str, data: bytes, doing: str, sha256: str | None = None) -> str:
         """Write an object, whatever was there; its ETag."""
@@ -311,6 +316,14 @@ class _Missing(Exception):
     """There is no such object."""
 
     def __init__(self, of: Exception) -> None:
+        super().__init__()
+        self.of = of
+
+
+class _NotTaken(Exception):
+    """What was read could not be written where it was wanted."""
+
+    def __init__(self, of: OSError) -> None:
         super().__init__()
         self.of = of
 
