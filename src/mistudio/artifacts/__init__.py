@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mistudio.artifacts.actions import Action, actions, record_action, verify_actions
 from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
@@ -29,6 +30,7 @@ else:  # they import SQLite, which no step needs
     __getattr__ = from_modules(__name__, "catalog", "index")
 
 __all__ = [
+    "Action",
     "Artifact",
     "Catalog",
     "Draft",
@@ -51,6 +53,7 @@ __all__ = [
     "StoredFile",
     "Summary",
     "Verdict",
+    "actions",
     "add_reference",
     "ancestry",
     "artifact_uris",
@@ -68,6 +71,7 @@ __all__ = [
     "open_to_read",
     "produce",
     "produce_together",
+    "record_action",
     "reference_history",
     "references",
     "remove_artifact",
@@ -76,4 +80,5 @@ __all__ = [
     "store_url",
     "tidy_store",
     "verify",
+    "verify_actions",
 ]

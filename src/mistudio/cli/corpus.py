@@ -41,12 +41,15 @@ def add(
     store: StoreOption = "",
 ) -> None:
     """Copy a corpus into the store."""
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.corpus.documents import Columns
     from mistudio.corpus.uploads import add_corpus, upload_name
 
     columns = Columns(text=text_column, label=label_column, task=task_column)
-    artifact, found = add_corpus(open_store(store), path, name, columns)
+    opened = open_store(store)
+    artifact, found = add_corpus(opened, path, name, columns)
+    if not found:
+        record_action(opened, "publish", artifact.uri, artifact.digest, step="corpus add")
     summary, added = artifact.manifest.summary, upload_name(artifact)
     echo(
         f"{'Found' if found else 'Added'} corpus {added}: {summary['documents']:,} documents, "
@@ -103,8 +106,10 @@ def remove(
 
     Example: mistudio corpus remove films
     """
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.corpus.uploads import remove_corpus
 
-    remove_corpus(open_store(store), name)
+    opened = open_store(store)
+    remove_corpus(opened, name)
+    record_action(opened, "remove", name, what="corpus")
     echo(f"Removed corpus {name}.")
