@@ -5,22 +5,25 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mistudio.artifacts import Store, open_if_there, open_store, open_to_read, scratch_folder, store_url
-from mistudio.artifacts.s3 import lease, writers
+from mistudio.artifacts.s3 import credentials, lease, sweeping, writers
 from mistudio.artifacts.s3 import store as s3_store
 from mistudio.artifacts.s3.address import endpoint, parse_address, region
 from mistudio.artifacts.s3.credentials import provider
 from mistudio.artifacts.s3.limits import MIB, Limits
 from mistudio.artifacts.s3.store import S3Store
 from mistudio.errors import ConfigError, StorageError
+from tests.support import s3_server
 
 
 def put(store: Store, name: str, data: bytes = b"x") -> None:
@@ -96,6 +99,80 @@ def test_keys_come_from_the_environment_without_the_line_break_of_a_mounted_file
         provider(None, {"AWS_SECRET_ACCESS_KEY": "secret"})
 
 
+class RoleServer(ThreadingHTTPServer):
+    """Gives keys to who asks as a container or with a token does; the first that asks is told to come again."""
+
+    def __init__(self, access: s3_server.Access) -> None:
+        super().__init__(("127.0.0.1", 0), RoleHandler)
+        self.access, self.asked = access, 0
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class RoleHandler(BaseHTTPRequestHandler):
+    server: RoleServer
+
+    def do_GET(self) -> None:
+        keys = {"AccessKeyId": self.server.access.access_key, "SecretAccessKey": self.server.access.secret_key}
+        self.answer(json.dumps({**keys, "Token": "", "Expiration": "2099-01-01T00:00:00Z"}))
+
+    def do_POST(self) -> None:
+        access = self.server.access
+        keys = f"<AccessKeyId>{access.access_key}</AccessKeyId><SecretAccessKey>{access.secret_key}</SecretAccessKey>"
+        keys += "<SessionToken>a-token</SessionToken>"
+        inner = f"<Credentials>{keys}<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>"
+        result = f"<AssumeRoleWithWebIdentityResult>{inner}</AssumeRoleWithWebIdentityResult>"
+        self.answer(
+            f'<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">{result}'
+            "</AssumeRoleWithWebIdentityResponse>"
+        )
+
+    def answer(self, text: str) -> None:
+        self.server.asked += 1
+        if self.server.asked == 1:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.mark.parametrize("kind", ["container", "web identity"])
+def test_a_pod_takes_the_keys_of_its_role(
+    s3_access: s3_server.Access, s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with RoleServer(s3_access) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        if kind == "container":
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{server.url}/keys")
+        else:
+            (tmp_path / "token").write_text("a-token")
+            monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+            monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/x")
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+        store = open_store(s3_url)
+        put(store, "x/a", b"content")
+        assert store.read("x/a") == b"content"
+        assert server.asked == 2
+        server.shutdown()
+        thread.join()
+
+
+def test_a_machine_without_keys_and_role_is_told(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(credentials, "_HOST_WAIT_S", 0.05)
+    with pytest.raises(ConfigError, match="there are no keys. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        open_store(s3_url)
+
+
 def test_two_servers_with_a_bucket_of_one_name_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     folders = set()
     for host in ("http://a", "http://b"):
@@ -147,7 +224,7 @@ def test_an_empty_prefix_is_no_store_to_read_unless_it_may_be_made(s3_url: str) 
     assert list(open_to_read(s3_url).list()) == ["x/a"]
 
 
-def test_a_whole_bucket_can_be_a_store(s3_access, s3_url: str) -> None:  # noqa: ANN001
+def test_a_whole_bucket_can_be_a_store(s3_access: s3_server.Access, s3_url: str) -> None:
     s3_access.make_bucket("whole-bucket")
     store = open_store("s3://whole-bucket")
     with store.lease("x"):
@@ -305,8 +382,6 @@ def test_what_a_killed_writer_had_staged_and_sent_is_swept(s3_url: str, store: S
 def test_uploads_that_were_given_up_are_swept_everywhere_but_not_where_a_lease_is_held(
     store: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mistudio.artifacts.s3 import sweeping
-
     monkeypatch.setattr(sweeping, "_SETTLED_S", -60.0)
     for name in ("x/y/a", "z/a"):
         store._requests.begin_upload(store._key(name), "", "write in")

@@ -33,7 +33,7 @@ from tenacity import (
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from mistudio.artifacts.s3.address import Address, Endpoint
-from mistudio.artifacts.s3.credentials import provider
+from mistudio.artifacts.s3.credentials import NoKeys, provider
 from mistudio.artifacts.s3.limits import Limits
 from mistudio.artifacts.s3.trouble import Place, Replaced, is_condition, is_missing, is_transient, told
 
@@ -291,7 +291,7 @@ class Requests:
             result = self._tries()(request)
         except Replaced:
             raise
-        except (MinioException, HTTPError, OSError, ValueError, ParseError) as error:
+        except (MinioException, HTTPError, OSError, ValueError, ParseError, NoKeys) as error:
             if is_missing(error):
                 raise _Missing(error) from error
             if is_condition(error):
