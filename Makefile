@@ -17,10 +17,10 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint security format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
+.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint security format components compile s3 bench bench-s3 bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Make the virtual environment with all dependencies
 
@@ -77,6 +77,9 @@ compile: install ## Compile the pipelines to pipelines/compiled, and write the p
 	env -u MISTUDIO_PLACEMENT $(BIN)/mistudio compile
 	$(BIN)/python -m pipelines._reference
 
+s3: install ## Start a real S3 server in memory (Ceph's radosgw) until Ctrl-C, and print what to set
+	@$(BIN)/python -m tests.support.s3_server $(ARGS)
+
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
 	$(BIN)/python -m benchmarks.dashboard
@@ -89,6 +92,9 @@ bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexpla
 
 bench-end-to-end: $(PEERS)/installed ## Time text to trained autoencoder on SmolLM2, ours and SAELens's runner in turn (about half an hour)
 	$(PEERS)/bin/python -m benchmarks.end_to_end --store $(STORE) $(ARGS)
+
+bench-s3: install ## Upload and download through the store and through minio's client in turn; needs what make s3 needs
+	$(BIN)/python -m benchmarks.s3_store $(ARGS)
 
 bench-steer: install ## What steering costs beside no edits, and a soak of the server; needs the store of make demo
 	$(BIN)/python -m benchmarks.steering --store $(STORE) $(ARGS)
