@@ -73,8 +73,9 @@ components: install ## Write the components and the page of settings from the de
 	$(BIN)/python -m components.generate
 	$(BIN)/python -m components.reference
 
-compile: install ## Compile the pipelines to pipelines/compiled
-	$(BIN)/mistudio compile
+compile: install ## Compile the pipelines to pipelines/compiled, and write the page of placement files
+	env -u MISTUDIO_PLACEMENT $(BIN)/mistudio compile
+	$(BIN)/python -m pipelines._reference
 
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step

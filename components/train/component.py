@@ -55,7 +55,7 @@ def train(
     from mistudio import steps
 
     steps.own_process("train")
-    done = steps.run_step(
+    done = steps.run_together(
         "train",
         activations=steps.artifact_uri(activations.path),
         model=model or None,

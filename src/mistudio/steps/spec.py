@@ -147,6 +147,7 @@ class Step:
         returned: what that value is.
         arguments: plain values beside the configuration.
         uses: what else it needs, which brings the options for it.
+        shared: several processes can do it together (see :mod:`mistudio.sae.workers`).
         choices: settings that it chooses or checks by its inputs, by path.
         check: refuses what the configuration alone cannot, before anything runs.
         plot: draws what it published, for MLflow.
@@ -166,6 +167,7 @@ class Step:
     returned: str = ""
     arguments: tuple[Argument, ...] = ()
     uses: frozenset[Uses] = frozenset()
+    shared: bool = False
     choices: Mapping[str, Choice] = field(default_factory=dict)
     check: "Callable[[Asked, Mapping[str, Asked]], None] | None" = None
     plot: "Callable[[Artifact, Run], None] | None" = None
