@@ -58,6 +58,28 @@ def test_every_metric_of_the_page_is_one_that_a_server_exports() -> None:
     assert pages.metrics(PAGE) - pages.exported_metrics() == set()
 
 
+@needs_kubectl
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("mistudio trian --sae x", "no command trian"),
+        ("mistudio train --no-such x", "train has no --no-such"),
+        ("mistudio artifacts show --json", "show needs 1 arguments"),
+        ("mistudio artifacts show a b", "show takes 1 arguments, not 2"),
+        ("mistudio run interpret --set no_such=1", "interpret has no parameter no_such"),
+        ("mistudio serve --no-such 1", "serve has no --no-such"),
+        ("make no-such", "no target no-such"),
+        ("kubectl frobnicate x", "kubectl has no frobnicate"),
+        ("kubectl -n x get pods --no-such", "kubectl get has no --no-such"),
+        ("kubectl create secret tls x --no-such", "kubectl create secret tls has no --no-such"),
+        ("frobnicate", "frobnicate is not among"),
+    ],
+)
+def test_a_command_that_is_not_there_would_be_found(line: str, what: str) -> None:
+    (command,) = pages.commands(f"```bash\n{line}\n```\n")
+    assert what in str(pages.problem_of(command))
+
+
 T, F, D = 10**10, 10**6, 2304
 MODEL_FLOPS, SAE_FLOPS, HOUR = 60e12, 30e12, 3600
 

@@ -114,6 +114,7 @@ def _options_problem(command: Any, words: list[str]) -> str | None:
     fewest = sum(each.required for each in arguments)
     if most is not None and given > most:
         return f"{command.name} takes {most} arguments, not {given}"
+    # A command that stands in a text by its name alone is no call of it.
     return f"{command.name} needs {fewest} arguments" if given < fewest and words else None
 
 
