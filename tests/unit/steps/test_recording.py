@@ -15,8 +15,8 @@ def test_a_step_records_what_it_published_and_not_what_it_found(
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
     monkeypatch.setenv("MISTUDIO_ACTOR", "ada@example.org")
     tiny_llama(tmp_path / "model")
-    text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(f"Document {number} says so." for number in range(30)))
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(f'{{"text": "Document {number} says so."}}\n' for number in range(60)))
     values = {"corpus": str(text), "model": str(tmp_path / "model"), "store": str(tmp_path / "store")}
     made = run_step("ingest", **values, context_length=8)
     assert not made.found
