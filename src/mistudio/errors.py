@@ -12,6 +12,10 @@
     ├── Unavailable             a service cannot take a request now
     │   ├── Busy                all is in use, and the queue is full
     │   └── Draining            it is about to end
+    ├── ClusterError            a cluster does not do what it was asked
+    │   ├── ClusterUnreachable  it cannot be reached, or does not answer in time
+    │   ├── NotAllowed          it does not know who asks, or does not let them
+    │   └── Conflict            what was to be made is there already, or has changed meanwhile
     ├── GateFailed              figures fall short of what a run was asked for
     ├── DamagedArtifact         bytes in the store are not the bytes that were published
     └── StorageError            the store cannot be read or written
@@ -82,6 +86,22 @@ class Busy(Unavailable):
 
 class Draining(Unavailable):
     """The service finishes what it has, and is about to end."""
+
+
+class ClusterError(MistudioError):
+    """A cluster does not do what it was asked."""
+
+
+class ClusterUnreachable(ClusterError):
+    """A cluster cannot be reached, or does not answer in time."""
+
+
+class NotAllowed(ClusterError):
+    """A cluster does not know who asks, or does not let them."""
+
+
+class Conflict(ClusterError):
+    """What was to be made on a cluster is there already, or has changed meanwhile."""
 
 
 class GateFailed(MistudioError):

@@ -211,6 +211,7 @@ def _check(asked: Asked, _others: Mapping[str, Asked]) -> None:
 
 REGISTER = Step(
     name="register",
+    title="Register autoencoder",
     summary="Register an autoencoder as a version of a model, the candidate from then on.",
     inputs=(
         Input("sae", "sae", "Trained autoencoder (sae/...)."),
