@@ -1,0 +1,16 @@
+"""What is asked of a Kubernetes cluster beside pipelines: predictors by KServe, training on several hosts.
+
+The only package that uses the ``kubernetes`` client, which is an extra and imported when a cluster is first asked.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mistudio.cluster.api import Cluster, Patience, Resource
+    from mistudio.cluster.config import DeployConfig, HostsConfig
+else:
+    from mistudio.lazy import from_modules
+
+    __getattr__ = from_modules(__name__, "api", "config")
+
+__all__ = ["Cluster", "DeployConfig", "HostsConfig", "Patience", "Resource"]
