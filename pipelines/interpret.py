@@ -5,6 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from components.capture.component import capture
+from components.deploy.component import deploy
 from components.evaluate.component import evaluate
 from components.explain.component import explain
 from components.fail_gate.component import fail_gate
@@ -38,6 +39,7 @@ TAKES = {
     "score": only("model", "scorer", "score_settings", *_JUDGE, "model_settings", "seed", "store"),
     "report": only("report_settings", "store"),
     "gate": every("gate"),
+    "deploy": only("deploy_to", "canary_percent", "store"),
 }
 
 
@@ -68,3 +70,10 @@ def interpret(given: dict[str, dict[str, Any]]) -> None:
     )
     with dsl.If(verdict.output != "", name="falls short"):
         fail_gate(missed=verdict.output)
+    with dsl.If(verdict.output == "", name="passes"), dsl.If(given["deploy"]["deploy_to"] != "", name="to be deployed"):
+        deploy(
+            sae=trained.outputs["sae"],
+            evaluation=evaluated.outputs["evaluation"],
+            scores=scored.outputs["scores"],
+            **given["deploy"],
+        )

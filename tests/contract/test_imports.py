@@ -11,7 +11,7 @@ import pytest
 
 PACKAGES = ("mistudio", "components", "pipelines", "model_servers")
 LAZY = "mistudio.lazy"  # what imports it imports at run time what stands under TYPE_CHECKING too
-EXTRAS = {"faiss", "igraph", "kserve", "leidenalg", "minio", "nicegui"}
+EXTRAS = {"faiss", "igraph", "kserve", "kubernetes", "leidenalg", "minio", "nicegui"}
 
 
 def imported_modules() -> dict[str, set[str]]:

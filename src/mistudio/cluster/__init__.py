@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mistudio.cluster.api import Cluster, Patience, Resource
-    from mistudio.cluster.config import DeployConfig, HostsConfig
+    from mistudio.cluster.config import DeployConfig
 else:
     from mistudio.lazy import from_modules
 
     __getattr__ = from_modules(__name__, "api", "config")
 
-__all__ = ["Cluster", "DeployConfig", "HostsConfig", "Patience", "Resource"]
+__all__ = ["Cluster", "DeployConfig", "Patience", "Resource"]

@@ -150,7 +150,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()  # type: ignore[no-untyped-call]
+        self._client.close()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """An object; None where there is none of that name.
@@ -271,7 +271,7 @@ class Cluster:
         strict = [("fieldValidation", "Strict")] if request.verb in _WRITES else []
         accepts, sends = {"Accept": "*/*" if request.subresource else _JSON}, {"Content-Type": _JSON}
         try:
-            response, _, _ = self._client.call_api(  # type: ignore[no-untyped-call]
+            response, _, _ = self._client.call_api(
                 request.resource.path(request.namespace, request.name, request.subresource),
                 _METHODS[request.verb],
                 query_params=[*query, *strict],

@@ -1,5 +1,6 @@
 """All steps: what the command line, the components and the checks before a run are made from."""
 
+from mistudio.steps.deploying import DEPLOY
 from mistudio.steps.explaining import EXPLAIN, SCORE
 from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
@@ -30,5 +31,6 @@ _ALL = (
     GRID,
     GATE,
     FAIL_GATE,
+    DEPLOY,
 )
 STEPS: dict[str, Step] = {step.name: step for step in _ALL}

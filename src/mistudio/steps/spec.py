@@ -145,6 +145,7 @@ class Step:
         output: what it publishes; None: it is a step of pipelines alone.
         returns: the type of the plain value that it returns then; empty: none.
         returned: what that value is.
+        is_command: it is on the command line too, which prints that value.
         arguments: plain values beside the configuration.
         uses: what else it needs, which brings the options for it.
         choices: settings that it chooses or checks by its inputs, by path.
@@ -164,6 +165,7 @@ class Step:
     output: Output | None = None
     returns: str = ""
     returned: str = ""
+    is_command: bool = False
     arguments: tuple[Argument, ...] = ()
     uses: frozenset[Uses] = frozenset()
     choices: Mapping[str, Choice] = field(default_factory=dict)

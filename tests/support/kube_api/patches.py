@@ -82,7 +82,9 @@ def _operate(content: Any, operation: dict[str, Any]) -> None:
             content = content[int(part)] if isinstance(content, list) else content[part]
         _OPERATIONS[operation["op"]](content, last, operation.get("value"))
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        message = f"the server rejected our request due to an error in our request: {operation['op']} {operation['path']}"
+        message = (
+            f"the server rejected our request due to an error in our request: {operation['op']} {operation['path']}"
+        )
         raise Refusal(422, message, reason="Invalid") from error
 
 

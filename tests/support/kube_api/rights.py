@@ -74,9 +74,7 @@ class Rights:
         path.write_text(json.dumps(self.used_rules(account), indent=1) + "\n", encoding="utf-8")
 
 
-def role(
-    namespace: str, *rules: tuple[str, str | Sequence[str], Iterable[str]], name: str = "test"
-) -> dict[str, Any]:
+def role(namespace: str, *rules: tuple[str, str | Sequence[str], Iterable[str]], name: str = "test") -> dict[str, Any]:
     """A Role as it stands in a manifest; without a namespace a ClusterRole."""
     kind = "Role" if namespace else "ClusterRole"
     metadata = {"name": name, **({"namespace": namespace} if namespace else {})}

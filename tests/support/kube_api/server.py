@@ -70,6 +70,7 @@ class KubeApi:
         storage: the objects.
         logs: of the containers of pods, by namespace, pod and container.
         asked: every request in its order.
+        before: by verb, what is called with the body of a request that is about to be done.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class KubeApi:
         self.rights, self.storage = Rights(), Storage()
         self.logs: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
         self.asked: list[tuple[str, str]] = []
+        self.before: dict[str, Callable[[Any], None]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self.closing = threading.Event()
@@ -200,6 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             if asked.verb == "watch":
                 self._watch(asked)
                 return
+            api.before.get(asked.verb, lambda _body: None)(asked.body)
             code, content = _done(api, asked)
             if fault is not None:
                 self._fail(fault)

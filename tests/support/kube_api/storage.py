@@ -25,6 +25,7 @@ class Storage:
         self._objects: dict[Key, Object] = {}
         self._history: list[tuple[int, str, Kind, Object]] = []
         self._version = 1000
+        self.webhooks: dict[str, Callable[[Object], None]] = {}  # by plural: refuse what a schema cannot
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         with self.changed:
@@ -135,7 +136,9 @@ class Storage:
     def _admitted(self, kind: Kind, content: Object, old: Object | None, *, strict: bool) -> Object:
         if kind.schema is None:
             return content
-        return admitted(kind.schema, content, old, strict=strict)
+        made = admitted(kind.schema, content, old, strict=strict)
+        self.webhooks.get(kind.plural, lambda _made: None)(made)
+        return made
 
     def _keep(self, kind: Kind, namespace: str, content: Object, what: str) -> Object:
         metadata = content["metadata"]

@@ -13,9 +13,7 @@ from tests.support.kube_accounts import ACCOUNT, DATA, QUICK, SERVICES, TOKEN, c
 from tests.support.kube_api import KubeApi, Right, role
 
 ALL = ("get", "list", "watch", "create", "update", "patch", "delete")
-MAY = role(
-    SERVICES, ("serving.kserve.io", "inferenceservices", ALL), ("", ("pods", "pods/log"), ("get", "list"))
-)
+MAY = role(SERVICES, ("serving.kserve.io", "inferenceservices", ALL), ("", ("pods", "pods/log"), ("get", "list")))
 
 
 @pytest.fixture
@@ -177,9 +175,7 @@ def test_a_context_is_chosen_by_name_and_brings_its_namespace(
         Cluster.connect(patience=QUICK)
 
 
-def test_in_a_pod_the_service_account_is_taken(
-    tmp_path: Path, api: KubeApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_pod_the_service_account_is_taken(tmp_path: Path, api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     from kubernetes.config import incluster_config
 
     (tmp_path / "token").write_text(TOKEN)

@@ -1,0 +1,191 @@
+"""deploy on a cluster whose predictors are real servers: what is served in the end, and what after it went wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio.artifacts import Artifact
+from mistudio.cluster.config import DeployConfig
+from mistudio.cluster.deploying import deploy
+from mistudio.errors import ClusterError, RolloutFailed
+from tests.support.deploying import QUICK, Stage, another_sae, in_process, stage
+from tests.support.kube_accounts import ACCOUNT, SERVICES
+from tests.support.served import TinyStore, tiny_store
+
+PLACE = f"{SERVICES}/steer"
+STABLE = f"steer-predictor.{SERVICES}.svc.cluster.local"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
+    return tiny_store(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def other(tiny: TinyStore) -> Artifact:
+    return another_sae(tiny)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    with stage(tmp_path, monkeypatch, in_process(tiny), "--models", "steer") as made:
+        yield made
+
+
+def config(**settings: Any) -> DeployConfig:
+    quick = {"check_every_s": 0.02, "watch_s": 0.1, "ready_timeout_s": 60.0, "smoke_tokens": 3, "max_error_rate": 0.0}
+    return DeployConfig(deploy_to=PLACE, **{**quick, **settings})
+
+
+def lines(service: dict[str, Any]) -> list[str]:
+    """What is served, the stable one first."""
+    predictors = [service["spec"]["predictor"], *(each["predictor"] for each in service["spec"].get("canary", []))]
+    return [each["model"]["args"][1] for each in predictors]
+
+
+def test_an_autoencoder_is_served_and_deploying_it_again_changes_nothing(cluster: Stage, tiny: TinyStore) -> None:
+    did = deploy(tiny.sae, config(), patience=QUICK)
+    service = cluster.api.get("inferenceservices", SERVICES, "steer")
+    model = service["spec"]["predictor"]["model"]
+    assert model == {
+        "modelFormat": {"name": "mistudio-steer"},
+        "runtime": "mistudio-steer",
+        "args": ["--line", tiny.sae.uri],
+    }
+    assert service["spec"]["predictor"]["annotations"]["mistudio.io/sae-digest"] == tiny.sae.digest
+    assert service["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "mistudio"
+    assert "Created InferenceService" in did
+    assert "with feature 0 added" in did
+    assert "0 failed" in did
+    again = deploy(tiny.sae, config(), patience=QUICK)
+    assert "serves" in again.splitlines()[0]
+    assert "already" in again.splitlines()[0]
+    after = cluster.api.get("inferenceservices", SERVICES, "steer")
+    assert after["metadata"]["resourceVersion"] == service["metadata"]["resourceVersion"]
+    assert cluster.kserve.started == [["--models", "steer", "--line", tiny.sae.uri]]
+    used = {(right.resource, right.verb) for right in cluster.api.rights.used(ACCOUNT)}
+    assert used == {("inferenceservices", "get"), ("inferenceservices", "create")}
+
+
+def test_a_canary_is_tried_before_it_gets_traffic_and_promoted_without_a_restart(
+    cluster: Stage, tiny: TinyStore, other: Artifact
+) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    shares: list[int] = []
+    cluster.api.storage.webhooks["inferenceservices"] = lambda made: shares.extend(
+        each["trafficPercent"] for each in made["spec"].get("canary", [])
+    )
+    did = deploy(other, config(canary_percent=10), patience=QUICK)
+    assert list(dict.fromkeys(shares)) == [0, 10]
+    assert "gets 10% of the traffic" in did
+    service = cluster.api.get("inferenceservices", SERVICES, "steer")
+    assert lines(service) == [tiny.sae.uri, other.uri]
+    deploy(other, config(canary_percent=10), patience=QUICK)  # which finds it
+    deploy(other, config(canary_percent=100), patience=QUICK)
+    service = cluster.api.get("inferenceservices", SERVICES, "steer")
+    assert lines(service) == [other.uri]
+    assert service["spec"]["predictor"]["name"] == f"sae-{other.uri.partition('/')[2][:8]}"
+    assert [each[-1] for each in cluster.kserve.started] == [tiny.sae.uri, other.uri]
+
+
+def test_what_does_not_start_is_rolled_back(
+    tmp_path: Path, tiny: TinyStore, other: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage(tmp_path, monkeypatch, in_process(tiny, lambda line: line == other.uri)) as cluster:
+        with pytest.raises(RolloutFailed, match=r"there is no .* in this store.* was deleted again"):
+            deploy(other, config(), patience=QUICK)
+        assert not cluster.api.has("inferenceservices", SERVICES, "steer")
+        deploy(tiny.sae, config(), patience=QUICK)
+        before = cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]
+        for percent in (100, 10):
+            with pytest.raises(RolloutFailed, match=r"BlockedByFailedLoad: ModelLoadFailed: there is no"):
+                deploy(other, config(canary_percent=percent), patience=QUICK)
+            assert cluster.api.get("inferenceservices", SERVICES, "steer")["spec"] == before
+
+
+def test_what_pods_say_is_told_with_the_failure(
+    tmp_path: Path, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage(tmp_path, monkeypatch, in_process(tiny, lambda _line: True)) as cluster:
+        labels = {"serving.kserve.io/inferenceservice": "steer"}
+        waiting = {"name": "kserve-container", "ready": False, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+        status = {"containerStatuses": [waiting]}
+        pod = {
+            "metadata": {"name": "steer-1", "labels": labels},
+            "spec": {"containers": [{"name": "kserve-container"}]},
+        }
+        cluster.api.put("pods", SERVICES, {**pod, "status": status})
+        cluster.api.logs[SERVICES, "steer-1", "kserve-container"] = [("2026-01-01T00:00:00Z", "Error: no such line")]
+        with pytest.raises(RolloutFailed, match=r"CrashLoopBackOff\s+The last lines of steer-1:\s+Error: no such line"):
+            deploy(tiny.sae, config(), patience=QUICK)
+
+
+@pytest.mark.parametrize("percent", [100, 50])
+def test_errors_while_it_is_watched_bring_back_what_was_served(
+    cluster: Stage, tiny: TinyStore, other: Artifact, percent: int
+) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    before = cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]
+    name = f"steer-sae-{other.uri.partition('/')[2][:8]}-predictor.{SERVICES}.svc.cluster.local"
+    # The first answer is that to the check, the others come while it is watched.
+    cluster.network.fail(name if percent < 100 else STABLE, "/openai/v1/completions", after=1)
+    with pytest.raises(RolloutFailed, match=r"requests made to try it failed within 0.1 s, more than 0.0%"):
+        deploy(other, config(canary_percent=percent), patience=QUICK)
+    assert cluster.api.get("inferenceservices", SERVICES, "steer")["spec"] == before
+
+
+def test_the_wrong_autoencoder_behind_the_name_is_noticed(cluster: Stage, tiny: TinyStore, other: Artifact) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    cluster.kserve.is_paused.set()
+    service = cluster.api.get("inferenceservices", SERVICES, "steer")
+
+    def ready_at_once(made: dict[str, Any]) -> None:
+        """As a controller that says it is ready, while the pods of before still answer."""
+        made["status"]["observedGeneration"] = service["metadata"]["generation"] + 1
+
+    cluster.api.storage.webhooks["inferenceservices"] = ready_at_once
+    with pytest.raises(RolloutFailed, match=f"serves the autoencoder {tiny.sae.digest[:12]}, and not"):
+        deploy(other, config(ready_timeout_s=0.2), patience=QUICK)
+
+
+def test_a_write_in_between_is_no_conflict_that_anybody_sees(cluster: Stage, tiny: TinyStore, other: Artifact) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    told: list[int] = []
+
+    def scale(_body: dict[str, Any]) -> None:
+        """Another client writes just before, for the first two times."""
+        if len(told) < 2:
+            told.append(len(told) + 2)
+            kind = cluster.api.kind("inferenceservices")
+            cluster.api.storage.update(kind, SERVICES, "steer", lambda old: _scaled(old, told[-1]), strict=True)
+
+    cluster.api.before["update"] = scale
+    deploy(other, config(), patience=QUICK)
+    service = cluster.api.get("inferenceservices", SERVICES, "steer")
+    assert lines(service) == [other.uri]
+    assert service["spec"]["predictor"]["minReplicas"] == 3
+    assert len(told) == 2
+
+
+def _scaled(service: dict[str, Any], replicas: int) -> dict[str, Any]:
+    service["spec"]["predictor"]["minReplicas"] = replicas
+    return service
+
+
+def test_a_service_of_somebody_else_is_left_alone(cluster: Stage, tiny: TinyStore) -> None:
+    model = {"modelFormat": {"name": "mistudio-steer"}, "runtime": "mistudio-steer", "args": ["--line", tiny.sae.uri]}
+    cluster.api.put(
+        "inferenceservices", SERVICES, {"metadata": {"name": "steer"}, "spec": {"predictor": {"model": model}}}
+    )
+    with pytest.raises(ClusterError, match=r"is not managed by mistudio.*kubectl label inferenceservice steer"):
+        deploy(tiny.sae, config(), patience=QUICK)
+
+
+def test_without_the_right_to_deploy_nothing_is_changed_and_the_right_is_named(cluster: Stage, tiny: TinyStore) -> None:
+    cluster.api.rights.account(ACCOUNT, "token-of-the-pipelines-0123456789abcdef")
+    with pytest.raises(
+        ClusterError, match=f"right to get inferenceservices.serving.kserve.io steer in namespace {SERVICES}"
+    ):
+        deploy(tiny.sae, config(), patience=QUICK)
