@@ -70,10 +70,11 @@ def interpret(given: dict[str, dict[str, Any]]) -> None:
     )
     with dsl.If(verdict.output != "", name="falls short"):
         fail_gate(missed=verdict.output)
-    with dsl.If(verdict.output == "", name="passes"), dsl.If(given["deploy"]["deploy_to"] != "", name="to be deployed"):
-        deploy(
+    with dsl.If(verdict.output == "", name="passes"), dsl.If(given["deploy"]["deploy_to"] != "", name="deploys"):
+        served = deploy(
             sae=trained.outputs["sae"],
             evaluation=evaluated.outputs["evaluation"],
             scores=scored.outputs["scores"],
             **given["deploy"],
         )
+        served.set_caching_options(enable_caching=False)  # what a cluster serves may have changed meanwhile

@@ -124,6 +124,12 @@ class Storage:
                 and selects(selector, each)
             ]
 
+    def touch(self) -> None:
+        """Wake who waits for changes, as one of no object."""
+        with self.changed:
+            self._version += 1
+            self.changed.notify_all()
+
     def forget(self) -> int:
         """Drop the history, as etcd's compaction does: who watches from before has to list anew."""
         with self.changed:

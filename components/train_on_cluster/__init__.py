@@ -1,0 +1,1 @@
+"""The train_on_cluster step as a KFP component."""
