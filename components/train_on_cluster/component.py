@@ -45,7 +45,7 @@ def train_on_cluster(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
-        task_config: What the task's pod is given, for the pods that it starts; filled in by KFP.
+        task_config: What its pod is given, for those that it starts; filled in by KFP.
         num_nodes: Hosts, each with a pod of its own.
         processes_per_node: Processes a host; -1: one a GPU of its pod, or one.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or

@@ -18,9 +18,15 @@ from pipelines.interpret import TAKES as INTERPRET_TAKES
 from pipelines.interpret import interpret
 from pipelines.sweep import TAKES as SWEEP_TAKES
 from pipelines.sweep import sweep
+from pipelines.train_on_hosts import TAKES as HOSTS_TAKES
+from pipelines.train_on_hosts import train_on_hosts
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"interpret": (interpret, INTERPRET_TAKES), "sweep": (sweep, SWEEP_TAKES)}
+PIPELINES = {
+    "interpret": (interpret, INTERPRET_TAKES),
+    "sweep": (sweep, SWEEP_TAKES),
+    "train_on_hosts": (train_on_hosts, HOSTS_TAKES),
+}
 
 
 def component(step: str) -> object:

@@ -1,16 +1,25 @@
 """deploy on a cluster whose predictors are real servers: what is served in the end, and what after it went wrong."""
 
+import os
+import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from mistudio.artifacts import Artifact
+from mistudio.cli import app
 from mistudio.cluster.config import DeployConfig
 from mistudio.cluster.deploying import deploy
+from mistudio.cluster.inference import Deployed
 from mistudio.errors import ClusterError, RolloutFailed
-from tests.support.deploying import QUICK, Stage, another_sae, in_process, stage
+from mistudio.stopping import Stopped, stoppable
+from tests.support.deploying import KEY, QUICK, Processes, Stage, another_sae, in_process, stage
 from tests.support.kube_accounts import ACCOUNT, SERVICES
 from tests.support.served import TinyStore, tiny_store
 
@@ -105,6 +114,39 @@ def test_what_does_not_start_is_rolled_back(
             assert cluster.api.get("inferenceservices", SERVICES, "steer")["spec"] == before
 
 
+def test_a_deployment_that_is_ended_puts_back_what_was_served(cluster: Stage, tiny: TinyStore, other: Artifact) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    before = cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]
+
+    def end() -> None:
+        while "canary" not in cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    with pytest.raises(Stopped), stoppable():
+        deploy(other, config(canary_percent=10, watch_s=600), patience=QUICK)
+    ending.join()
+    assert cluster.api.get("inferenceservices", SERVICES, "steer")["spec"] == before
+
+
+def test_one_that_was_killed_is_gone_on_with_and_knows_the_way_back(
+    cluster: Stage, tiny: TinyStore, other: Artifact
+) -> None:
+    deploy(tiny.sae, config(), patience=QUICK)
+    before = cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]["predictor"]
+    changed = Deployed(other.uri, "mistudio-steer", {}).predictor(before)
+    kind = cluster.api.kind("inferenceservices")
+    told = lambda old: {**old, "spec": {"predictor": changed}}  # noqa: E731 - as far as the one before came
+    cluster.api.storage.update(kind, SERVICES, "steer", told, strict=True)
+    cluster.network.fail(STABLE, "/openai/v1/completions")
+    with pytest.raises(RolloutFailed, match=f"does not write: .* Rolled back: {PLACE} serves {tiny.sae.uri} again"):
+        deploy(other, config(), patience=QUICK)
+    predictor = cluster.api.get("inferenceservices", SERVICES, "steer")["spec"]["predictor"]
+    assert predictor["model"] == before["model"]
+
+
 def test_what_pods_say_is_told_with_the_failure(
     tmp_path: Path, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,3 +231,30 @@ def test_without_the_right_to_deploy_nothing_is_changed_and_the_right_is_named(c
         ClusterError, match=f"right to get inferenceservices.serving.kserve.io steer in namespace {SERVICES}"
     ):
         deploy(tiny.sae, config(), patience=QUICK)
+
+
+@pytest.mark.proof
+def test_the_command_deploys_a_real_server_and_takes_back_one_whose_store_lacks_the_line(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes are started with the arguments and variables of the ServingRuntime and the InferenceService."""
+    tiny = tiny_store(tmp_path_factory)
+    theirs = tmp_path / "store-of-the-predictors"
+    shutil.copytree(str(tiny.store.url), theirs)
+    missing = another_sae(tiny)
+    runtime = ["--models", "steer", "--host", "0.0.0.0", "--port", "8080", "--subject", tiny.source.path]
+    containers = Processes({"MISTUDIO_STORE": str(theirs), "MISTUDIO_API_KEYS": f"deployer:{KEY}"})
+    with stage(tmp_path, monkeypatch, containers.start, *runtime) as cluster:
+        done = run("--sae", tiny.sae.uri, "--store", str(tiny.store.url))
+        assert done.exit_code == 0, done.output
+        assert f"which serves {tiny.sae.uri}" in done.stdout
+        assert "It is the right autoencoder, and it writes" in done.stdout
+        with pytest.raises(RolloutFailed, match=rf"{missing.uri}.* serves {tiny.sae.uri} again"):
+            raise run("--sae", missing.uri, "--store", str(tiny.store.url)).exception or AssertionError
+        service = cluster.api.get("inferenceservices", SERVICES, "steer")
+        assert lines(service) == [tiny.sae.uri]
+
+
+def run(*arguments: str) -> Any:
+    quick = ["--watch-s", "0.5", "--set", "check_every_s=0.05", "--set", "smoke_tokens=3"]
+    return CliRunner().invoke(app, ["deploy", *arguments, "--deploy-to", PLACE, *quick])

@@ -53,7 +53,7 @@ class Stage:
 def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str = "", backoff: int = 0) -> Iterator[Stage]:
     """A script in place of the TrainJob's command runs on each host."""
     with ExitStack() as stack:
-        api = stack.enter_context(KubeApi())
+        api = stack.enter_context(KubeApi("trainjobs", "clustertrainingruntimes"))
         api.rights.account(ACCOUNT, TOKEN, MAY_TRAIN)
         api.put("clustertrainingruntimes", "", training_runtime(backoff=backoff))
         command = (lambda _trainer: ["sh", "-c", script]) if script else None
@@ -87,7 +87,7 @@ def test_an_error_in_what_was_asked_for_ends_at_once_with_the_hosts_last_lines(
     script = '[ "$PET_NODE_RANK" = 1 ] && { echo "Error: no such hook point"; exit 2; }; exec sleep 60'
     with stage(tmp_path, monkeypatch, script, backoff=6) as made:
         with pytest.raises(
-            HostsFailed, match=r"node-0-1-00000 ended with status 2 .*\s+Error: no such hook point"
+            HostsFailed, match=r"(?s)node-0-1-00000 ended with status 2 .*Error: no such hook point"
         ) as failed:
             made.follow()
         assert failed.value.exit_code == 2
@@ -224,7 +224,7 @@ def test_two_hosts_train_the_autoencoder_that_train_would(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
     mounted = {"volume_mounts": [{"name": "store", "mountPath": str(tiny.store.url)}]}
-    with KubeApi() as api, Trainer(api, _python) as trainer:
+    with KubeApi("trainjobs", "clustertrainingruntimes") as api, Trainer(api, _python) as trainer:
         api.rights.account(ACCOUNT, TOKEN, MAY_TRAIN)
         api.put("clustertrainingruntimes", "", training_runtime())
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, api)))
@@ -243,7 +243,11 @@ def test_what_a_host_refuses_is_what_the_step_says(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
     monkeypatch.setenv("MISTUDIO_TRACKING", "off")
     mounted = {"volume_mounts": [{"name": "store", "mountPath": str(tiny.store.url)}]}
-    with KubeApi() as api, Trainer(api, lambda trainer: [*_python(trainer), "--set", "nonsense=1"]):
+
+    def refused(trainer: dict[str, Any]) -> list[str]:
+        return [*_python(trainer), "--set", "nonsense=1"]
+
+    with KubeApi("trainjobs", "clustertrainingruntimes") as api, Trainer(api, refused):
         api.rights.account(ACCOUNT, TOKEN, MAY_TRAIN)
         api.put("clustertrainingruntimes", "", training_runtime(backoff=6))
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, api)))

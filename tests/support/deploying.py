@@ -1,10 +1,17 @@
 """A cluster with KServe in it, whose predictors are real servers of this process."""
 
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mistudio.activations import ActivationReader
@@ -26,6 +33,7 @@ from tests.support.serving import serving, url_of
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import HOOK, publish_sae, published_in
 
+ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-the-deployer"
 KEYS = read_keys(ServerSettings(), {"MISTUDIO_API_KEYS": f"deployer:{KEY}"})
 VERBS = ("get", "create", "update", "delete")
@@ -46,7 +54,8 @@ class Stage:
 @contextmanager
 def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, start: Start, *arguments: str) -> Iterator[Stage]:
     """A cluster that this process is connected to, as the pods of runs are."""
-    with KubeApi() as api, Network() as network, KServe(api, network, start) as kserve:
+    kinds = ("inferenceservices", "servingruntimes")
+    with KubeApi(*kinds) as api, Network() as network, KServe(api, network, start) as kserve:
         api.rights.account(ACCOUNT, TOKEN, MAY_DEPLOY)
         api.put("servingruntimes", SERVICES, serving_runtime(SERVICES, *arguments))
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(folder, api)))
@@ -70,6 +79,44 @@ def in_process(tiny: TinyStore, refused: Callable[[str], bool] = lambda _line: F
         return url_of(server), stack.close
 
     return start
+
+
+class Processes:
+    """Containers are processes, as their images would start them, each at an address of its own.
+
+    Args:
+        environment: that a ServingRuntime's container has.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        self._environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+        self._addresses = (f"127.{random.randint(2, 250)}.{random.randint(2, 250)}.{last}" for last in range(2, 250))
+
+    def start(self, arguments: list[str]) -> tuple[str, Callable[[], None]]:
+        address = next(self._addresses)
+        own = [address if each == "0.0.0.0" else each for each in arguments]
+        command = [sys.executable, "-P", "-m", "model_servers", *own]
+        process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
+        lines: list[str] = []
+        assert process.stderr is not None
+        reader = threading.Thread(target=lambda stream: lines.extend(stream), args=[process.stderr])
+        reader.start()
+
+        def stop() -> None:
+            process.terminate()
+            process.wait(60)
+            reader.join()
+            process.stderr.close()  # type: ignore[union-attr]
+
+        url = f"http://{address}:{arguments[arguments.index('--port') + 1]}"
+        while process.poll() is None:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{url}/v2/health/ready", timeout=10, trust_env=False).is_success:
+                    return url, stop
+            time.sleep(0.1)
+        stop()
+        raise ChildProcessError(lines[-1].strip())
 
 
 def another_sae(tiny: TinyStore) -> Artifact:

@@ -111,13 +111,13 @@ class Following:
         Raises:
             HostsFailed: always.
         """
-        if not is_over:  # it would be tried again, to end the same way
-            self._cluster.delete(TRAIN_JOBS, self._namespace, self._name, job["metadata"]["uid"])
         if not failed:
             message = f"TrainJob {self._name} failed: {message_of(job, 'Failed') or 'no host says why'}"
             raise HostsFailed(message, 1)
         first = failed[0]
         said = last_lines(self._cluster, self._namespace, first.pod, first.container)
+        if not is_over:  # it would be tried again, to end the same way
+            self._cluster.delete(TRAIN_JOBS, self._namespace, self._name, job["metadata"]["uid"])
         message = f"TrainJob {self._name} failed: {first.pod} ended with status {first.exit_code} ({first.why}).{said}"
         raise HostsFailed(message, first.exit_code)
 

@@ -1,9 +1,9 @@
 """What each host of a TrainJob runs: torchrun with mistudio in its processes.
 
-``python -m mistudio.cluster.node train --activations ...`` is ``torchrun -m mistudio train --activations ...``, for which
-the Trainer sets torchrun's own variables (``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_NODE_RANK``, ...). torchrun
-ends with status 1 whatever its processes end with; here that of the one that failed first is kept, so that an error in
-what was asked for (2) and a gate (3) are known from other failures.
+``python -m mistudio.cluster.node train --activations ...`` is ``torchrun -m mistudio train --activations ...``. The
+Trainer sets torchrun's variables (``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_NODE_RANK``, ...). torchrun ends with
+status 1 whatever its processes end with; here that of the one that failed first is kept, so that an error in what was
+asked for (2) and a gate (3) are known from other failures.
 """
 
 import sys

@@ -20,6 +20,7 @@ from mistudio.errors import ClusterError, MistudioError, RolloutFailed
 from mistudio.progress import say
 
 _ALL = 100
+_NOTHING = "Nothing was changed."
 _TRIES = 10  # to write what others write too
 _POD_LABEL = "serving.kserve.io/inferenceservice"
 
@@ -188,16 +189,13 @@ class Rollout:
 
     def _go_back(self, error: BaseException) -> None:
         """Put back what was there; what is raised says what was done."""
-        if not self._did:
+        if self._undo is None:
             return
         why = trouble_of(self._cluster, self._place) if isinstance(error, RolloutFailed) else ""
-        if self._undo is None:
-            done = "Nothing was changed."
-        else:
-            try:
-                done = self._undo()
-            except MistudioError as other:
-                done = f"It could not be rolled back: {other}"
+        try:
+            done = self._undo()
+        except MistudioError as other:
+            done = f"It could not be rolled back: {other}"
         say(f"{error} {done}")
         if isinstance(error, MistudioError):
             message = f"{str(error).rstrip('.')}. {done}{f' Seen in the cluster: {why}' if why else ''}"
@@ -209,7 +207,8 @@ class Rollout:
 
     def _drop_canary(self) -> str:
         variant = self._deployed.variant
-        self._change(lambda now: inference.without_canary(now, variant))
+        if not self._change(lambda now: inference.without_canary(now, variant)):
+            return _NOTHING
         return f"The canary {variant} was taken away; {self._place} serves what it served before."
 
     def _restore(self, stable: Object, entry: Object | None) -> str:
@@ -219,11 +218,12 @@ class Rollout:
             spec |= {} if entry is None else {"canary": [*inference.canaries(kept), entry]}
             return {**kept, "spec": spec}
 
-        self._change(back)
+        if not self._change(back):
+            return _NOTHING
         return f"Rolled back: {self._place} serves {', '.join(inference.lines_of(stable)) or 'what it did'} again."
 
-    def _change(self, how: Callable[[Object], Object]) -> None:
-        """Write a change of the service as it is now, again where another wrote meanwhile.
+    def _change(self, how: Callable[[Object], Object]) -> bool:
+        """Write a change of the service as it is now, again where another wrote meanwhile; whether there was any.
 
         Raises:
             ClusterError: the cluster refuses, or others never stop to write.
@@ -232,14 +232,15 @@ class Rollout:
             now = self._there()
             wanted = how(now)
             if wanted == now:
-                return
+                break
             try:
                 self._cluster.update(INFERENCE_SERVICES, wanted)
             except ClusterError as error:
                 if error.reason != "Conflict" or not tries_left:
                     raise
             else:
-                return
+                return True
+        return False
 
     def _read(self) -> Object | None:
         return self._cluster.get(INFERENCE_SERVICES, self._place.namespace, self._place.name)

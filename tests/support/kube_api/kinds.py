@@ -9,10 +9,6 @@ import pytest
 import yaml
 
 _CRDS = Path("shared") / "data" / "crds"
-_FILES = ("inferenceservices.serving.kserve.io", "servingruntimes.serving.kserve.io") + (
-    "trainjobs.trainer.kubeflow.org",
-    "clustertrainingruntimes.trainer.kubeflow.org",
-)
 
 
 @dataclass(frozen=True)
@@ -54,18 +50,28 @@ def crds_folder() -> Path:
     pytest.skip(f"there is no folder {_CRDS} beside the checkout, which has the CRDs")
 
 
+def find_kind(group: str, version: str, plural: str) -> Kind | None:
+    """A kind that the cluster has."""
+    known = _CORE if not group else _custom(f"{plural}.{group}")
+    return next((each for each in known if (each.group, each.version, each.plural) == (group, version, plural)), None)
+
+
+def named(plural: str) -> Kind:
+    """A kind by its plural alone, in the version that is kept."""
+    if found := [each for each in _CORE if each.plural == plural]:
+        return found[0]
+    (path,) = crds_folder().glob(f"{plural}.*.yaml")
+    return _custom(path.stem)[-1]
+
+
 @cache
-def all_kinds() -> dict[tuple[str, str, str], Kind]:
-    """By group, version and plural."""
-    folder = crds_folder()
-    known = [*_CORE, *(kind for name in _FILES for kind in _custom(folder / f"{name}.yaml"))]
-    return {(each.group, each.version, each.plural): each for each in known}
-
-
-def _custom(path: Path) -> list[Kind]:
-    # The safe loader in C: the CRD of InferenceServices is 2 MB.
+def _custom(name: str) -> tuple[Kind, ...]:
+    """Read a CRD when it is first asked for: that of InferenceServices has 2 MB."""
+    path = crds_folder() / f"{name}.yaml"
+    if not path.exists():
+        return ()
     spec = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)["spec"]
-    return [
+    return tuple(
         Kind(
             spec["group"],
             version["name"],
@@ -77,4 +83,4 @@ def _custom(path: Path) -> list[Kind]:
         )
         for version in spec["versions"]
         if version["served"]
-    ]
+    )

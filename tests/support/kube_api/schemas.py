@@ -47,7 +47,10 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], Any, Any], bool]], ...] = (
     (r"self >= (\d+)", lambda found, value, _: value >= int(found[1])),
     (r"self == '' \|\| self\.matches\('(.+)'\)", lambda found, value, _: not value or _matches(found[1], value)),
     (r"has\(self\.(\w+)\)", lambda found, value, _: found[1] in value),
-    (r"!\(has\(self\.(\w+)\) && has\(self\.(\w+)\)\)", lambda found, value, _: not {found[1], found[2]} <= set(value)),
+    (r"!self\.exists\(c, c == '(.+)'\)", lambda found, value, _: found[1] not in value),
+    (r"\[(has\(self\.\w+\),? ?)+\]\.filter\(x, x\)\.size\(\) <= (\d+)", lambda found, value, _: _at_most(found, value)),
+    (r"self\.templates\.all\(t, !has\(t\.metadata\.namespace\) .+\)", lambda _f, value, _: _no_namespaces(value)),
+    (r"!\(has\(self\.startupPolicy\) .+ has\(x\.dependsOn\)\)\)", lambda _f, value, _: _one_order(value)),
 )
 
 
@@ -199,6 +202,20 @@ def _rule_holds(rule: str, value: Any, old: Any) -> bool:
         if found := re.fullmatch(pattern, rule.strip()):
             return holds(found, value, old)
     raise NotImplementedError(f"the test server does not know the rule {rule}")
+
+
+def _at_most(found: re.Match[str], value: Any) -> bool:
+    named = re.findall(r"has\(self\.(\w+)\)", found[0])
+    return sum(name in value for name in named) <= int(found[2])
+
+
+def _no_namespaces(value: Any) -> bool:
+    return not any(each.get("metadata", {}).get("namespace") for each in value["templates"])
+
+
+def _one_order(value: Any) -> bool:
+    in_order = value.get("startupPolicy", {}).get("startupPolicyOrder") == "InOrder"
+    return not (in_order and any("dependsOn" in each for each in value.get("replicatedJobs", ())))
 
 
 def _matches(pattern: str, text: str) -> bool:

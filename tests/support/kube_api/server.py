@@ -11,7 +11,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.kube_api import patches
-from tests.support.kube_api.kinds import Kind, all_kinds
+from tests.support.kube_api.kinds import Kind, crds_folder, find_kind, named
 from tests.support.kube_api.refusals import Refusal, not_found, unknown_path
 from tests.support.kube_api.rights import Right, Rights
 from tests.support.kube_api.storage import Object, Storage
@@ -65,6 +65,9 @@ class Fault:
 class KubeApi:
     """A cluster's API on the loopback interface.
 
+    Args:
+        plurals: the custom kinds that the test uses.
+
     Attributes:
         rights: accounts and what they did.
         storage: the objects.
@@ -73,8 +76,10 @@ class KubeApi:
         before: by verb, what is called with the body of a request that is about to be done.
     """
 
-    def __init__(self) -> None:
-        self.kinds = all_kinds()
+    def __init__(self, *plurals: str) -> None:
+        crds_folder()  # without it the test is skipped
+        for plural in plurals:  # which takes seconds, and no client waits for them
+            named(plural)
         self.rights, self.storage = Rights(), Storage()
         self.logs: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
         self.asked: list[tuple[str, str]] = []
@@ -103,7 +108,7 @@ class KubeApi:
         self._server.server_close()
 
     def kind(self, plural: str) -> Kind:
-        return next(each for each in self.kinds.values() if each.plural == plural)
+        return named(plural)
 
     def fail(
         self,
@@ -216,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, raw: bytes) -> Asked:
         parts = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-        kind, namespace, name, subresource = _resolved(self.server.api, parts.path)
+        kind, namespace, name, subresource = _resolved(parts.path)
         content_type = self.headers.get("Content-Type", "").partition(";")[0]
         try:
             body = json.loads(raw) if raw else None
@@ -286,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _resolved(api: KubeApi, path: str) -> tuple[Kind, str, str, str]:
+def _resolved(path: str) -> tuple[Kind, str, str, str]:
     """Kind, namespace, name and subresource of a path.
 
     Raises:
@@ -302,7 +307,7 @@ def _resolved(api: KubeApi, path: str) -> tuple[Kind, str, str, str]:
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2:
         namespace, rest = rest[1], rest[2:]
-    kind = api.kinds.get((group, version, rest[0]))
+    kind = find_kind(group, version, rest[0])
     if kind is None or (namespace and not kind.namespaced):
         raise unknown_path()
     return kind, namespace, rest[1] if len(rest) > 1 else "", "/".join(rest[2:])

@@ -18,7 +18,7 @@ MAY = role(SERVICES, ("serving.kserve.io", "inferenceservices", ALL), ("", ("pod
 
 @pytest.fixture
 def api() -> Iterator[KubeApi]:
-    with KubeApi() as api:
+    with KubeApi("inferenceservices") as api:
         api.rights.account(ACCOUNT, TOKEN, MAY)
         yield api
 
