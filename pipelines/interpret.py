@@ -39,7 +39,7 @@ TAKES = {
     "score": only("model", "scorer", "score_settings", *_JUDGE, "model_settings", "seed", "store"),
     "report": only("report_settings", "store"),
     "gate": every("gate"),
-    "deploy": only("deploy_to", "canary_percent", "store"),
+    "deploy": only("deploy_to", "canary_percent", "deploy_settings", "store"),
 }
 
 

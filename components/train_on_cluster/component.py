@@ -40,7 +40,7 @@ def train_on_cluster(
     seed: int = 0,
     store: str = "",
 ):
-    """Train a sparse autoencoder on several hosts of a cluster, by a TrainJob. It is the one that train makes.
+    """Train on several hosts of a cluster. A TrainJob makes the autoencoder that train would make.
 
     Args:
         activations: Captured activations (activations/...).

@@ -15,17 +15,18 @@ import httpx
 import pytest
 
 from mistudio.activations import ActivationReader
-from mistudio.artifacts import Artifact, open_artifact
+from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.cluster.api import Patience
 from mistudio.errors import ConfigError
 from mistudio.sae import TopKConfig
 from mistudio.steer.opening import open_served
+from mistudio.subject import SubjectSource
 from model_servers.base.keys import read_keys
 from model_servers.base.settings import ServerSettings
 from model_servers.steer.predictor import SteerPredictor
 from tests.support.directions import random_directions
-from tests.support.kube_accounts import ACCOUNT, SERVICES, TOKEN, kubeconfig
-from tests.support.kube_api import KubeApi, role
+from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, TOKEN, kubeconfig
+from tests.support.kube_api import KubeApi
 from tests.support.kube_api.kserve_part import KServe, Start, serving_runtime
 from tests.support.kube_api.network import Network
 from tests.support.served import FEATURES, TinyStore
@@ -36,10 +37,6 @@ from tests.support.tiny_run import HOOK, publish_sae, published_in
 ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-the-deployer"
 KEYS = read_keys(ServerSettings(), {"MISTUDIO_API_KEYS": f"deployer:{KEY}"})
-VERBS = ("get", "create", "update", "delete")
-MAY_DEPLOY = role(
-    SERVICES, ("serving.kserve.io", "inferenceservices", VERBS), ("", "pods", ["list"]), ("", "pods/log", ["get"])
-)
 
 
 @dataclass
@@ -66,7 +63,7 @@ def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, start: Start, *argument
         yield Stage(api, network, kserve)
 
 
-def in_process(tiny: TinyStore, refused: Callable[[str], bool] = lambda _line: False) -> Start:
+def in_process(store: Store, source: SubjectSource, refused: Callable[[str], bool] = lambda _line: False) -> Start:
     """Containers are servers of this process, with what their arguments name."""
 
     def start(arguments: list[str]) -> tuple[str, Callable[[], None]]:
@@ -74,7 +71,7 @@ def in_process(tiny: TinyStore, refused: Callable[[str], bool] = lambda _line: F
         if refused(line):
             raise ConfigError(f"there is no {line} in this store")
         stack = ExitStack()
-        predictor = SteerPredictor(lambda: open_served(tiny.store, [line], tiny.source))
+        predictor = SteerPredictor(lambda: open_served(store, [line], source))
         server = stack.enter_context(serving([predictor], KEYS))
         return url_of(server), stack.close
 

@@ -47,10 +47,17 @@ class Following:
             message = f"{error} TrainJob {self._name} goes on if it can: run this again to follow it."
             raise ClusterError(message, error.status, error.reason) from error
         except BaseException as error:
-            self._cluster.delete(TRAIN_JOBS, self._namespace, self._name, uid)
-            error.add_note(f"TrainJob {self._name} was ended with it.")
+            error.add_note(self._end(uid))
             raise
         self._cluster.delete(TRAIN_JOBS, self._namespace, self._name, uid)
+
+    def _end(self, uid: str) -> str:
+        """End the job with this process; what became of it."""
+        try:
+            self._cluster.delete(TRAIN_JOBS, self._namespace, self._name, uid)
+        except ClusterError as error:
+            return f"TrainJob {self._name} could not be ended: {error}"
+        return f"TrainJob {self._name} was ended with it."
 
     def _start(self) -> str:
         """The id of the job, made now or gone on with."""

@@ -68,7 +68,7 @@ def _written(leaves: tuple[Leaf, ...], content: Any) -> Iterator[str]:
 
 TRAIN_ON_CLUSTER = Step(
     name="train_on_cluster",
-    summary="Train a sparse autoencoder on several hosts of a cluster, by a TrainJob. It is the one that train makes.",
+    summary="Train on several hosts of a cluster. A TrainJob makes the autoencoder that train would make.",
     config=TRAIN.config,
     runtime=TRAIN.runtime,
     settings_of="train",
