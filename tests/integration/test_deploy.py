@@ -18,9 +18,9 @@ from mistudio.cluster.config import DeployConfig
 from mistudio.cluster.deploying import deploy
 from mistudio.cluster.inference import Deployed
 from mistudio.errors import ClusterError, RolloutFailed
-from mistudio.stopping import Stopped, stoppable
+from mistudio.stopping import Stopped
 from tests.support.deploying import KEY, QUICK, Processes, Stage, another_sae, in_process, stage
-from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, rules_of
+from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, can_be_ended, rules_of
 from tests.support.served import TinyStore, tiny_store
 
 PLACE = f"{SERVICES}/steer"
@@ -123,9 +123,10 @@ def test_a_deployment_that_is_ended_puts_back_what_was_served(cluster: Stage, ti
 
     ending = threading.Thread(target=end)
     ending.start()
-    with pytest.raises(Stopped), stoppable():
+    with pytest.raises(Stopped) as stopped, can_be_ended():
         deploy(other, config(canary_percent=10, watch_s=600), patience=QUICK)
     ending.join()
+    assert "was taken away" in stopped.value.__notes__[0]
     assert cluster.api.get("inferenceservices", SERVICES, "steer")["spec"] == before
 
 

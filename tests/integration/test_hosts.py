@@ -1,5 +1,6 @@
 """TrainJobs followed from start to end, on a cluster whose pods are processes of this machine."""
 
+import json
 import logging
 import os
 import signal
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp.dsl.executor import Executor
 
+from components.train_on_cluster.component import train_on_cluster
 from mistudio import steps
 from mistudio.artifacts import Artifact
-from mistudio.cluster.api import TRAIN_JOBS, Cluster
+from mistudio.cluster.api import Cluster
 from mistudio.cluster.following import Following
 from mistudio.cluster.hosts_config import HostsConfig, PodSettings
+from mistudio.cluster.resources import TRAIN_JOBS
 from mistudio.cluster.trainjob import train_job
 from mistudio.errors import ClusterError, ConfigError, HostsFailed
-from mistudio.stopping import Stopped, stoppable
-from tests.support.kube_accounts import ACCOUNT, DATA, MAY_TRAIN, TOKEN, connected, kubeconfig, rules_of
+from mistudio.stopping import Stopped
+from tests.support.kube_accounts import ACCOUNT, DATA, MAY_TRAIN, TOKEN, can_be_ended, connected, kubeconfig, rules_of
 from tests.support.kube_api import KubeApi, role
 from tests.support.kube_api.trainer_part import Trainer, training_runtime
 from tests.support.tiny_run import HOOK, TinyRun, llama_run
@@ -105,7 +109,7 @@ def test_the_job_ends_with_the_process_that_waits_for_it(tmp_path: Path, monkeyp
 
         other = threading.Thread(target=cancel)
         other.start()
-        with pytest.raises(Stopped) as stopped, stoppable():
+        with pytest.raises(Stopped) as stopped, can_be_ended():
             made.follow()
         other.join()
         assert stopped.value.__notes__ == [f"TrainJob {NAME} was ended with it."]
@@ -201,6 +205,38 @@ def settings(tiny: TinyRun) -> dict[str, Any]:
 def test_a_store_that_no_other_host_reaches_is_refused_before_anything_starts(tiny: TinyRun) -> None:
     with pytest.raises(ConfigError, match=r"is a folder of this machine.*s3://BUCKET/PREFIX"):
         steps.run_step("train_on_cluster", **settings(tiny))
+
+
+def test_the_component_hands_on_what_kfp_says_of_its_pod_and_finds_what_train_made(
+    tiny: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By KFP's own executor, with the task's configuration as KFP's driver writes it."""
+    monkeypatch.setenv("MISTUDIO_TRACKING", "off")
+    made = steps.run_step("train", **settings(tiny)).artifact
+    given: list[dict[str, Any]] = []
+    real = steps.run_step
+    monkeypatch.setattr(steps, "run_step", lambda name, **values: given.append(values) or real(name, **values))
+    manifest = tmp_path / "activations"
+    manifest.write_bytes(tiny.activations.manifest.to_json())
+    own = settings(tiny) | {"train_settings": json.dumps(settings(tiny)["train_settings"])}
+    values = {name: value for name, value in own.items() if name not in ("activations", "device")}
+    task = {"resources": {"limits": {"nvidia.com/gpu": "2"}}, "nodeSelector": {"gpu": "a"}, "volumeMounts": []}
+
+    def artifact(name: str, kind: str) -> dict[str, Any]:
+        one = {"name": name, "uri": str(tmp_path / name), "metadata": {}, "type": {"schemaTitle": kind}}
+        return {name: {"artifacts": [one]}}
+
+    executor_input = {
+        "inputs": {
+            "parameterValues": {**values, "task_config": task},
+            "artifacts": artifact("activations", "system.Dataset"),
+        },
+        "outputs": {"artifacts": artifact("sae", "system.Model"), "outputFile": str(tmp_path / "output.json")},
+    }
+    Executor(executor_input, train_on_cluster.python_func).execute()
+    assert steps.artifact_uri(str(tmp_path / "sae")) == made.uri
+    pod = PodSettings.model_validate_json(given[0]["pod"])
+    assert (pod.num_gpus, pod.node_selector) == (2, {"gpu": "a"})
 
 
 @pytest.mark.proof

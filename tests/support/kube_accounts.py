@@ -1,11 +1,14 @@
 """Connections to the test cluster: a kubeconfig with a token, and a patience that fits tests."""
 
 import json
-from collections.abc import Iterable, Mapping
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mistudio.cluster.api import Cluster, Patience
+from mistudio.stopping import stoppable
 from tests.support.kube_api import KubeApi, role
 
 DATA, SERVICES = "mistudio-data", "mistudio-services"
@@ -51,3 +54,14 @@ def rules_of(rules: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, str]]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+@contextmanager
+def can_be_ended() -> Iterator[None]:
+    """As a program: SIGTERM is there to be taken, also after a test in which it was."""
+    usual = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with stoppable():
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

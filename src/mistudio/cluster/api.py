@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mistudio.cluster.refusals import refused, unreachable
+from mistudio.cluster.resources import PODS, Object, Request, Resource
 from mistudio.errors import ClusterError, ConfigError
 from mistudio.plain_text import shortened
 from mistudio.redaction import Secret
@@ -23,40 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _METHODS = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "delete": "DELETE"}
 _JSON = "application/json"
 _WRITES = ("create", "update")
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 _MOST_LOG_BYTES = 1 << 20  # of one look at a pod's log
-
-
-class Resource(NamedTuple):
-    """A kind of object, as the API's paths have it; the core group is empty."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    operator: str = ""  # who brings it into a cluster
-
-    @property
-    def api_version(self) -> str:
-        """As objects have it."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """Of one object, or of all in a namespace."""
-        root = f"/apis/{self.group}" if self.group else "/api"
-        parts = (root, self.version, "namespaces", namespace, self.plural, name, subresource)
-        return "/".join(part for part in parts if part)
-
-
-INFERENCE_SERVICES = Resource("serving.kserve.io", "v1beta1", "inferenceservices", "InferenceService", "KServe")
-TRAIN_JOBS = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob", "Kubeflow Trainer")
-PODS = Resource("", "v1", "pods", "Pod")
-EVENTS = Resource("", "v1", "events", "Event")
 
 
 @dataclass(frozen=True)
@@ -76,22 +49,6 @@ class Patience:
     total_s: float = 300.0
     first_wait_s: float = 0.5
     most_wait_s: float = 20.0
-
-
-class Request(NamedTuple):
-    """One verb on one resource."""
-
-    verb: str
-    resource: Resource
-    namespace: str
-    name: str = ""
-    subresource: str = ""
-
-    def __str__(self) -> str:
-        what = f"{self.resource.plural}/{self.subresource}" if self.subresource else self.resource.plural
-        group = f".{self.resource.group}" if self.resource.group else ""
-        name = f" {self.name}" if self.name else ""
-        return f"{self.verb} {what}{group}{name} in namespace {self.namespace}"
 
 
 class Cluster:

@@ -99,8 +99,8 @@ def place_of(text: str) -> Place:
     for what, each, most in (("namespace", namespace, _MOST_NAMESPACE), ("name", name, _MOST_NAME)):
         if not re.fullmatch(_DNS_NAME, each) or len(each) > most:
             message = (
-                f"{shortened(text)} has no {what} of lower-case letters, digits and dashes, at most {most}: give "
-                "NAMESPACE/NAME, such as mistudio-services/steer"
+                f"deploy_to {shortened(text)} has no {what} of lower-case letters, digits and dashes, at most {most}: "
+                "give NAMESPACE/NAME, such as mistudio-services/steer"
             )
             raise ValueError(message)
     return Place(namespace, name)

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator
 
-from mistudio.cluster.api import PODS, TRAIN_JOBS, Cluster, Object
+from mistudio.cluster.api import Cluster
 from mistudio.cluster.pods import Ended, ended, last_lines, trouble
+from mistudio.cluster.resources import PODS, TRAIN_JOBS, Object
 from mistudio.cluster.trainjob import CONTAINER, JOB_LABEL, ended_as, message_of
 from mistudio.errors import ClusterError, HostsFailed
 from mistudio.progress import say

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from mistudio.cluster.api import INFERENCE_SERVICES, Object
 from mistudio.cluster.config import Place
+from mistudio.cluster.resources import INFERENCE_SERVICES, Object
 
 PREFIX = "mistudio.io"
 OWNER = {"app.kubernetes.io/managed-by": "mistudio", "app.kubernetes.io/part-of": "mistudio"}
@@ -44,11 +44,6 @@ class Deployed:
     line: str
     runtime: str
     notes: Mapping[str, str]
-
-    @property
-    def variant(self) -> str:
-        """Name of its predictor beside others."""
-        return f"sae-{self.line.rpartition('/')[2][:_CHARACTERS]}"
 
     def predictor(self, before: Object) -> Object:
         """A predictor that serves it, with all that another has set but what it serves."""
@@ -110,9 +105,17 @@ def former_of(predictor: Object) -> Object | None:
     return former
 
 
-def canary_of(service: Object, variant: str) -> Object | None:
-    """The entry of a canary."""
-    return next((each for each in canaries(service) if each["predictor"].get("name") == variant), None)
+def canary_of(service: Object, deployed: Deployed) -> Object | None:
+    """The entry of the canary that serves it."""
+    return next((each for each in canaries(service) if serves(each["predictor"], deployed)), None)
+
+
+def free_name(service: Object, deployed: Deployed) -> str:
+    """A name for its predictor beside the others: one that was replaced in place keeps the name of what it served."""
+    others = [service["spec"]["predictor"], *(each["predictor"] for each in canaries(service))]
+    name = f"sae-{deployed.line.rpartition('/')[2][:_CHARACTERS]}"
+    names = (name, *(f"{name}-{number}" for number in range(2, 3 + len(others))))
+    return next(each for each in names if each not in [other.get("name") for other in others])
 
 
 def canaries(service: Object) -> list[Object]:
@@ -125,33 +128,31 @@ def with_stable(service: Object, predictor: Object) -> Object:
     return _with(service, predictor=predictor)
 
 
-def with_canary(service: Object, deployed: Deployed, percent: int) -> Object:
+def with_canary(service: Object, deployed: Deployed, name: str, percent: int) -> Object:
     """The service with a canary of that share; one that is there is changed in its share alone."""
-    entry = canary_of(service, deployed.variant)
-    predictor = entry["predictor"] if entry else _as_canary(service["spec"]["predictor"], deployed)
-    others = canaries(without_canary(service, deployed.variant))
+    entry = canary_of(service, deployed)
+    predictor = entry["predictor"] if entry else _as_canary(service["spec"]["predictor"], deployed, name)
+    others = canaries(without_canary(service, name))
     return _with(service, canary=[*others, {"trafficPercent": percent, "predictor": predictor}])
 
 
-def without_canary(service: Object, variant: str) -> Object:
+def without_canary(service: Object, name: str) -> Object:
     """The service without a canary."""
-    return _with(service, canary=[each for each in canaries(service) if each["predictor"].get("name") != variant])
+    return _with(service, canary=[each for each in canaries(service) if each["predictor"].get("name") != name])
 
 
-def promoted(service: Object, deployed: Deployed) -> Object:
-    """The service whose stable predictor is what the canary was: under its name, so that its pods go on."""
-    entry = canary_of(service, deployed.variant)
-    own = {} if entry is None else entry["predictor"]
+def promoted(service: Object, own: Object) -> Object:
+    """The service whose stable predictor is what a canary's was: under its name, so that its pods go on."""
     kept = {name: each for name, each in service["spec"]["predictor"].items() if name != "annotations"}
     predictor = {**kept, **{name: own[name] for name in ("name", "model", "annotations") if name in own}}
-    return with_stable(without_canary(service, deployed.variant), predictor)
+    return with_stable(without_canary(service, own["name"]), predictor)
 
 
-def _as_canary(stable: Object, deployed: Deployed) -> Object:
+def _as_canary(stable: Object, deployed: Deployed, name: str) -> Object:
     predictor = {name: each for name, each in deployed.predictor(stable).items() if name not in _NOT_OF_CANARIES}
     # The schema asks for the container's name here, though not of the stable predictor.
     model = {**predictor["model"], "name": _CONTAINER}
-    return {**predictor, "model": model, "name": deployed.variant, "minReplicas": 1}
+    return {**predictor, "model": model, "name": name, "minReplicas": 1}
 
 
 def _with(service: Object, **fields: Any) -> Object:
@@ -213,8 +214,11 @@ def url_of(service: Object, variant: str = "") -> str:
     place = Place(service["metadata"]["namespace"], service["metadata"]["name"])
     status = service.get("status") or {}
     own = (status.get("address") or {}).get("url") or status.get("url")
-    if not variant:
-        return str(own or f"http://{place.name}-predictor.{place.namespace}.svc.cluster.local")
+    if not variant and own:
+        return str(own)
+    if not variant and not service["spec"]["predictor"].get("name"):
+        return f"http://{place.name}-predictor.{place.namespace}.svc.cluster.local"
+    variant = variant or service["spec"]["predictor"]["name"]
     address = urlsplit((status.get("address") or {}).get("url") or f"http://x.{place.namespace}.svc.cluster.local")
     _, _, domain = str(address.hostname).partition(".")
     port = f":{address.port}" if address.port else ""

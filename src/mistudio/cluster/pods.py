@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mistudio.cluster.api import PODS, Cluster, Object
+from mistudio.cluster.api import Cluster
+from mistudio.cluster.resources import PODS, Object
 from mistudio.errors import ClusterError
 
 _FORBIDDEN = 403

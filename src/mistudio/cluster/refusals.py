@@ -8,7 +8,7 @@ from mistudio.errors import ClusterError
 from mistudio.plain_text import shortened
 
 if TYPE_CHECKING:
-    from mistudio.cluster.api import Request
+    from mistudio.cluster.resources import Request
 
 _MOST_CHARACTERS = 600
 _UNKNOWN_KIND = "UnknownKind"  # in place of the reason NotFound, which objects have that are not there

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 
 from mistudio.cluster import inference
-from mistudio.cluster.api import INFERENCE_SERVICES, Cluster, Object
+from mistudio.cluster.api import Cluster
 from mistudio.cluster.asking import Asking
 from mistudio.cluster.config import DeployConfig, Place
 from mistudio.cluster.inference import Deployed
 from mistudio.cluster.pods import trouble
+from mistudio.cluster.resources import INFERENCE_SERVICES, Object
 from mistudio.cluster.watching import watch_errors
 from mistudio.errors import ClusterError, MistudioError, RolloutFailed
 from mistudio.progress import say
@@ -108,22 +109,23 @@ class Rollout:
             self._undo = lambda: self._restore(former, None)
 
     def _start_canary(self, service: Object) -> None:
-        self._variant = self._deployed.variant
-        entry = inference.canary_of(service, self._variant)
+        entry = inference.canary_of(service, self._deployed)
+        self._variant = entry["predictor"]["name"] if entry else inference.free_name(service, self._deployed)
         self._undo = self._drop_canary
         if entry is not None:
             self._tell(f"The canary {self._variant} is there, with {entry['trafficPercent']}% of the traffic.")
             return
-        self._change(lambda now: inference.with_canary(now, self._deployed, 0))
+        self._change(lambda now: inference.with_canary(now, self._deployed, self._variant, 0))
         self._tell(f"Started the canary {self._variant} of {self._place} without traffic: {self._deployed.line}.")
 
     def _replace(self, service: Object) -> None:
         stable = service["spec"]["predictor"]
-        entry = inference.canary_of(service, self._deployed.variant)
+        entry = inference.canary_of(service, self._deployed)
         self._undo = lambda: self._restore(stable, entry)
         if entry is not None:
-            self._change(lambda now: inference.promoted(now, self._deployed))
-            self._tell(f"Promoted the canary {self._deployed.variant} of {self._place}: {self._deployed.line}.")
+            own = entry["predictor"]
+            self._change(lambda now: inference.promoted(now, own))
+            self._tell(f"Promoted the canary {own['name']} of {self._place}: {self._deployed.line}.")
             return
         self._change(lambda now: inference.with_stable(now, self._deployed.predictor(now["spec"]["predictor"])))
         replaced = ", ".join(inference.lines_of(stable)) or "what it served"
@@ -176,9 +178,9 @@ class Rollout:
         percent = self._config.canary_percent
         if not self._variant:
             return
-        before = inference.canary_of(self._there(), self._variant)
+        before = inference.canary_of(self._there(), self._deployed)
         if before is None or before["trafficPercent"] != percent:
-            self._change(lambda now: inference.with_canary(now, self._deployed, percent))
+            self._change(lambda now: inference.with_canary(now, self._deployed, self._variant, percent))
             self._tell(f"The canary {self._variant} gets {percent}% of the traffic.")
 
     def _watch(self) -> None:
@@ -196,26 +198,27 @@ class Rollout:
             done = self._undo()
         except MistudioError as other:
             done = f"It could not be rolled back: {other}"
-        say(f"{error} {done}")
-        if isinstance(error, MistudioError):
-            message = f"{str(error).rstrip('.')}. {done}{f' Seen in the cluster: {why}' if why else ''}"
-            raise RolloutFailed(message) from error
+        if not isinstance(error, MistudioError):
+            error.add_note(done)
+            return
+        message = f"{str(error).rstrip('.')}. {done}{f' Seen in the cluster: {why}' if why else ''}"
+        raise RolloutFailed(message) from error
 
     def _delete(self, uid: str) -> str:
         self._cluster.delete(INFERENCE_SERVICES, self._place.namespace, self._place.name, uid)
         return f"InferenceService {self._place} was deleted again: nothing was served by it before."
 
     def _drop_canary(self) -> str:
-        variant = self._deployed.variant
-        if not self._change(lambda now: inference.without_canary(now, variant)):
+        if not self._change(lambda now: inference.without_canary(now, self._variant)):
             return _NOTHING
-        return f"The canary {variant} was taken away; {self._place} serves what it served before."
+        return f"The canary {self._variant} was taken away; {self._place} serves what it served before."
 
     def _restore(self, stable: Object, entry: Object | None) -> str:
         def back(now: Object) -> Object:
-            kept = inference.without_canary(now, self._deployed.variant)
-            spec = {**kept["spec"], "predictor": stable}
-            spec |= {} if entry is None else {"canary": [*inference.canaries(kept), entry]}
+            if entry is None:
+                return inference.with_stable(now, stable)
+            kept = inference.without_canary(now, entry["predictor"]["name"])
+            spec = {**kept["spec"], "predictor": stable, "canary": [*inference.canaries(kept), entry]}
             return {**kept, "spec": spec}
 
         if not self._change(back):

@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistudio.cluster.api import TRAIN_JOBS, Object
 from mistudio.cluster.hosts_config import HostsConfig
 from mistudio.cluster.inference import OWNER, PREFIX
+from mistudio.cluster.resources import TRAIN_JOBS, Object
 
 CONTAINER = "node"  # of the runtime, and the name of its job of the hosts
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"

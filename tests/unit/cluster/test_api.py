@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mistudio.cluster.api import INFERENCE_SERVICES, PODS, TRAIN_JOBS, Cluster, Resource
+from mistudio.cluster.api import Cluster
+from mistudio.cluster.resources import INFERENCE_SERVICES, PODS, TRAIN_JOBS, Resource
 from mistudio.errors import ClusterError, ConfigError
 from tests.support.kube_accounts import ACCOUNT, DATA, QUICK, SERVICES, TOKEN, connected, kubeconfig
 from tests.support.kube_api import KubeApi, Right, role
