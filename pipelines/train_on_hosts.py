@@ -6,6 +6,7 @@ from components.capture.component import capture
 from components.ingest.component import ingest
 from components.train_on_cluster.component import train_on_cluster
 from pipelines._parameters import every, pipeline
+from pipelines._placing import Loops
 from pipelines.interpret import TAKES as INTERPRET
 
 _OF_INTERPRET = ("model", "hook", "target_hook", "allow_wide")
@@ -22,7 +23,7 @@ TAKES = {
     "TrainJob of Kubeflow Trainer.",
     TAKES,
 )
-def train_on_hosts(given: dict[str, dict[str, Any]]) -> None:
+def train_on_hosts(given: dict[str, dict[str, Any]], _loops: Loops) -> None:
     """The autoencoder of the main job, trained on several hosts."""
     ingested = ingest(**given["ingest"])
     captured = capture(corpus=ingested.outputs["tokenised_corpus"], **given["capture"])

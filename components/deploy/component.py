@@ -27,7 +27,7 @@ def deploy(
         canary_percent: Share of the traffic that it gets beside what is served now; 0: it is started and gets none,
             100: it takes the place of what is served now.
         deploy_settings: Other settings as JSON; mistudio deploy --parameters lists them.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
 
     Returns:
         What was done, a line each.

@@ -10,7 +10,8 @@ from mistudio.guarded_json import RefusedJSON, parse_json
 from mistudio.plain_text import shortened
 from mistudio.settings import Settings
 
-_RESERVED = ("PET_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # the Trainer sets them
+# What the Trainer sets, and what says how many processes are in one pod where there is no Trainer.
+_RESERVED = ("PET_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MISTUDIO_NUM_PROCESSES")
 
 
 class PodSettings(Settings):

@@ -97,8 +97,10 @@ def _environment(hosts: HostsConfig) -> list[Object]:
 def _patch(hosts: HostsConfig) -> Object:
     """What the runtime's pods have beside the container's command, as the Pod Security profile restricted has it."""
     pod = hosts.pod
-    volumes = [{"name": name, "emptyDir": {}} for name in _WRITABLE]
-    mounts = [{"name": name, "mountPath": path} for name, path in _WRITABLE.items()]
+    taken = {str(each.get("mountPath", "")).rstrip("/") for each in pod.volume_mounts or []}
+    writable = {name: path for name, path in _WRITABLE.items() if path not in taken}
+    volumes = [{"name": name, "emptyDir": {}} for name in writable]
+    mounts = [{"name": name, "mountPath": path} for name, path in writable.items()]
     container = {
         "name": CONTAINER,
         "securityContext": _CONTAINER_SECURITY,

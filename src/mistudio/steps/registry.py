@@ -7,6 +7,7 @@ from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.hosts import TRAIN_ON_CLUSTER
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
+from mistudio.steps.registering import REGISTER
 from mistudio.steps.reporting import COMPARE, REPORT
 from mistudio.steps.spec import Step
 from mistudio.steps.steering import DIRECTION, STEER_EVALUATE
@@ -33,6 +34,7 @@ _ALL = (
     GRID,
     GATE,
     FAIL_GATE,
+    REGISTER,
     DEPLOY,
 )
 STEPS: dict[str, Step] = {step.name: step for step in _ALL}
