@@ -155,12 +155,17 @@ def test_a_missing_runtime_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_the_tasks_pod_was_given_reaches_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "run-1-train")
     monkeypatch.setenv("KFP_POD_UID", "of-the-pod")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:a-password@mlflow.example.com")
     monkeypatch.setenv("MISTUDIO_IMAGE", "ghcr.io/mistudio/batch-python:0123")
     pod = PodSettings(
         resources={"limits": {"nvidia.com/gpu": "2", "memory": "64Gi"}, "requests": {"cpu": 4}},
         env=[{"name": "PET_NNODES", "value": "9"}, {"name": "MISTUDIO_STORE", "value": "s3://bucket/store"}],
-        volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
-        volume_mounts=[{"name": "data", "mountPath": "/data"}],
+        volumes=[
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": "12Gi"}},
+        ],
+        volume_mounts=[{"name": "data", "mountPath": "/data"}, {"name": "scratch", "mountPath": "/scratch"}],
         tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         node_selector={"gpu": "a100"},
         affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
@@ -173,12 +178,15 @@ def test_what_the_tasks_pod_was_given_reaches_the_hosts(tmp_path: Path, monkeypa
     environment = {each["name"]: each for each in trainer["env"]}
     assert environment["MISTUDIO_STORE"]["value"] == "s3://bucket/store"
     assert environment["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "mistudio-s3"
-    assert "PET_NNODES" not in environment
+    assert environment["MLFLOW_RUN_ID"]["value"] == "0123"
+    assert not {"PET_NNODES", "MLFLOW_TRACKING_URI"} & set(environment)  # the Trainer's own, and one with a secret
     spec = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
     patched = spec["template"]["spec"]["template"]["spec"]
     assert patched["nodeSelector"] == {"gpu": "a100"}
     assert patched["securityContext"]["runAsNonRoot"] is True
-    assert {each["mountPath"] for each in patched["containers"][0]["volumeMounts"]} == {"/tmp", "/scratch", "/data"}
+    mounts = {each["mountPath"]: each["name"] for each in patched["containers"][0]["volumeMounts"]}
+    assert mounts == {"/tmp": "mistudio-tmp", "/scratch": "scratch", "/data": "data"}
+    assert [each["name"] for each in patched["volumes"]] == ["mistudio-tmp", "data", "scratch"]
     assert job["metadata"]["ownerReferences"][0]["name"] == "run-1-train"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mistudio.cluster.hosts_config import HostsConfig
 from mistudio.cluster.inference import OWNER, PREFIX
 from mistudio.cluster.resources import TRAIN_JOBS, Object
+from mistudio.redaction import secret_setting
 
 CONTAINER = "node"  # of the runtime, and the name of its job of the hosts
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
@@ -23,11 +24,10 @@ _ENVIRONMENT = {
     "MISTUDIO_CACHE": f"{_SCRATCH}/cache",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-# What a pod has from its administrator and a host needs too; what is a secret comes by reference.
-_HANDED_ON = ("MISTUDIO_STORE", "MISTUDIO_TRACKING", "MISTUDIO_GIT_COMMIT", "MISTUDIO_IMAGE", "MISTUDIO_CACHE_GB") + (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_RUN_ID",
-    "MLFLOW_EXPERIMENT_ID",
+# What the task's pod has and a host needs too; what is a secret comes by reference, and is left out here.
+_HANDED_ON = (
+    *("MISTUDIO_STORE", "MISTUDIO_TRACKING", "MISTUDIO_GIT_COMMIT", "MISTUDIO_IMAGE", "MISTUDIO_CACHE_GB"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_WORKSPACE", "KFP_MLFLOW_CONFIG"),
 )
 _SECRETS = {
     "mistudio-s3": ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
@@ -84,7 +84,8 @@ def train_job(
 def _environment(hosts: HostsConfig) -> list[Object]:
     """The variables: those that the task was given win over what every host has."""
     given = {each["name"]: each for each in hosts.pod.environment}
-    plain = _ENVIRONMENT | {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    own = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+    plain = _ENVIRONMENT | {name: value for name, value in own.items() if secret_setting({name: value}) is None}
     known: dict[str, Object] = {name: {"name": name, "value": value} for name, value in plain.items()}
     for secret, names in _SECRETS.items():
         known |= {
