@@ -9,11 +9,11 @@ from typing import Self
 import httpx
 
 from mistudio.client import Client
-from mistudio.errors import RolloutFailed
+from mistudio.errors import ConfigError, RolloutFailed
 from mistudio.redaction import Secret
 
 KEY_ENV, KEYS_ENV = "MISTUDIO_API_KEY", "MISTUDIO_API_KEYS"
-_EDIT = {"op": "add", "feature": 0, "strength": 1.0, "unit": "relative"}
+_EDIT = {"op": "add", "strength": 1.0, "unit": "relative"}
 _SAMPLE = re.compile(r"^mistudio_requests_total\{(?P<labels>[^}]*)\} (?P<value>[0-9.e+]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _NO_WORK = ("/v2/health", "/metrics", "/describe", "none")  # routes of probes, and of what is not served
@@ -47,8 +47,7 @@ class Asking:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self.url = url
-        key = _key().reveal()
-        self._client = Client(url, key or None, timeout_s=timeout_s, retries=0)
+        self._client = Client(url, _key().reveal() or None, timeout_s=timeout_s, retries=0)
         self._http = httpx.Client(base_url=url, timeout=timeout_s)
 
     def __enter__(self) -> Self:
@@ -66,20 +65,21 @@ class Asking:
         """
         return [str(each["digest"]) for each in self._client.describe().get("autoencoders", ())]
 
-    def smoke(self, prompt: str, tokens: int) -> str:
+    def smoke(self, prompt: str, tokens: int, feature: int) -> str:
         """Let it write, with an edit and without; what it wrote, in words.
 
         Raises:
             RolloutFailed: the edit changed nothing in the model.
             MistudioError: it does not answer, or refuses.
         """
-        text = self._client.complete(prompt, edits=[_EDIT], compare=True, max_tokens=tokens, temperature=0.0)
+        edits = [{**_EDIT, "feature": feature}]
+        text = self._client.complete(prompt, edits=edits, compare=True, max_tokens=tokens, temperature=0.0)
         dose = {} if text.comparison is None else text.comparison.dose
         if not any(dose.values()):
-            message = f"The predictor at {self.url} answers, but an edit of feature 0 changes nothing in its model."
+            message = f"The predictor at {self.url} answers, but an edit of feature {feature} changes nothing there."
             raise RolloutFailed(message)
         plain = text.comparison.plain_text if text.comparison else ""
-        return f"{prompt!r} goes on with {plain!r}, and with feature 0 added with {text.text!r}"
+        return f"{prompt!r} goes on with {plain!r}, and with feature {feature} added with {text.text!r}"
 
     def counts(self) -> Counts | None:
         """Requests that it counts in /metrics; None where that cannot be read."""
@@ -104,8 +104,16 @@ def _samples(metrics: str) -> Iterator[tuple[dict[str, str], str]]:
 
 
 def _key() -> Secret:
-    """The key to ask with: one of its own, or the first that the predictors know."""
-    if own := Secret.from_environment([KEY_ENV]):
-        return own
-    first, *_ = [*re.split(r"[\n,]", Secret.from_environment([KEYS_ENV]).reveal()), ""]
-    return Secret(first.partition(":")[2])
+    """The key to ask with: one of its own, or the first that the predictors know.
+
+    Raises:
+        ConfigError: it cannot be sent.
+    """
+    found = Secret.from_environment([KEY_ENV])
+    if not found:
+        first, *_ = re.split(r"[\n,]", Secret.from_environment([KEYS_ENV]).reveal())
+        found = Secret(first.partition(":")[2])
+    if not found.is_sendable and found:
+        message = f"The key in {KEY_ENV} or {KEYS_ENV} is no single word of printable ASCII: it cannot be sent."
+        raise ConfigError(message)
+    return found

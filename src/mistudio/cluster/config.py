@@ -64,6 +64,7 @@ class DeployConfig(Settings):
     request_timeout_s: float = Field(60.0, gt=0, le=3600, description="seconds for a request to the predictor")
     smoke_prompt: str = Field("Once upon a time", min_length=1, description="text that the requests go on with")
     smoke_tokens: int = Field(8, ge=1, le=1024, description="tokens of each of their answers")
+    smoke_feature: int = Field(0, ge=0, description="feature that they add, once with and once without an edit")
     service_url: str | None = Field(
         None,
         pattern=r"^https?://",

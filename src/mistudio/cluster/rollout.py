@@ -166,7 +166,7 @@ class Rollout:
 
             self._until(look, not_yet)
             try:
-                said = asking.smoke(self._config.smoke_prompt, self._config.smoke_tokens)
+                said = asking.smoke(self._config.smoke_prompt, self._config.smoke_tokens, self._config.smoke_feature)
             except RolloutFailed:
                 raise
             except MistudioError as error:

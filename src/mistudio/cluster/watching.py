@@ -39,7 +39,7 @@ def watch_errors(asking: Asking, config: DeployConfig) -> str:
 
 def _fails(asking: Asking, config: DeployConfig) -> bool:
     try:
-        asking.smoke(config.smoke_prompt, config.smoke_tokens)
+        asking.smoke(config.smoke_prompt, config.smoke_tokens, config.smoke_feature)
     except MistudioError as error:
         say(f"A request failed: {error}")
         return True

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.cluster import inference
+from mistudio.cluster import asking, inference
 from mistudio.cluster.asking import Counts, counted
 from mistudio.cluster.config import DeployConfig, Place
 from mistudio.cluster.inference import Deployed
@@ -122,6 +122,21 @@ def test_requests_of_probes_are_not_counted_and_another_replicas_counts_are_no_d
     assert counted(text) == Counts(14, 2)
     assert Counts(14, 2).since(Counts(10, 1)) == Counts(4, 1)
     assert Counts(3, 0).since(Counts(10, 1)) == Counts(3, 0)
+
+
+def test_the_key_is_its_own_or_the_first_of_the_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MISTUDIO_API_KEY", raising=False)
+    monkeypatch.delenv("MISTUDIO_API_KEYS", raising=False)
+    assert asking._key().reveal() == ""
+    for keys in ("a:first-key-of-theirs,b:other", "a:first-key-of-theirs\nb:other\n"):
+        monkeypatch.setenv("MISTUDIO_API_KEYS", keys)
+        assert asking._key().reveal() == "first-key-of-theirs"
+    monkeypatch.setenv("MISTUDIO_API_KEY", "a-key-of-its-own")
+    assert asking._key().reveal() == "a-key-of-its-own"
+    monkeypatch.setenv("MISTUDIO_API_KEY", "two words")
+    with pytest.raises(ConfigError, match="MISTUDIO_API_KEY") as refused:
+        asking.Asking("http://127.0.0.1:1", 1)
+    assert "two words" not in str(refused.value)
 
 
 def test_annotations_are_texts() -> None:
