@@ -39,7 +39,7 @@ _HOURS = {
     "ingest": 12.0,
     "capture": 24.0,
     "train": 48.0,
-    "train_on_cluster": 48.0,
+    "train_on_hosts": 48.0,
     "find_part": 24.0,
     "find": 24.0,
     "find_more": 24.0,

@@ -73,7 +73,7 @@ _LIKE = {
     "stability": "train",
     "direction": "capture",
     "steer_evaluate": "evaluate",
-    "train_on_cluster": "train",
+    "train_on_hosts": "train",
 }
 
 

@@ -18,14 +18,14 @@ from pipelines.interpret import TAKES as INTERPRET_TAKES
 from pipelines.interpret import interpret
 from pipelines.sweep import TAKES as SWEEP_TAKES
 from pipelines.sweep import sweep
-from pipelines.train_on_hosts import TAKES as HOSTS_TAKES
-from pipelines.train_on_hosts import train_on_hosts
+from pipelines.train_only import TAKES as ONLY_TAKES
+from pipelines.train_only import train_only
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = {
     "interpret": (interpret, INTERPRET_TAKES),
     "sweep": (sweep, SWEEP_TAKES),
-    "train_on_hosts": (train_on_hosts, HOSTS_TAKES),
+    "train_only": (train_only, ONLY_TAKES),
 }
 
 

@@ -29,12 +29,12 @@ def test_each_command_of_the_page_is_there_with_its_options(line: str) -> None:
 
 def test_the_options_that_the_page_names_are_those_of_its_commands() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    known = {option for name in ("deploy", "train-on-cluster", "run") for each in commands[name].params
+    known = {option for name in ("deploy", "train-on-hosts", "run") for each in commands[name].params
              for option in each.opts}  # fmt: skip
     assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= known | {"--line"}  # which is the server's
 
 
-@pytest.mark.parametrize(("role", "row"), [(MAY_DEPLOY, "| `deploy` |"), (MAY_TRAIN, "| `train-on-cluster` |")])
+@pytest.mark.parametrize(("role", "row"), [(MAY_DEPLOY, "| `deploy` |"), (MAY_TRAIN, "| `train-on-hosts` |")])
 def test_the_rights_of_the_page_are_those_that_the_steps_use(role: dict, row: str) -> None:
     (line,) = [line for line in PAGE.splitlines() if line.startswith(row)]
     for rule in role["rules"]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from kfp.dsl.executor import Executor
 
-from components.train_on_cluster.component import train_on_cluster
+from components.train_on_hosts.component import train_on_hosts
 from mistudio import steps
 from mistudio.artifacts import Artifact
 from mistudio.cluster.api import Cluster
@@ -212,7 +212,7 @@ def settings(tiny: TinyRun) -> dict[str, Any]:
 
 def test_a_store_that_no_other_host_reaches_is_refused_before_anything_starts(tiny: TinyRun) -> None:
     with pytest.raises(ConfigError, match=r"is a folder of this machine.*s3://BUCKET/PREFIX"):
-        steps.run_step("train_on_cluster", **settings(tiny))
+        steps.run_step("train_on_hosts", **settings(tiny))
 
 
 def test_the_component_hands_on_what_kfp_says_of_its_pod_and_finds_what_train_made(
@@ -241,7 +241,7 @@ def test_the_component_hands_on_what_kfp_says_of_its_pod_and_finds_what_train_ma
         },
         "outputs": {"artifacts": artifact("sae", "system.Model"), "outputFile": str(tmp_path / "output.json")},
     }
-    Executor(executor_input, train_on_cluster.python_func).execute()
+    Executor(executor_input, train_on_hosts.python_func).execute()
     assert steps.artifact_uri(str(tmp_path / "sae")) == made.uri
     pod = PodSettings.model_validate_json(given[0]["pod"])
     assert (pod.num_gpus, pod.node_selector) == (2, {"gpu": "a"})
@@ -260,12 +260,12 @@ def test_two_hosts_train_the_autoencoder_that_train_would(
         api.rights.account(ACCOUNT, TOKEN, MAY_TRAIN)
         api.put("clustertrainingruntimes", "", training_runtime())
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, api)))
-        made = steps.run_step("train_on_cluster", **settings(tiny), num_nodes=2, pod=mounted)
+        made = steps.run_step("train_on_hosts", **settings(tiny), num_nodes=2, pod=mounted)
         assert trainer.num_running == 0
     artifact: Artifact = made.artifact
     assert not made.found
     assert steps.run_step("train", **settings(tiny)).artifact.digest == artifact.digest
-    assert steps.run_step("train_on_cluster", **settings(tiny)).found  # without a cluster
+    assert steps.run_step("train_on_hosts", **settings(tiny)).found  # without a cluster
 
 
 @pytest.mark.proof
@@ -284,7 +284,7 @@ def test_what_a_host_refuses_is_what_the_step_says(
         api.put("clustertrainingruntimes", "", training_runtime(backoff=6))
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, api)))
         with pytest.raises(HostsFailed, match="nonsense") as failed:
-            steps.run_step("train_on_cluster", **settings(tiny) | {"seed": 4}, num_nodes=2, pod=mounted)
+            steps.run_step("train_on_hosts", **settings(tiny) | {"seed": 4}, num_nodes=2, pod=mounted)
     assert failed.value.exit_code == 2
 
 

@@ -14,7 +14,7 @@ from tests.support.kube_api import KubeApi, role
 DATA, SERVICES = "mistudio-data", "mistudio-services"
 ACCOUNT = f"system:serviceaccount:{DATA}:mistudio-pipelines"
 TOKEN = "token-of-the-pipelines-0123456789abcdef"
-# All that the steps deploy and train_on_cluster do, as Roles: tests hold what was done against these.
+# All that the steps deploy and train_on_hosts do, as Roles: tests hold what was done against these.
 _LOOK = (("", "pods", ["list"]), ("", "pods/log", ["get"]))
 MAY_DEPLOY = role(
     SERVICES, ("serving.kserve.io", "inferenceservices", ("create", "delete", "get", "update")), *_LOOK, name="deploy"

@@ -59,9 +59,9 @@ Example:
 
     mistudio mlflow sync
 """
-_PIPELINES = "interpret|sweep|train_on_hosts"
+_PIPELINES = "interpret|sweep|train_only"
 _PIPELINE_HELP = (
-    "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_on_hosts: the "
+    "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_only: the "
     "autoencoder of interpret, trained on several hosts of a cluster."
 )
 _MOST_PORT = 65_535

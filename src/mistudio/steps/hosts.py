@@ -1,4 +1,4 @@
-"""Training on several hosts of a cluster: the step train_on_cluster. It publishes what train publishes."""
+"""Training on several hosts of a cluster: the step train_on_hosts. It publishes what train publishes."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ _ARGUMENTS = (
 )
 
 
-def _train_on_cluster(context: Context, inputs: Inputs, config: "TrainConfig") -> list[Produced]:
+def _train_on_hosts(context: Context, inputs: Inputs, config: "TrainConfig") -> list[Produced]:
     """As a list, for the hosts have logged what was made: nothing is logged twice."""
     from mistudio.cluster.hosts_config import HostsConfig
     from mistudio.cluster.training import train_on_hosts
@@ -66,8 +66,8 @@ def _written(leaves: tuple[Leaf, ...], content: Any) -> Iterator[str]:
             yield f"{leaf.path}={text}"
 
 
-TRAIN_ON_CLUSTER = Step(
-    name="train_on_cluster",
+TRAIN_ON_HOSTS = Step(
+    name="train_on_hosts",
     summary="Train on several hosts of a cluster. A TrainJob makes the autoencoder that train would make.",
     config=TRAIN.config,
     runtime=TRAIN.runtime,
@@ -80,5 +80,5 @@ TRAIN_ON_CLUSTER = Step(
     check=TRAIN.check,
     about=TRAIN.about,
     takes_pod=True,
-    run=_train_on_cluster,
+    run=_train_on_hosts,
 )

@@ -4,7 +4,7 @@ from mistudio.steps.deploying import DEPLOY
 from mistudio.steps.explaining import EXPLAIN, SCORE
 from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
-from mistudio.steps.hosts import TRAIN_ON_CLUSTER
+from mistudio.steps.hosts import TRAIN_ON_HOSTS
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.registering import REGISTER
@@ -18,7 +18,7 @@ _ALL = (
     CAPTURE,
     TRAIN,
     TRAIN_TOGETHER,
-    TRAIN_ON_CLUSTER,
+    TRAIN_ON_HOSTS,
     EVALUATE,
     FIND,
     FIND_PART,

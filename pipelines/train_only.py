@@ -1,10 +1,10 @@
-"""The autoencoder of the main job, trained on several hosts: interpret with the same settings finds it."""
+"""The main job up to its autoencoder, trained on several hosts: interpret with the same settings finds it."""
 
 from typing import Any
 
 from components.capture.component import capture
 from components.ingest.component import ingest
-from components.train_on_cluster.component import train_on_cluster
+from components.train_on_hosts.component import train_on_hosts
 from pipelines._parameters import every, pipeline
 from pipelines._placing import Loops
 from pipelines.interpret import TAKES as INTERPRET
@@ -14,7 +14,7 @@ _OF_INTERPRET = ("model", "hook", "target_hook", "allow_wide")
 TAKES = {
     "ingest": INTERPRET["ingest"],
     "capture": INTERPRET["capture"],
-    "train_on_cluster": every("train_on_cluster", without=_OF_INTERPRET, tokens="train_tokens"),
+    "train_on_hosts": every("train_on_hosts", without=_OF_INTERPRET, tokens="train_tokens"),
 }
 
 
@@ -23,8 +23,8 @@ TAKES = {
     "TrainJob of Kubeflow Trainer.",
     TAKES,
 )
-def train_on_hosts(given: dict[str, dict[str, Any]], _loops: Loops) -> None:
-    """The autoencoder of the main job, trained on several hosts."""
+def train_only(given: dict[str, dict[str, Any]], _loops: Loops) -> None:
+    """The main job up to its autoencoder, trained on several hosts."""
     ingested = ingest(**given["ingest"])
     captured = capture(corpus=ingested.outputs["tokenised_corpus"], **given["capture"])
-    train_on_cluster(activations=captured.outputs["activations"], **given["train_on_cluster"])
+    train_on_hosts(activations=captured.outputs["activations"], **given["train_on_hosts"])

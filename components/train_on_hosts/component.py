@@ -1,4 +1,4 @@
-"""The train_on_cluster step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
+"""The train_on_hosts step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
 from kfp import dsl
 
@@ -17,7 +17,7 @@ from components.images import BATCH_IMAGE
         dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
     ],
 )
-def train_on_cluster(
+def train_on_hosts(
     activations: dsl.Input[dsl.Dataset],
     sae: dsl.Output[dsl.Model],
     task_config: dsl.TaskConfig,
@@ -64,16 +64,16 @@ def train_on_cluster(
         l1_coefficient: Weight of the L1 norm, at first if target_l0 is set (standard, gated); -1: 0.02.
         tokens: Activations (tokens) to train on; repeats the data if need be.
         learning_rate: Peak learning rate of Adam; -1: 0.125 / sqrt(width).
-        train_settings: Other settings as JSON; mistudio train-on-cluster --parameters lists them.
+        train_settings: Other settings as JSON; mistudio train-on-hosts --parameters lists them.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
         store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
-    steps.own_process("train_on_cluster")
+    steps.own_process("train_on_hosts")
     done = steps.run_step(
-        "train_on_cluster",
+        "train_on_hosts",
         activations=steps.artifact_uri(activations.path),
         pod=steps.pod_json(task_config),
         num_nodes=num_nodes,

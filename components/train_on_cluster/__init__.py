@@ -1,1 +1,0 @@
-"""The train_on_cluster step as a KFP component."""
