@@ -5,6 +5,7 @@ import pytest
 from checks.outcome import Check
 from checks.programs import predictor_problems, predictors
 from checks.registry import CHECKS
+from tests.support.manifests import needs_rendering
 from tests.support.served import tiny_store
 
 LONG = ("checkov", "predictors", "tracking")
@@ -32,14 +33,8 @@ def holds(check: Check) -> None:
 def test_the_predictor_with_most_arguments_starts_as_its_manifest_says(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    most = needs_kubectl()[0]
+    needs_rendering()
+    most = predictors()[0]
     assert any("--audit-log" in word for word in most.content["args"])
     tiny = tiny_store(tmp_path_factory)
     assert list(predictor_problems(most, str(tiny.source.path), str(tiny.store.root), str(tiny.sae.uri))) == []
-
-
-def needs_kubectl() -> list:
-    rendering = CHECKS[0].run()
-    if rendering.skipped:
-        pytest.skip(rendering.skipped)
-    return predictors()

@@ -14,7 +14,8 @@ from checks.linters import look_shell, look_yaml
 from checks.outcome import Check, Outcome, Skipped
 from checks.pods import pods_of, problems_of
 from checks.replay import arguments_of, environment_of
-from checks.tools import find, shared
+from checks.tools import shared
+from tests.support.manifests import needed
 
 DIGEST = "sha256:" + "0" * 64
 POD: dict[str, Any] = {
@@ -159,13 +160,6 @@ def test_rights_for_code_of_others_are_left_out() -> None:
     assert list(rights.problems_of([others, BINDING], {})) == []
 
 
-def needed(name: str) -> str:
-    try:
-        return find(name, "it belongs to the checks")
-    except Skipped as reason:
-        pytest.skip(str(reason))
-
-
 def test_fields_that_kubernetes_does_not_know_or_allow_are_found() -> None:
     program = needed("kubernetes-validate")
     good = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"b": "c"}}
@@ -289,8 +283,7 @@ def test_alerts_without_a_test_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_linters_find_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed("yamllint")
-    needed("shellcheck")
+    needed("yamllint", "shellcheck")
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "a.yaml").write_text("a:   1\na: 2\n")
     (tmp_path / "manifests" / "a.sh").write_text("#!/bin/sh\ncat $1\n")
