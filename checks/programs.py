@@ -30,8 +30,6 @@ _LIBRARIES = {
     "mlflow": ("environment_variables.py", "server/__init__.py"),
 }
 _EVERYWHERE = frozenset({"HOME"})
-# Of stores in buckets, and of botocore, with which MLflow keeps its artifacts.
-_S3 = frozenset({"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "MISTUDIO_CACHE"})
 
 
 class Container(NamedTuple):
@@ -82,7 +80,7 @@ def look_variables() -> tuple[str, Sequence[str]]:
 
 def is_read(name: str) -> bool:
     """Whether the project's code, or a library that it uses, names a variable."""
-    return name in _EVERYWHERE | _S3 or f'"{name}"' in _sources()
+    return name in _EVERYWHERE or f'"{name}"' in _sources()
 
 
 @functools.cache

@@ -113,7 +113,7 @@ def _docstring(step: Step) -> str:
 
 
 def _body(step: Step) -> str:
-    verb = "run_step" if step.output is not None else "call"
+    verb = "call" if step.output is None else "run_together" if step.shared else "run_step"
     given = [f"{each.name}={_uri(each.name, many=each.many, optional=each.optional)}" for each in step.inputs]
     given += [f"{leaf.name}={_given(leaf)}" for leaf in dashboard_options(step)]
     arguments = "".join(f"        {line},\n" for line in given)

@@ -10,4 +10,6 @@ def _read_refs() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-BATCH_IMAGE = _read_refs()["BATCH_IMAGE"]
+_refs = _read_refs()
+BATCH_IMAGE = _refs["BATCH_IMAGE"]
+BATCH_CUDA_IMAGE = _refs.get("BATCH_CUDA_IMAGE", BATCH_IMAGE)

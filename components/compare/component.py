@@ -24,7 +24,7 @@ def compare(
         metrics: The figures, for the dashboard to compare.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         title: Heading of the page.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 

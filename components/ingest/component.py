@@ -34,7 +34,7 @@ def ingest(
         label_column: Column with the label; empty: found by its name.
         task_column: Column with the task; empty: found by its name.
         ingest_settings: Other settings as JSON; mistudio ingest --parameters lists them.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 

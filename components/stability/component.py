@@ -25,7 +25,7 @@ def stability(
         exact_width: Most latents for which the best matching is found, with 8 bytes of memory a pair of latents;
             above, only each latent's 32 nearest are considered.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 

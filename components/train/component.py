@@ -50,12 +50,12 @@ def train(
         train_settings: Other settings as JSON; mistudio train --parameters lists them.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
     steps.own_process("train")
-    done = steps.run_step(
+    done = steps.run_together(
         "train",
         activations=steps.artifact_uri(activations.path),
         model=model or None,

@@ -19,7 +19,7 @@ from mistudio.cli import app
 from mistudio.errors import StorageError
 from mistudio.steps import catching_up
 from mistudio.steps.catching_up import log_missing
-from mistudio.tracking import Connection, pipeline_run, step_run
+from mistudio.tracking import Connection, client, connection, pipeline_run, step_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -29,11 +29,11 @@ def _tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI", "MISTUDIO_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
-    for name in tracking._MLFLOW_SETTINGS:  # which are set as they are first used
-        monkeypatch.setenv(name, os.environ.get(name, tracking._MLFLOW_SETTINGS[name]))
+    for name in client.MLFLOW_SETTINGS:  # which are set as they are first used
+        monkeypatch.setenv(name, os.environ.get(name, client.MLFLOW_SETTINGS[name]))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "_PATIENCE_S", 1.0)
-    monkeypatch.setattr(tracking, "_LOCKED_S", 0.1)
+    monkeypatch.setattr(connection, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(client, "LOCKED_S", 0.1)
     pytest.importorskip("mlflow.tracking")
 
 
@@ -179,7 +179,7 @@ with step_run("train", sys.argv[1]) as run:
 def test_processes_that_make_the_database_at_once_all_log_and_what_was_not_logged_is_caught_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PATIENCE_S", 90.0)
+    monkeypatch.setattr(connection, "PATIENCE_S", 90.0)
     store = str(tmp_path)
     artifact = publish(store).artifact
     started = [

@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Self
 
+from mistudio.artifacts.actions import ACTIONS
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
 from mistudio.artifacts.index import INDEX_NAME, Entry, Index
@@ -171,7 +172,7 @@ class Catalog:
         known = self._index.versions()
         there = {
             file.name.removesuffix(f"/{MANIFEST_NAME}"): file.version
-            for file in self.store.outermost(MANIFEST_NAME, skip=(REFS,))
+            for file in self.store.outermost(MANIFEST_NAME, skip=(ACTIONS, REFS))
         }
         gone = [uri for uri in known if uri not in there]
         new = [uri for uri, version in there.items() if known.get(uri) != version]

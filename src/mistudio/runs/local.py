@@ -34,7 +34,7 @@ class LocalRunner:
     """Runs of a store on this machine; see :class:`mistudio.runs.Runner`.
 
     Args:
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
         environment: Environment variables of the runs; this process's where none are given.
         attached: Runs end with this process, however it ends.
         grace_s: Seconds that a run has to close what it has open when it is cancelled; then it is killed.

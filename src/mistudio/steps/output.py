@@ -1,7 +1,7 @@
-"""What a step returns, to the command line and to KFP components alike, and how it is logged."""
+"""What a step returns, to the command line and to KFP components alike."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
 from mistudio.events import Finished
-from mistudio.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,11 @@ class StepOutput:
     artifact: Artifact
     found: bool
     seconds: float
+
+    @property
+    def command(self) -> str:
+        """The step's name on the command line and in MLflow."""
+        return self.step.replace("_", "-")
 
     def write_to(self, artifact: Any) -> None:
         """Fill a KFP artifact: the manifest as its content, the summary as its metadata."""
@@ -67,16 +71,6 @@ def artifact_uri(path: str) -> str:
         kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     )
     return recipe.prefix
-
-
-def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
-    """Log settings and figures of what a step published, and what ``plot`` draws."""
-    artifact, step = output.artifact, output.step
-    run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
-    run.log_metrics(output.metrics())
-    run.log_artifact_of(step, artifact)
-    if plot and run.is_tracked:
-        plot(artifact, run)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -5,6 +5,7 @@ from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
+from mistudio.steps.registering import REGISTER
 from mistudio.steps.reporting import COMPARE, REPORT
 from mistudio.steps.spec import Step
 from mistudio.steps.steering import DIRECTION, STEER_EVALUATE
@@ -30,5 +31,6 @@ _ALL = (
     GRID,
     GATE,
     FAIL_GATE,
+    REGISTER,
 )
 STEPS: dict[str, Step] = {step.name: step for step in _ALL}

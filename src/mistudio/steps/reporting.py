@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.context import Context
+from mistudio.steps.logged import log_autoencoder
+from mistudio.steps.naming import autoencoder_words, facts
 from mistudio.steps.output import flat
 from mistudio.steps.spec import Input, Inputs, Output, Page, Step
 from mistudio.tracking import Run
@@ -45,7 +47,8 @@ def _log_points(artifact: Artifact, run: Run) -> None:
     run.log_file(artifact.file(PAGE_NAME))
     for row in pq.read_table(artifact.file(POINTS_NAME)).to_pylist():
         sae, evaluation = (open_artifact(artifact.store, row[kind], kind) for kind in ("sae", "evaluation"))
-        with run.child(f"{row['architecture']} {row['width']} {row['sparsity']:g} seed {row['seed']}") as point:
+        with run.child(" ".join(autoencoder_words(facts(sae))) or sae.uri) as point:
+            log_autoencoder(point, sae)
             point.log_params({**flat(sae.manifest.config), "seed": sae.manifest.seed})
             point.log_metrics(evaluation.manifest.summary)
             for step, made in (("train", sae), ("evaluate", evaluation)):

@@ -147,6 +147,7 @@ class Step:
         returned: what that value is.
         arguments: plain values beside the configuration.
         uses: what else it needs, which brings the options for it.
+        shared: several processes can do it together (see :mod:`mistudio.sae.workers`).
         choices: settings that it chooses or checks by its inputs, by path.
         check: refuses what the configuration alone cannot, before anything runs.
         plot: draws what it published, for MLflow.
@@ -166,6 +167,7 @@ class Step:
     returned: str = ""
     arguments: tuple[Argument, ...] = ()
     uses: frozenset[Uses] = frozenset()
+    shared: bool = False
     choices: Mapping[str, Choice] = field(default_factory=dict)
     check: "Callable[[Asked, Mapping[str, Asked]], None] | None" = None
     plot: "Callable[[Artifact, Run], None] | None" = None
@@ -301,7 +303,9 @@ def _leaf(name: str, kind: type, text: str, default: Any = None, place: Place = 
     return Leaf(name, name, kind, many=False, default=default, text=text, nullable=default is None, place=place)
 
 
-STORE = _leaf("store", str, "Folder of the store; None: MISTUDIO_STORE, else the user's data folder.")
+STORE = _leaf(
+    "store", str, "Store: a folder, or s3://bucket/prefix; None: MISTUDIO_STORE, else the user's data folder."
+)
 _JUDGE = (
     _leaf("judge_url", str, _ENDPOINT),
     _leaf("judge_model", str, _JUDGE_MODEL),
