@@ -1,6 +1,7 @@
 """A real Postgres for tests, from Debian's package: a server of its own, on a free port of the loopback interface."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,8 @@ from typing import NamedTuple
 
 from tests.support.s3_server import free_ports
 
-USER, PASSWORD = "mlflow", "password-of-the-tests"
+USER = "mlflow"
+PASSWORD = secrets.token_hex(8)
 PACKAGE = "postgresql"
 
 
