@@ -45,9 +45,11 @@ class Check:
     look: Callable[[], tuple[str, Sequence[str]]]
 
     def run(self) -> Outcome:
-        """The outcome; a tool that is missing makes it a skipped one."""
+        """The outcome; a tool that is missing makes it a skipped one, and an error is a problem like others."""
         try:
             seen, problems = self.look()
         except Skipped as reason:
             return Outcome(skipped=str(reason))
+        except Exception as error:
+            return Outcome("nothing", (f"{type(error).__name__}: {error}",))
         return Outcome(seen, tuple(problems))

@@ -18,7 +18,7 @@ import httpx
 from checks.monitoring import exported_by, metric_problems
 from checks.pods import containers_of, pods_of
 from checks.rendering import everything
-from checks.replay import KEY, replayed
+from checks.replay import KEY, arguments_of, ran, replayed
 from checks.tools import ROOT
 
 _OWN = re.compile(r".+/mistudio/(?:batch-python|serve)(?:-cuda)?:.+")
@@ -64,7 +64,12 @@ def predictors() -> list[Container]:
 
 def trackers() -> list[Container]:
     """The containers that are MLflow's server."""
-    return [each for each in containers() if "mlflow" in each.content["command"]]
+    return [each for each in containers() if each.content["command"][-2:] == ["mlflow", "server"]]
+
+
+def jobs() -> list[Container]:
+    """The containers that run to an end."""
+    return [each for each in containers() if each not in (*predictors(), *trackers())]
 
 
 def look_variables() -> tuple[str, Sequence[str]]:
@@ -155,6 +160,22 @@ def tracker_problems(container: Container) -> Iterator[str]:
                 yield from (f"{container.place}: {problem}" for problem in _hosts(container, running.url))
         except RuntimeError as error:
             yield f"{container.place}: {error}"
+
+
+def look_jobs() -> tuple[str, Sequence[str]]:
+    """Jobs run as the manifests run them, on an empty store and on SQLite."""
+    return f"{len(jobs())} jobs", [problem for each in jobs() for problem in job_problems(each)]
+
+
+def job_problems(container: Container) -> Iterator[str]:
+    """Run a job to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        values = {"MISTUDIO_STORE": f"{folder}/store", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        (Path(folder) / "store").mkdir()
+        databases = [word.partition("=")[2] for word in arguments_of(container.content) if "=postgresql" in word]
+        status, said = ran(container.content, values, dict.fromkeys(databases, f"sqlite:///{folder}/mlflow.db"))
+    if status:
+        yield f"{container.place}: ends with {status}: {said[-1000:]}"
 
 
 def _hosts(container: Container, url: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """All checks, in the order of the table."""
 
-from checks import images, linters, monitoring, pods, programs, rights, schemas, secret_values
+from checks import images, linters, monitoring, pods, programs, references, rights, schemas, secret_values
 from checks.outcome import Check
 from checks.rendering import rendered
 
@@ -17,6 +17,7 @@ CHECKS = (
     Check("custom kinds", "the CRDs allow every object, and know every field", schemas.look_crds),
     Check("gateway kinds", "the models of Envoy Gateway and the Gateway API allow every object", schemas.look_gateway),
     Check("pod security", "every pod meets Pod Security `restricted`, with a read-only root", pods.look),
+    Check("references", "what objects name of each other is there", references.look),
     Check("checkov", "checkov finds nothing but what has a reason", linters.look_checkov),
     Check("images", "every image is named by a digest or by a hash of its content", images.look),
     Check("secrets", "no secret has a value", secret_values.look),
@@ -25,6 +26,7 @@ CHECKS = (
     Check("predictors", "predictors start as the manifests say, answer their probes, and export what is shown",
           programs.look_predictors),
     Check("tracking", "MLflow starts as the manifests say, and answers its probes", programs.look_trackers),
+    Check("jobs", "jobs of the project's images run as the manifests say", programs.look_jobs),
     Check("rules", "promtool takes the rules, and a test raises each alert", monitoring.look_rules),
     Check("dashboards", "Grafana's schema allows the dashboards", monitoring.look_dashboards),
     Check("queries", "promtool reads the dashboards' queries", monitoring.look_queries),

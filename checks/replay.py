@@ -81,18 +81,27 @@ def replayed(
     port = _free_port()
     number = container["ports"][0]["containerPort"]
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"0.0.0.0": "127.0.0.1", str(number): str(port), **_volumes(container, Path(folder)), **replace}  # noqa: S104
-        words = [_changed(word, changes) for word in arguments_of(container)]
-        given = environment_of(container, values)
-        own = {name: _changed(value, changes) for name, value in given.items()} | dict(values)
         log = Path(folder) / "log"
-        process = _start([*words, *more], own, log)
+        listening = {"0.0.0.0": "127.0.0.1", str(number): str(port), **replace}  # noqa: S104
+        process = _start(container, more, values, listening, log)
         try:
             running = Replayed(f"http://127.0.0.1:{port}", process, log)
             _wait_ready(running, container["readinessProbe"]["httpGet"]["path"])
             yield running
         finally:
             _end(process)
+
+
+def ran(container: Mapping[str, Any], values: Mapping[str, str], replace: Mapping[str, str]) -> tuple[int, str]:
+    """Run a container to its end; its status, and what it said. The arguments are those of `replayed`."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        process = _start(container, (), values, replace, log)
+        try:
+            status = process.wait(_READY_S)
+        finally:
+            _end(process)
+        return status, log.read_text()
 
 
 def _changed(text: str, changes: Mapping[str, str]) -> str:
@@ -111,12 +120,24 @@ def _volumes(container: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {mount: str(path) for mount, path in paths.items()}
 
 
-def _start(words: Sequence[str], own: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
+def _start(
+    container: Mapping[str, Any],
+    more: Sequence[str],
+    values: Mapping[str, str],
+    replace: Mapping[str, str],
+    log: Path,
+) -> "subprocess.Popen[str]":
+    changes = {**_volumes(container, log.parent), **replace}
+    words = [_changed(word, changes) for word in arguments_of(container)]
+    given = environment_of(container, values)
+    own = {name: _changed(value, changes) for name, value in given.items()} | dict(values)
     # Nothing of this process's own settings: only what Python needs to find the code, and what the container sets.
     base = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     base |= {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
     with log.open("w") as said:
-        return subprocess.Popen([*words], env={**base, **own}, stdout=said, stderr=said, text=True)  # noqa: S603
+        return subprocess.Popen(  # noqa: S603 -- the command of a manifest of ours
+            [*words, *more], env={**base, **own}, stdout=said, stderr=said, text=True, cwd=log.parent
+        )
 
 
 def _wait_ready(running: Replayed, path: str) -> None:

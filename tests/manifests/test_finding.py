@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from checks import monitoring, programs, rights, schemas, secret_values
+from checks import monitoring, programs, references, rights, schemas, secret_values
 from checks.__main__ import main
 from checks.images import problems_of as image_problems
 from checks.linters import look_shell, look_yaml
@@ -162,6 +162,47 @@ def test_rights_for_code_of_others_are_left_out() -> None:
     assert list(rights.problems_of([others, BINDING], {})) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"serviceAccountName": "nobody"}, "there is no service account nobody"),
+        ({"volumes": [{"name": "a", "configMap": {"name": "none"}}]}, "there is no ConfigMap none"),
+        (
+            {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "none"}}]},
+            "there is no PersistentVolumeClaim none",
+        ),
+        ({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}, "main mounts data, which is no volume"),
+        ({"readinessProbe": {"httpGet": {"port": 81}}}, "readinessProbe asks port 81, at which nothing listens"),
+        (
+            {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "b"}}}]},
+            "there is no Secret keys with a key b",
+        ),
+    ],
+)
+def test_names_that_stand_for_nothing_are_found(change: dict[str, Any], problem: str) -> None:
+    container = {"name": "main", "ports": [{"containerPort": 80, "name": "http"}]}
+    inside = {key: value for key, value in change.items() if key in ("env", "readinessProbe", "volumeMounts")}
+    spec = {"serviceAccountName": "runner", "containers": [container | inside]}
+    spec |= {key: value for key, value in change.items() if key not in inside}
+    others = [named("ServiceAccount", "runner"), {**named("Secret", "keys"), "data": {"a": ""}}]
+    pods = {**named("Deployment", "d"), "spec": {"template": {"metadata": {"labels": {"app": "d"}}, "spec": spec}}}
+    assert list(references.problems_of([*others, pods])) == [f"Deployment d: {problem}"]
+    pods["spec"]["template"]["spec"] = {"serviceAccountName": "runner", "containers": [container]}
+    assert list(references.problems_of([*others, pods])) == []
+    service = {**named("Service", "s"), "spec": {"selector": {"app": "d"}, "ports": [{"targetPort": "http"}]}}
+    assert list(references.problems_of([*others, pods, service])) == []
+    service["spec"] = {"selector": {"app": "d"}, "ports": [{"targetPort": "grpc"}]}
+    assert list(references.problems_of([*others, pods, service])) == [
+        "Service s: leads to port grpc, at which nothing listens"
+    ]
+    service["spec"] = {"selector": {"app": "e"}, "ports": []}
+    assert list(references.problems_of([*others, pods, service])) == ["Service s: no pod has the labels {'app': 'e'}"]
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"namespace": "n", "name": name}}
+
+
 def test_fields_that_kubernetes_does_not_know_or_allow_are_found() -> None:
     program = needed("kubernetes-validate")
     good = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"b": "c"}}
@@ -268,6 +309,15 @@ def test_the_table_says_what_failed_and_the_status_tells(
         assert words in said
     assert main(["good", "other"]) == 0
     assert main(["unknown"]) == 2
+
+
+def test_a_check_that_breaks_off_has_failed() -> None:
+    def breaks() -> tuple[str, list[str]]:
+        raise RuntimeError("kind cannot be rendered")
+
+    outcome = Check("broken", "it holds", breaks).run()
+    assert outcome.word == "failed"
+    assert outcome.problems == ("RuntimeError: kind cannot be rendered",)
 
 
 def test_an_outcome_that_was_skipped_is_no_success() -> None:

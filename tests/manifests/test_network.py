@@ -11,7 +11,9 @@ STEP = Pod(DATA, {"workflows.argoproj.io/workflow": "interpret-1"})
 TRAINER = Pod(DATA, {"jobset.sigs.k8s.io/jobset-name": "train-1"})
 STRANGER = Pod(DATA, {"app": "notebook"})
 STORE = Pod(DATA, {"app.kubernetes.io/component": "object-store"})
-MLFLOW = Pod(DATA, {"app.kubernetes.io/name": "mlflow"})
+OURS = {"app.kubernetes.io/part-of": "mistudio"}
+MLFLOW = Pod(DATA, {**OURS, "app.kubernetes.io/name": "mlflow", "app.kubernetes.io/component": "tracking"})
+RETENTION = Pod(DATA, {**OURS, "app.kubernetes.io/component": "retention"})
 DATABASE = Pod(DATA, {"app.kubernetes.io/name": "mlflow-database"})
 BACKUP = Pod(DATA, {"app.kubernetes.io/component": "backup"})
 PREDICTOR = Pod(SERVICES, {"component": "predictor", "serving.kserve.io/inferenceservice": "stories"})
@@ -36,6 +38,9 @@ OPEN = {
     "KFP opens a run in MLflow": (KFP, MLFLOW, 5000),
     "a backup reads the database": (BACKUP, DATABASE, 5432),
     "a backup reads the store": (BACKUP, STORE, 9000),
+    "what is old leaves the database": (RETENTION, DATABASE, 5432),
+    "what is old leaves MLflow's artifacts": (RETENTION, MLFLOW, 5000),
+    "what is left over leaves the store": (RETENTION, STORE, 9000),
     "a predictor reads the store": (PREDICTOR, STORE, 9000),
     "the gateway asks a predictor": (GATEWAY, PREDICTOR, 8080),
     "Prometheus reads a predictor's metrics": (PROMETHEUS, PREDICTOR, 8080),
@@ -60,7 +65,7 @@ CLOSED = {
     "the store's files are reached beside S3": (STEP, STORE, 8888),
     "Grafana reads a predictor": (GRAFANA, PREDICTOR, 8080),
 }
-INSIDE = (STEP, TRAINER, STRANGER, STORE, MLFLOW, DATABASE, BACKUP, PREDICTOR, PROMETHEUS, GRAFANA)
+INSIDE = (STEP, TRAINER, STRANGER, STORE, MLFLOW, DATABASE, BACKUP, RETENTION, PREDICTOR, PROMETHEUS, GRAFANA)
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +106,13 @@ def test_only_what_has_to_leaves_the_cluster(policies: Policies) -> None:
 def test_a_store_outside_of_the_cluster_is_reached_by_what_uses_it() -> None:
     needs_rendering()
     production = Policies(rendered()["production"])
-    assert all(production.leaves(pod, 443) for pod in (STEP, TRAINER, MLFLOW, BACKUP, PREDICTOR))
+    assert all(production.leaves(pod, 443) for pod in (STEP, TRAINER, MLFLOW, RETENTION, BACKUP, PREDICTOR))
     assert not any(production.leaves(pod, 443) for pod in (STRANGER, DATABASE, GRAFANA))
 
 
 def test_policies_name_ports_that_pods_listen_at(documents: list[Document]) -> None:
     listening = {
-        (Pod(each["metadata"]["namespace"], template["metadata"]["labels"]).labels.get("app.kubernetes.io/name"), port)
+        (template["metadata"]["labels"]["app.kubernetes.io/name"], port)
         for each in documents
         if each["kind"] in ("StatefulSet", "Deployment")
         for template in [each["spec"]["template"]]
