@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
+from checks.pods import containers_of, pods_of
 from checks.rendering import MANIFESTS, OVERLAYS, rendered
 from tests.support.manifests import needed, needs_rendering
 
@@ -99,7 +101,8 @@ def test_every_secret_that_is_asked_for_is_there_and_nothing_else(overlay: str) 
     assert asked <= given
     # What steps take by name, and the gateway as a whole, stands in no manifest by its keys.
     unasked = {name for _, name, _ in given - asked}
-    assert unasked <= {"mistudio-s3", "mistudio-signing", "mistudio-judge", "mistudio-gateway-keys"}
+    by_steps = {"mistudio-s3", "mistudio-signing", "mistudio-judge", "mistudio-api-keys"}
+    assert unasked <= {*by_steps, "mistudio-gateway-keys"}
     assert ("mistudio-gateway-keys" in text) == (overlay == "production")
 
 
@@ -120,6 +123,23 @@ def test_the_two_gpu_host_is_where_gpus_and_data_go() -> None:
     for store in found("microk8s", "StatefulSet"):
         assert "mcs-lnxgpu01" in yaml.safe_dump(store["spec"]["template"]["spec"]["affinity"])
     assert found("kind", "ServingRuntime", "mistudio-combined") == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_an_overlay_starts_fits_its_quotas(overlay: str) -> None:
+    for quota in found(overlay, "ResourceQuota"):
+        hard, namespace = quota["spec"]["hard"], quota["metadata"]["namespace"]
+        for key, limit in hard.items():
+            kind, _, resource = key.partition(".")
+            if kind in ("requests", "limits"):
+                taken = sum(
+                    parse_quantity((container["resources"].get(kind) or {}).get(resource, 0))
+                    for document in rendered()[overlay]
+                    if document["metadata"].get("namespace") == namespace
+                    for pod in pods_of("", document)
+                    for container in containers_of(pod.spec)
+                )
+                assert taken <= parse_quantity(limit) * 3 / 4, f"{namespace}: {key} leaves no room for runs"
 
 
 def test_restores_run_only_by_hand() -> None:
