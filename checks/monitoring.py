@@ -4,16 +4,22 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from checks.rendering import MANIFESTS
 from checks.tools import ROOT, find, run, shared
 
+# What Prometheus adds to the samples of a pod, and what PodMonitors take over.
+_OF_TARGETS = frozenset({"namespace", "pod", "job", "instance", "container", "serving_kserve_io_inferenceservice"})
+_SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
+_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
+_GROUPED = re.compile(r"\bby\s*\(([^)]*)\)")
 FOLDER = MANIFESTS / "components" / "monitoring"
 EXPORTED = ROOT / "checks" / "exported.json"
 _PROMTOOL = "install the package prometheus"
@@ -124,6 +130,35 @@ def metric_problems(exported: Iterable[str]) -> tuple[str, list[str]]:
         for name in sorted(names_in(query) - known)
     ]
     return f"{len(named)} queries", problems
+
+
+def label_problems(labels: Mapping[str, Set[str]]) -> list[str]:
+    """Labels that queries ask own metrics for, and that those do not have.
+
+    Args:
+        labels: of each metric that a server has samples of (`labels_by`).
+    """
+    problems = []
+    for place, query in queries():
+        own = [name for name in names_in(query) if name in labels]
+        for name, selector in _SELECTOR.findall(query):
+            asked = set(_LABEL.findall(selector))
+            if name in labels and (unknown := asked - labels[name] - _OF_TARGETS):
+                problems.append(f"{place} asks {name} for {', '.join(sorted(unknown))}, which it has not")
+        grouped = {word.strip() for words in _GROUPED.findall(query) for word in words.split(",")}
+        known = {label for name in own for label in labels[name]} | _OF_TARGETS
+        if own and set(own) == names_in(query) and grouped - known:
+            problems.append(f"{place} groups by {', '.join(sorted(grouped - known))}, which {own[0]} has not")
+    return problems
+
+
+def labels_by(text: str) -> dict[str, set[str]]:
+    """Labels of the samples in what a server answers at ``/metrics``."""
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
 
 
 def exported_by(text: str) -> set[str]:

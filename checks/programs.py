@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from checks.monitoring import exported_by, metric_problems
+from checks.monitoring import exported_by, label_problems, labels_by, metric_problems
 from checks.pods import containers_of, pods_of
 from checks.rendering import everything
 from checks.replay import KEY, arguments_of, ran, replayed
@@ -118,14 +118,15 @@ def predictor_problems(container: Container, subject: str, store: str, sae: str)
     try:
         with replayed(container.content, more, {"MISTUDIO_STORE": store}, {}) as running:
             yield from (f"{container.place}: {problem}" for problem in _answers(container, running.url))
-            exported = exported_by(httpx.get(f"{running.url}/metrics", timeout=30).text)
+            metrics = httpx.get(f"{running.url}/metrics", timeout=30).text
         status = running.process.returncode
     except RuntimeError as error:
         yield f"{container.place}: {error}"
         return
     if status:
         yield f"{container.place}: ends with {status} when it is told to end"
-    yield from metric_problems(exported)[1]
+    yield from metric_problems(exported_by(metrics))[1]
+    yield from label_problems(labels_by(metrics))
 
 
 def _answers(container: Container, url: str) -> Iterator[str]:
@@ -137,9 +138,15 @@ def _answers(container: Container, url: str) -> Iterator[str]:
                 yield f"{probe} gets {status} from {path}"
     if httpx.get(f"{url}/v2/models", timeout=30).status_code != 401:
         yield "answers without a key"
-    secret = KEY.partition(":")[2]
-    if httpx.get(f"{url}/v2/models", timeout=30, headers={"Authorization": f"Bearer {secret}"}).status_code != 200:
-        yield "does not take the key of its environment"
+    with httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY.partition(':')[2]}"}) as client:
+        models = client.get("/v2/models")
+        if models.status_code != 200:
+            yield "does not take the key of its environment"
+            return
+        asked = {"model": models.json()["models"][0], "prompt": "once", "max_tokens": 2}
+        answer = client.post("/openai/v1/completions", json=asked)
+        if answer.status_code != 200:
+            yield f"gives no completion: {answer.status_code} {answer.text[:200]}"
 
 
 def look_trackers() -> tuple[str, Sequence[str]]:

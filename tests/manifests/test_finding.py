@@ -261,6 +261,16 @@ def test_a_metric_that_nothing_exports_is_found() -> None:
     assert all("mistudio_requests_total, which nothing exports" in problem for problem in problems)
 
 
+def test_labels_that_a_metric_does_not_have_are_found() -> None:
+    text = '# TYPE mistudio_requests counter\nmistudio_requests_total{route="/", method="GET", status="200"} 1\n'
+    labels = monitoring.labels_by(text)
+    assert labels == {"mistudio_requests_total": {"route", "method", "status"}}
+    assert monitoring.label_problems(labels) == []
+    problems = monitoring.label_problems({"mistudio_requests_total": {"method"}})
+    assert any("asks mistudio_requests_total for status, which it has not" in problem for problem in problems)
+    assert any("groups by route, status, which mistudio_requests_total has not" in problem for problem in problems)
+
+
 def test_metrics_without_samples_are_exported_too() -> None:
     text = "# HELP a_total b\n# TYPE a_total counter\n# TYPE c histogram\nc_sum 0\n"
     assert monitoring.exported_by(text) == {"a_total", "c", "c_bucket", "c_sum", "c_count"}
