@@ -21,9 +21,15 @@ from pipelines.interpret import TAKES as INTERPRET_TAKES
 from pipelines.interpret import interpret
 from pipelines.sweep import TAKES as SWEEP_TAKES
 from pipelines.sweep import sweep
+from pipelines.train_only import TAKES as ONLY_TAKES
+from pipelines.train_only import train_only
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"interpret": (interpret, INTERPRET_TAKES), "sweep": (sweep, SWEEP_TAKES)}
+PIPELINES = {
+    "interpret": (interpret, INTERPRET_TAKES),
+    "sweep": (sweep, SWEEP_TAKES),
+    "train_only": (train_only, ONLY_TAKES),
+}
 
 
 def component(step: str) -> object:

@@ -63,8 +63,11 @@ Example:
 
     mistudio mlflow sync
 """
-_PIPELINES = "interpret|sweep"
-_PIPELINE_HELP = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
+_PIPELINES = "interpret|sweep|train_only"
+_PIPELINE_HELP = (
+    "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_only: the "
+    "autoencoder of interpret, trained on several hosts of a cluster."
+)
 _MOST_PORT = 65_535
 
 
