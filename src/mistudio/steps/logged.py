@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from mistudio.artifacts import Artifact, JsonScalar
 from mistudio.steps.figures import autoencoder, datasets, description, headlines, measured_on
 from mistudio.steps.naming import facts, step_title
-from mistudio.steps.output import StepOutput, flat
+from mistudio.steps.output import StepOutput
 from mistudio.steps.spec import Step
+from mistudio.steps.summary_page import flat
 from mistudio.tracking import Run
 from mistudio.tracking.kubeflow import USED, pipeline_run_id
 from mistudio.tracking.views import AUTOENCODER, STEP

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact
+from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact, record_action
 from mistudio.artifacts.models import (
     CANDIDATE,
     Moved,
@@ -60,6 +60,7 @@ def _register(context: Context, inputs: Inputs, _config: None) -> str:
     version, is_new = register_version(store, name, sae, author)
     if is_new or not _was_candidate(store, version):
         move_alias(store, version, CANDIDATE, author)
+        record_action(store, "register", sae.uri, sae.digest, model=str(version), author=author)
     aliases = [alias for alias, each in model_aliases(store, name).items() if each.number == version.number]
     is_what = f" ({', '.join(aliases)})" if aliases else ""
     emit(Message(text=f"{sae.uri} is {'now' if is_new else 'already'} registered as {version}{is_what}"))
@@ -85,6 +86,11 @@ def promote(store: Store, name: str, number: int | None, alias: str, author: str
         DamagedArtifact: the autoencoder is no longer what was registered.
     """
     moved = move_alias(store, find_version(store, name, number), alias, author)
+    if moved.before is None or moved.before.number != moved.after.number:
+        sae, was = moved.after.sae, str(moved.before or "")
+        record_action(
+            store, "promote", sae.uri, sae.digest, model=str(moved.after), alias=alias, was=was, author=author
+        )
     mirror(store, name, Connection())
     return moved
 
@@ -205,6 +211,7 @@ def _check(asked: Asked, _others: Mapping[str, Asked]) -> None:
 
 REGISTER = Step(
     name="register",
+    title="Register autoencoder",
     summary="Register an autoencoder as a version of a model, the candidate from then on.",
     inputs=(
         Input("sae", "sae", "Trained autoencoder (sae/...)."),

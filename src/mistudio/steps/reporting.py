@@ -6,8 +6,8 @@ from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.context import Context
 from mistudio.steps.logged import log_autoencoder, log_figures
 from mistudio.steps.naming import autoencoder_words, facts
-from mistudio.steps.output import flat
 from mistudio.steps.spec import Input, Inputs, Output, Page, Step
+from mistudio.steps.summary_page import flat
 from mistudio.tracking import Run
 from mistudio.tracking.kubeflow import pipeline_run_id
 
@@ -62,6 +62,7 @@ def _log_points(artifact: Artifact, run: Run) -> None:
 
 REPORT = Step(
     name="report",
+    title="Write dashboard",
     summary="Write the feature dashboard: one HTML file.",
     config="mistudio.report.config:ReportConfig",
     inputs=(
@@ -97,6 +98,7 @@ REPORT = Step(
 )
 COMPARE = Step(
     name="compare",
+    title="Compare autoencoders",
     summary="Compare evaluated autoencoders. L0 against what each keeps, the front, the best by a rule.",
     config="mistudio.report.config:CompareConfig",
     inputs=(
