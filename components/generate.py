@@ -40,6 +40,7 @@ _PASSED_ON = """
 _OWN = "base_image=BATCH_IMAGE, install_kfp_package=False"
 _POD = "task_config"
 _NO_OTHER = "  # noqa: UP045 - kfp reads no other spelling"
+_SUMMARY = "summary"
 _METRICS = """    for name, value in done.metrics().items():
         metrics.log_metric(name, value)
 """
@@ -91,6 +92,8 @@ def _parameters(step: Step) -> Iterator[str]:
     if step.output is not None:
         yield f"{step.output.name}: dsl.Output[{_type(step.output.kind)}]"
         yield from (f"{page.name}: dsl.Output[dsl.{page.kind}]" for page in step.output.pages)
+        if _gets_summary(step):
+            yield f"{_SUMMARY}: dsl.Output[dsl.Markdown]"
         if step.output.metrics:
             yield "metrics: dsl.Output[dsl.Metrics]"
     for each in step.inputs:
@@ -119,6 +122,7 @@ def _docstring(step: Step) -> str:
     if step.output is not None:
         texts[step.output.name] = step.output.text
         texts |= {page.name: page.text for page in step.output.pages}
+        texts |= {_SUMMARY: "A page on it, for the dashboard to show."} if _gets_summary(step) else {}
         texts |= {"metrics": "The figures, for the dashboard to compare."} if step.output.metrics else {}
     texts |= {each.name: each.text.replace("None:", "empty:") for each in step.inputs if each.optional}
     texts |= {_POD: "What its pod is given, for those that it starts; filled in by KFP."} if step.takes_pod else {}
@@ -145,7 +149,13 @@ def _body(step: Step) -> str:
         return lines
     lines += f"    done.write_to({step.output.name})\n"
     lines += "".join(f'    done.write_file_to({page.name}, "{page.file}")\n' for page in step.output.pages)
+    lines += f"    done.write_summary_to({_SUMMARY})\n" if _gets_summary(step) else ""
     return lines + (_METRICS if step.output.metrics else "")
+
+
+def _gets_summary(step: Step) -> bool:
+    """Whether the dashboard shows a page on what it publishes: always, but where it publishes one of its own."""
+    return step.output is not None and all(page.kind != "Markdown" for page in step.output.pages)
 
 
 def _uri(name: str, *, many: bool, optional: bool) -> str:

@@ -13,6 +13,8 @@ BESIDE_BYTES = GIB // 2  # what starts a step: Kubeflow's executor, and MLflow's
 LIMIT_RATIO = 1.5  # a limit that is reached kills; an estimate is no promise
 SCRATCH_BESIDE_GIB = 2  # files that are being written, and what a machine keeps for itself
 
+DECIDES = frozenset({"grid", "gate", "fail_gate"})  # the same again would be the same answer
+
 # Of all steps.
 _EVERY: dict[str, Any] = {
     "gpus": 0,
@@ -101,7 +103,7 @@ def of(step: Step | None) -> dict[str, Any]:
 
 def plain_bytes(step: Step | None) -> int:
     """Memory of a step that check-memory has no estimate of."""
-    return _DECIDING_BYTES if step is not None and step.output is None else _PLAIN_BYTES
+    return _DECIDING_BYTES if step is not None and step.name in DECIDES else _PLAIN_BYTES
 
 
 @cache

@@ -20,6 +20,7 @@ from components.images import BATCH_IMAGE
 def train_on_hosts(
     activations: dsl.Input[dsl.Dataset],
     sae: dsl.Output[dsl.Model],
+    summary: dsl.Output[dsl.Markdown],
     task_config: dsl.TaskConfig,
     num_nodes: int = 2,
     processes_per_node: int = -1,
@@ -45,6 +46,7 @@ def train_on_hosts(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
+        summary: A page on it, for the dashboard to show.
         task_config: What its pod is given, for those that it starts; filled in by KFP.
         num_nodes: Hosts, each with a pod of its own.
         processes_per_node: Processes a host; -1: one a GPU of its pod, or one.
@@ -96,3 +98,4 @@ def train_on_hosts(
         store=store or None,
     )
     done.write_to(sae)
+    done.write_summary_to(summary)

@@ -12,7 +12,10 @@
     ├── Unavailable             a service cannot take a request now
     │   ├── Busy                all is in use, and the queue is full
     │   └── Draining            it is about to end
-    ├── ClusterError            a Kubernetes cluster cannot be reached, or refuses what was asked for
+    ├── ClusterError            a cluster does not do what it was asked
+    │   ├── ClusterUnreachable  it cannot be reached, or does not answer in time
+    │   ├── NotAllowed          it does not know who asks, or does not let them
+    │   ├── Conflict            what was to be made is there already, or has changed meanwhile
     │   ├── RolloutFailed       what was deployed is not fit to serve, and the former state is back
     │   └── HostsFailed         the work on several hosts failed
     ├── GateFailed              figures fall short of what a run was asked for
@@ -88,7 +91,7 @@ class Draining(Unavailable):
 
 
 class ClusterError(MistudioError):
-    """A Kubernetes cluster cannot be reached, or refuses what was asked for.
+    """A cluster does not do what it was asked.
 
     Attributes:
         status: of the API's answer; 0 where there was none.
@@ -99,6 +102,18 @@ class ClusterError(MistudioError):
     def __init__(self, message: str, status: int = 0, reason: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.status, self.reason, self.retry_after_s = status, reason, retry_after_s
+
+
+class ClusterUnreachable(ClusterError):
+    """A cluster cannot be reached, or does not answer in time."""
+
+
+class NotAllowed(ClusterError):
+    """A cluster does not know who asks, or does not let them."""
+
+
+class Conflict(ClusterError):
+    """What was to be made on a cluster is there already, or has changed meanwhile."""
 
 
 class RolloutFailed(ClusterError):

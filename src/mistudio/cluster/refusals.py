@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mistudio.errors import ClusterError
+from mistudio.errors import ClusterError, ClusterUnreachable, Conflict, NotAllowed
 from mistudio.plain_text import shortened
 
 if TYPE_CHECKING:
     from mistudio.cluster.resources import Request
 
 _MOST_CHARACTERS = 600
+_KINDS: Mapping[int, type[ClusterError]] = {401: NotAllowed, 403: NotAllowed, 409: Conflict}
 _UNKNOWN_KIND = "UnknownKind"  # in place of the reason NotFound, which objects have that are not there
 
 
@@ -22,7 +23,8 @@ def refused(
     reason, said = str(content.get("reason") or ""), _cut(hide(str(content.get("message") or body)))
     if status == 404 and not (content.get("details") or {}).get("name"):  # noqa: PLR2004
         reason = _UNKNOWN_KIND
-    return ClusterError(_message(request, status, reason, said), status, reason, _wait_s(headers))
+    kind = _KINDS.get(status, ClusterError)
+    return kind(_message(request, status, reason, said), status, reason, _wait_s(headers))
 
 
 def unreachable(request: "Request", host: str, error: Exception, hide: Callable[[str], str]) -> ClusterError:
@@ -32,7 +34,7 @@ def unreachable(request: "Request", host: str, error: Exception, hide: Callable[
         f"The API of the cluster at {host} does not answer when asked to {request} ({why}). Is it reachable from here, "
         "and do network policies let this pod speak to it?"
     )
-    return ClusterError(message)
+    return ClusterUnreachable(message)
 
 
 def _message(request: "Request", status: int, reason: str, said: str) -> str:

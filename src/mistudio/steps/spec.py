@@ -137,6 +137,7 @@ class Step:
     Attributes:
         name: the same in the library, the command, the component and the MLflow run.
         summary: one line.
+        title: what Kubeflow's dashboard calls it; empty: its name.
         run: does the work: from the context, the inputs and the configuration to what was published.
         config: "module:Class" of its configuration; empty: it has none.
         runtime: "module:Class" of what changes how it runs but not what it ends with.
@@ -160,6 +161,7 @@ class Step:
     name: str
     summary: str
     run: "Callable[[Context, Inputs, Any], Any]"
+    title: str = ""
     config: str = ""
     runtime: str = ""
     settings_of: str = ""
