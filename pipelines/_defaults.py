@@ -13,6 +13,8 @@ BESIDE_BYTES = GIB // 2  # what starts a step: Kubeflow's executor, and MLflow's
 LIMIT_RATIO = 1.5  # a limit that is reached kills; an estimate is no promise
 SCRATCH_BESIDE_GIB = 2  # files that are being written, and what a machine keeps for itself
 
+DECIDES = frozenset({"grid", "gate", "fail_gate"})  # the same again would be the same answer
+
 # Of all steps.
 _EVERY: dict[str, Any] = {
     "gpus": 0,
@@ -39,6 +41,7 @@ _HOURS = {
     "ingest": 12.0,
     "capture": 24.0,
     "train": 48.0,
+    "train_on_hosts": 48.0,
     "find_part": 24.0,
     "find": 24.0,
     "find_more": 24.0,
@@ -72,6 +75,13 @@ SECRETS: dict[str, dict[str, Any]] = {
         "needed_by": "store",
     },
 }
+# The keys that predictors ask for: of the step that deploys to them alone.
+SECRETS["predictors"] = {
+    "name": "mistudio-api-keys",
+    "keys": {"MISTUDIO_API_KEYS": "MISTUDIO_API_KEYS"},
+    "optional": True,
+    "needed_by": "predictors",
+}
 CONFIG_MAPS: dict[str, dict[str, Any]] = {
     "store": {"name": "mistudio-settings", "keys": {"MISTUDIO_STORE": "MISTUDIO_STORE"}, "needed_by": "store"},
     "tracking": {
@@ -93,7 +103,7 @@ def of(step: Step | None) -> dict[str, Any]:
 
 def plain_bytes(step: Step | None) -> int:
     """Memory of a step that check-memory has no estimate of."""
-    return _DECIDING_BYTES if step is not None and step.output is None else _PLAIN_BYTES
+    return _DECIDING_BYTES if step is not None and step.name in DECIDES else _PLAIN_BYTES
 
 
 @cache

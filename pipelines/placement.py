@@ -67,9 +67,10 @@ class Variables(Settings):
     name: Name = Field(description="of the secret or config map")
     keys: Texts = Field(description="each of its keys with the variable that it becomes")
     optional: bool = Field(default=False, description="start the pod without it; else it waits until it is there")
-    needed_by: Literal["all", "store", "judge"] = Field(
+    needed_by: Literal["all", "store", "judge", "predictors"] = Field(
         default="all",
-        description="which steps get it: all, those that open the store, or those that may ask a language model",
+        description="which steps get it: all, those that open the store, those that may ask a language model, or the "
+        "one that deploys to predictors",
     )
 
 
@@ -183,7 +184,7 @@ class Placement(Settings):
         every = self.every_step
         if known and not _can_use_gpus(known):
             every = every.model_copy(update={"gpus": None, "gpu_kind": None})
-        if known and known.output is None:
+        if step in _defaults.DECIDES:
             every = every.model_copy(update={"retries": None})
         if not (known and known.shared):
             every = every.model_copy(update={"processes": None})
@@ -219,7 +220,7 @@ class Placement(Settings):
             yield f"steps.{step}.gpus: the step computes on no GPU: leave it out"
         if known and (own.processes or 1) > 1 and not known.shared:
             yield f"steps.{step}.processes: the step is the work of one process: leave it out"
-        if known and own.retries and known.output is None:
+        if own.retries and step in _defaults.DECIDES:
             yield f"steps.{step}.retries: the step decides, and is never tried again: leave it out"
 
     def _check_gpu(self, step: str, placed: StepPlacement) -> None:
@@ -254,7 +255,7 @@ class Placement(Settings):
         return {"memory_request": request or "", "memory_limit": limit or "", "scratch": scratch or ""}
 
 
-def load_placement(path: Path | str | None = None, **given: str | None) -> Placement:
+def load_placement(path: Path | str | None = None, **given: Any) -> Placement:
     """The placement of a file, over the default.
 
     Args:
@@ -350,4 +351,6 @@ def _needs(step: Step | None, what: str) -> bool:
     """Whether a step gets what is needed for the store, or by a judge; one that is no declared step gets everything."""
     if step is None or what == "all":
         return True
+    if what == "predictors":
+        return step.name == "deploy"
     return "judge" in step.uses if what == "judge" else bool(step.inputs or step.output)

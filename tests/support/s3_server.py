@@ -56,7 +56,10 @@ keyring = {folder}/keyring
 mon data = {folder}/mon
 osd data = {folder}/osd
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw gc obj min wait = 2
+rgw gc processor period = 2
+rgw gc processor max time = 2
 """
 
 

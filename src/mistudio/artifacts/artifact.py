@@ -93,7 +93,7 @@ class Artifact:
         if size != entry.bytes:
             return f"{name} has {size:,} bytes instead of {entry.bytes:,}"
         try:
-            found = _hashed(self.store.fetch(name), size, again=again)
+            found = _hashed(self.store.fetch(name, anew=again), size, again=again)
             if found != entry.sha256 and self.store.copies_bytes is not None:  # it may be the copy that is damaged
                 found = _hashed(self.store.fetch(name, anew=True), size, again=again)
         except (FileNotFoundError, NotFound):  # since it was looked for

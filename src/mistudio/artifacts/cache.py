@@ -181,7 +181,9 @@ class FileCache:
         with self._lock:
             name = path.name
             if str(path) in _KEPT:
-                return True
+                if path.is_dir():
+                    return True
+                os.close(_KEPT.pop(str(path)))
             if name in self._held:
                 self._held.move_to_end(name)
                 if path.is_dir():

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from mistudio.events import EVENTS_ENV, Failed, append
 from mistudio.sae.workers import WorkerFailed
 from mistudio.steps import own_process, run_step
 from mistudio.steps.together import REQUEST, RESULT, error_name
+
+_PATIENCE_S = 5.0
+_POLL_S = 0.05
 
 
 def _work(folder: Path) -> int:
@@ -30,6 +34,8 @@ def _work(folder: Path) -> int:
         content = {"message": str(error), "exit_code": error.exit_code, "of_another": of_another}
         _write(folder / error_name(rank), content)
         logging.getLogger(__name__).error("%s", error)
+        if of_another:
+            _let_it_speak(folder)
         if rank and events and not of_another:
             append(Path(events), Failed(message=str(error), exit_code=error.exit_code, step=request["step"]))
         return error.exit_code
@@ -46,6 +52,15 @@ def _tell_as(rank: int) -> None:
     if rank:
         os.environ.pop(EVENTS_ENV, None)
         os.environ["MISTUDIO_TRACKING"] = "off"
+
+
+def _let_it_speak(folder: Path) -> None:
+    """Wait until the process that failed has said why, if it was not killed: torchrun ends all as soon as one ends."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if any(not json.loads(path.read_bytes())["of_another"] for path in folder.glob(error_name("*"))):
+            return
+        time.sleep(_POLL_S)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -114,6 +114,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
-def error_name(rank: int) -> str:
+def error_name(rank: int | str) -> str:
     """The file that a process leaves where it fails."""
     return f"error-{rank}.json"

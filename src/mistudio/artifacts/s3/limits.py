@@ -24,7 +24,7 @@ class Limits:
 
     threads: int = 4
     part_bytes: int = 16 * MIB
-    block_bytes: int = MIB
+    block_bytes: int = MIB // 4
     connect_s: float = 10.0
     read_s: float = 60.0
     opening_s: float = 10.0

@@ -4,6 +4,8 @@ import io
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts.s3.requests import Found, Requests
+from mistudio.artifacts.s3.trouble import Replaced
+from mistudio.errors import StorageError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -74,5 +76,12 @@ class _Object(io.RawIOBase):
         def take(at: int, block: bytes) -> None:
             data[at - start : at - start + len(block)] = block
 
-        self._requests.receive(self._key, start, length, self._found.etag, take, self._doing)
+        try:
+            self._requests.receive(self._key, start, length, self._found.etag, take, self._doing)
+        except Replaced as error:
+            place = self._requests.place
+            message = (
+                f"Cannot {self._doing} the store {place.url}: it was written anew or removed meanwhile. Start again."
+            )
+            raise StorageError(message) from error
         return bytes(data)

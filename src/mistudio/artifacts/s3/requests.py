@@ -33,7 +33,7 @@ from tenacity import (
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from mistudio.artifacts.s3.address import Address, Endpoint
-from mistudio.artifacts.s3.credentials import provider
+from mistudio.artifacts.s3.credentials import NoKeys, provider
 from mistudio.artifacts.s3.limits import Limits
 from mistudio.artifacts.s3.trouble import Place, Replaced, is_condition, is_missing, is_transient, told
 
@@ -122,8 +122,8 @@ class Requests:
         """Read a range in blocks, each given to ``take`` with its place; a broken connection is gone on with.
 
         Raises:
-            Replaced: the object was written anew since.
-            NotFound: it is gone; told as Replaced.
+            Replaced: the object was written anew since, or removed.
+            OSError: ``take`` raised it.
         """
         done = 0
 
@@ -137,7 +137,10 @@ class Requests:
                     if not block:
                         message = "the answer ended before all of it was there"
                         raise ProtocolError(message)
-                    take(start + done, block)
+                    try:
+                        take(start + done, block)
+                    except OSError as error:  # of what it is written to, not of the connection
+                        raise _NotTaken(error) from error
                     done += len(block)
 
         if not length:
@@ -146,6 +149,8 @@ class Requests:
             self._ask(doing, read)
         except _Missing as error:
             raise Replaced from error
+        except _NotTaken as error:
+            raise error.of from error
 
     def put(self, key: str, data: bytes, doing: str, sha256: str | None = None) -> str:
         """Write an object, whatever was there; its ETag."""
@@ -286,7 +291,7 @@ class Requests:
             result = self._tries()(request)
         except Replaced:
             raise
-        except (MinioException, HTTPError, OSError, ValueError, ParseError) as error:
+        except (MinioException, HTTPError, OSError, ValueError, ParseError, NoKeys) as error:
             if is_missing(error):
                 raise _Missing(error) from error
             if is_condition(error):
@@ -311,6 +316,14 @@ class _Missing(Exception):
     """There is no such object."""
 
     def __init__(self, of: Exception) -> None:
+        super().__init__()
+        self.of = of
+
+
+class _NotTaken(Exception):
+    """What was read could not be written where it was wanted."""
+
+    def __init__(self, of: OSError) -> None:
         super().__init__()
         self.of = of
 

@@ -3,10 +3,11 @@
 import ssl
 from typing import NamedTuple
 
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, SSLError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
+from mistudio.artifacts.s3.credentials import NoKeys
 from mistudio.errors import ConfigError, MistudioError, StorageError, StorageFull
 from mistudio.plain_text import shortened
 
@@ -76,11 +77,6 @@ def is_condition(error: BaseException) -> bool:
     return status_of(error) == 412
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether the server refuses a kind of request, to this user or to everybody."""
-    return status_of(error) in (403, 405, 501)
-
-
 def is_transient(error: BaseException, *, has_answered: bool = True) -> bool:
     """Whether the same request may succeed in a while.
 
@@ -89,6 +85,8 @@ def is_transient(error: BaseException, *, has_answered: bool = True) -> bool:
         has_answered: whether the server has been heard of; if not, a name that does not resolve is a wrong one.
     """
     status = status_of(error)
+    if isinstance(error, NoKeys):
+        return error.may_pass
     if status is not None:
         busy = isinstance(error, S3Error) and error.code in _BUSY_CODES
         return busy or status in _BUSY_STATUS or (status >= 500 and status not in _LASTING_STATUS)
@@ -115,18 +113,13 @@ def told(error: Exception, doing: str, place: Place, tried_s: float = 0.0) -> Mi
         return StorageFull(f"{start}no space is left there. Free some or raise the quota, and run the same again.")
     if isinstance(error, S3Error) and error.code in _WHAT_TO_DO:
         return StorageError(f"{start}{_WHAT_TO_DO[error.code]}.")
-    if isinstance(error, ValueError) and not isinstance(error, MinioException):
-        return _unusable(error, start)
+    if isinstance(error, NoKeys):
+        return ConfigError(f"{start}{error}.")
+    if isinstance(error, ValueError):  # no request could be made of what the environment holds
+        return ConfigError(f"{start}{shortened(error)}. Check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the keys.")
     why = _connection(error) if status_of(error) is None else _answer(error)
     tried = f", also after {tried_s:.0f} s of trying" if tried_s >= 1 else ""
     return StorageError(f"{start}{why}{tried}. {_advice(error)}")
-
-
-def _unusable(error: ValueError, start: str) -> MistudioError:
-    """No request could be made: there are no keys, or the environment holds what the client refuses."""
-    if "providers" in str(error) or "credential" in str(error).lower():
-        return ConfigError(f"{start}there are no keys. Set {_KEYS}, or run where the machine or pod has a role.")
-    return ConfigError(f"{start}{shortened(error)}. Check AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the keys.")
 
 
 def _answer(error: Exception) -> str:
