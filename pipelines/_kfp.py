@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import local
 from kfp.compiler import Compiler
 
@@ -44,3 +45,15 @@ def compiled(pipeline: Any, placement: Placement | Path | None = None) -> str:
 def compile_to(pipeline: Any, path: Path, placement: Placement | Path | None = None) -> None:
     """Write a pipeline's YAML; see :func:`compiled`."""
     path.write_text(compiled(pipeline, placement), encoding="utf-8")
+
+
+def set_cache(path: Path, *, use: bool) -> None:
+    """Have Kubeflow take the outputs of a compiled pipeline's tasks from its cache, or do each task."""
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    graphs = [documents[0]["root"], *documents[0]["components"].values()]
+    tasks = [task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).values()]
+    wanted = {"enableCache": True} if use else {}
+    if any(task.get("cachingOptions", {}) != wanted for task in tasks if "taskInfo" in task):
+        for task in tasks:
+            task["cachingOptions"] = wanted
+        path.write_text(yaml.safe_dump_all(documents, sort_keys=False, width=120), encoding="utf-8")

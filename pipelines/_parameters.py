@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl.pipeline_context import Pipeline
+from kfp.kubernetes import use_field_path_as_env
 
 from components.generate import dashboard_options, plain_default
+from mistudio.runs.tasks import step_name
 from mistudio.settings import Leaf
 from mistudio.steps import STEPS
+from mistudio.steps.records import RUN_ENV
 from pipelines._placing import HERE, Loops, loops_of, place_tasks
 from pipelines.placement import Placement
 
+_RUN_LABEL = "metadata.labels['pipeline/runid']"
 # By step: what it calls an option -> what the pipeline calls it.
 Takes = Mapping[str, Mapping[str, str]]
 
@@ -41,6 +46,15 @@ def pipeline(description: str, takes: Takes) -> Callable[[Callable[[Any, Loops],
     return decorate
 
 
+def _finish_tasks() -> None:
+    """Call each task of the pipeline by its step's title, and tell its pod which run it is of."""
+    for task in Pipeline.get_default_pipeline().tasks.values():
+        step = step_name(task.name)
+        if step:
+            task.set_display_name(STEPS[step].title or step)
+            use_field_path_as_env(task, RUN_ENV, _RUN_LABEL)
+
+
 def _function(body: Callable[[Any, Loops], None], takes: Takes, placement: Placement | None) -> Callable[..., None]:
     """The function that KFP reads a pipeline from: with a parameter, its default and its meaning for each option."""
     leaves = dict(_leaves(takes))
@@ -59,6 +73,7 @@ def _function(body: Callable[[Any, Loops], None], takes: Takes, placement: Place
         by_step = {step: {own: values[name] for own, name in of.items()} for step, of in takes.items()}
         body(by_step, loops_of(placement) if placement else HERE)
         if placement:
+            _finish_tasks()
             place_tasks(placement, body.__name__)
 
     texts = "".join(f"    {name}: {_shown(leaf)}\n" for name, leaf in leaves.items())

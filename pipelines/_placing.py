@@ -12,6 +12,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_context import Pipeline
 
 from components.images import BATCH_CUDA_IMAGE, BATCH_IMAGE
+from mistudio.steps import STEPS
 from pipelines.placement import GpuKind, Placement, StepPlacement, Toleration
 
 
@@ -54,7 +55,9 @@ def _place(task: dsl.PipelineTask, placement: Placement, step: str, pipeline: st
     _volumes(task, placement, placed)
     _trying_again(task, placed)
     _labels(task, placed, step, pipeline)
-    task.set_caching_options(enable_caching=placement.caching)
+    # What publishes nothing decides, or changes something outside of the store: it is done again.
+    publishes = step not in STEPS or STEPS[step].output is not None
+    task.set_caching_options(enable_caching=placement.caching and publishes)
     kubernetes.set_timeout(task, int(3600 * (placed.timeout_hours or 0)))
     kubernetes.set_security_context(
         task, run_as_user=placement.run_as_user, run_as_group=placement.run_as_group, run_as_non_root=True

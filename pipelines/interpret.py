@@ -5,6 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from components.capture.component import capture
+from components.deploy.component import deploy
 from components.evaluate.component import evaluate
 from components.explain.component import explain
 from components.fail_gate.component import fail_gate
@@ -39,6 +40,7 @@ TAKES = {
     "report": only("report_settings", "store"),
     "gate": every("gate"),
     "register": only("store", name="register_as"),
+    "deploy": only("deploy_to", "canary_percent", "deploy_settings", "store"),
 }
 
 
@@ -69,10 +71,18 @@ def interpret(given: dict[str, dict[str, Any]], loops: Loops) -> None:
     )
     with dsl.If(verdict.output != "", name="falls short"):
         fail_gate(missed=verdict.output)
-    with dsl.If(verdict.output == "", name="gate passed"), dsl.If(given["register"]["name"] != "", name="register"):
-        register(
-            sae=trained.outputs["sae"],
-            evaluation=evaluated.outputs["evaluation"],
-            scores=scored.outputs["scores"],
-            **given["register"],
-        )
+    with dsl.If(verdict.output == "", name="gate passed"):
+        with dsl.If(given["register"]["name"] != "", name="register"):
+            register(
+                sae=trained.outputs["sae"],
+                evaluation=evaluated.outputs["evaluation"],
+                scores=scored.outputs["scores"],
+                **given["register"],
+            )
+        with dsl.If(given["deploy"]["deploy_to"] != "", name="deploy"):
+            deploy(
+                sae=trained.outputs["sae"],
+                evaluation=evaluated.outputs["evaluation"],
+                scores=scored.outputs["scores"],
+                **given["deploy"],
+            )

@@ -67,9 +67,10 @@ class Variables(Settings):
     name: Name = Field(description="of the secret or config map")
     keys: Texts = Field(description="each of its keys with the variable that it becomes")
     optional: bool = Field(default=False, description="start the pod without it; else it waits until it is there")
-    needed_by: Literal["all", "store", "judge"] = Field(
+    needed_by: Literal["all", "store", "judge", "predictors"] = Field(
         default="all",
-        description="which steps get it: all, those that open the store, or those that may ask a language model",
+        description="which steps get it: all, those that open the store, those that may ask a language model, or the "
+        "one that deploys to predictors",
     )
 
 
@@ -350,4 +351,6 @@ def _needs(step: Step | None, what: str) -> bool:
     """Whether a step gets what is needed for the store, or by a judge; one that is no declared step gets everything."""
     if step is None or what == "all":
         return True
+    if what == "predictors":
+        return step.name == "deploy"
     return "judge" in step.uses if what == "judge" else bool(step.inputs or step.output)

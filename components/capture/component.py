@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def capture(
     corpus: dsl.Input[dsl.Dataset],
     activations: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     layer: int = -1,
     model: str = "",
     hook: str = "resid_post",
@@ -27,6 +28,7 @@ def capture(
     Args:
         corpus: Tokenised corpus (corpus/...).
         activations: Activations of the hook point, in shards in the store.
+        summary: A page on it, for the dashboard to show.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: the one that the corpus was tokenised for.
@@ -64,3 +66,4 @@ def capture(
         store=store or None,
     )
     done.write_to(activations)
+    done.write_summary_to(summary)

@@ -10,6 +10,7 @@ def compare(
     evaluations: dsl.Input[list[dsl.Dataset]],
     comparison: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     keep: float = 0.99,
     title: str = "Comparison",
@@ -21,6 +22,7 @@ def compare(
         evaluations: Evaluations of autoencoders of the same activations (evaluation/...), with commas between them.
         comparison: The published comparison.
         page: L0 against CE recovered and explained variance, one HTML page.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         title: Heading of the page.
@@ -38,5 +40,6 @@ def compare(
     )
     done.write_to(comparison)
     done.write_file_to(page, "comparison.html")
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def evaluate(
     sae: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     model: str = "",
     ce_tokens: int = 100000,
@@ -24,6 +25,7 @@ def evaluate(
     Args:
         sae: Trained autoencoder (sae/...).
         evaluation: All figures of the evaluation.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
@@ -52,5 +54,6 @@ def evaluate(
         store=store or None,
     )
     done.write_to(evaluation)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

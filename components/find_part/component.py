@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def find_part(
     sae: dsl.Input[dsl.Model],
     features_part: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     part: int = 0,
     num_parts: int = 1,
     model: str = "",
@@ -30,6 +31,7 @@ def find_part(
     Args:
         sae: Trained autoencoder (sae/...).
         features_part: What the pass kept of its part of the activations.
+        summary: A page on it, for the dashboard to show.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
@@ -72,3 +74,4 @@ def find_part(
         store=store or None,
     )
     done.write_to(features_part)
+    done.write_summary_to(summary)

@@ -8,6 +8,7 @@ from components.images import BATCH_IMAGE
 @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
 def ingest(
     tokenised_corpus: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     corpus: str = "python-docs",
     model: str = "demo",
     context_length: int = -1,
@@ -23,6 +24,7 @@ def ingest(
 
     Args:
         tokenised_corpus: Sequences of token ids with their documents, split by document.
+        summary: A page on it, for the dashboard to show.
         corpus: Corpus: python-docs (or some of its tasks: python-docs:prose,docstring), a file, a folder, hf:NAME,
             or the name of an added corpus.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
@@ -53,3 +55,4 @@ def ingest(
         store=store or None,
     )
     done.write_to(tokenised_corpus)
+    done.write_summary_to(summary)

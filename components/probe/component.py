@@ -10,6 +10,7 @@ def probe(
     sae: dsl.Input[dsl.Model],
     corpus: dsl.Input[dsl.Dataset],
     probing: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     model: str = "",
     labels: str = "auto",
@@ -28,6 +29,7 @@ def probe(
         sae: Trained autoencoder (sae/...).
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
@@ -62,5 +64,6 @@ def probe(
         store=store or None,
     )
     done.write_to(probing)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

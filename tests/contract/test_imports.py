@@ -11,7 +11,7 @@ import pytest
 
 PACKAGES = ("mistudio", "components", "pipelines", "model_servers")
 LAZY = "mistudio.lazy"  # what imports it imports at run time what stands under TYPE_CHECKING too
-EXTRAS = {"faiss", "igraph", "kserve", "leidenalg", "minio", "nicegui", "tenacity"}
+EXTRAS = {"faiss", "igraph", "kserve", "kubernetes", "leidenalg", "minio", "nicegui", "tenacity"}
 NEED_EXTRAS = "mistudio.artifacts.s3."  # imported where a store in a bucket is opened
 
 

@@ -22,7 +22,11 @@ BASELINE = ROOT / ".secrets.baseline"
 CODE = ("src", "model_servers", "components", "pipelines", "benchmarks")
 # Hashes stand in many files: lock files, compiled pipelines, digests in tests. Only the other kind of random text is
 # looked for.
+# Names of variables and of the cluster's secrets stand where a secret would.
+NAMES = r"^([A-Z][A-Z0-9]*(_[A-Z0-9]+)+|mistudio-[a-z0-9-]+)$"
 OPTIONS = [
+    "--exclude-secrets",
+    NAMES,
     "--disable-plugin",
     "HexHighEntropyString",
     "--exclude-files",

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mistudio import steps, tracking
 from mistudio.artifacts import Produced, Recipe, open_store, produce
 from mistudio.cli import app
-from mistudio.errors import StorageError
+from mistudio.errors import ConfigError, StorageError
 from mistudio.steps import catching_up
 from mistudio.steps.catching_up import log_missing
 from mistudio.tracking import Connection, client, connection, pipeline_run, step_run
@@ -239,3 +239,12 @@ def test_catching_up_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.stdout == "Logged sae/1\n1 artifacts logged.\n"
     assert asked == ["here", "here"]
+
+
+def test_the_web_interface_of_a_server_that_is_there_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:hunter22@mlflow.example:5000")
+    with pytest.raises(ConfigError, match=r"names a server that is there: open https://\*\*\*@mlflow.example:5000"):
+        CliRunner().invoke(app, ["mlflow", "--store", str(tmp_path)], catch_exceptions=False)

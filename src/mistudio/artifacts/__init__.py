@@ -14,7 +14,7 @@ from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifes
 from mistudio.artifacts.names import check_name
 from mistudio.artifacts.opening import open_if_there, open_store, open_to_read, store_url
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
-from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
+from mistudio.artifacts.refs import RUNS, Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.signing import SIGNING_KEY_ENV
 from mistudio.artifacts.store import Store, StoredFile
@@ -46,6 +46,7 @@ __all__ = [
     "Node",
     "Produced",
     "Producer",
+    "RUNS",
     "Recipe",
     "Reference",
     "SIGNING_KEY_ENV",

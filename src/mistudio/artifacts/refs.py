@@ -18,6 +18,7 @@ from mistudio.errors import DamagedArtifact, InputError, NotFound
 from mistudio.plain_text import shortened
 
 REFS = "refs"
+RUNS = "runs"  # what the steps of runs on a cluster ended with
 _DIGITS = 8
 _PARTS = 4  # refs, the kind, the name, the number
 

@@ -20,6 +20,7 @@ from mistudio.cli import (
     steering,
     steps,
     subject,
+    submitting,
     usage,
     verify,
 )
@@ -54,6 +55,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 for part in (
     pipelines,
+    submitting,
     runs,
     demo,
     steps,

@@ -20,9 +20,10 @@ Example:
 
     mistudio register --sae sae/0123456789abcdef --name stories
 """
-_PROMOTE_HELP = """Let an alias of a model stand for a version: the candidate becomes the champion.
+_PROMOTE_HELP = """Make a version of a model its champion.
 
-Every change stays on record. To roll back, promote the version from before.
+That is the candidate, where no version is named. Every change stays on record. To roll back, promote the version from
+before.
 
 Examples:
 
@@ -41,7 +42,7 @@ Examples:
     mistudio models stories --json
 """
 _FIGURES = ("ce_recovered", "explained_variance", "l0", "dead_fraction", "interpretable")
-_DATE_CHARS = 16
+_DATE_CHARS, _DAY_CHARS = 16, 10
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
 
@@ -139,16 +140,19 @@ def _row(each: "Registered") -> dict[str, Any]:
 
 
 def _print(rows: "list[Registered]") -> None:
-    from rich.table import Table
+    """One line each; of a narrow terminal only the figures give way, as in the list of artifacts."""
+    from rich.text import Text
 
     from mistudio.terminal import plain
 
-    if not rows:
-        return
-    table = Table("model", "aliases", "autoencoder", "figures", "registered")
-    for each in rows:
-        shown = (f"{name} {each.figures[name]:.4g}" for name in _FIGURES if name in each.figures)
-        when = f"{each.version.created_at[:_DATE_CHARS]} by {each.version.author}"
-        figures = plain(each.problem) or ", ".join(shown)
-        table.add_row(str(each.version), ", ".join(each.aliases), each.version.sae.uri, figures, plain(when))
-    console().print(table)
+    out = console()
+    cells = [
+        [str(row.version), ", ".join(row.aliases), row.version.sae.uri, row.version.created_at[:_DAY_CHARS]]
+        for row in rows
+    ]
+    widths = [max((len(cell) for cell in column), default=0) for column in zip(*cells, strict=True)]
+    for row, cell in zip(rows, cells, strict=True):
+        shown = (f"{name.replace('_', ' ')} {row.figures[name]:.4g}" for name in _FIGURES if name in row.figures)
+        padded = [text.ljust(width) for text, width in zip(cell, widths, strict=True)]
+        line = "  ".join([*padded, row.version.author, row.problem or ", ".join(shown)])
+        out.print(Text(plain(line)), no_wrap=True, overflow="ellipsis")

@@ -4,14 +4,18 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mistudio.cli.options import StoreOption, number
 from mistudio.redaction import redact
 from mistudio.terminal import echo
+
+if TYPE_CHECKING:
+    from mistudio.events import Finished
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
 
@@ -59,8 +63,11 @@ Example:
 
     mistudio mlflow sync
 """
-_PIPELINES = "interpret|sweep"
-_PIPELINE_HELP = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
+_PIPELINES = "interpret|sweep|train_only"
+_PIPELINE_HELP = (
+    "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_only: the "
+    "autoencoder of interpret, trained on several hosts of a cluster."
+)
 _MOST_PORT = 65_535
 
 
@@ -118,23 +125,34 @@ def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Pat
         ConfigError: ``summary`` cannot be written.
         PipelineFailed: a step failed; where it was the gate, the table is printed all the same.
     """
-    from mistudio.cli.running import PipelineFailed, run_locally
-    from mistudio.cli.summary import print_summary, summarise
-    from mistudio.errors import GateFailed
+    from mistudio.cli.running import run_locally
     from mistudio.runs import LocalRunner
 
     check_summary(summary)
     runner = LocalRunner(store, attached=True)
+    show_closing(lambda: run_locally(runner, pipeline, values), runner.store, summary)
+
+
+def show_closing(ended: "Callable[[], tuple[list[Finished], float | None]]", store: str, summary: Path | None) -> None:
+    """Print the closing table of what a run ended with, and write it to a file.
+
+    Raises:
+        PipelineFailed: a step failed; where it was the gate, the table is printed all the same.
+    """
+    from mistudio.cli.running import PipelineFailed
+    from mistudio.cli.summary import print_summary, summarise
+    from mistudio.errors import GateFailed
+
     try:
-        closing = summarise(*run_locally(runner, pipeline, values))
+        closing = summarise(*ended())
     except PipelineFailed as failure:
         if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
             closing = summarise(failure.finished, failure.seconds)
             _write_summary(summary, closing | {"failed": str(failure)})
-            print_summary(closing, runner.store)
+            print_summary(closing, store)
         raise
     _write_summary(summary, closing)
-    print_summary(closing, runner.store)
+    print_summary(closing, store)
 
 
 def check_summary(summary: Path | None) -> None:

@@ -74,6 +74,11 @@ def kfp_functions() -> Any:
     return _module("_kfp")
 
 
+def cluster_functions() -> Any:
+    """The module that asks Kubeflow's API; the library itself does not import kfp."""
+    return _module("_cluster")
+
+
 def placement_functions() -> Any:
     """The module that says where on a cluster each step runs."""
     return _module("placement")
@@ -91,7 +96,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"pipelines.{name}")
     except ModuleNotFoundError as error:
-        if error.name != "kfp":
+        if error.name not in ("kfp", "kfp_server_api", "tenacity"):
             raise
         message = "Pipelines need kfp: pip install 'mistudio[pipelines]'."
         raise ConfigError(message) from error

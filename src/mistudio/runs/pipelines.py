@@ -74,9 +74,11 @@ def _log_results(run: Run, store_url: str, finished: list[Finished]) -> None:
     repeated = {event.step for event in finished if event is not last[event.step]}
     for step, event in last.items():
         if step not in repeated:  # a sweep's autoencoders have runs of their own
-            made = StepOutput(step, open_artifact(store, event.uri), event.found, event.seconds)
-            log_to_pipeline(run, made)
+            with suppress(MistudioError):  # it was removed since
+                made = StepOutput(step, open_artifact(store, event.uri), event.found, event.seconds)
+                log_to_pipeline(run, made)
     run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
     if trained := [event for event in finished if event.step == "train"]:
-        known = facts(open_artifact(store, trained[-1].uri))
-        run.rename(finished_title(run.name, known, len(trained)))
+        with suppress(MistudioError):
+            known = facts(open_artifact(store, trained[-1].uri))
+            run.rename(finished_title(run.name, known, len(trained)))

@@ -6,6 +6,7 @@ default, or chosen by the step; ``STEPS`` has what each takes.
 
 from typing import TYPE_CHECKING, Any
 
+from mistudio.cluster.hosts_config import pod_json
 from mistudio.errors import ConfigError
 from mistudio.heap import keep_freed_memory
 from mistudio.plain_text import shortened
@@ -29,6 +30,7 @@ __all__ = [
     "named",
     "newest_base",
     "own_process",
+    "pod_json",
     "run_all",
     "run_step",
     "run_together",

@@ -18,7 +18,8 @@ def log_missing(store_url: str) -> Iterator[str]:
     """Log each artifact that no step's run in MLflow names, the oldest first, and give its prefix.
 
     A run that is made so has the settings, figures, plots and times of the step; the curve of a training is a plot of
-    it, and it belongs to no pipeline's run. The registry gets the versions and aliases that it lacks.
+    it, and it belongs to no pipeline's run. Then the registry gets the versions that it lacks, which are given too, and
+    the aliases.
 
     Raises:
         ConfigError: nothing is tracked here.
@@ -35,8 +36,9 @@ def log_missing(store_url: str) -> Iterator[str]:
             _log(artifact, step, connection)
             yield artifact.uri
     for name in model_names(store):
-        mirror(store, name, connection)
+        made = mirror(store, name, connection)
         connection.refuse_failed()
+        yield from map(str, made)
 
 
 def _published(catalog: Catalog) -> Iterator[tuple[Artifact, Step]]:

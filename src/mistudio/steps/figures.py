@@ -12,12 +12,12 @@ from mistudio.tracking import Dataset, Model
 from mistudio.tracking.views import NOTE
 
 _MEASURED = (
+    "ce_recovered",
     "explained_variance",
     *OUTLIER_FIGURES,
     "fvu",
     "l0",
     "dead_fraction",
-    "ce_recovered",
     "kl",
     "ce_clean",
     "ce_spliced",
@@ -106,7 +106,8 @@ def lineage(artifact: Artifact) -> dict[str, str]:
         tags |= {} if producer is None else {"mistudio.version": producer.version}
         code = {"git.commit": producer and producer.git_commit, "image": producer and producer.image}
         tags |= {name: value for name, value in code.items() if value}
-        tags |= {"subject.uri": line.subject.uri, "subject.digest": line.subject.digest}
+        subject = line.activations.manifest.inputs.get("subject")
+        tags |= {} if subject is None else {"subject.uri": subject.uri, "subject.digest": subject.digest}
     return tags
 
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from mistudio.artifacts import Artifact, JsonScalar
 from mistudio.steps.figures import autoencoder, datasets, description, headlines, measured_on
 from mistudio.steps.naming import facts, step_title
-from mistudio.steps.output import StepOutput, flat
+from mistudio.steps.output import StepOutput
 from mistudio.steps.spec import Step
+from mistudio.steps.summary_page import flat
 from mistudio.tracking import Run
 from mistudio.tracking.kubeflow import USED, pipeline_run_id
 from mistudio.tracking.views import AUTOENCODER, STEP
@@ -14,50 +15,42 @@ from mistudio.tracking.views import AUTOENCODER, STEP
 _COMMIT = "mlflow.source.git.commit"
 
 
-def log_output(run: Run, output: StepOutput, step: Step | None = None, title: str = "") -> None:
+def log_output(run: Run, output: StepOutput, step: Step) -> None:
     """Log settings, figures, plots and lineage of what a step published, once.
 
     Args:
         run: the step's.
         output: what it published.
-        step: its declaration, for what it plots and what it gives to Kubeflow; None: neither.
-        title: the name of the run; made of what was published, if not given.
+        step: its declaration, which says what it plots, and what Kubeflow is given.
     """
     artifact, name = output.artifact, output.step
     if not run.is_tracked or run.found_tag(f"{name}.digest") == artifact.digest:
         return
-    # Kubeflow's launcher logs the parameters of a task, and its Metrics, by itself.
-    on_kubeflow = step is not None and bool(pipeline_run_id())
+    on_kubeflow = bool(pipeline_run_id())
     settings = {**flat(artifact.manifest.config), "seed": artifact.manifest.seed}
     run.log_params({f"{USED}{key}": value for key, value in settings.items()} if on_kubeflow else settings)
-    launcher_logs = on_kubeflow and step is not None and step.output is not None and step.output.metrics
-    log_figures(run, output, own=not launcher_logs)
-    run.rename(title or step_title(output.command, artifact))
+    if not (on_kubeflow and step.output is not None and step.output.metrics):  # else its launcher logs them
+        log_figures(run, name, artifact, output.metrics())
+    run.rename(step_title(output.command, artifact))
     run.describe(description(name, artifact))
     run.set_tags({**code(artifact), **facts(artifact), STEP: output.command})
     run.log_datasets(datasets(artifact))
     if artifact.manifest.short_kind == "sae" and (model := autoencoder(artifact)) is not None:
         run.log_model(model)
     run.log_artifact_of(name, artifact)
-    if step is not None and step.plot is not None:
+    if step.plot is not None:
         step.plot(artifact, run)
 
 
-def log_figures(run: Run, output: StepOutput, *, own: bool = True) -> None:
-    """Log the figures of what a step published; its headlines also as those of the autoencoder that they are of.
-
-    Args:
-        run: the step's.
-        output: what it published.
-        own: the run takes them too; else only the autoencoder does, by the run that made it.
-    """
-    figures: Mapping[str, JsonScalar] = dict(output.metrics())
-    of_model = headlines(output.step, figures) if output.step in ("evaluate", "score") else {}
-    model = autoencoder(output.artifact) if of_model else None
-    if own:
-        run.log_metrics({name: value for name, value in figures.items() if model is None or name not in of_model})
-    if model is not None:
-        run.log_model_metrics(model.digest, of_model, measured_on(output.artifact), own=own)
+def log_figures(run: Run, step: str, measured: Artifact, figures: Mapping[str, JsonScalar]) -> None:
+    """Log the figures of what a step published; its headlines as those of the autoencoder that they are of, too."""
+    of_model = headlines(step, figures) if step in ("evaluate", "score") else {}
+    model = autoencoder(measured) if of_model else None
+    if model is None:
+        run.log_metrics(figures)
+        return
+    run.log_metrics({name: value for name, value in figures.items() if name not in of_model})
+    run.log_model_metrics(model.digest, of_model, measured_on(measured))
 
 
 def log_to_pipeline(pipeline: Run, output: StepOutput) -> None:
@@ -70,7 +63,11 @@ def log_to_pipeline(pipeline: Run, output: StepOutput) -> None:
     artifact, step = output.artifact, output.step
     if not pipeline.is_tracked or pipeline.found_tag(f"{step}.digest") == artifact.digest:
         return
-    pipeline.log_metrics(headlines(step, artifact.manifest.summary))
+    figures = headlines(step, artifact.manifest.summary)
+    if pipeline_run_id():  # where the step's own run leaves them to the launcher, which knows no autoencoders
+        log_figures(pipeline, step, artifact, figures)
+    else:
+        pipeline.log_metrics(figures)
     pipeline.set_tags({f"{step}.uri": artifact.uri, f"{step}.digest": artifact.digest, f"{step}.found": output.found})
     if step in ("report", "compare"):
         pipeline.describe(description(step, artifact))

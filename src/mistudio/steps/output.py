@@ -1,7 +1,5 @@
 """What a step returns, to the command line and to KFP components alike."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
 from mistudio.events import Finished
+from mistudio.steps.summary_page import summary_page
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,12 @@ class StepOutput:
     def write_file_to(self, artifact: Any, name: str) -> None:
         """Fill a KFP artifact with one of the published files, for the dashboard to show."""
         Path(artifact.path).write_bytes(self.artifact.file(name).read_bytes())
+
+    def write_summary_to(self, artifact: Any) -> None:
+        """Fill a KFP artifact with a short page on what was published, for the dashboard to show."""
+        Path(artifact.path).write_text(
+            summary_page(self.step, self.artifact, found=self.found, seconds=self.seconds), encoding="utf-8"
+        )
 
     def metrics(self) -> dict[str, float]:
         """The numbers of the summary."""
@@ -71,14 +76,3 @@ def artifact_uri(path: str) -> str:
         kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     )
     return recipe.prefix
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names, without those that are not set."""
-    settings: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            settings |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            settings[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return settings

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact
+from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact, record_action
 from mistudio.artifacts.models import (
     CANDIDATE,
     Moved,
@@ -60,10 +60,12 @@ def _register(context: Context, inputs: Inputs, _config: None) -> str:
     version, is_new = register_version(store, name, sae, author)
     if is_new or not _was_candidate(store, version):
         move_alias(store, version, CANDIDATE, author)
+        record_action(store, "register", sae.uri, sae.digest, model=str(version), author=author)
     aliases = [alias for alias, each in model_aliases(store, name).items() if each.number == version.number]
     is_what = f" ({', '.join(aliases)})" if aliases else ""
     emit(Message(text=f"{sae.uri} is {'now' if is_new else 'already'} registered as {version}{is_what}"))
-    _log(context, version, sae)
+    if is_new:
+        _log(context, version, sae)
     mirror(store, name, context.run.connection, measured)
     return str(version)
 
@@ -84,6 +86,11 @@ def promote(store: Store, name: str, number: int | None, alias: str, author: str
         DamagedArtifact: the autoencoder is no longer what was registered.
     """
     moved = move_alias(store, find_version(store, name, number), alias, author)
+    if moved.before is None or moved.before.number != moved.after.number:
+        sae, was = moved.after.sae, str(moved.before or "")
+        record_action(
+            store, "promote", sae.uri, sae.digest, model=str(moved.after), alias=alias, was=was, author=author
+        )
     mirror(store, name, Connection())
     return moved
 
@@ -102,27 +109,31 @@ def registered(store: Store, name: str = "") -> Iterator[Registered]:
                     yield Registered(version, own, {}, str(error))
 
 
-def mirror(store: Store, name: str, connection: Connection, given: Mapping[str, Artifact | None] | None = None) -> bool:
-    """Make MLflow's registry say of a model what the store says; whether it does.
+def mirror(
+    store: Store, name: str, connection: Connection, given: Mapping[str, Artifact | None] | None = None
+) -> list[Version]:
+    """Make MLflow's registry say of a model what the store says; the versions that it lacked.
 
     Args:
         store: has the names.
         name: of the model.
-        connection: what MLflow is asked by.
+        connection: what MLflow is asked by; it says where that failed.
         given: evaluation and scores to take the figures of a new version from; what is not given is the newest.
     """
     if not is_tracking():
-        return False
+        return []
     known = mirrored_digests(store.url, connection, name)
-    versions = model_versions(store, name)
-    new = [each for each in versions if each.sae.digest not in known]
-    made: list[RegisteredVersion] = []
-    for each in new:
-        with suppress(MistudioError):  # it is gone from the store
-            made.append(_described(store, each, given or {}))
-    there = {*known, *(each.model.digest for each in made)}
+    if connection.failure:
+        return []
+    made: dict[Version, RegisteredVersion] = {}
+    for each in model_versions(store, name):
+        if each.sae.digest not in known:
+            with suppress(MistudioError):  # it is gone from the store
+                made[each] = _described(store, each, given or {})
+    there = {*known, *(each.model.digest for each in made.values())}
     aliases = {alias: each.sae.digest for alias, each in model_aliases(store, name).items() if each.sae.digest in there}
-    return mirror_registry(store.url, connection, name, made, aliases)
+    mirror_registry(store.url, connection, name, list(made.values()), aliases)
+    return list(made)
 
 
 def author_here() -> str:
@@ -168,7 +179,8 @@ def _described(store: Store, version: Version, given: Mapping[str, Artifact | No
     main = {name: figures[name] for name in FIGURES if name in figures}
     tags = {**main, **lineage(sae), **places, "registered by": version.author, "registered at": version.created_at}
     rows = "".join(f"| {in_markdown(figure)} | {value:.4g} |\n" for figure, value in figures.items())
-    head = f"`{model.name.replace('`', '')}`, `{sae.uri}`\n\n"
+    name = in_markdown(model.name).replace("\\_", "_")  # lists show it as it is written
+    head = f"{name}: `{sae.uri}`\n\n"
     return RegisteredVersion(version.number, model, tags, f"{head}| figure | value |\n| --- | ---: |\n{rows}")
 
 
@@ -199,6 +211,7 @@ def _check(asked: Asked, _others: Mapping[str, Asked]) -> None:
 
 REGISTER = Step(
     name="register",
+    title="Register autoencoder",
     summary="Register an autoencoder as a version of a model, the candidate from then on.",
     inputs=(
         Input("sae", "sae", "Trained autoencoder (sae/...)."),

@@ -15,6 +15,7 @@ from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
 from mistudio.steps.logged import log_output, log_to_pipeline
 from mistudio.steps.output import StepOutput
+from mistudio.steps.records import keep
 from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import NO_ARTIFACT, Asked, Inputs, Step
 from mistudio.stopping import stoppable
@@ -55,7 +56,7 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
     given = sort_given(step, values)
     about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
-    with _reported(step.name, about), stoppable():
+    with _reported(step.name, about, store_url), stoppable():
         emit(Started())
         with step_run(step.command, store_url, f"{step.command} {about}".strip()) as run:
             context = Context(step, store_url, run, given.own, given.loading, given.runtime)
@@ -71,7 +72,9 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
             if isinstance(made, Produced):
                 _log(run, outputs[0], step)
         for output in outputs:
-            emit(output.event())
+            event = output.event()
+            emit(event)
+            keep(store_url, event)
     return outputs
 
 
@@ -110,7 +113,7 @@ def call(step: Step, values: Mapping[str, Any]) -> Any:
         raise ConfigError(message)
     given = sort_given(step, values)
     store_url = str(given.own.get("store") or "")
-    with _reported(step.name, step.about(values)), stoppable(), step_run(step.command, store_url) as run:
+    with _reported(step.name, step.about(values), store_url), stoppable(), step_run(step.command, store_url) as run:
         context = Context(step, store_url, run, given.own, given.loading, given.runtime)
         inputs = _open_inputs(context, given.inputs)
         return step.run(context, inputs, configure(step, context, inputs, given.content))
@@ -151,7 +154,7 @@ def _open_inputs(context: Context, given: Mapping[str, Sequence[str]]) -> Inputs
 
 
 @contextmanager
-def _reported(step: str, about: str) -> Iterator[None]:
+def _reported(step: str, about: str, store_url: str) -> Iterator[None]:
     """Tell whoever follows the run which step is at work, and how it failed."""
     with working_on(step, about):
         try:
@@ -162,5 +165,7 @@ def _reported(step: str, about: str) -> Iterator[None]:
             else:
                 raised = "".join(traceback.format_exception_only(error)).strip()
                 message, exit_code = f"internal error: {raised}", 1
-            emit(Failed(message=message, exit_code=exit_code))
+            event = Failed(message=message, exit_code=exit_code)
+            emit(event)
+            keep(store_url, event)
             raise

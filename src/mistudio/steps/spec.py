@@ -137,6 +137,7 @@ class Step:
     Attributes:
         name: the same in the library, the command, the component and the MLflow run.
         summary: one line.
+        title: what Kubeflow's dashboard calls it; empty: its name.
         run: does the work: from the context, the inputs and the configuration to what was published.
         config: "module:Class" of its configuration; empty: it has none.
         runtime: "module:Class" of what changes how it runs but not what it ends with.
@@ -145,6 +146,8 @@ class Step:
         output: what it publishes; None: it is a step of pipelines alone.
         returns: the type of the plain value that it returns then; empty: none.
         returned: what that value is.
+        takes_pod: its component hands on what its pod is given, to pods that it starts.
+        is_command: it is on the command line too, which prints that value.
         arguments: plain values beside the configuration.
         uses: what else it needs, which brings the options for it.
         shared: several processes can do it together (see :mod:`mistudio.sae.workers`).
@@ -158,6 +161,7 @@ class Step:
     name: str
     summary: str
     run: "Callable[[Context, Inputs, Any], Any]"
+    title: str = ""
     config: str = ""
     runtime: str = ""
     settings_of: str = ""
@@ -165,6 +169,8 @@ class Step:
     output: Output | None = None
     returns: str = ""
     returned: str = ""
+    takes_pod: bool = False
+    is_command: bool = False
     arguments: tuple[Argument, ...] = ()
     uses: frozenset[Uses] = frozenset()
     shared: bool = False

@@ -212,6 +212,7 @@ _SETTINGS = Argument("train_settings", dict, f"Other settings of every training 
 
 TRAIN = Step(
     name="train",
+    title="Train autoencoder",
     summary="Train a sparse autoencoder on captured activations.",
     config="mistudio.train.config:TrainConfig",
     runtime="mistudio.train.config:TrainRuntime",
@@ -243,6 +244,7 @@ TRAIN_TOGETHER = Step(
 )
 GRID = Step(
     name="grid",
+    title="List the autoencoders",
     summary="List the autoencoders of a sweep: every architecture with every width, sparsity and seed.",
     config="mistudio.train.config:GridConfig",
     arguments=(

@@ -7,7 +7,8 @@ client reads by itself. ``KFP_MLFLOW_CONFIG``, by which it tells its own launche
 
 When the task has ended the launcher logs to its run the task's parameters as they were given, written as JSON, and the
 figures of its Metrics artifacts, in one batch, and closes the run. MLflow refuses a batch with a parameter that is
-there with another value. So a step leaves both to the launcher, and calls what it used of its settings otherwise.
+there with another value. So a step leaves both to the launcher, and calls what it used of its settings otherwise. What
+the launcher does not know, such as which autoencoder a figure is of, goes to the run of the pipeline.
 """
 
 import os

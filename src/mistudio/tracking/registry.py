@@ -44,8 +44,8 @@ def mirrored_digests(store_url: str, connection: Connection, name: str) -> set[s
 
 def mirror_registry(
     store_url: str, connection: Connection, name: str, new: Sequence[RegisteredVersion], aliases: Mapping[str, str]
-) -> bool:
-    """Make MLflow's registry say of a model what the store says; whether it does now.
+) -> None:
+    """Make MLflow's registry say of a model what the store says.
 
     Args:
         store_url: the store.
@@ -54,12 +54,12 @@ def mirror_registry(
         new: the versions that the registry lacks, the first first.
         aliases: alias -> digest of the autoencoder that it stands for.
     """
-    return bool(connection.ask(lambda: _mirror(*connected(store_url), name, new, aliases)))
+    connection.ask(lambda: _mirror(*connected(store_url), name, new, aliases))
 
 
 def _mirror(
     client: Any, experiment: str, name: str, new: Sequence[RegisteredVersion], aliases: Mapping[str, str]
-) -> bool:
+) -> None:
     from mlflow.exceptions import MlflowException
 
     with suppress(MlflowException):  # it is there; if it is not, what follows says so
@@ -72,7 +72,6 @@ def _mirror(
     for alias, digest in aliases.items():
         if str(current.get(alias, "")) != there[digest]:
             client.set_registered_model_alias(name, alias, there[digest])
-    return True
 
 
 def _versions(client: Any, name: str) -> dict[str, str]:

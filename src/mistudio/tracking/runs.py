@@ -61,7 +61,7 @@ class Run:
         self._client: Any = None
         self._experiment = ""
         self._found_tags: Mapping[str, str] = {}
-        self._last_steps: dict[str, int] = {}  # of a run that is continued, where its curves end
+        self._found_points: dict[str, set[int] | None] = {}  # of a run that is continued, by figure; None: not read yet
         self._started_ms = _now_ms() if began_s is None else int(began_s * 1000)
         self._waiting: list[Any] = []
         self._sent_s = 0.0
@@ -96,16 +96,13 @@ class Run:
             if self._waiting and time.monotonic() - self._sent_s > _SEND_EVERY_S:
                 self._send()
 
-    def log_model_metrics(
-        self, digest: str, metrics: Mapping[str, JsonScalar], dataset: Dataset | None, *, own: bool = True
-    ) -> None:
-        """Log figures as those of an autoencoder, measured on a dataset.
+    def log_model_metrics(self, digest: str, metrics: Mapping[str, JsonScalar], dataset: Dataset | None) -> None:
+        """Log figures as those of this run and of an autoencoder, measured on a dataset.
 
         Args:
             digest: of the autoencoder; where MLflow has no model of it they are those of the run alone.
             metrics: the numbers among them are logged.
             dataset: what they were measured on, if that is known.
-            own: they are figures of this run too; else only of the one that the autoencoder comes from.
         """
         emit_metrics(self.name, metrics)
         if self._open():
@@ -114,9 +111,7 @@ class Run:
             def log() -> None:
                 model = models.find(self._client, self._experiment, digest)
                 about = {"model_id": model.model_id, "dataset_name": name, "dataset_digest": of} if model else {}
-                run_id = self._run_id if own else model and model.source_run_id
-                if run_id:
-                    self._client.log_batch(run_id, metrics=self._entities(metrics, 0, **about))
+                self._client.log_batch(self._run_id, metrics=self._entities(metrics, 0, **about))
                 if model:
                     self._link_model(model.model_id, made=False)
 
@@ -211,12 +206,19 @@ class Run:
         self.connection.ask(call, most_s)
 
     def _entities(self, metrics: Mapping[str, JsonScalar], step: int, **about: str | None) -> list[Any]:
-        """The numbers among ``metrics``, but points of a curve that is there from before the run was continued."""
+        """The numbers among ``metrics``, but points that are there from before the run was continued."""
         from mlflow.entities import Metric
 
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        new = {name: value for name, value in numbers.items() if step > self._last_steps.get(name, -1)}
+        new = {name: value for name, value in numbers.items() if step not in self._points_of(name)}
         return [Metric(name, float(value), _now_ms(), step, **about) for name, value in new.items()]
+
+    def _points_of(self, name: str) -> set[int]:
+        """The steps at which a run that is continued has this figure."""
+        if self._found_points.get(name, set()) is None:
+            history = self.connection.ask(lambda: self._client.get_metric_history(self._run_id, name)) or []
+            self._found_points[name] = {int(point.step) for point in history}
+        return self._found_points.get(name) or set()
 
     def _send(self, most_s: float | None = None) -> None:
         waiting, self._waiting = self._waiting, []
@@ -251,7 +253,8 @@ class Run:
         if self._run_id is not None:
             there = client.get_run(self._run_id)
             self._found_tags = there.data.tags
-            self._last_steps = {name: _last_step(client, self._run_id, name) for name in there.data.metrics}
+            self._found_points = dict.fromkeys(there.data.metrics)
+            self._title = there.info.run_name or self._title
             return client, str(there.info.experiment_id), self._run_id
         tags = {"mlflow.parentRunId": parent} if parent else {}
         title = redact(self._title)[:_MAX_TITLE_CHARS]
@@ -268,10 +271,6 @@ def finishing(run: Run) -> Iterator[Run]:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.finish()
-
-
-def _last_step(client: Any, run_id: str, name: str) -> int:
-    return max((int(point.step) for point in client.get_metric_history(run_id, name)), default=-1)
 
 
 def _now_ms() -> int:

@@ -17,7 +17,7 @@ and reads its features; `sweep` makes many and compares them. What they made lie
 (`<step>.uri`) and which bytes (`<step>.digest`).
 """
 _NAME = "attributes.`Run Name`"
-_NAME_WIDTH, _WIDTH = 400, 130  # pixels
+_NAME_WIDTH, _WIDTH = 360, 140  # pixels
 _SHARED = "mlflow.sharedViewState."
 # Tags of runs: of which pipeline or step one is, and whether its figures are those of an autoencoder.
 PIPELINE, STEP, AUTOENCODER = "mistudio.pipeline", "mistudio.step", "mistudio.autoencoder"

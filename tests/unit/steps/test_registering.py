@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mistudio import steps
-from mistudio.artifacts import Artifact, Store, open_artifact, open_store
+from mistudio.artifacts import Artifact, Store, actions, open_artifact, open_store
 from mistudio.artifacts.models import model_aliases, model_versions
 from mistudio.cli import app
 from mistudio.errors import InputError, MistudioError
@@ -84,6 +84,13 @@ def test_promoting_shows_what_was_and_what_is_and_rolls_back(store: Store) -> No
     assert [(each["version"], each["aliases"]) for each in listed["versions"]] == [
         (1, ["champion"]),
         (2, ["candidate"]),
+    ]
+    recorded = [(each.record["action"], each.record["detail"]) for each in actions(store)]
+    assert [(action, detail["model"]) for action, detail in recorded if action in ("register", "promote")] == [
+        ("register", "stories/1"),
+        ("register", "stories/2"),
+        ("promote", "stories/2"),
+        ("promote", "stories/1"),
     ]
 
 
