@@ -33,7 +33,9 @@ def make_base(engine: str, mirror: str = _MIRROR) -> str:
     with tempfile.TemporaryDirectory(prefix="mistudio-base-") as name:
         folder = Path(name)
         _make_tree(folder / "tree", mirror)
-        _run(["tar", "--numeric-owner", "--create", "--file", str(folder / "base.tar"), "-C", str(folder / "tree"), "."])
+        _run(
+            ["tar", "--numeric-owner", "--create", "--file", str(folder / "base.tar"), "-C", str(folder / "tree"), "."]
+        )
         shutil.rmtree(folder / "tree")
         (folder / "Containerfile").write_text(_CONTAINERFILE, encoding="utf-8")
         build(engine, Path("Containerfile"), NAME, {}, folder)

@@ -92,7 +92,10 @@ def _kind(engine: str) -> str:
 def _run(command: Sequence[str], failure: str) -> str:
     building = command[1] in ("build", "bud")
     done = subprocess.run(  # noqa: S603 - no shell
-        command, env={**os.environ, **_settings(command[0])}, stdout=None if building else subprocess.PIPE, text=True,
+        command,
+        env={**os.environ, **_settings(command[0])},
+        stdout=None if building else subprocess.PIPE,
+        text=True,
         check=False,
     )
     if done.returncode != 0:

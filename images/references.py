@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,22 +72,25 @@ IMAGES = (
 
 def reference(image: Image, root: Path = ROOT) -> str:
     """``repository:hash`` of what the image is made of, as it lies in this checkout."""
-    total = hashlib.sha256()
-    for path in sorted({*_sources(root), *map(Path, _FILES), image.containerfile, *image.locks}):
-        content = hashlib.sha256((root / path).read_bytes()).hexdigest()
-        total.update(f"{path.as_posix()} {content}\n".encode())
-    total.update(_packaging(root).encode())
-    return f"{image.repository}:{total.hexdigest()[:_DIGITS]}"
+    return references(root)[image]
+
+
+def references(root: Path = ROOT) -> dict[Image, str]:
+    """The name of every image."""
+    shared = _hashes(root, [*_sources(root), *map(Path, _FILES)]) + _packaging(root)
+    names = {}
+    for image in IMAGES:
+        content = shared + _hashes(root, [image.containerfile, *image.locks])
+        names[image] = f"{image.repository}:{hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]}"
+    return names
 
 
 def outdated(root: Path = ROOT) -> list[str]:
     """The files that name other images than those of this checkout."""
     stale = [str(path) for path, text in _texts(root).items() if _read(root / path) != text]
-    tags = {image.repository: reference(image, root) for image in IMAGES}
-    for path in sorted((root / COMPILED).glob("*.yaml")):
-        if any(line not in tags.values() for line in _images_in(path, tags)):
-            stale.append(str(path.relative_to(root)))
-    return stale
+    names = set(references(root).values())
+    compiled = sorted((root / COMPILED).glob("*.yaml"))
+    return stale + [str(path.relative_to(root)) for path in compiled if not names.issuperset(_images_in(path))]
 
 
 def write(root: Path = ROOT) -> None:
@@ -100,7 +103,7 @@ def write(root: Path = ROOT) -> None:
 
 
 def _texts(root: Path) -> dict[Path, str]:
-    names = {image: reference(image, root) for image in IMAGES}
+    names = references(root)
     refs = _HEAD + "".join(f"{image.variable}={name}\n" for image, name in names.items())
     tags = "".join(f"  - name: {i.repository}\n    newTag: {name.rpartition(':')[2]}\n" for i, name in names.items())
     return {REFS: refs, KUSTOMIZATION: _KUSTOMIZATION_HEAD + tags}
@@ -114,6 +117,11 @@ def _sources(root: Path) -> Iterator[Path]:
                 yield below
 
 
+def _hashes(root: Path, paths: Iterable[Path]) -> str:
+    """A line a file, in one order everywhere."""
+    return "".join(f"{hashlib.sha256((root / path).read_bytes()).hexdigest()} {path}\n" for path in sorted(paths))
+
+
 def _packaging(root: Path) -> str:
     """What ``pyproject.toml`` says of the package: not of its tools, and not of its extras, which the locks hold."""
     content = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
@@ -122,10 +130,12 @@ def _packaging(root: Path) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _images_in(path: Path, tags: dict[str, str]) -> Iterator[str]:
+def _images_in(path: Path) -> Iterator[str]:
+    """The project's own images that a compiled pipeline names."""
+    repositories = {image.repository for image in IMAGES}
     for line in path.read_text(encoding="utf-8").splitlines():
         name = line.strip().removeprefix("image: ")
-        if name.rpartition(":")[0] in tags:
+        if name.rpartition(":")[0] in repositories:
             yield name
 
 
@@ -141,7 +151,9 @@ def main() -> None:
         write()
         return
     if stale := outdated():
-        sys.exit(f"{', '.join(stale)}: other images than those of this checkout. Run {COMMAND}, and commit what it writes.")
+        sys.exit(
+            f"{', '.join(stale)}: other images than those of this checkout. Run {COMMAND}, and commit what it writes."
+        )
 
 
 if __name__ == "__main__":

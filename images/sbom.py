@@ -27,7 +27,12 @@ def document(name: str, packages: Sequence[Component], system: Sequence[Componen
         "specVersion": "1.6",
         "version": 1,
         "metadata": {
-            "component": {"type": "container", "bom-ref": f"mistudio-{name}", "name": f"mistudio-{name}", "version": version}
+            "component": {
+                "type": "container",
+                "bom-ref": f"mistudio-{name}",
+                "name": f"mistudio-{name}",
+                "version": version,
+            }
         },
         "components": sorted([*packages, *system], key=lambda each: each["bom-ref"]),
     }

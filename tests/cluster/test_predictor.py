@@ -1,4 +1,4 @@
-"""A predictor from the serve image, with exactly what its manifests give it, but for the store and the sample's line."""
+"""A predictor from the serve image, given exactly what its manifests give it, but for the store and its line."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from mistudio.sae import TopKConfig
 from mistudio.subject import SubjectConfig
 from mistudio.subject.source import artifact_source
 from mistudio.train import TrainConfig, train
-from tests.support.engines import ROOT, Engine
+from tests.support.engines import ROOT, Engine, let_anyone_in
 from tests.support.tiny import published_subject, tiny_corpus, tiny_llama
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -43,8 +43,6 @@ try:
     answer = urllib.request.urlopen(request, timeout=60)
 except urllib.error.HTTPError as error:
     answer = error
-except OSError as error:
-    sys.exit(json.dumps([0, str(error)]))
 print(json.dumps([answer.status, answer.read().decode()]))
 """
 
@@ -57,7 +55,9 @@ def line(open_folder: Path) -> str:
     corpus = tiny_corpus(store, source, open_folder.parent / "text")
     activations = capture(store, corpus, source, SubjectConfig(device="cpu"), CaptureConfig(hooks=(HOOK,))).artifact
     config = TrainConfig(hook=HOOK, sae=TopKConfig(width=64, k=4), tokens=2000)
-    return train(store, activations, config).artifact.uri
+    trained = train(store, activations, config).artifact
+    let_anyone_in(open_folder)
+    return trained.uri
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -93,10 +93,12 @@ def running(engine: Engine, *arguments: str) -> Iterator[str]:
 
 
 def ask(engine: Engine, container: str, path: str, body: object = None, key: str = KEY) -> tuple[int, str]:
-    """A request from inside, for the container has no network; its status, 0 where nothing listens yet."""
+    """A request from inside, for the container has no network; its status, 0 where there was no answer."""
     given = json.dumps(body) if body is not None else ""
     done = engine.run("exec", container, "python", "-c", ASK, path, key, given)
-    status, text = json.loads(done.stdout or done.stderr.splitlines()[-1])
+    if done.returncode != 0:
+        return 0, done.stderr
+    status, text = json.loads(done.stdout)
     return status, text
 
 

@@ -1,4 +1,4 @@
-"""Components of the project, run by KFP in the image, as pods would run them; a store that outlives them lies outside."""
+"""Components of the project, run by KFP in the image as pods would run them, on a store that lies outside."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from components.capture.component import capture
 from components.ingest.component import ingest
 from components.train.component import train
 from mistudio.artifacts import Artifact, artifact_uris, open_artifact, open_store
-from tests.support.engines import Engine
+from tests.support.engines import Engine, let_anyone_in
 from tests.support.tiny import published_subject, tiny_documents, tiny_llama
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -33,8 +33,7 @@ def store_folder(open_folder: Path) -> Path:
     """A store with a model and a file of text, for any user to read and write."""
     (open_folder / "tiny.jsonl").write_text("".join(json.dumps(each) + "\n" for each in tiny_documents()))
     published_subject(open_store(str(open_folder)), tiny_llama(open_folder.parent / "model"))
-    for path in open_folder.rglob("*"):
-        path.chmod(0o777 if path.is_dir() else 0o666)
+    let_anyone_in(open_folder)
     return open_folder
 
 
@@ -60,6 +59,7 @@ def test_steps_run_by_kfp_in_the_image_publish_artifacts_that_name_it(
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         tmpfs=dict.fromkeys(("/tmp", "/scratch"), "mode=1777"),
+        environment={"MISTUDIO_SCRATCH": f"{STORE}/scratch"},  # MLflow's database is then made once, not in each step
         mounts=[Mount(STORE, str(store_folder), type="bind")],
     )
     local.init(runner=as_in_a_pod, pipeline_root=str(runs_folder), raise_on_error=True)

@@ -1,4 +1,4 @@
-"""A container engine for tests: the machine's own, or a Docker engine started for them, with a base of Debian's packages."""
+"""A container engine for tests: the machine's own, or one started for them, with a base of Debian's packages."""
 
 import os
 import shutil
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 # The client beside Debian's engine: another on the path may be of a version that builds far slower with this engine.
 _DEBIANS_DOCKER = "/usr/bin/docker"
 _STARTED_WITHIN_S = 120
+_DISK_BYTES = 40 << 30  # at most; it takes what is written to it
 # What pods are allowed to do, and no more.
 _AS_IN_A_POD = ("--read-only", "--user=65532:65532", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 _WRITABLE = ("--tmpfs=/tmp:mode=1777", "--tmpfs=/scratch:mode=1777")
@@ -48,7 +49,11 @@ def an_engine() -> Iterator[Engine | str]:
     if isinstance(found, Engine) or "ENGINE" in os.environ or missing or os.geteuid() != 0:
         yield found
         return
-    with tempfile.TemporaryDirectory(prefix="engine-") as name, _own_docker(Path(name)):
+    with (
+        tempfile.TemporaryDirectory(prefix="engine-") as name,
+        _own_disk(Path(name)) as disk,
+        _own_docker(Path(name), disk),
+    ):
         yield Engine(_DEBIANS_DOCKER, make_base(_DEBIANS_DOCKER))
 
 
@@ -60,11 +65,29 @@ def _machines_engine() -> Engine | str:
 
 
 @contextmanager
-def _own_docker(folder: Path) -> Iterator[None]:
-    """A Docker engine with everything it writes below ``folder``; it leaves the machine's network alone."""
+def _own_disk(folder: Path) -> Iterator[Path]:
+    """A file system in a file: images are some hundred thousand files, and this is removed as one."""
+    file, mounted = folder / "disk", folder / "mounted"
+    mounted.mkdir()
+    with file.open("wb") as disk:
+        disk.truncate(_DISK_BYTES)
+    made = [["mkfs.ext4", "-q", "-O", "^has_journal", "-E", "nodiscard", str(file)]]
+    made += [["mount", "-o", "loop,noatime", str(file), str(mounted)]]
+    if any(subprocess.run(command, capture_output=True, check=False).returncode != 0 for command in made):
+        yield mounted  # no such device here: a folder as any other
+        return
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+@contextmanager
+def _own_docker(folder: Path, data: Path) -> Iterator[None]:
+    """A Docker engine with everything it writes in these folders; it leaves the machine's network alone."""
     socket = f"unix://{folder}/socket"
     alone = ["--iptables=false", "--bridge=none", "--storage-driver=overlay2", "--oom-score-adjust=0"]
-    places = [f"--{name}={folder / name}" for name in ("data-root", "exec-root", "pidfile")]
+    places = [f"--data-root={data}", f"--exec-root={folder / 'run'}", f"--pidfile={folder / 'pid'}"]
     with (folder / "log").open("w") as log:
         daemon = subprocess.Popen(["dockerd", *alone, *places, f"--host={socket}"], stdout=log, stderr=log)
     before = os.environ.get("DOCKER_HOST")
@@ -94,3 +117,9 @@ def _remove_containers() -> None:
     listed = subprocess.run([_DEBIANS_DOCKER, "ps", "--all", "--quiet"], capture_output=True, text=True, check=False)
     for container in listed.stdout.split():
         subprocess.run([_DEBIANS_DOCKER, "rm", "--force", container], capture_output=True, check=False)
+
+
+def let_anyone_in(folder: Path) -> None:
+    """Let whoever a container runs as read and write all that is in a folder."""
+    for path in folder.rglob("*"):
+        path.chmod(0o777 if path.is_dir() else 0o666)
