@@ -44,7 +44,7 @@ test-proofs: TESTS = proof and not cluster
 test-proofs: install ## Run the long proofs: whole pipelines, killed runs, many processes
 test-cluster: TESTS = cluster
 # One process: its tests share an engine and the images.
-test-cluster: TEST_FLAGS =
+test-cluster: TEST_FLAGS = tests/cluster
 test-cluster: install ## Build the images and run the tests inside them (docker, podman; or, as root, docker.io and debootstrap)
 test-all: TESTS = not cluster
 test-all: install ## Run the tests, and the long proofs with them
