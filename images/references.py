@@ -8,6 +8,7 @@ kustomize component (manifests) and the compiled pipelines. A test compares; ``-
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -98,8 +99,11 @@ def write(root: Path = ROOT) -> None:
     for path, text in _texts(root).items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")
-    # A process of its own: what reads the names has read them when it is imported.
-    subprocess.run([sys.executable, "-m", "mistudio", "compile"], cwd=root, check=True)  # noqa: S603
+    # A process of its own: what reads the names has read them when it is imported. Committed pipelines have no one's
+    # placement, and are those of this checkout.
+    environment = {name: value for name, value in os.environ.items() if name != "MISTUDIO_PLACEMENT"}
+    environment["MISTUDIO_CHECKOUT"] = str(root)
+    subprocess.run([sys.executable, "-m", "mistudio", "compile"], cwd=root, env=environment, check=True)  # noqa: S603
 
 
 def _texts(root: Path) -> dict[Path, str]:

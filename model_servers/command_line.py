@@ -119,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("what is served").add_argument
     add("--models", default="steer", help="predictors, with commas between them: steer (default: %(default)s)")
-    add("--store", help="folder or URL of the store, read only (default: MISTUDIO_STORE, else the user's data folder)")
+    add(
+        "--store",
+        help="store, read only: a folder, or s3://bucket/prefix (default: MISTUDIO_STORE, else the user's data folder)",
+    )
     add("--line", action="append", help="scores, explanations, features or sae to serve; several of one model "
         "(default: the newest)")  # fmt: skip
     add("--subject", help="the language model, where it is not found as the captures name it")

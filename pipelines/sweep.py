@@ -11,14 +11,13 @@ from components.grid.component import grid
 from components.ingest.component import ingest
 from components.train.component import train
 from pipelines._parameters import every, only, pipeline
+from pipelines._placing import Loops
 
-# So that a large sweep leaves room in a cluster; KFP's local runner does two at a time.
-POINTS_AT_ONCE = 8
 _TEXT = ("model", "corpus", "text_column", "context_length", "max_tokens", "ingest_settings")
 _OF_A_POINT = ("architecture", "width", "k", "target_l0", "seed")
 
 TAKES = {
-    "grid": every("grid"),
+    "grid": every("grid", without=("most_points",)),
     "ingest": only(*_TEXT, "store"),
     "capture": only(
         *("model", "hook", "layer", "dtype", "quantization", "model_settings", "capture_settings", "store")
@@ -34,13 +33,13 @@ TAKES = {
     "seed asked for, and draw L0 against what each keeps.",
     TAKES,
 )
-def sweep(given: dict[str, dict[str, Any]]) -> None:
+def sweep(given: dict[str, dict[str, Any]], loops: Loops) -> None:
     """Many autoencoders on one capture, and how sparse each is against what it keeps."""
     # First, so that a grid that cannot be trained is refused before anything long runs.
-    points = grid(**given["grid"])
+    points = grid(most_points=loops.most_points, **given["grid"])
     ingested = ingest(**given["ingest"]).after(points)
     captured = capture(corpus=ingested.outputs["tokenised_corpus"], **given["capture"])
-    with dsl.ParallelFor(points.output, name="points", parallelism=POINTS_AT_ONCE) as point:
+    with dsl.ParallelFor(points.output, name="points", parallelism=loops.at_once) as point:
         own = {name: getattr(point, name) for name in _OF_A_POINT}
         trained = train(activations=captured.outputs["activations"], **own, **given["train"])
         evaluated = evaluate(sae=trained.outputs["sae"], **given["evaluate"])

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def capture(
     corpus: dsl.Input[dsl.Dataset],
     activations: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     layer: int = -1,
     model: str = "",
     hook: str = "resid_post",
@@ -27,6 +28,7 @@ def capture(
     Args:
         corpus: Tokenised corpus (corpus/...).
         activations: Activations of the hook point, in shards in the store.
+        summary: A page on it, for the dashboard to show.
         layer: Layer of hook points that name none, from 0; -1: the middle one.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: the one that the corpus was tokenised for.
@@ -42,7 +44,7 @@ def capture(
             float16.
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -64,3 +66,4 @@ def capture(
         store=store or None,
     )
     done.write_to(activations)
+    done.write_summary_to(summary)

@@ -10,6 +10,7 @@ def compare(
     evaluations: dsl.Input[list[dsl.Dataset]],
     comparison: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     keep: float = 0.99,
     title: str = "Comparison",
@@ -21,10 +22,11 @@ def compare(
         evaluations: Evaluations of autoencoders of the same activations (evaluation/...), with commas between them.
         comparison: The published comparison.
         page: L0 against CE recovered and explained variance, one HTML page.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         keep: The best is chosen of the sparsest that keep this share of the greatest CE recovered of all.
         title: Heading of the page.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -38,5 +40,6 @@ def compare(
     )
     done.write_to(comparison)
     done.write_file_to(page, "comparison.html")
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

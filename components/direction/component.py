@@ -8,6 +8,7 @@ from components.images import BATCH_IMAGE
 @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
 def direction(
     direction: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     examples: str = "",
     positive: str = "",
@@ -29,6 +30,7 @@ def direction(
 
     Args:
         direction: The direction, its hook point and its figures.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         examples: JSON Lines file, or name of an added corpus, with the examples of both classes: text, or messages
             of a chat, and label; empty: positive and negative have them.
@@ -49,7 +51,7 @@ def direction(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes).
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -73,5 +75,6 @@ def direction(
         store=store or None,
     )
     done.write_to(direction)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def evaluate(
     sae: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     model: str = "",
     ce_tokens: int = 100000,
@@ -24,6 +25,7 @@ def evaluate(
     Args:
         sae: Trained autoencoder (sae/...).
         evaluation: All figures of the evaluation.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
@@ -34,7 +36,7 @@ def evaluate(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -52,5 +54,6 @@ def evaluate(
         store=store or None,
     )
     done.write_to(evaluation)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

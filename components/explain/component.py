@@ -11,6 +11,7 @@ from components.images import BATCH_IMAGE
 def explain(
     features: dsl.Input[dsl.Dataset],
     explanations: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     base: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     labels: str = "",
@@ -36,6 +37,7 @@ def explain(
     Args:
         features: Found features (features/...).
         explanations: What every explainer says of every feature, and a label for each.
+        summary: A page on it, for the dashboard to show.
         scores: Scores of these features (scores/...), which a selection such as best:50 goes by.
         base: Explanations of them (explanations/...), made with the same settings, to keep and add to.
         labels: File with people's own labels: JSON Lines or CSV with the columns feature and label; they win.
@@ -58,7 +60,7 @@ def explain(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -87,3 +89,4 @@ def explain(
         store=store or None,
     )
     done.write_to(explanations)
+    done.write_summary_to(summary)

@@ -11,6 +11,7 @@ from components.images import BATCH_IMAGE
 def find(
     sae: dsl.Input[dsl.Model],
     features: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     parts: Optional[dsl.Input[list[dsl.Dataset]]] = None,  # noqa: UP045 - kfp reads no other spelling
     model: str = "",
     ablation_contexts: int = 2,
@@ -31,6 +32,7 @@ def find(
     Args:
         sae: Trained autoencoder (sae/...).
         features: Statistics, contexts and neighbours of every feature, effects of many.
+        summary: A page on it, for the dashboard to show.
         parts: All parts of the pass that find-part made (features-part/...), with commas; empty: make it here.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
@@ -47,7 +49,7 @@ def find(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -71,3 +73,4 @@ def find(
         store=store or None,
     )
     done.write_to(features)
+    done.write_summary_to(summary)

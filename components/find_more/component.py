@@ -11,6 +11,7 @@ from components.images import BATCH_IMAGE
 def find_more(
     features: dsl.Input[dsl.Dataset],
     trials: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     base: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     scores: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     explanations: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
@@ -27,6 +28,7 @@ def find_more(
     Args:
         features: Found features (features/...).
         trials: Effects and attributions of the features tried after find.
+        summary: A page on it, for the dashboard to show.
         base: Earlier trials to keep and add to (trials/...), or none; empty: those of most features, same settings.
         scores: Scores of these features (scores/...), which a selection such as best:50 goes by.
         explanations: Explanations of these features (explanations/...), which the selection unlabelled goes by.
@@ -39,7 +41,7 @@ def find_more(
             float16; empty: as captured.
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -59,3 +61,4 @@ def find_more(
         store=store or None,
     )
     done.write_to(trials)
+    done.write_summary_to(summary)

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def find_part(
     sae: dsl.Input[dsl.Model],
     features_part: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     part: int = 0,
     num_parts: int = 1,
     model: str = "",
@@ -30,6 +31,7 @@ def find_part(
     Args:
         sae: Trained autoencoder (sae/...).
         features_part: What the pass kept of its part of the activations.
+        summary: A page on it, for the dashboard to show.
         part: Which part, from 0.
         num_parts: How many parts the activations are cut into.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
@@ -47,7 +49,7 @@ def find_part(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -72,3 +74,4 @@ def find_part(
         store=store or None,
     )
     done.write_to(features_part)
+    done.write_summary_to(summary)

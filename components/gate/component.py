@@ -25,7 +25,7 @@ def gate(
         min_ce_recovered: Least share of the cross-entropy recovered; 0: any.
         max_dead: Largest share of features that never fire; 1: any.
         min_interpretable: Fewest features whose explanation scores 0.8 or more; 0: any.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
 
     Returns:
         What falls short, with the figures; empty where nothing does.

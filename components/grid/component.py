@@ -7,6 +7,7 @@ from components.images import BATCH_IMAGE
 
 @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
 def grid(
+    most_points: int = 0,
     train_settings: str = "",
     architectures: str = "topk,batchtopk,matryoshka,standard,gated,jumprelu",
     widths: str = "",
@@ -16,6 +17,7 @@ def grid(
     """List the autoencoders of a sweep: every architecture with every width, sparsity and seed.
 
     Args:
+        most_points: Refuse a sweep of more autoencoders than this; 0: any number.
         train_settings: Other settings of every training as JSON, such as {"ema_decay": 0.999}.
         architectures: Kinds of autoencoder, with commas between them.
         widths: Numbers of features, with commas; empty: eight times the activations' width, 1,024 to 32,768.
@@ -29,6 +31,7 @@ def grid(
 
     return steps.call(
         "grid",
+        most_points=most_points,
         train_settings=train_settings or None,
         architectures=architectures,
         widths=widths,

@@ -8,6 +8,7 @@ from components.images import BATCH_IMAGE
 @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
 def ingest(
     tokenised_corpus: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     corpus: str = "python-docs",
     model: str = "demo",
     context_length: int = -1,
@@ -23,6 +24,7 @@ def ingest(
 
     Args:
         tokenised_corpus: Sequences of token ids with their documents, split by document.
+        summary: A page on it, for the dashboard to show.
         corpus: Corpus: python-docs (or some of its tasks: python-docs:prose,docstring), a file, a folder, hf:NAME,
             or the name of an added corpus.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
@@ -34,7 +36,7 @@ def ingest(
         label_column: Column with the label; empty: found by its name.
         task_column: Column with the task; empty: found by its name.
         ingest_settings: Other settings as JSON; mistudio ingest --parameters lists them.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -53,3 +55,4 @@ def ingest(
         store=store or None,
     )
     done.write_to(tokenised_corpus)
+    done.write_summary_to(summary)

@@ -10,6 +10,7 @@ def probe(
     sae: dsl.Input[dsl.Model],
     corpus: dsl.Input[dsl.Dataset],
     probing: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     model: str = "",
     labels: str = "auto",
@@ -28,6 +29,7 @@ def probe(
         sae: Trained autoencoder (sae/...).
         corpus: Labelled corpus, tokenised for the model (corpus/...).
         probing: Every probe on every label, with its latents and its figures.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
@@ -41,7 +43,7 @@ def probe(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -62,5 +64,6 @@ def probe(
         store=store or None,
     )
     done.write_to(probing)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

@@ -35,7 +35,7 @@ def report(
         title: Heading of the page.
         contexts_per_feature: Strongest contexts shown of a feature.
         report_settings: Other settings as JSON; mistudio report --parameters lists them.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 

@@ -11,6 +11,7 @@ from components.images import BATCH_IMAGE
 def score(
     explanations: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     best_by: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     base: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
@@ -35,6 +36,7 @@ def score(
     Args:
         explanations: Explanations of features (explanations/...).
         scores: Every figure of every explanation, with its interval.
+        summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
         best_by: Scores of their features (scores/...), which a selection such as best:50 goes by.
         base: Scores of their features (scores/...), made with the same settings, to keep and add to.
@@ -56,7 +58,7 @@ def score(
         quantization: Quantise the weights: none, int8 or nf4 (by bitsandbytes); empty: as captured.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
@@ -83,5 +85,6 @@ def score(
         store=store or None,
     )
     done.write_to(scores)
+    done.write_summary_to(summary)
     for name, value in done.metrics().items():
         metrics.log_metric(name, value)

@@ -9,6 +9,7 @@ from components.images import BATCH_IMAGE
 def train(
     activations: dsl.Input[dsl.Dataset],
     sae: dsl.Output[dsl.Model],
+    summary: dsl.Output[dsl.Markdown],
     model: str = "",
     hook: str = "",
     target_hook: str = "",
@@ -31,6 +32,7 @@ def train(
     Args:
         activations: Captured activations (activations/...).
         sae: Trained autoencoder.
+        summary: A page on it, for the dashboard to show.
         model: Language model: a folder, a GGUF file, an id on the hub (NAME@REVISION), demo, smollm2, or
             subject/... in the store; empty: where the capture says.
         hook: Hook point to train on, for example resid_post.3; empty: the only one captured.
@@ -50,12 +52,12 @@ def train(
         train_settings: Other settings as JSON; mistudio train --parameters lists them.
         model_settings: Other settings of loading it as JSON, such as {"device_map": "auto", "max_memory_gb": 20}.
         seed: Seed of everything random.
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
     """
     from mistudio import steps
 
     steps.own_process("train")
-    done = steps.run_step(
+    done = steps.run_together(
         "train",
         activations=steps.artifact_uri(activations.path),
         model=model or None,
@@ -76,3 +78,4 @@ def train(
         store=store or None,
     )
     done.write_to(sae)
+    done.write_summary_to(summary)

@@ -5,7 +5,7 @@ What a notebook needs is here; ``docs/python.md`` shows it at work. Nothing is i
 
 ================  ==================================================================================
 __version__       of this library
-open_store        a store: a folder, as a path or ``file:PATH``; ``mode="r"`` for one that is only read
+open_store        a store: a folder or ``s3://bucket/prefix``; ``mode="r"`` for one that is only read
 Store             what it gives: files by name, with leases and publication
 open_artifact     what is published under a prefix
 Artifact          its manifest and files, checked when they are read

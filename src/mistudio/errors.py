@@ -12,6 +12,12 @@
     ├── Unavailable             a service cannot take a request now
     │   ├── Busy                all is in use, and the queue is full
     │   └── Draining            it is about to end
+    ├── ClusterError            a cluster does not do what it was asked
+    │   ├── ClusterUnreachable  it cannot be reached, or does not answer in time
+    │   ├── NotAllowed          it does not know who asks, or does not let them
+    │   ├── Conflict            what was to be made is there already, or has changed meanwhile
+    │   ├── RolloutFailed       what was deployed is not fit to serve, and the former state is back
+    │   └── HostsFailed         the work on several hosts failed
     ├── GateFailed              figures fall short of what a run was asked for
     ├── DamagedArtifact         bytes in the store are not the bytes that were published
     └── StorageError            the store cannot be read or written
@@ -82,6 +88,44 @@ class Busy(Unavailable):
 
 class Draining(Unavailable):
     """The service finishes what it has, and is about to end."""
+
+
+class ClusterError(MistudioError):
+    """A cluster does not do what it was asked.
+
+    Attributes:
+        status: of the API's answer; 0 where there was none.
+        reason: the API's word for it, such as Conflict.
+        retry_after_s: for how many seconds the API asks to be left alone.
+    """
+
+    def __init__(self, message: str, status: int = 0, reason: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.retry_after_s = status, reason, retry_after_s
+
+
+class ClusterUnreachable(ClusterError):
+    """A cluster cannot be reached, or does not answer in time."""
+
+
+class NotAllowed(ClusterError):
+    """A cluster does not know who asks, or does not let them."""
+
+
+class Conflict(ClusterError):
+    """What was to be made on a cluster is there already, or has changed meanwhile."""
+
+
+class RolloutFailed(ClusterError):
+    """What was deployed is not fit to serve, and the former state is back."""
+
+
+class HostsFailed(ClusterError):
+    """The work on several hosts failed; ``exit_code`` is that of the host that failed first."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class GateFailed(MistudioError):

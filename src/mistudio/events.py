@@ -152,6 +152,15 @@ def _any_event() -> TypeAdapter[Event]:
     return TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
+def parse_event(line: bytes, origin: object) -> Event | None:
+    """An event; None, with a warning, for what is none of this version."""
+    try:
+        return _any_event().validate_json(line)
+    except ValidationError:
+        logger.warning("%s has a line that is no event of this version: %.80r", origin, line)
+        return None
+
+
 class EventReader:
     """Reads a file of events that may still grow; each is given once.
 
@@ -173,11 +182,4 @@ class EventReader:
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # still being written
         self._offset += sum(map(len, lines))
-        return [event for event in map(self._parsed, lines) if event]
-
-    def _parsed(self, line: bytes) -> Event | None:
-        try:
-            return _any_event().validate_json(line)
-        except ValidationError:
-            logger.warning("%s has a line that is no event of this version: %.80r", self._path, line)
-            return None
+        return [event for line in lines if (event := parse_event(line, self._path))]

@@ -11,6 +11,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SHOWN_CHARACTERS = 80
 _LONG_WORD = re.compile(r"\S{321,}")  # longer than the paths that people have
 _WORD_STARTS, _WORD_ENDS = 120, 60
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
 def has_surrogates(text: str) -> bool:
@@ -35,3 +36,8 @@ def shortened(value: object, max_characters: int = _SHOWN_CHARACTERS) -> str:
 def without_long_words(text: str) -> str:
     """A message in which no word without a space is longer than people read; its begin and end stay."""
     return _LONG_WORD.sub(lambda word: f"{word[0][:_WORD_STARTS]}…{word[0][-_WORD_ENDS:]}", text)
+
+
+def in_markdown(text: str) -> str:
+    """Text from data, so that it can neither break a table of Markdown nor turn into markup."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -11,6 +11,7 @@ _NAME = re.compile(
     r"(?:^|_)(?:api_?key|access_?key|private_?key|signing_?key|secret|password|passwd|token|credentials?)$",
     re.IGNORECASE,
 )
+_SEVERAL = re.compile(r"(?:^|_)(?:api_?keys|secrets|passwords|tokens)$", re.IGNORECASE)
 # Each pattern looks at a bounded number of characters from where it begins, since texts may be made to be slow to read.
 # What is between :// and @ of an address, and what the common issuers of keys begin theirs with.
 _VALUE = re.compile(
@@ -91,10 +92,20 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without what looks like a secret, and without the values of the environment's secrets."""
     environment = os.environ if environment is None else environment
     for name, value in environment.items():
-        if _NAME.search(name) and (secret := Secret(value)).is_long:
-            text = secret.hide_in(text)
+        for secret in map(Secret, _values(name, value)):
+            if secret.is_long:
+                text = secret.hide_in(text)
     text = _USER.sub(_HIDDEN, _VALUE.sub(_HIDDEN, text))
     return _BEHIND_NAME.sub(rf"\1{_HIDDEN}", text)
+
+
+def _values(name: str, value: str) -> list[str]:
+    """The secrets that a variable holds: one, several as name:secret with commas or line ends between them, or none."""
+    if _NAME.search(name):
+        return [value]
+    if _SEVERAL.search(name):
+        return [each.rpartition(":")[2] for each in value.replace(",", "\n").splitlines()]
+    return []
 
 
 def _secrets(settings: Mapping[str, object]) -> Iterator[str]:

@@ -6,21 +6,30 @@ from pathlib import Path
 
 import docstring_parser
 import pytest
+import yaml
 from kfp import dsl
 
 from components.generate import component_names, component_text, dashboard_options, plain_default
 from components.reference import PAGE, page_text
 from components.report.component import report
 from mistudio.runs.checkout import pipeline_names
+from mistudio.runs.tasks import step_name
 from mistudio.steps import STEPS
+from mistudio.steps.records import RUN_ENV
 from pipelines._kfp import compile_to
 from pipelines.interpret import TAKES as INTERPRET_TAKES
 from pipelines.interpret import interpret
 from pipelines.sweep import TAKES as SWEEP_TAKES
 from pipelines.sweep import sweep
+from pipelines.train_only import TAKES as ONLY_TAKES
+from pipelines.train_only import train_only
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"interpret": (interpret, INTERPRET_TAKES), "sweep": (sweep, SWEEP_TAKES)}
+PIPELINES = {
+    "interpret": (interpret, INTERPRET_TAKES),
+    "sweep": (sweep, SWEEP_TAKES),
+    "train_only": (train_only, ONLY_TAKES),
+}
 
 
 def component(step: str) -> object:
@@ -69,6 +78,29 @@ def test_dashboard_artifacts_have_the_types_that_kubeflow_shows() -> None:
     assert component("compare").component_spec.outputs["page"].type == "system.HTML@0.0.1"
     for step in ("evaluate", "score"):
         assert component(step).component_spec.outputs["metrics"].type == f"{dsl.Metrics.schema_title}@0.0.1"
+
+
+@pytest.mark.parametrize("step", [name for name in component_names() if STEPS[name].output])
+def test_every_step_that_publishes_shows_a_page_on_it(step: str) -> None:
+    kinds = [spec.type for spec in component(step).component_spec.outputs.values()]
+    assert kinds.count("system.Markdown@0.0.1") == 1
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_tasks_are_called_by_the_titles_of_their_steps_and_know_their_run(pipeline: str) -> None:
+    spec, platform = yaml.safe_load_all((ROOT / "pipelines" / "compiled" / f"{pipeline}.yaml").read_text("utf-8"))
+    graphs = [part["dag"]["tasks"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+    tasks = {name: task for graph in graphs for name, task in graph.items() if step_name(name)}
+    assert {step_name(name) for name in tasks} == set(PIPELINES[pipeline][1]) | (
+        {"fail_gate"} if pipeline == "interpret" else set()
+    )
+    assert {step_name(name): task["taskInfo"]["name"] for name, task in tasks.items()} == {
+        step_name(name): STEPS[step_name(name)].title for name in tasks
+    }
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    known = {"name": RUN_ENV, "fieldPath": "metadata.labels['pipeline/runid']"}
+    assert [name for name in tasks if known not in executors[f"exec-{name}"]["fieldPathAsEnv"]] == []
+    assert spec["pipelineInfo"]["description"]
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)

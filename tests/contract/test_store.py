@@ -1,6 +1,6 @@
 """What every store does, whatever it keeps its files in.
 
-A new kind of store adds a factory to ``FACTORIES``: a function that gives the URL of an empty store.
+A new kind of store adds a factory to ``FACTORIES``: a function that gives the URL of an empty store, from fixtures.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,10 @@ from mistudio.artifacts import Store, hash_file, open_store
 from mistudio.artifacts import store as store_module
 from mistudio.errors import InputError, NotFound, StorageError
 
-FACTORIES: dict[str, Callable[[Path], str]] = {"local": lambda folder: str(folder / "store")}
+FACTORIES: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "local": lambda request: str(request.getfixturevalue("tmp_path") / "store"),
+    "s3": lambda request: request.getfixturevalue("s3_url"),
+}
 
 GOOD_NAMES = ("a", "_x", "0", "A-1.b_c", "a..b", "kind/0123abcd/deep/er/file.arrow")
 BAD_NAMES = (
@@ -48,8 +50,8 @@ BAD_NAMES = (
 
 
 @pytest.fixture(params=FACTORIES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return FACTORIES[request.param](tmp_path)
+def url(request: pytest.FixtureRequest) -> str:
+    return FACTORIES[request.param](request)
 
 
 @pytest.fixture

@@ -186,9 +186,14 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
 
     client = MlflowClient(f"sqlite:///{finished.store}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
-    pipelines = sorted((run for run in runs if run.info.run_name == "interpret"), key=lambda run: run.info.start_time)
+    pipelines = sorted((r for r in runs if "mistudio.pipeline" in r.data.tags), key=lambda run: run.info.start_time)
     parent = pipelines[0]
-    nested = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    own = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    nested = {run.data.tags["mistudio.step"]: run for run in own}
+    assert parent.info.run_name == "model resid_post.1 topk width 128 k4 seed 0"
+    assert nested["train"].info.run_name == "train topk width 128 k4 seed 0"
+    assert parent.data.tags["mlflow.note.content"].startswith("# Feature dashboard")
+    assert {each.dataset.name for each in parent.inputs.dataset_inputs} == {"text.jsonl", "model resid_post.1"}
     assert sorted(nested) == sorted(step.replace("_", "-") for step in STEPS)
     assert {run.info.status for run in [parent, *nested.values()]} == {"FINISHED"}
     for name in FIGURES:

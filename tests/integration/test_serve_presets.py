@@ -1,6 +1,7 @@
 """Presets of the store by name, and the log of all that changes the model, over HTTP."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_a_preset_that_is_saved_while_the_model_is_served_acts_as_its_edits_do(
     assert text(client, steering={"preset": "calm"}) == text(client, steering=EDITS) != text(client)
 
 
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """The lines of the log, once that of each request's end is there, which may be written after its answer."""
+    for _ in range(600):
+        every = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        lines = [line for line in every if "outcome" in line]
+        begun = {line["request"] for line in lines if line["outcome"] == "admitted"}
+        if len(lines) == 2 * len(begun):
+            return lines
+        time.sleep(0.1)
+    message = f"Requests without an end: {lines}"
+    raise AssertionError(message)
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "calm/../calm", "", "a\u0000b", "x" * 200])
 def test_a_name_that_no_preset_has_is_refused(client: httpx.Client, name: str) -> None:
     assert client.post(PATH, json={**PLAIN, "steering": {"preset": name}}).status_code in (400, 404)
@@ -73,12 +87,11 @@ def test_a_name_that_no_preset_has_is_refused(client: httpx.Client, name: str) -
 def test_what_changes_the_model_is_in_the_log_with_who_asked_and_what_does_not_is_not(
     client: httpx.Client, log: Path
 ) -> None:
-    before = len(log.read_text().splitlines())
+    before = len(lines_of(log))
     text(client)
-    assert len(log.read_text().splitlines()) == before
+    assert len(lines_of(log)) == before
     client.post(PATH, json={**PLAIN, "steering": EDITS}, headers={"x-request-id": "mine-1"})
-    lines = [json.loads(line) for line in log.read_text().splitlines()[before:]]
-    admitted = lines[0]
+    admitted = lines_of(log)[before]
     assert (admitted["request"], admitted["key"], admitted["outcome"]) == ("mine-1", "alice", "admitted")
     assert PLAIN["prompt"] not in log.read_text()
     assert verify_log(log).state == "intact"
@@ -92,6 +105,7 @@ def test_where_the_log_cannot_be_written_nothing_is_steered(tiny: TinyStore, tmp
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         assert client.post(PATH, json={**PLAIN, "steering": EDITS}).status_code == 200
+        lines_of(log)
         log.unlink()
         log.mkdir()  # no line can be written there any more
         refused = client.post(PATH, json={**PLAIN, "steering": EDITS})

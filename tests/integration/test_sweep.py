@@ -83,11 +83,12 @@ def test_mlflow_has_the_sweep_its_steps_and_a_run_for_each_point(finished: Finis
 
     client = MlflowClient(f"sqlite:///{finished.store}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
-    (parent,) = (run for run in runs if run.info.run_name == "sweep")
+    (parent,) = (run for run in runs if "mistudio.pipeline" in run.data.tags)
+    assert parent.info.run_name == "sweep model resid_post.1 2 autoencoders"
     steps = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    names = sorted(run.info.run_name for run in steps)
+    names = sorted(run.data.tags["mistudio.step"] for run in steps)
     assert names == sorted(["ingest", "capture", "compare", *2 * ["train"], *2 * ["evaluate"]])
-    (compared,) = (run for run in steps if run.info.run_name == "compare")
+    (compared,) = (run for run in steps if run.data.tags["mistudio.step"] == "compare")
     points = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == compared.info.run_id]
     assert sorted(run.data.params["sae.architecture"] for run in points) == ["jumprelu", "topk"]
     assert all(run.data.metrics["ce_recovered"] < 1.5 for run in points)

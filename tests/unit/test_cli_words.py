@@ -9,7 +9,7 @@ from mistudio.cli import app
 from mistudio.runs.checkout import pipeline_names
 from mistudio.steps import STEPS
 
-STORE = "Folder of the store; empty: MISTUDIO_STORE, else the user's data folder."
+STORE = "Store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder."
 COMMANDS = (
     ["train"],
     ["runs", "list"],

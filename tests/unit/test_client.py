@@ -16,14 +16,16 @@ Read = Callable[[str], list[str]]
 
 
 @contextmanager
-def sending(body: bytes) -> Iterator[str]:
-    """The URL of a server that answers each request with these bytes, and closes the connection."""
+def sending(body: bytes, promised_bytes: int | None = None) -> Iterator[str]:
+    """The URL of a server that answers each request with these bytes (of so many promised), then hangs up."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
+            if promised_bytes is not None:
+                self.send_header("content-length", str(promised_bytes))
             self.end_headers()
             self.wfile.write(body)
 
@@ -80,3 +82,10 @@ def test_a_stream_that_is_cut_is_no_whole_answer(read: Read, end: bytes) -> None
 def test_what_is_no_event_is_an_error_that_says_so(read: Read, sent: bytes) -> None:
     with sending(sent) as url, pytest.raises(MistudioError, match="no event"):
         read(url)
+
+
+def test_a_connection_that_breaks_off_is_told_from_a_server_that_is_not_there(read: Read) -> None:
+    with sending(b"data: ", promised_bytes=100) as url, pytest.raises(MistudioError, match="broke off"):
+        read(url)
+    with pytest.raises(MistudioError, match="No server answers"):
+        read("http://127.0.0.1:1")

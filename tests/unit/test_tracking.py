@@ -131,8 +131,9 @@ def test_two_steps_in_one_process_have_each_its_run_and_its_events(
     steps.run_step(
         "capture", corpus=corpus.uri, model=model, hook="mlp_out.0", device="cpu", store=str(tmp_path / "store")
     )
-    runs = {run.info.run_name: run for run in all_runs(client)}
-    assert set(runs) == {"ingest", "capture"}
+    runs = {run.data.tags["mistudio.step"]: run for run in all_runs(client)}
+    names = {step: run.info.run_name for step, run in runs.items()}
+    assert names == {"ingest": "ingest text.jsonl", "capture": "capture model mlp_out.0"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert "hooks" not in runs["ingest"].data.params
     events = EventReader(tmp_path / "events.jsonl").read()

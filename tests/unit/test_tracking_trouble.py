@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from mistudio import steps, tracking
 from mistudio.artifacts import Produced, Recipe, open_store, produce
 from mistudio.cli import app
-from mistudio.errors import StorageError
+from mistudio.errors import ConfigError, StorageError
 from mistudio.steps import catching_up
 from mistudio.steps.catching_up import log_missing
-from mistudio.tracking import Connection, pipeline_run, step_run
+from mistudio.tracking import Connection, client, connection, pipeline_run, step_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -29,11 +29,11 @@ def _tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI", "MISTUDIO_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
-    for name in tracking._MLFLOW_SETTINGS:  # which are set as they are first used
-        monkeypatch.setenv(name, os.environ.get(name, tracking._MLFLOW_SETTINGS[name]))
+    for name in client.MLFLOW_SETTINGS:  # which are set as they are first used
+        monkeypatch.setenv(name, os.environ.get(name, client.MLFLOW_SETTINGS[name]))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "_PATIENCE_S", 1.0)
-    monkeypatch.setattr(tracking, "_LOCKED_S", 0.1)
+    monkeypatch.setattr(connection, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(client, "LOCKED_S", 0.1)
     pytest.importorskip("mlflow.tracking")
 
 
@@ -179,7 +179,7 @@ with step_run("train", sys.argv[1]) as run:
 def test_processes_that_make_the_database_at_once_all_log_and_what_was_not_logged_is_caught_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_PATIENCE_S", 90.0)
+    monkeypatch.setattr(connection, "PATIENCE_S", 90.0)
     store = str(tmp_path)
     artifact = publish(store).artifact
     started = [
@@ -239,3 +239,12 @@ def test_catching_up_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.stdout == "Logged sae/1\n1 artifacts logged.\n"
     assert asked == ["here", "here"]
+
+
+def test_the_web_interface_of_a_server_that_is_there_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:hunter22@mlflow.example:5000")
+    with pytest.raises(ConfigError, match=r"names a server that is there: open https://\*\*\*@mlflow.example:5000"):
+        CliRunner().invoke(app, ["mlflow", "--store", str(tmp_path)], catch_exceptions=False)

@@ -3,7 +3,9 @@
 Shape legend: N rows, D width of the hook point.
 """
 
-from collections.abc import Iterator
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,17 +19,20 @@ from mistudio.activations.stream import Ranges
 from mistudio.artifacts import Artifact
 from mistudio.errors import DamagedArtifact, InputError
 
+logger = logging.getLogger(__name__)
+
 # Pages that were read stay mapped, and count as memory of the process, until they are about so many bytes. Around
 # each place that is read the kernel maps what else it holds in one piece, which can be as much as 2 MiB.
 _MAPPED_BYTES = 16 << 20
 _MAPPED_AROUND_BYTES = 2 << 20
+_OPEN_SHARE = 0.25  # of what a machine keeps of copies, open in one reader: they take place also when they are dropped
 
 
 class StoredShard:
     """A shard of an artifact, which is opened and checked when it is first read."""
 
     def __init__(self, artifact: Artifact, path: str, index: ShardIndex, number: int) -> None:
-        self._artifact, self._path, self._index = artifact, path, index
+        self._artifact, self.path, self._index = artifact, path, index
         self.num_rows = index.shards[number].num_rows
 
     @cached_property
@@ -37,15 +42,54 @@ class StoredShard:
         Raises:
             DamagedArtifact: it is not what was published, or not what the index says.
         """
-        file = ShardFile(self._artifact.file(self._path))
+        file = ShardFile(self._artifact.file(self.path))
         found, expected = (file.num_rows, file.width, file.dtype), (self.num_rows, *self._index[:2])
         if found != expected:
             message = (
-                f"{self._artifact.uri}/{self._path} has (rows, width, number format) {found}, and its index says "
+                f"{self._artifact.uri}/{self.path} has (rows, width, number format) {found}, and its index says "
                 f"{expected}. Run mistudio artifacts remove {self._artifact.uri}, then run capture again."
             )
             raise DamagedArtifact(message)
         return file
+
+    def close(self) -> None:
+        """Let go of the file; what was read of it stays valid. It is opened again when it is read again."""
+        self.__dict__.pop("file", None)
+
+
+class OpenShards:
+    """Which shards are open: all, or where they are copies of a store elsewhere, as many as fit beside them."""
+
+    def __init__(self, artifact: Artifact, shards: Sequence[StoredShard]) -> None:
+        copies_bytes = artifact.store.copies_bytes
+        self._shards = shards
+        self._limit = None if copies_bytes is None else int(copies_bytes * _OPEN_SHARE)
+        sizes = {entry.path: entry.bytes for entry in artifact.manifest.files}
+        self._bytes = [sizes.get(shard.path, 0) for shard in shards]
+        self._order = OrderedDict[int, None]()
+        if copies_bytes is not None and sum(self._bytes) > copies_bytes:
+            logger.warning(
+                "The activations to read from %s are %.1f GB, and MISTUDIO_CACHE_GB allows %.1f GB: what does not fit "
+                "is fetched again each time that it is read.",
+                *(artifact.store.url, sum(self._bytes) / 1e9, copies_bytes / 1e9),
+            )
+
+    def use(self, shards: Iterable[int]) -> set[int]:
+        """Note that some are read now; close those that were read longest ago, and tell which."""
+        if self._limit is None:
+            return set()
+        for shard in shards:
+            self._order[shard] = None
+            self._order.move_to_end(shard)
+        closed = set()
+        needed = set(shards)
+        total = sum(self._bytes[shard] for shard in self._order)
+        while total > self._limit and (oldest := next(iter(self._order))) not in needed:
+            del self._order[oldest]
+            self._shards[oldest].close()
+            total -= self._bytes[oldest]
+            closed.add(oldest)
+        return closed
 
 
 class ActivationReader:
@@ -71,6 +115,7 @@ class ActivationReader:
         self.dtype: str = self.index.dtype
         self._ends = np.cumsum([shard.num_rows for shard in self.shards])
         self._mapped_bytes, self._touched = 0, set[int]()  # since pages were last released
+        self._open = OpenShards(artifact, self.shards)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -144,6 +189,7 @@ class ActivationReader:
             self._mapped_bytes, self._touched = 0, set()
         self._mapped_bytes += row_bytes * (stop - start) + _MAPPED_AROUND_BYTES
         self._touched.update(shard for shard, _, _ in pieces)
+        self._touched -= self._open.use([shard for shard, _, _ in pieces])
         return pieces
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

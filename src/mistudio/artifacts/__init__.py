@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mistudio.artifacts.actions import Action, actions, record_action, verify_actions
 from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
@@ -11,12 +12,13 @@ from mistudio.artifacts.kinds import check_version
 from mistudio.artifacts.line import Line
 from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifest, Producer, Recipe, canonical_json
 from mistudio.artifacts.names import check_name
-from mistudio.artifacts.opening import default_store_url, open_store, open_to_read, store_url
+from mistudio.artifacts.opening import open_if_there, open_store, open_to_read, store_url
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
-from mistudio.artifacts.refs import Reference, add_reference, find_reference, reference_history, references
+from mistudio.artifacts.refs import RUNS, Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.signing import SIGNING_KEY_ENV
 from mistudio.artifacts.store import Store, StoredFile
+from mistudio.artifacts.urls import default_store_url
 from mistudio.artifacts.verifying import Verdict, sign, verify
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ else:  # they import SQLite, which no step needs
     __getattr__ = from_modules(__name__, "catalog", "index")
 
 __all__ = [
+    "Action",
     "Artifact",
     "Catalog",
     "Draft",
@@ -43,6 +46,7 @@ __all__ = [
     "Node",
     "Produced",
     "Producer",
+    "RUNS",
     "Recipe",
     "Reference",
     "SIGNING_KEY_ENV",
@@ -50,6 +54,7 @@ __all__ = [
     "StoredFile",
     "Summary",
     "Verdict",
+    "actions",
     "add_reference",
     "ancestry",
     "artifact_uris",
@@ -62,10 +67,12 @@ __all__ = [
     "hash_file",
     "open_artifact",
     "open_input",
+    "open_if_there",
     "open_store",
     "open_to_read",
     "produce",
     "produce_together",
+    "record_action",
     "reference_history",
     "references",
     "remove_artifact",
@@ -74,4 +81,5 @@ __all__ = [
     "store_url",
     "tidy_store",
     "verify",
+    "verify_actions",
 ]

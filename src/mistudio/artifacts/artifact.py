@@ -54,6 +54,24 @@ class Artifact:
             raise DamagedArtifact(_damage(self.uri, problem))
         return self.store.fetch(f"{self.uri}/{path}")
 
+    def folder(self) -> Path:
+        """A local folder with all files, checked as :meth:`file` does; it stays while this process lives.
+
+        Raises:
+            DamagedArtifact: a file is missing, or its size or hash differs.
+        """
+        names = self.paths()
+        try:
+            folder = self.store.fetch_folder(self.uri, names)
+            if any(_differs(folder, entry) for entry in self.manifest.files):
+                folder = self.store.fetch_folder(self.uri, names, anew=True)
+        except NotFound as error:
+            raise DamagedArtifact(_damage(self.uri, str(error).rstrip("."))) from error
+        problem = next((each for each in (_differs(folder, entry) for entry in self.manifest.files) if each), None)
+        if problem:
+            raise DamagedArtifact(_damage(self.uri, f"{self.uri}/{problem}"))
+        return folder
+
     def problems(self) -> Iterator[str]:
         """One line for each file that is missing or differs from what was published."""
         with byte_progress(f"Verify {self.uri}", self.manifest.num_bytes) as bar:
@@ -75,9 +93,9 @@ class Artifact:
         if size != entry.bytes:
             return f"{name} has {size:,} bytes instead of {entry.bytes:,}"
         try:
-            local = self.store.fetch(name)
-            changed_ns = local.stat().st_mtime_ns
-            found = hash_file(local) if again else hash_once(local, size, changed_ns)
+            found = _hashed(self.store.fetch(name, anew=again), size, again=again)
+            if found != entry.sha256 and self.store.copies_bytes is not None:  # it may be the copy that is damaged
+                found = _hashed(self.store.fetch(name, anew=True), size, again=again)
         except (FileNotFoundError, NotFound):  # since it was looked for
             return f"{name} is missing"
         except OSError as error:
@@ -146,6 +164,23 @@ def checked_uri(store: Store, uri: str) -> str:
     if store.size(f"{plain}/{MANIFEST_NAME}") is None:
         raise NotFound(_not_there(store, plain))
     return plain
+
+
+def _hashed(path: Path, size: int, *, again: bool) -> str:
+    return hash_file(path) if again else hash_once(path, size, path.stat().st_mtime_ns)
+
+
+def _differs(folder: Path, entry: FileEntry) -> str | None:
+    """What is wrong with a file in a local folder."""
+    path = folder / entry.path
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{entry.path} has {size:,} bytes instead of {entry.bytes:,}"
+        found = _hashed(path, size, again=False)
+    except FileNotFoundError:
+        return f"{entry.path} is missing"
+    return None if found == entry.sha256 else f"{entry.path} has other content than was published (sha256 differs)"
 
 
 def _not_there(store: Store, uri: str) -> str:

@@ -13,13 +13,14 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Self
 
+from mistudio.artifacts.actions import ACTIONS
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
 from mistudio.artifacts.index import INDEX_NAME, Entry, Index
 from mistudio.artifacts.kinds import qualified_kind, schema_version
 from mistudio.artifacts.line import LINE_STARTS, Line
 from mistudio.artifacts.manifest import MANIFEST_NAME, Manifest
-from mistudio.artifacts.refs import REFS
+from mistudio.artifacts.refs import REFS, RUNS
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.store import Store
 from mistudio.errors import DamagedArtifact, InputError, NotFound, StorageError
@@ -171,7 +172,7 @@ class Catalog:
         known = self._index.versions()
         there = {
             file.name.removesuffix(f"/{MANIFEST_NAME}"): file.version
-            for file in self.store.outermost(MANIFEST_NAME, skip=(REFS,))
+            for file in self.store.outermost(MANIFEST_NAME, skip=(ACTIONS, REFS, RUNS))
         }
         gone = [uri for uri in known if uri not in there]
         new = [uri for uri, version in there.items() if known.get(uri) != version]

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 
+from mistudio.artifacts.actions import ACTIONS
 from mistudio.artifacts.artifact import checked_uri
 from mistudio.artifacts.manifest import MANIFEST_NAME
 from mistudio.artifacts.names import is_name
 from mistudio.artifacts.publishing import tidy
-from mistudio.artifacts.refs import REFS
+from mistudio.artifacts.refs import REFS, RUNS
 from mistudio.artifacts.store import Store
 
 
 def artifact_uris(store: Store, folder: str = "") -> Iterator[str]:
     """Prefixes of all published artifacts below ``folder``, sorted; nothing inside an artifact is looked at."""
-    for file in store.outermost(MANIFEST_NAME, folder, skip=(REFS,)):
+    for file in store.outermost(MANIFEST_NAME, folder, skip=(ACTIONS, REFS, RUNS)):
         yield file.name.removesuffix(f"/{MANIFEST_NAME}")
 
 

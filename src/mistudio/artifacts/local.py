@@ -10,7 +10,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -105,13 +105,19 @@ class LocalStore(Store):
         with self._translated(f"read {name} in"):
             return path.open("rb")
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """The file itself."""
         if self.find(name) is None:
             why = self.absence(name)
             message = f"{name} is not in the store {self._shown}{f': {why}' if why else '.'}"
             raise NotFound(message)
         return self._path(name)
+
+    def fetch_folder(self, prefix: str, names: Iterable[str], *, anew: bool = False) -> Path:
+        """The folder itself."""
+        for name in names:
+            self.fetch(f"{prefix}/{name}")
+        return self._path(prefix)
 
     def sha256(self, name: str) -> str:
         """The hash of a file, which is read for it."""

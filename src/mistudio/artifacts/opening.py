@@ -1,45 +1,38 @@
 """Opening the store that a URL names."""
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
-import platformdirs
-
 from mistudio.artifacts.local import PRIVATE, LocalStore, expanded
+from mistudio.artifacts.s3.address import is_s3, parse_address
 from mistudio.artifacts.store import Mode, Store
+from mistudio.artifacts.urls import default_store_url, local_folder
 from mistudio.errors import ConfigError, StorageError
 from mistudio.plain_text import shortened
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+")  # one letter is a drive, not a scheme
-
-
-def default_store_url() -> str:
-    """``MISTUDIO_STORE``, else a folder in the user's data directory."""
-    return os.environ.get("MISTUDIO_STORE") or str(platformdirs.user_data_path("mistudio") / "store")
-
 
 def open_store(url: str = "", mode: Mode = "rw") -> Store:
-    """Open the store at ``url``: a folder, as a path or as ``file:PATH``.
+    """Open the store at ``url``: a folder, as a path or as ``file:PATH``, or ``s3://bucket/prefix``.
 
     Args:
         url: which; by default :func:`default_store_url`.
         mode: "r" makes nothing, works on a folder that cannot be written, and refuses all that would change it.
 
     Raises:
-        ConfigError: the scheme is unknown.
-        StorageError: the folder cannot be made or written; to read, that there is none.
+        ConfigError: the scheme is unknown, or the environment does not say how to reach a bucket.
+        StorageError: the folder cannot be made or written, the bucket not reached; to read, that there is none.
     """
     if mode not in get_args(Mode):
         message = f"mode {shortened(mode)} is unknown: use one of {', '.join(get_args(Mode))}."
         raise ConfigError(message)
-    return LocalStore(_folder(url), mode)
+    url = url or default_store_url()
+    return _bucket(url, mode) if is_s3(url) else LocalStore(_folder(url), mode)
 
 
 def open_to_read(url: str = "", *, make: bool = False) -> Store:
-    """Open the store at ``url``, also where it cannot be written; a folder that is not there is no store.
+    """Open the store at ``url``, also where it cannot be written; what is not there is no store.
 
     One that can be written is opened so that what is worked out about it, such as an index, is kept in it.
 
@@ -51,11 +44,27 @@ def open_to_read(url: str = "", *, make: bool = False) -> Store:
         ConfigError: the scheme is unknown.
         StorageError: there is none.
     """
+    url = url or default_store_url()
+    if is_s3(url):
+        return _bucket(url, "rw", must_be_there=not make)
     folder = expanded(_folder(url))
     if make or os.path.isdir(folder / PRIVATE):
         with suppress(StorageError):
             return LocalStore(folder)
     return LocalStore(folder, "r")
+
+
+def open_if_there(url: str = "") -> Store | None:
+    """Open the store at ``url`` to read, as :func:`open_to_read` does; None where there is none.
+
+    Raises:
+        ConfigError: the scheme is unknown.
+        StorageError: what is there cannot be opened, or a bucket not be reached.
+    """
+    url = url or default_store_url()
+    if is_s3(url):
+        return _bucket(url, "rw")
+    return open_to_read(url) if os.path.exists(store_url(url)) else None
 
 
 def store_url(url: str = "") -> str:
@@ -64,36 +73,32 @@ def store_url(url: str = "") -> str:
     Raises:
         ConfigError: the scheme is unknown.
     """
-    return str(expanded(_folder(url)).absolute())
+    url = url or default_store_url()
+    return parse_address(url).url if is_s3(url) else str(expanded(_folder(url)).absolute())
+
+
+def _bucket(url: str, mode: Mode, *, must_be_there: bool = False) -> Store:
+    """The store in a bucket; what talks to it is loaded only here.
+
+    Raises:
+        ConfigError: the URL names none, the environment does not say how to reach it, or the client is not installed.
+        StorageError: it cannot be reached.
+    """
+    address = parse_address(url)
+    try:
+        from mistudio.artifacts.s3.store import S3Store
+    except ImportError as error:
+        message = f"The store {address.url} needs the client of S3: pip install 'mistudio[s3]'."
+        raise ConfigError(message) from error
+    return S3Store(address, mode, must_be_there=must_be_there)
 
 
 def _folder(url: str) -> Path:
-    url = url or default_store_url()
     folder = local_folder(url)
     if folder is None:
         message = (
             f"store {shortened(url)} has the unknown scheme {shortened(url.partition(':')[0])}. "
-            "Use a folder, as a path or as file:PATH."
+            "Use a folder, as a path or as file:PATH, or s3://bucket/prefix."
         )
         raise ConfigError(message)
     return folder
-
-
-def local_folder(url: str) -> Path | None:
-    """The folder that a store's URL names; None if it names no folder.
-
-    Raises:
-        ConfigError: it is the URL of a folder, and names none on this machine.
-    """
-    scheme, colon, rest = url.partition(":")
-    if not colon or not _SCHEME.fullmatch(scheme):
-        return Path(url)
-    if scheme.lower() != "file":
-        return None
-    path = rest.removeprefix("//")
-    if not path or (path != rest and path[:1] not in ("/", "~")):  # behind two slashes stands a host
-        message = (
-            f"store {shortened(url)} names no folder on this machine. Write the folder as a path, or as file:/PATH."
-        )
-        raise ConfigError(message)
-    return Path(path)

@@ -7,7 +7,7 @@ and of two people who change a name at once one comes second and neither is lost
 
 import datetime
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,7 @@ from mistudio.errors import DamagedArtifact, InputError, NotFound
 from mistudio.plain_text import shortened
 
 REFS = "refs"
+RUNS = "runs"  # what the steps of runs on a cluster ended with
 _DIGITS = 8
 _PARTS = 4  # refs, the kind, the name, the number
 
@@ -42,7 +43,19 @@ class Reference(NamedTuple):
     target: Target
 
 
-def add_reference(store: Store, kind: str, name: str, artifact: Artifact | None, author: str) -> Reference:
+@overload
+def add_reference(store: Store, kind: str, name: str, artifact: Artifact | None, author: str) -> Reference: ...
+
+
+@overload
+def add_reference(
+    store: Store, kind: str, name: str, artifact: Artifact | None, author: str, number: int
+) -> Reference | None: ...
+
+
+def add_reference(
+    store: Store, kind: str, name: str, artifact: Artifact | None, author: str, number: int | None = None
+) -> Reference | None:
     """Let a name stand for ``artifact`` from now on, or for nothing.
 
     Args:
@@ -51,20 +64,23 @@ def add_reference(store: Store, kind: str, name: str, artifact: Artifact | None,
         name: without "/".
         artifact: what it stands for.
         author: who says so.
+        number: the one that it has to get; then None is returned where another was first. Not given: the next.
 
     Raises:
         InputError: kind or name cannot be a name in the store.
         StorageError: the store cannot be written.
     """
-    prefix = _prefix(kind, name)
+    prefix = check_reference(kind, name)
     target = Target(
         uri=artifact.uri if artifact else None,
         digest=artifact.digest if artifact else None,
         author=author,
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    number = max(_numbers(store, prefix), default=0) + 1
+    given, number = number, number or max(_numbers(store, prefix), default=0) + 1
     while not store.create(f"{prefix}/{number:0{_DIGITS}d}", target.model_dump_json(indent=1).encode() + b"\n"):
+        if given is not None:
+            return None
         number += 1  # another was first
     return Reference(kind, name, number, target)
 
@@ -75,7 +91,7 @@ def find_reference(store: Store, kind: str, name: str) -> Reference:
     Raises:
         NotFound: there is no such name, or it stands for nothing any more.
     """
-    numbers = _numbers(store, _prefix(kind, name))
+    numbers = _numbers(store, check_reference(kind, name))
     found = _read(store, kind, name, numbers[-1]) if numbers else None
     if found is None or found.target.uri is None:
         message = f"There is no {kind} called {shortened(name)} in the store {store.url}. See mistudio artifacts refs."
@@ -85,7 +101,7 @@ def find_reference(store: Store, kind: str, name: str) -> Reference:
 
 def reference_history(store: Store, kind: str, name: str) -> list[Reference]:
     """All that a name has stood for, the first first."""
-    return [_read(store, kind, name, number) for number in _numbers(store, _prefix(kind, name))]
+    return [_read(store, kind, name, number) for number in _numbers(store, check_reference(kind, name))]
 
 
 def references(store: Store, kind: str | None = None) -> Iterator[Reference]:
@@ -101,7 +117,12 @@ def references(store: Store, kind: str | None = None) -> Iterator[Reference]:
             yield found
 
 
-def _prefix(kind: str, name: str) -> str:
+def check_reference(kind: str, name: str) -> str:
+    """Where the files of a name lie.
+
+    Raises:
+        InputError: kind or name cannot be a name in the store.
+    """
     if "/" in kind or "/" in name:
         message = f"{kind}/{name}: neither the kind of a name nor the name itself may have '/' in it."
         raise InputError(message)
@@ -114,7 +135,7 @@ def _numbers(store: Store, prefix: str) -> list[int]:
 
 
 def _read(store: Store, kind: str, name: str, number: int) -> Reference:
-    file = f"{_prefix(kind, name)}/{number:0{_DIGITS}d}"
+    file = f"{check_reference(kind, name)}/{number:0{_DIGITS}d}"
     try:
         return Reference(kind, name, number, Target.model_validate_json(store.read(file)))
     except ValidationError as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 import platformdirs
 
 from mistudio.artifacts.local import PRIVATE, expanded
-from mistudio.artifacts.opening import default_store_url, local_folder
+from mistudio.artifacts.s3.address import endpoint, is_s3, parse_address
 from mistudio.artifacts.store import Store
+from mistudio.artifacts.urls import default_store_url, local_folder
 
 _KEY_DIGITS = 16
 
@@ -31,8 +32,15 @@ def scratch_folder(store: Store | str) -> Path:
         if not given and _is_written(store, folder):
             return folder / PRIVATE
     base = expanded(Path(given)).absolute() if given else platformdirs.user_cache_path("mistudio") / "stores"
-    key = hashlib.sha256(str(folder or url.rstrip("/")).encode()).hexdigest()[:_KEY_DIGITS]
+    key = hashlib.sha256(_named(url, folder).encode()).hexdigest()[:_KEY_DIGITS]
     return base / key
+
+
+def _named(url: str, folder: Path | None) -> str:
+    """The one name of a store: two servers may have buckets of the same name."""
+    if folder is not None:
+        return str(folder)
+    return f"{endpoint().url} {parse_address(url).url}" if is_s3(url) else url.rstrip("/")
 
 
 def machine_folder() -> Path:

@@ -35,7 +35,7 @@ class SigningKey:
             StorageError: the store cannot be written.
         """
         with store.put(f"{uri}/{SIGNATURE_NAME}") as staged, staged.open() as file:
-            file.write(self._signature(uri, manifest))
+            file.write(self.signature(uri, manifest))
 
     def finds(self, store: Store, uri: str, manifest: bytes) -> Signed:
         """Whether the signature of a manifest is there, and is that of this key."""
@@ -43,9 +43,10 @@ class SigningKey:
             found = store.read(f"{uri}/{SIGNATURE_NAME}")
         except NotFound:
             return "missing"
-        return "right" if hmac.compare_digest(found, self._signature(uri, manifest)) else "wrong"
+        return "right" if hmac.compare_digest(found, self.signature(uri, manifest)) else "wrong"
 
-    def _signature(self, uri: str, manifest: bytes) -> bytes:
+    def signature(self, uri: str, manifest: bytes) -> bytes:
+        """The signature of what stands under a name, as a line."""
         content = b"mistudio manifest\n" + uri.encode() + b"\n" + manifest
         signature = hmac.new(self._secret.reveal().encode(), content, hashlib.sha256).hexdigest()
         return f"{_SCHEME} {signature}\n".encode()

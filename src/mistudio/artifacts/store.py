@@ -5,12 +5,12 @@ pass the contract tests in ``tests/contract/test_store.py``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from mistudio.artifacts.hashing import HashingWriter, hash_file
+from mistudio.artifacts.hashing import HashingWriter, file_state, hash_file
 
 Mode = Literal["r", "rw"]
 
@@ -30,6 +30,7 @@ class Staged:
         self.path = path
         self.is_discarded = False
         self._writer: HashingWriter | None = None
+        self._measured: tuple[tuple[int, ...], str] | None = None
 
     def open(self) -> HashingWriter:
         """Write the file from its start, to be closed at its end; the hash is taken on the way."""
@@ -45,7 +46,10 @@ class Staged:
         size = self.path.stat().st_size
         if self._writer is not None and self._writer.num_bytes == size:
             return size, self._writer.sha256
-        return size, hash_file(self.path)
+        state = file_state(self.path)
+        if self._measured is None or self._measured[0] != state:
+            self._measured = state, hash_file(self.path)
+        return size, self._measured[1]
 
 
 class Store(ABC):
@@ -98,12 +102,40 @@ class Store(ABC):
             return file.read()
 
     @abstractmethod
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, *, anew: bool = False) -> Path:
         """A local, memory-mappable file with the content of ``name``; not to be written to.
+
+        A store that is elsewhere gives a copy, which this machine may drop once others were fetched. So open it soon;
+        what is open, or mapped, stays readable.
+
+        Args:
+            name: which.
+            anew: not the copy that this machine has already, in case that is what is damaged.
 
         Raises:
             NotFound: there is no such file.
         """
+
+    @abstractmethod
+    def fetch_folder(self, prefix: str, names: Iterable[str], *, anew: bool = False) -> Path:
+        """A local folder with files of the folder ``prefix``, under their names; it stays while this process lives.
+
+        Args:
+            prefix: the folder.
+            names: which, relative to it; a store in a folder shows what else is there too.
+            anew: as for :meth:`fetch`.
+
+        Raises:
+            NotFound: one of them is not there.
+        """
+
+    @property
+    def copies_bytes(self) -> int | None:
+        """How many bytes of copies this machine keeps at most; None where :meth:`fetch` gives the files themselves.
+
+        A copy that is dropped takes its place on the disk until nobody has it open. So who has many open closes some.
+        """
+        return None
 
     @abstractmethod
     def sha256(self, name: str) -> str:
@@ -124,7 +156,7 @@ class Store(ABC):
     def strays(self, prefix: str) -> Iterator[str]:
         """What lies below the folder ``prefix`` and is no file of the store, such as links: names, in order.
 
-        Nothing of it is listed or read elsewhere. A store of objects has none.
+        Nothing of it is listed or read elsewhere.
         """
         return iter(())
 

@@ -9,15 +9,18 @@ import typer
 
 from mistudio.cli import (
     artifacts,
+    auditing,
     corpus,
     demo,
     interchange,
+    models,
     pipelines,
     runs,
     serving,
     steering,
     steps,
     subject,
+    submitting,
     usage,
     verify,
 )
@@ -50,7 +53,22 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for part in (pipelines, runs, demo, steps, corpus, artifacts, subject, interchange, verify, serving, steering):
+for part in (
+    pipelines,
+    submitting,
+    runs,
+    demo,
+    steps,
+    corpus,
+    artifacts,
+    subject,
+    interchange,
+    models,
+    verify,
+    serving,
+    steering,
+    auditing,
+):
     part.register(app)
 
 

@@ -141,7 +141,7 @@ def latest(
     if as_json:
         echo(json.dumps(_row(Entry.of(newest.uri, newest.manifest)), indent=1))
     else:
-        echo(str(newest.store.fetch(f"{newest.uri}/manifest.json").parent) if as_path else newest.uri)
+        echo(str(newest.folder()) if as_path else newest.uri)
 
 
 def show(uri: UriArgument, as_json: JsonOption = False, store: StoreOption = "") -> None:
@@ -200,12 +200,13 @@ def verify(
 
 def sign(uris: Annotated[list[str], typer.Argument(help="Prefixes to sign.")], store: StoreOption = "") -> None:
     """Sign artifacts with the key in MISTUDIO_SIGNING_KEY."""
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_artifact, open_store, record_action
     from mistudio.artifacts import sign as sign_artifact
 
     opened = open_store(store)
     for uri in uris:
         sign_artifact(opened, uri)
+        record_action(opened, "sign", uri.strip("/"), open_artifact(opened, uri).digest)
         echo(f"signed   {uri.strip('/')}")
 
 
@@ -238,7 +239,7 @@ def remove(
 
     Example: mistudio artifacts remove sae/0123456789abcdef
     """
-    from mistudio.artifacts import Catalog, open_store, remove_artifact
+    from mistudio.artifacts import Catalog, open_store, record_action, remove_artifact
     from mistudio.errors import DamagedArtifact, InputError
 
     opened = open_store(store)
@@ -252,6 +253,7 @@ def remove(
     if not yes:
         typer.confirm(f"Remove {uri} ({what})?", abort=True)
     remove_artifact(opened, uri)
+    record_action(opened, "remove", uri, None if isinstance(artifact, DamagedArtifact) else artifact.digest)
     echo(f"Removed {uri} ({what}).")
 
 
@@ -267,11 +269,12 @@ def name_(
 
     Example: mistudio artifacts name sae/0123456789abcdef champion
     """
-    from mistudio.artifacts import add_reference, open_artifact, open_store
+    from mistudio.artifacts import add_reference, open_artifact, open_store, record_action
 
     opened = open_store(store)
     artifact = open_artifact(opened, uri)
     added = add_reference(opened, artifact.manifest.short_kind, name, artifact, author or user_name())
+    record_action(opened, "name", artifact.uri, artifact.digest, name=name, author=added.target.author)
     echo(f"{added.kind} {added.name} is {artifact.uri} ({added.number}).")
 
 

@@ -41,12 +41,15 @@ def add(
     store: StoreOption = "",
 ) -> None:
     """Copy a corpus into the store."""
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.corpus.documents import Columns
     from mistudio.corpus.uploads import add_corpus, upload_name
 
     columns = Columns(text=text_column, label=label_column, task=task_column)
-    artifact, found = add_corpus(open_store(store), path, name, columns)
+    opened = open_store(store)
+    artifact, found = add_corpus(opened, path, name, columns)
+    if not found:
+        record_action(opened, "publish", artifact.uri, artifact.digest, step="corpus add")
     summary, added = artifact.manifest.summary, upload_name(artifact)
     echo(
         f"{'Found' if found else 'Added'} corpus {added}: {summary['documents']:,} documents, "
@@ -63,16 +66,15 @@ def list_(
     Example: mistudio corpus list --json
     """
     import json
-    import os
 
     from rich.table import Table
 
-    from mistudio.artifacts import open_to_read, store_url
+    from mistudio.artifacts import open_if_there
     from mistudio.corpus.documents import BUILTIN_NAMES
     from mistudio.corpus.uploads import list_corpora, upload_name
 
-    there = os.path.exists(store_url(store))
-    uploads = list(list_corpora(open_to_read(store))) if there else []
+    opened = open_if_there(store)
+    uploads = list(list_corpora(opened)) if opened is not None else []
     if as_json:
         rows = [
             {"name": upload_name(upload), "uri": upload.uri, "digest": upload.digest, **upload.manifest.summary}
@@ -104,8 +106,10 @@ def remove(
 
     Example: mistudio corpus remove films
     """
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.corpus.uploads import remove_corpus
 
-    remove_corpus(open_store(store), name)
+    opened = open_store(store)
+    remove_corpus(opened, name)
+    record_action(opened, "remove", name, what="corpus")
     echo(f"Removed corpus {name}.")

@@ -63,7 +63,7 @@ def demo(
     """Make or find the subject, and run the main job on it."""
     import json
 
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.heap import keep_freed_memory
 
     keep_freed_memory()
@@ -72,6 +72,8 @@ def demo(
     _check_run(opened, corpus, summary)
     with goes_on():
         made = _subject(opened, subject, tokens, seed)
+    if not made.found:
+        record_action(opened, "publish", made.artifact.uri, made.artifact.digest, step="demo")
     if as_json:
         echo(json.dumps(_row(made), indent=1))
         return

@@ -90,12 +90,14 @@ def import_(
     store: StoreOption = "",
 ) -> None:
     """Import an autoencoder."""
-    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.artifacts import open_artifact, open_store, record_action
     from mistudio.interchange import import_sae
 
     opened = open_store(store)
     captured = open_artifact(opened, activations, "activations")
     artifact, found = import_sae(opened, folder, format_name, captured, hook or None, target_hook or None)
+    if not found:
+        record_action(opened, "publish", artifact.uri, artifact.digest, step="import sae")
     summary = artifact.manifest.summary
     echo(
         f"{'Found' if found else 'Imported'} {artifact.uri}: {summary['architecture']} of width {summary['width']:,} "
@@ -132,12 +134,14 @@ def import_explanations(
     store: StoreOption = "",
 ) -> None:
     """Import explanations."""
-    from mistudio.artifacts import open_artifact, open_store
+    from mistudio.artifacts import open_artifact, open_store, record_action
     from mistudio.exchange import import_explanations as publish
 
     opened = open_store(store)
     found = open_artifact(opened, features, "features")
     artifact, there = publish(opened, file, found, format_name, skip_unknown=skip_unknown)
+    if not there:
+        record_action(opened, "publish", artifact.uri, artifact.digest, step="import explanations")
     summary = artifact.manifest.summary
     echo(
         f"{'Found' if there else 'Imported'} {artifact.uri}: {summary['explained']:,} of {summary['features']:,} "

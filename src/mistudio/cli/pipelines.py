@@ -4,13 +4,18 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mistudio.cli.options import StoreOption, number
+from mistudio.redaction import redact
 from mistudio.terminal import echo
+
+if TYPE_CHECKING:
+    from mistudio.events import Finished
 
 _RUN_HELP = """Run a pipeline on this machine, with KFP's local runner.
 
@@ -33,9 +38,15 @@ Examples:
 """
 _COMPILE_HELP = """Compile pipelines to YAML, to be submitted to Kubeflow.
 
-Example:
+Where on a cluster each step runs, with how much memory and which GPUs, is the default or what a placement file says.
+
+Examples:
 
     mistudio compile
+
+    mistudio compile --placement cluster.yaml --model-size 7B
+
+    mistudio compile --placement cluster.yaml --show-placement
 """
 _MLFLOW_HELP = """Open MLflow's web interface on the runs of a store.
 
@@ -52,8 +63,11 @@ Example:
 
     mistudio mlflow sync
 """
-_PIPELINES = "interpret|sweep"
-_PIPELINE_HELP = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
+_PIPELINES = "interpret|sweep|train_only"
+_PIPELINE_HELP = (
+    "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_only: the "
+    "autoencoder of interpret, trained on several hosts of a cluster."
+)
 _MOST_PORT = 65_535
 
 
@@ -111,23 +125,34 @@ def run_and_show(pipeline: str, values: dict[str, Any], store: str, summary: Pat
         ConfigError: ``summary`` cannot be written.
         PipelineFailed: a step failed; where it was the gate, the table is printed all the same.
     """
-    from mistudio.cli.running import PipelineFailed, run_locally
-    from mistudio.cli.summary import print_summary, summarise
-    from mistudio.errors import GateFailed
+    from mistudio.cli.running import run_locally
     from mistudio.runs import LocalRunner
 
     check_summary(summary)
     runner = LocalRunner(store, attached=True)
+    show_closing(lambda: run_locally(runner, pipeline, values), runner.store, summary)
+
+
+def show_closing(ended: "Callable[[], tuple[list[Finished], float | None]]", store: str, summary: Path | None) -> None:
+    """Print the closing table of what a run ended with, and write it to a file.
+
+    Raises:
+        PipelineFailed: a step failed; where it was the gate, the table is printed all the same.
+    """
+    from mistudio.cli.running import PipelineFailed
+    from mistudio.cli.summary import print_summary, summarise
+    from mistudio.errors import GateFailed
+
     try:
-        closing = summarise(*run_locally(runner, pipeline, values))
+        closing = summarise(*ended())
     except PipelineFailed as failure:
         if failure.exit_code == GateFailed.exit_code:  # the figures are what one wants to see
             closing = summarise(failure.finished, failure.seconds)
             _write_summary(summary, closing | {"failed": str(failure)})
-            print_summary(closing, runner.store)
+            print_summary(closing, store)
         raise
     _write_summary(summary, closing)
-    print_summary(closing, runner.store)
+    print_summary(closing, store)
 
 
 def check_summary(summary: Path | None) -> None:
@@ -157,26 +182,62 @@ def compile_pipelines(
     names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all when none is given.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the YAML.", show_default="pipelines/compiled in a checkout, else ./compiled"),
+        typer.Option(
+            help="Folder for the YAML.",
+            show_default="pipelines/compiled in a checkout; else, and for another placement, ./compiled",
+        ),
     ] = None,
+    placement: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file that says where on a cluster the steps run.",
+            envvar="MISTUDIO_PLACEMENT",
+            show_default="a plain cluster without GPUs",
+        ),
+    ] = None,
+    model_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Have room for models of this size: tiny, small, medium, large, or as 7B.", show_default="small"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Have room for this model: a folder, a GGUF file, or an id on the hub."),
+    ] = None,
+    show_placement: Annotated[
+        bool, typer.Option("--show-placement", help="Print where each step would run, and compile nothing.")
+    ] = False,
 ) -> None:
     """Compile pipelines to YAML."""
-    from mistudio.errors import ConfigError
     from mistudio.paths import given_path
-    from mistudio.plain_text import shortened
     from mistudio.runs.checkout import compiled_folder, kfp_functions, load_pipeline, pipeline_names
+    from mistudio.runs.checkout import placement_functions as placements
 
-    folder = given_path(output or compiled_folder(), "--output")
+    where = placements().load_placement(placement, model_size=model_size, model=model)
+    if show_placement:
+        echo(placements().table(where))
+        return
+    changed = any(given is not None for given in (placement, model_size, model))
+    folder = given_path(output or (Path("compiled") if changed else compiled_folder()), "--output")
     pipelines = {name: load_pipeline(name) for name in names or pipeline_names()}
+    texts = {name: kfp_functions().compiled(pipeline, where) for name, pipeline in pipelines.items()}
+    _make_folder(folder)
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(text, encoding="utf-8")
+        echo(str(path))
+
+
+def _make_folder(folder: Path) -> None:
+    from mistudio.errors import ConfigError
+    from mistudio.plain_text import shortened
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"--output {shortened(str(folder))} cannot be a folder: {error.strerror}. Choose another."
         raise ConfigError(message) from error
-    for name, pipeline in pipelines.items():
-        path = folder / f"{name}.yaml"
-        kfp_functions().compile_to(pipeline, path)
-        echo(str(path))
 
 
 def mlflow(
@@ -192,17 +253,32 @@ def mlflow(
     from mistudio.artifacts import scratch_folder
     from mistudio.errors import ConfigError
     from mistudio.tracking import is_tracking, tracking_uri
+    from mistudio.tracking.where import is_server
 
     if not is_tracking():
         message = "MLflow is not installed, or MISTUDIO_TRACKING is off: pip install 'mistudio[tracking]'."
         raise ConfigError(message)
+    if is_server(uri := tracking_uri(store)):
+        message = f"MLFLOW_TRACKING_URI names a server that is there: open {redact(uri)} in a browser."
+        raise ConfigError(message)
     _check_address(host, port)
+    _tell_views(store, f"http://{host}:{port}")
     # One worker and no job runner: half a gigabyte instead of three. What the server starts takes no modules from the
     # working folder, and uvicorn, which would put it first on the path, gets a folder of ours instead.
     os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", PYTHONSAFEPATH="1")
     own = ["--uvicorn-opts", shlex.join(["--app-dir", str(scratch_folder(store))])]
-    where = ["--backend-store-uri", tracking_uri(store), "--host", host, "--port", str(port), "--workers", "1", *own]
+    where = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1", *own]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant
+
+
+def _tell_views(store: str, address: str) -> None:
+    """Say where the runs are to be seen, with the columns that tell them apart."""
+    from mistudio.tracking.opening import experiment_if_any
+    from mistudio.tracking.views import pages
+
+    experiment = experiment_if_any(store)
+    for what, path in pages(experiment).items() if experiment else ():
+        echo(f"{what + ':':<14} {address}/{path}")
 
 
 def sync(context: typer.Context, store: StoreOption = "") -> None:

@@ -1,4 +1,4 @@
-"""``mistudio preset`` and ``mistudio audit``: edits under names, and the log of interventions."""
+"""``mistudio preset``: edits under names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,6 @@ from mistudio.terminal import echo
 
 if TYPE_CHECKING:
     from mistudio.artifacts import Store
-    from mistudio.steer.audit_verify import Verdict
     from mistudio.steer.preset_store import SavedPreset
     from mistudio.steer.presets import Preset
 
@@ -27,22 +26,6 @@ Examples:
 
     mistudio preset save steering.json --name calm --sae sae/0123456789abcdef --notes "Less excitement."
 """
-_VERIFY_HELP = """Check a log of interventions, all of its files.
-
-Each line holds a hash over the line before it and itself, so that no line can be changed, put in or taken out unseen.
-That lines at the end are gone shows only where the hash of a later one was noted: give that as --head.
-
-Exits with 0 if all is as it was written; with 3 and the first line that is not; with 4 where the last line has no end,
-as a kill leaves it and the next writer mends it; with 5 where no line has the hash that was given; with 6 where earlier
-files are missing and the others are intact.
-
-Examples:
-
-    mistudio audit verify audit.jsonl
-
-    mistudio audit verify audit.jsonl --head 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-"""
-_EXIT_CODES = {"intact": 0, "broken": 3, "torn": 4, "cut": 5, "headless": 6}
 _DATE_CHARS = 10
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the preset.")]
@@ -58,9 +41,6 @@ def register(app: typer.Typer) -> None:
     preset.command("history")(history)
     preset.command("remove")(remove)
     app.add_typer(preset, name="preset")
-    audit = typer.Typer(help="Check the log of interventions.", no_args_is_help=True)
-    audit.command("verify", help=_VERIFY_HELP)(verify)
-    app.add_typer(audit, name="audit")
 
 
 def save(
@@ -77,7 +57,7 @@ def save(
     store: StoreOption = "",
 ) -> None:
     """Keep edits under a name."""
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.steer.preset_store import save_preset
 
     opened = open_store(store)
@@ -87,6 +67,10 @@ def save(
     else:
         preset = _as_given(content, str(file), {"name": name, "author": author, "notes": notes})
     saved = save_preset(opened, preset)
+    if saved.is_new:
+        record_action(
+            opened, "preset", saved.artifact.uri, saved.artifact.digest, name=preset.name, author=preset.author
+        )
     is_new = "is" if saved.is_new else "was already"
     echo(f"preset {preset.name} {is_new} {saved.artifact.uri} ({saved.reference.number}).")
 
@@ -152,41 +136,13 @@ def remove(name: NameArgument, author: AuthorOption = "", store: StoreOption = "
 
     Example: mistudio preset remove calm
     """
-    from mistudio.artifacts import open_store
+    from mistudio.artifacts import open_store, record_action
     from mistudio.steer.preset_store import remove_preset
 
-    removed = remove_preset(open_store(store), name, author or user_name())
+    opened = open_store(store)
+    removed = remove_preset(opened, name, author or user_name())
+    record_action(opened, "remove", name, what="preset", author=removed.target.author)
     echo(f"preset {name} stands for nothing any more ({removed.number}).")
-
-
-def verify(
-    path: Annotated[Path, typer.Argument(help="The file that is written to; older ones lie beside it.")],
-    head: Annotated[str, typer.Option(metavar="HASH", help="Hash of a line that has to be there.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Check a log of interventions."""
-    import json
-
-    from mistudio.paths import given_path
-    from mistudio.steer.audit_verify import verify_log
-
-    verdict = verify_log(given_path(path, "an audit log"), head.strip().lower() or None)
-    echo(json.dumps(verdict._asdict(), indent=1) if as_json else _said(verdict))
-    raise typer.Exit(_EXIT_CODES[verdict.state])
-
-
-def _said(verdict: "Verdict") -> str:
-    """The verdict for people."""
-    found = f"{verdict.lines:,} lines in {verdict.files:,} {'file' if verdict.files == 1 else 'files'}"
-    torn = f" Lines that say that one was cut off, written in part: {verdict.recovered:,}." if verdict.recovered else ""
-    since = f" {verdict.since:,} lines were written since the hash that was given." if verdict.since is not None else ""
-    if verdict.state == "intact":
-        unknown = (
-            "" if verdict.since is not None else " Whether lines at its end are gone cannot be seen without --head."
-        )
-        return f"Intact: {found}.{torn}{since}{unknown}\nHead: {verdict.head}"
-    problem = f"{verdict.state.capitalize()}: {verdict.problem}"
-    return f"{problem}\nIntact before that: {found}.{torn}{since}\nHead: {verdict.head}"
 
 
 def _object_in(file: Path) -> dict[str, Any]:

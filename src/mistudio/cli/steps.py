@@ -24,21 +24,22 @@ _EXAMPLES = {
     "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
 }
 # What a command cannot do without beside artifacts.
-_NEEDED = {"direction": " --examples tones.jsonl"}
+_NEEDED = {"direction": " --examples tones.jsonl", "deploy": " --deploy-to mistudio-services/steer"}
 # What else is shown of a command: a selection, and what it is added to.
 _MORE = {
     "explain": ("--only coherent:50", "--only 12,40-90 --base explanations/0123456789abcdef"),
     "score": ("--only 12,40-90", "--only coherent:50 --base scores/0123456789abcdef"),
     "steer evaluate": ("--scores scores/0123456789abcdef --num-features 8", "--only 12,40-90 --choose-by push_gain"),
     "direction": ("--positive kind.jsonl --negative rude.jsonl --hook resid_post.3 --method logistic",),
+    "deploy": ("--deploy-to mistudio-services/steer --canary-percent 10",),
     "find-more": ("--only 12,40-90", "--only coherent:50 --base trials/0123456789abcdef"),
 }
 
 
 def register(app: typer.Typer) -> None:
-    """Add one command for each step that publishes something."""
+    """Add one command for each step that publishes something, or says that it is one."""
     for step in STEPS.values():
-        if step.output is not None:
+        if step.output is not None or step.is_command:
             app.command(step.command, rich_help_panel=_PANEL, help=_help(step.command, step))(_command(step))
     steer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Steering, offline.")
     evaluate = STEPS["steer_evaluate"]
@@ -65,6 +66,10 @@ def _command(step: Step) -> Callable[..., None]:
             return
         given = {name: options[name].plain(value) if name in options else value for name, value in values.items()}
         steps.own_process(step.name)
+        if step.output is None:
+            returned = steps.call(step.name, **{**given, **_read(step, others or [])})
+            echo(json.dumps(returned) if json_output else returned)
+            return
         with goes_on():
             values = _with_base(step, {**given, **_read(step, others or [])})
             outputs = steps.run_all(step.name, **steps.with_newest(step, values))

@@ -1,12 +1,11 @@
 """The closing table of a pipeline run, for people and as JSON for CI."""
 
-from pathlib import Path
 from typing import Any
 
 import docstring_parser
 from rich.table import Table
 
-from mistudio.artifacts import Artifact, default_store_url, open_artifact, open_store
+from mistudio.artifacts import Artifact, open_artifact, open_store, store_url
 from mistudio.events import Finished
 from mistudio.report.metrics import OUTLIER_FIGURES, about_outliers
 from mistudio.runs.checkout import kfp_functions, signature
@@ -74,7 +73,7 @@ def print_summary(closing: dict[str, Any], store: str) -> None:
     out.print(table)
     for step in filter(_pages, closing["artifacts"]):
         print_pages(step, open_artifact(open_store(store), closing["artifacts"][step]["uri"]))
-    here = "" if Path(store or default_store_url()) == Path(default_store_url()) else f" --store {store}"
+    here = "" if store_url(store) == store_url() else f" --store {store}"
     out.print(f"{'MLflow:':<10} mistudio mlflow{here}")
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
+import httpx
 from pydantic import BaseModel
 
 from mistudio.errors import Busy, Draining, InputError, MistudioError, NotFound, Unavailable
@@ -122,11 +123,14 @@ def refusal(status: int, headers: Mapping[str, str], reply: Mapping[str, Any], c
     return MistudioError(f"The server failed with status {status}: {message}")
 
 
-def unreachable(url: str, error: Exception) -> Unavailable:
-    """What it is to the caller that no server answers."""
-    return Unavailable(
-        f"No server answers at {url}: {error or type(error).__name__}. Is it started, and the URL right?"
-    )
+def unreachable(url: str, error: httpx.TransportError) -> Unavailable:
+    """What it is to the caller that no server answers, or that one stopped in the middle."""
+    why = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
+        return Unavailable(f"No server answers at {url}: {why}. Is it started, and the URL right?")
+    if isinstance(error, httpx.TimeoutException):
+        return Unavailable(f"The server at {url} did not answer in time ({why}): give it longer with timeout_s.")
+    return Unavailable(f"The connection to the server at {url} broke off ({why}): what it was asked is not answered.")
 
 
 def wait_s(headers: Mapping[str, str]) -> float:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from mistudio.artifacts import canonical_json, hash_file
 from mistudio.corpus.changes import changed
+from mistudio.corpus.dataset_cards import CARDS, check_folder_card, check_hub_card
 from mistudio.corpus.documents import RECORDS_SEEN, Columns, Document, Row, columns_of, documents_of
 from mistudio.corpus.files import check_links, find_path
 from mistudio.errors import CorpusError, HubUnreachable
@@ -91,9 +92,13 @@ def open_dataset(name: str, config: str | None, split: str, columns: Columns) ->
     """
     folder = find_path(name)
     if folder is not None and folder.is_dir():
+        check_folder_card(folder)
         return HubSource(str(folder.absolute()), config, split, _hash_folder(folder), columns)
     try:
         info = HfApi().dataset_info(name, timeout=_TIMEOUT_S)
+        check_hub_card(name, str(info.sha))
+    except CorpusError:
+        raise
     except (RepositoryNotFoundError, HFValidationError) as error:
         message = (
             f"There is no dataset {shortened(name)} on the Hugging Face hub, or it is not public (log in with hf auth "
@@ -151,5 +156,5 @@ def _name_labels(rows: Iterator[Row], label: str | None, features: Any) -> Itera
 def _hash_folder(folder: Path) -> str:
     check_links(folder.resolve())
     files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    content = [[name, hash_file(path)] for name, path in files if not name.startswith(".")]
+    content = [[name, hash_file(path)] for name, path in files if not name.startswith(".") or name in CARDS]
     return hashlib.sha256(canonical_json(content)).hexdigest()

@@ -17,7 +17,7 @@ from mistudio.plain_text import shortened
 
 _SHOWN_CHARACTERS = 200
 _BUILTIN = re.compile(rf"^(?P<name>{'|'.join(BUILTIN_NAMES)})(:(?P<tasks>.*))?$", re.DOTALL)
-_HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:]+))?(@(?P<split>[^@:]+))?$")
+_HUB = re.compile(r"^hf:(?P<name>[^@:]+)(:(?P<config>[^@:/][^@:]*))?(@(?P<split>[^@:]+))?$")
 
 
 @dataclass(frozen=True)

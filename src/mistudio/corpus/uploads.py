@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,11 +99,9 @@ def add_corpus(store: Store, path: Path, name: str | None = None, columns: Colum
         for stored, local in files.items():
             _copy(draft, stored, local)
         # The copies are read, since the files could change between one reading and the next.
-        copies = tuple(
-            (name, draft.file(_FILES + stored)) for (name, _), stored in zip(source.files, files, strict=True)
-        )
+        names = {stored: name for (name, _), stored in zip(source.files, files, strict=True)}
         try:
-            return _read_through(FileSource(source.uri, copies, columns))
+            return _read_through(source.uri, lambda dropped: _documents(draft, names, columns, dropped))
         except CorpusError:
             draft.clear()
             raise
@@ -216,20 +214,26 @@ def _check_same(published: Artifact, files: dict[str, Path], columns: Columns) -
     raise CorpusError(message)
 
 
-def _read_through(source: FileSource) -> Summary:
+def _documents(draft: Draft, names: Mapping[str, str], columns: Columns, dropped: "Counter[str]") -> Iterator[Document]:
+    """The documents of the files that were copied, each fetched when its turn comes; ``names`` are those for errors."""
+    for stored, name in names.items():
+        yield from read_documents(draft.file(_FILES + stored), name, columns, dropped)
+
+
+def _read_through(uri: str, documents_of: "Callable[[Counter[str]], Iterator[Document]]") -> Summary:
     """Read every document, so that a broken file is found now, and count them."""
     documents = text_bytes = 0
     tasks: set[str] = set()
     dropped: Counter[str] = Counter()
     with progress("Read corpus", total=None, unit="documents") as bar:
-        for document in source.documents(dropped):
+        for document in documents_of(dropped):
             documents += 1
             text_bytes += len(document.text.encode())
             tasks.add(document.task)
             if documents % _REPORT_EVERY_DOCUMENTS == 0:
                 bar.advance(_REPORT_EVERY_DOCUMENTS, f"{documents:,} documents")
     if not documents:
-        message = f"{source.uri} holds no document with text ({dropped.total():,} records without)."
+        message = f"{uri} holds no document with text ({dropped.total():,} records without)."
         raise CorpusError(message)
     return {
         "documents": documents,

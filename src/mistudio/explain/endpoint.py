@@ -25,6 +25,7 @@ from typing import Any, Self
 import numpy as np
 import openai
 
+from mistudio.addresses import AddressRefused
 from mistudio.errors import ConfigError, InputError
 from mistudio.explain.judge import (
     BUDGET_REACHED,
@@ -236,8 +237,7 @@ class Endpoint:
             except (openai.APIConnectionError, openai.APIResponseValidationError, TimeoutError, ValueError) as error:
                 if isinstance(error, Malformed):
                     self._count_unusable(request)
-                reason = error.__cause__ if isinstance(error, openai.APIError) else None
-                trouble, named = self._clean(f"{type(error).__name__}: {reason or error}", request), None
+                trouble, named = self._clean(f"{type(error).__name__}: {_reason(error)}", request), None
                 kind = type(error).__name__
             else:
                 self._unanswered = 0
@@ -337,6 +337,18 @@ def _key_of_environment() -> Secret:
         )
         raise ConfigError(message)
     return key
+
+
+def _reason(error: Exception) -> Exception:
+    """What lies below an error of the client.
+
+    Raises:
+        AddressRefused: the address leads where nothing is sent, which no retry changes.
+    """
+    reason = error.__cause__ if isinstance(error, openai.APIError) else None
+    if isinstance(reason, AddressRefused):
+        raise reason from None
+    return reason if isinstance(reason, Exception) else error
 
 
 def _may_pass(status: int) -> bool:

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mistudio.addresses import Reach, check_literal
+from mistudio.errors import ConfigError
 from mistudio.redaction import redact
 from mistudio.subject import SubjectConfig, device_name, resolve_dtype, resolve_source
 
@@ -74,6 +76,11 @@ class EndpointConfig(BaseModel):
         if not _is_address(base_url):
             message = f"base_url is {redact(base_url)[:_SHOWN_CHARACTERS]!r}; write an address such as http://localhost:8000/v1"
             raise ValueError(message)
+        try:
+            check_literal(urlsplit(base_url).hostname or "", Reach.TRUSTED)
+        except ConfigError as error:
+            message = f"base_url: {error}"
+            raise ValueError(message) from error
         return base_url
 
     @property

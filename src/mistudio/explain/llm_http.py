@@ -1,6 +1,7 @@
 """How an endpoint is spoken to: never elsewhere than where it is, and never more read than an answer can have.
 
-The client below follows no redirect: a prompt, and the key with it, goes to the configured address alone. It reads a
+The client below follows no redirect, and looks at where the address leads (``mistudio.addresses``): a prompt, and the
+key with it, goes to the configured address alone, and to no metadata service whatever the address says. It reads a
 body up to a limit, counted as it comes and as it unpacks, so that a small body that unpacks to gigabytes is dropped
 after the first of them that is too much.
 """
@@ -10,9 +11,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import openai
+
+from mistudio.addresses import Reach, send_guarded
 
 _ERROR_BYTES = 65_536  # read of a body that says what went wrong
 _largest: ContextVar[int] = ContextVar("largest_body", default=_ERROR_BYTES)
@@ -37,10 +41,12 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         """The response with its body, unpacked; of a failure only the beginning.
 
         Raises:
+            AddressRefused: the address leads where nothing is sent.
             TooLarge: the body of an answer passes the limit.
             ValueError: it is packed in a way that was not asked for, or cannot be unpacked.
         """
-        response = await super().send(request, stream=True, **{**named, "follow_redirects": False})
+        plain = partial(super().send, stream=True, **{**named, "follow_redirects": False})
+        response = await send_guarded(plain, request, Reach.TRUSTED)
         try:
             body = await _body(response)
         finally:

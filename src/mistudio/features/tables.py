@@ -49,12 +49,17 @@ def _text_columns(table: Table) -> list[str]:
 class _File:
     """A Parquet file whose footer has been read."""
 
+    artifact: Artifact
+    name: str
     path: Path
     metadata: pq.FileMetaData
     by_feature: bool
 
     def open(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path, metadata=self.metadata, memory_map=True)
+        try:
+            return pq.ParquetFile(self.path, metadata=self.metadata, memory_map=True)
+        except FileNotFoundError:  # it was a copy, which this machine has dropped since
+            return pq.ParquetFile(self.artifact.file(self.name), metadata=self.metadata, memory_map=True)
 
     def groups(self, first: int, stop: int) -> Sequence[int]:
         """The row groups that hold any of the features from ``first`` to before ``stop``."""
@@ -146,7 +151,7 @@ class TableReader:
         with self._lock:
             if path not in self._files:
                 local = self.artifact.file(path)
-                self._files[path] = _File(local, pq.read_metadata(local), self.table.by_feature)
+                self._files[path] = _File(self.artifact, path, local, pq.read_metadata(local), self.table.by_feature)
             return self._files[path]
 
     def _between(self, rows: pa.Table, first: int, stop: int) -> pa.Table:

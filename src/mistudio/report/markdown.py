@@ -1,14 +1,12 @@
 """The short Markdown summary of a report: metrics and lineage, for the pipelines dashboard."""
 
-import re
 from collections.abc import Sequence
 
+from mistudio.plain_text import in_markdown
 from mistudio.report.interpretation import Interpretation
 from mistudio.report.lineage import Node
 from mistudio.report.metrics import Metrics, shown_metrics, write_metric
 from mistudio.report.records import Counts
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
 def render_markdown(
@@ -20,7 +18,7 @@ def render_markdown(
 ) -> str:
     """Metrics as a table, how well explanations hold, then what the features were made from, source to result."""
     lines = [
-        f"# {_escape(title)}",
+        f"# {in_markdown(title)}",
         "",
         f"{counts.features:,} features, {counts.dead:,} of them never fired on the {counts.tokens:,} training tokens "
         "searched.",
@@ -29,21 +27,16 @@ def render_markdown(
         "| --- | ---: | --- |",
     ]
     for metric in shown_metrics(metrics):
-        lines.append(f"| {metric.label} | {write_metric(metric.key, metrics[metric.key])} | {_escape(metric.hint)} |")
+        value = write_metric(metric.key, metrics[metric.key])
+        lines.append(f"| {metric.label} | {value} | {in_markdown(metric.hint)} |")
     if interpretation is not None:
         lines += ["", "## Explanations", "", "| held-out documents | |", "| --- | ---: |"]
         lines += [f"| features explained | {interpretation.explained:,} of {interpretation.num_features:,} |"]
-        lines += [f"| {_escape(name)} | {value} |" for name, value in interpretation.facts()]
+        lines += [f"| {in_markdown(name)} | {value} |" for name, value in interpretation.facts()]
     lines += ["", "## Lineage", "", "| what | where | digest | figures |", "| --- | --- | --- | --- |"]
     for column in lineage:
         for node in column:
             figures = ", ".join(f"{name} {value}" for name, value in node.key_figures) or node.note
-            lines.append(
-                f"| {_escape(node.title)} | {_escape(node.name)} | `{node.short_digest}` | {_escape(figures)} |"
-            )
+            title, name = in_markdown(node.title), in_markdown(node.name)
+            lines.append(f"| {title} | {name} | `{node.short_digest}` | {in_markdown(figures)} |")
     return "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    """Text from data, so that it can neither break the table nor turn into markup."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

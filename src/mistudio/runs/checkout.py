@@ -22,6 +22,7 @@ _ENV = "MISTUDIO_CHECKOUT"
 _LIBRARY = Path(__file__).parents[1]
 _BUNDLED = _LIBRARY / "bundled"  # setup.py puts a copy there when it builds the package
 _PACKAGES = ("components", "pipelines")
+_NO_PIPELINES = ("placement",)  # modules beside them
 
 
 def checkout() -> Path:
@@ -51,7 +52,8 @@ def compiled_folder() -> Path:
 
 def pipeline_names() -> list[str]:
     """Names of the pipelines."""
-    return sorted(path.stem for path in (checkout() / "pipelines").glob("*.py") if not path.stem.startswith("_"))
+    names = (path.stem for path in (checkout() / "pipelines").glob("*.py"))
+    return sorted(name for name in names if not name.startswith("_") and name not in _NO_PIPELINES)
 
 
 def load_pipeline(name: str) -> Any:
@@ -72,6 +74,16 @@ def kfp_functions() -> Any:
     return _module("_kfp")
 
 
+def cluster_functions() -> Any:
+    """The module that asks Kubeflow's API; the library itself does not import kfp."""
+    return _module("_cluster")
+
+
+def placement_functions() -> Any:
+    """The module that says where on a cluster each step runs."""
+    return _module("placement")
+
+
 def _has_pipelines(folder: Path) -> bool:
     return (folder / "pipelines" / "interpret.py").is_file()
 
@@ -84,7 +96,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"pipelines.{name}")
     except ModuleNotFoundError as error:
-        if error.name != "kfp":
+        if error.name not in ("kfp", "kfp_server_api", "tenacity"):
             raise
         message = "Pipelines need kfp: pip install 'mistudio[pipelines]'."
         raise ConfigError(message) from error

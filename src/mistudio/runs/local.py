@@ -7,22 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mistudio.artifacts import open_store, store_url
-from mistudio.errors import ConfigError, DamagedArtifact, InputError
-from mistudio.events import EVENTS_ENV, Event, EventReader
-from mistudio.redaction import secret_setting
-from mistudio.runs import checkout
+from mistudio.errors import DamagedArtifact, InputError
+from mistudio.events import EVENTS_ENV, Event, EventReader, Finished
+from mistudio.runs.checking import check_request, refuse_cancel, refuse_retry
 from mistudio.runs.folder import SETTINGS, Outcome, Request, RunFolder, all_folders, find_folder, new_folder
 from mistudio.runs.processes import ATTACHED, end_members
 from mistudio.runs.run import Run, Settings, Target
 from mistudio.settings import refused
-from mistudio.steps import named
-from mistudio.steps.given import check, sort_given
 from mistudio.stopping import Stopped
 
 logger = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ class LocalRunner:
     """Runs of a store on this machine; see :class:`mistudio.runs.Runner`.
 
     Args:
-        store: Folder of the store; empty: MISTUDIO_STORE, else the user's data folder.
+        store: a folder, or s3://bucket/prefix; empty: MISTUDIO_STORE, else the user's data folder.
         environment: Environment variables of the runs; this process's where none are given.
         attached: Runs end with this process, however it ends.
         grace_s: Seconds that a run has to close what it has open when it is cancelled; then it is killed.
@@ -59,7 +56,7 @@ class LocalRunner:
             StorageError: the store cannot be written.
         """
         settings = {name: value for name, value in settings.items() if value is not None}
-        _check(target, settings)
+        check_request(target, settings)
         try:
             plain = SETTINGS.validate_python(dict(settings))
         except ValidationError as error:
@@ -107,8 +104,11 @@ class LocalRunner:
         for _ in _until_the_end(folder, follow=follow):
             yield from reader.read()
 
-    def log(self, run_id: str, *, follow: bool = False) -> Iterator[bytes]:
+    def log(self, run_id: str, step: str = "", *, follow: bool = False) -> Iterator[bytes]:
         """What the run has printed; ``follow``: and what it prints until it ends."""
+        if step:
+            message = "A run on this machine has one log for all its steps: leave out which."
+            raise InputError(message)
         folder = find_folder(self.store, run_id)
         folder.request()
         folder.log.touch()  # of one that was killed before it could
@@ -116,14 +116,22 @@ class LocalRunner:
             for _ in _until_the_end(folder, follow=follow):
                 yield handle.read()
 
+    def finished(self, run_id: str) -> Sequence[Finished]:
+        """What the steps of a run published or found."""
+        return [event for event in self.events(run_id) if isinstance(event, Finished)]
+
+    def retry(self, run_id: str) -> Run:
+        """Start a run with the settings of one that did not end well; it finds what that one has published."""
+        run = self.get(run_id)
+        refuse_retry(run)
+        return self.start(run.target, run.settings)
+
     def cancel(self, run_id: str) -> Run:
         """End a run with all its processes; of one that died, those that it left."""
         folder = find_folder(self.store, run_id)
         run = folder.read()
-        if run.state not in ("running", "died"):
-            how = "was cancelled" if run.state == "cancelled" else f"has {run.state}"
-            message = f"Run {run_id} cannot be cancelled: it {how} already."
-            raise InputError(message)
+        if run.state != "died":
+            refuse_cancel(run)
         group = _process_group(folder)
         if group is not None:
             end_members(group, folder.events, self._grace_s)
@@ -149,25 +157,6 @@ class LocalRunner:
             # The steps run with this interpreter's packages, wherever the run was started from.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given.get('PATH', '')}",
         }
-
-
-def _check(target: Target, settings: Settings) -> None:
-    """Refuse what could not run, or must not be written into a record."""
-    secret = secret_setting(settings)
-    if secret is not None:
-        message = f"{secret} looks like a secret, and settings are written down. Give it as an environment variable."
-        raise ConfigError(message)
-    if "store" in settings:
-        message = "store is the runner's, and no setting of a run: leave it out."
-        raise ConfigError(message)
-    if target.kind == "step":
-        step = named(target.name)
-        sort_given(step, settings)  # names what is missing or unknown
-        asked = check(step, settings)
-        if step.check is not None:
-            step.check(asked, {})
-    else:
-        checkout.check_settings(checkout.load_pipeline(target.name), dict(settings))
 
 
 def _until_the_end(folder: RunFolder, *, follow: bool) -> Iterator[None]:

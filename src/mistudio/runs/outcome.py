@@ -57,7 +57,8 @@ def failure(what: str, steps: StepStates, log: Path, error: BaseException) -> tu
     if not steps.failures and isinstance(error, MistudioError):
         return str(error), error.exit_code
     killed = [_line(event, _KILLED) for event in steps.running.values()]
-    failed = "\n".join([*(_line(event, event.message) for event in steps.failures), *killed])
+    lines = [*(_line(event, event.message) for event in steps.failures), *killed]
+    failed = "\n".join(dict.fromkeys(lines))  # processes that train together may all fail for one reason
     if failed and not killed and all(event.exit_code != 1 for event in steps.failures):
         return failed, steps.failures[0].exit_code
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:])

@@ -5,26 +5,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from mistudio.artifacts import open_artifact, open_to_read
 from mistudio.errors import MistudioError
 from mistudio.events import Finished
-from mistudio.report.metrics import OUTLIER_FIGURES
 from mistudio.runs.checkout import kfp_functions, load_pipeline, signature
 from mistudio.runs.folder import RunFolder
 from mistudio.runs.outcome import seconds_by_step, step_states
+from mistudio.steps.logged import log_to_pipeline
+from mistudio.steps.naming import facts, finished_title, pipeline_title
+from mistudio.steps.output import StepOutput
 from mistudio.tracking import Run, pipeline_run
-
-_HEADLINES = (
-    "explained_variance",
-    *OUTLIER_FIGURES,
-    "fvu",
-    "l0",
-    "dead_fraction",
-    "ce_recovered",
-    "kl",
-    "ce_clean",
-    "ce_spliced",
-)
-_SCORED = ("interpretable", "scored", "explained", "dead", "dense", "program_f1", "shuffled_f1")
+from mistudio.tracking.views import PIPELINE
 
 
 def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFolder) -> None:
@@ -32,12 +23,13 @@ def run_pipeline(name: str, settings: dict[str, Any], store: str, folder: RunFol
     pipeline = load_pipeline(name)
     values = {**settings, "store": store}
     _say_time(pipeline, settings, store)
-    with pipeline_run(name, store) as run:
+    with pipeline_run(name, store, pipeline_title(name, values)) as run:
+        run.set_tags({PIPELINE: name})
         run.log_params({key: value for key, value in _all_values(pipeline, values).items() if value not in ("", -1)})
         try:
             _interruptible(lambda: kfp_functions().run_here(pipeline, values, folder.kfp))
         finally:
-            _log_results(run, step_states(folder.events).finished)
+            _log_results(run, store, step_states(folder.events).finished)
 
 
 def _say_time(pipeline: Any, settings: dict[str, Any], store: str) -> None:
@@ -73,14 +65,20 @@ def _all_values(pipeline: Any, values: dict[str, Any]) -> dict[str, Any]:
     return {name: values.get(name, parameter.default) for name, parameter in signature(pipeline).items()}
 
 
-def _log_results(run: Run, finished: list[Finished]) -> None:
+def _log_results(run: Run, store_url: str, finished: list[Finished]) -> None:
     """Put the run's figures, times and artifacts where two runs can be compared."""
+    if not finished or not run.is_tracked:
+        return
+    store = open_to_read(store_url)
     last = {event.step: event for event in finished}
-    measured = last.get("compare") or last.get("evaluate")
-    run.log_metrics({name: measured.summary.get(name) for name in _HEADLINES} if measured else {})
-    run.log_metrics({name: last["score"].summary.get(name) for name in _SCORED} if "score" in last else {})
-    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
     repeated = {event.step for event in finished if event is not last[event.step]}
     for step, event in last.items():
         if step not in repeated:  # a sweep's autoencoders have runs of their own
-            run.set_tags({f"{step}.uri": event.uri, f"{step}.digest": event.digest, f"{step}.found": event.found})
+            with suppress(MistudioError):  # it was removed since
+                made = StepOutput(step, open_artifact(store, event.uri), event.found, event.seconds)
+                log_to_pipeline(run, made)
+    run.log_metrics({f"seconds.{step}": seconds for step, seconds in seconds_by_step(finished).items()})
+    if trained := [event for event in finished if event.step == "train"]:
+        with suppress(MistudioError):
+            known = facts(open_artifact(store, trained[-1].uri))
+            run.rename(finished_title(run.name, known, len(trained)))

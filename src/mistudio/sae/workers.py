@@ -109,6 +109,15 @@ class Workers:
         distributed.broadcast(buffer, src=0)
         return json.loads(bytes(buffer.tolist()))
 
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """The first process's of a tensor that has the same shape in all; the others' own may be overwritten."""
+        if self.size == 1:
+            return tensor
+        tensor = tensor.contiguous()
+        self.agree()
+        distributed.broadcast(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, src=0)
+        return tensor
+
     def sum_all(self, tensors: list[Tensor]) -> None:
         """Turn each tensor into its sum over the processes."""
         self.agree()

@@ -26,21 +26,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mistudio.artifacts import canonical_json
+from mistudio.artifacts.chain import FIRST_HASH, BadLine, Link, read_line, sealed
 from mistudio.artifacts.disk import is_full, open_lock, sync
 from mistudio.errors import DamagedArtifact, StorageError, StorageFull
 from mistudio.redaction import Secret
-from mistudio.steer.audit_chain import (
-    BEGIN,
-    FIRST_HASH,
-    INTERVENTION,
-    RECOVERED,
-    VERSION,
-    BadLine,
-    Intervention,
-    Link,
-    read_line,
-    sealed,
-)
+from mistudio.steer.audit_chain import BEGIN, INTERVENTION, RECOVERED, VERSION, Intervention
 from mistudio.steer.audit_files import (
     cut_off,
     first_line,

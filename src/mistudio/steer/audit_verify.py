@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+from mistudio.artifacts.chain import FIRST_HASH, HASH, BadLine, Link, chained, read_line
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.plain_text import shortened
-from mistudio.steer.audit_chain import BEGIN, FIRST_HASH, HASH, RECOVERED, BadLine, Link, chained, read_line
+from mistudio.steer.audit_chain import BEGIN, RECOVERED
 from mistudio.steer.audit_files import lock_path, rotated_paths
 
 State = Literal["intact", "broken", "torn", "cut", "headless"]

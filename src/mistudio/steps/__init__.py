@@ -6,10 +6,11 @@ default, or chosen by the step; ``STEPS`` has what each takes.
 
 from typing import TYPE_CHECKING, Any
 
+from mistudio.cluster.hosts_config import pod_json
 from mistudio.errors import ConfigError
 from mistudio.heap import keep_freed_memory
 from mistudio.plain_text import shortened
-from mistudio.steps import running
+from mistudio.steps import running, together
 from mistudio.steps.newest import with_newest
 from mistudio.steps.output import StepOutput, artifact_uri
 from mistudio.steps.registry import STEPS
@@ -29,8 +30,10 @@ __all__ = [
     "named",
     "newest_base",
     "own_process",
+    "pod_json",
     "run_all",
     "run_step",
+    "run_together",
     "with_newest",
 ]
 
@@ -47,6 +50,15 @@ def run_step(step: str, /, **values: Any) -> StepOutput:
         MistudioError: the step cannot be done as asked.
     """
     return running.run(named(step), values)
+
+
+def run_together(step: str, /, **values: Any) -> StepOutput:
+    """Run a step in as many processes as ``MISTUDIO_NUM_PROCESSES`` says, one if it says nothing; see :func:`run_step`.
+
+    Raises:
+        MistudioError: also where one of the processes was killed.
+    """
+    return together.run_together(named(step), values)
 
 
 def run_all(step: str, /, **values: Any) -> list[StepOutput]:

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from mistudio.artifacts import Artifact, Catalog, open_artifact, open_to_read
+from mistudio.artifacts.models import model_names
 from mistudio.errors import ConfigError, DamagedArtifact
-from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.logged import log_output
+from mistudio.steps.output import StepOutput
+from mistudio.steps.registering import mirror
 from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import Step
 from mistudio.tracking import Connection, is_tracking, logged_digests, past_run
@@ -15,7 +18,8 @@ def log_missing(store_url: str) -> Iterator[str]:
     """Log each artifact that no step's run in MLflow names, the oldest first, and give its prefix.
 
     A run that is made so has the settings, figures, plots and times of the step; the curve of a training is a plot of
-    it, and it belongs to no pipeline's run.
+    it, and it belongs to no pipeline's run. Then the registry gets the versions that it lacks, which are given too, and
+    the aliases.
 
     Raises:
         ConfigError: nothing is tracked here.
@@ -31,6 +35,10 @@ def log_missing(store_url: str) -> Iterator[str]:
         if (step.name, artifact.digest) not in logged:
             _log(artifact, step, connection)
             yield artifact.uri
+    for name in model_names(store):
+        made = mirror(store, name, connection)
+        connection.refuse_failed()
+        yield from map(str, made)
 
 
 def _published(catalog: Catalog) -> Iterator[tuple[Artifact, Step]]:
@@ -50,4 +58,4 @@ def _log(artifact: Artifact, step: Step, connection: Connection) -> None:
     seconds = manifest.producer.seconds or 0.0
     ended_s = datetime.fromisoformat(manifest.created_at).timestamp()
     with past_run(step.command, artifact.store.url, connection, ended_s - seconds, ended_s) as run:
-        log_output(run, StepOutput(step.name, artifact, False, seconds), step.plot)
+        log_output(run, StepOutput(step.name, artifact, False, seconds), step)

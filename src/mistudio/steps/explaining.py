@@ -145,6 +145,7 @@ def _plot_scores(scores: Artifact, run: Run) -> None:
 
 EXPLAIN = Step(
     name="explain",
+    title="Explain features",
     summary="Describe what each feature fires on. Reads training documents.",
     config="mistudio.explain.config:ExplainConfig",
     inputs=(
@@ -161,6 +162,7 @@ EXPLAIN = Step(
 )
 SCORE = Step(
     name="score",
+    title="Score explanations",
     summary="Measure how well explanations predict their features. Reads held-out documents.",
     config="mistudio.score.config:ScoreConfig",
     inputs=(

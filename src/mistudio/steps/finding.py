@@ -70,6 +70,7 @@ def _fullest_base(context: Context, features: Artifact, config: "MoreConfig") ->
 
 FIND = Step(
     name="find",
+    title="Find features",
     summary="Find what activates each feature, and what it does. Also which features are alike.",
     config="mistudio.find.config:FindConfig",
     inputs=(
@@ -89,6 +90,7 @@ FIND = Step(
 )
 FIND_PART = Step(
     name="find_part",
+    title="Find features, a part",
     summary="Make one part of find's pass, to be put together by find.",
     config="mistudio.find.config:FindConfig",
     settings_of="find",
@@ -105,6 +107,7 @@ FIND_PART = Step(
 )
 FIND_MORE = Step(
     name="find_more",
+    title="Try further features",
     summary="Try further features in the model. Those named, or the next ones in the order of worth.",
     config="mistudio.find.config:MoreConfig",
     inputs=(

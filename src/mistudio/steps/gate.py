@@ -101,6 +101,7 @@ def _shown(value: object) -> str:
 
 GATE = Step(
     name="gate",
+    title="Quality gate",
     summary="Hold the figures of an autoencoder against what was asked for.",
     config="mistudio.steps.gate:GateConfig",
     inputs=(
@@ -113,6 +114,7 @@ GATE = Step(
 )
 FAIL_GATE = Step(
     name="fail_gate",
+    title="Fail below the gate",
     summary="End a run whose figures fall short.",
     arguments=(Argument("missed", str, "What falls short, with the figures.", required=True),),
     run=_fail_gate,

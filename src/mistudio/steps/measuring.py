@@ -72,6 +72,7 @@ def _plot_probing(artifact: Artifact, run: Run) -> None:
 
 EVALUATE = Step(
     name="evaluate",
+    title="Evaluate autoencoder",
     summary="Measure an autoencoder on held-out documents. Alone, and spliced into the model.",
     config="mistudio.evaluate.config:EvaluateConfig",
     inputs=(_SAE,),
@@ -83,6 +84,7 @@ EVALUATE = Step(
 )
 STABILITY = Step(
     name="stability",
+    title="Compare seeds",
     summary="Compare features of autoencoders of different seeds.",
     config="mistudio.evaluate.config:StabilityConfig",
     inputs=(Input("saes", "sae", "Two or more trained autoencoders of one width (sae/...), with commas.", many=True),),
@@ -93,6 +95,7 @@ STABILITY = Step(
 )
 PROBE = Step(
     name="probe",
+    title="Probe labels",
     summary="Read labels off a few features. By k-sparse probes, against a dense one and controls.",
     config="mistudio.evaluate.config:ProbeConfig",
     inputs=(_SAE, Input("corpus", "corpus", "Labelled corpus, tokenised for the model (corpus/...).")),

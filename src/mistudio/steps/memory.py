@@ -23,7 +23,7 @@ from mistudio.parallel import num_cores
 from mistudio.score.footprint import score_parts
 from mistudio.steps.choose import default_context_length, default_k, default_width
 from mistudio.steps.memory_config import MemoryConfig
-from mistudio.subject.config import Quantization, SubjectConfig
+from mistudio.subject.config import Dtype, Quantization, SubjectConfig
 from mistudio.subject.devices import free_memory_bytes, pick_device, resolve_dtype
 from mistudio.subject.footprint import Held, ModelShape, Parts, block_bytes, load_parts, measure_shape, weight_bytes
 from mistudio.subject.source import SubjectSource
@@ -124,6 +124,28 @@ def estimate_memory(
     )
 
 
+def estimate_elsewhere(
+    shape: ModelShape, work: MemoryConfig, dtype: Dtype, quantization: Quantization = "none", *, on_gpu: bool
+) -> dict[str, int]:
+    """Bytes that each step needs on a machine that need not be this one, headroom included.
+
+    Unlike :func:`estimate_memory` it looks at nothing of this machine, so that it says the same everywhere.
+
+    Args:
+        shape: the sizes of the model.
+        work: what is to be done with it.
+        dtype: number format of the weights; not auto, which is the machine's to choose.
+        quantization: of the weights.
+        on_gpu: count the memory of a GPU, not that of the whole process on a CPU.
+    """
+    layer = shape.num_layers // 2 if work.layer is None else work.layer
+    config = SubjectConfig(dtype=dtype, quantization=quantization)
+    device = torch.device("cuda" if on_gpu else "cpu")
+    plan = _Plan(shape, layer, config, work, device, 0, is_elsewhere=True, cores=_PASSES_AT_ONCE)
+    sizes = Sizes(quantization=quantization, batch_size=work.batch_size, context_length=plan.context_length)
+    return {step: _with_headroom(needed) for step, needed in _sums(plan.parts(sizes)).items()}
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Work on a model, of which the sizes that can be changed to make it fit are still open."""
@@ -135,6 +157,7 @@ class _Plan:
     device: torch.device
     budget_bytes: int
     is_elsewhere: bool  # a budget given by hand may be that of a GPU elsewhere
+    cores: int  # that a CPU has
 
     @classmethod
     def of(cls, source: SubjectSource, config: SubjectConfig, work: MemoryConfig, budget_bytes: int | None) -> "_Plan":
@@ -145,7 +168,7 @@ class _Plan:
         _check_layer(source, shape, layer)
         device = pick_device(config.device)
         budget = free_memory_bytes(device) if budget_bytes is None else budget_bytes
-        return cls(shape, layer, config, work, device, budget, budget_bytes is not None)
+        return cls(shape, layer, config, work, device, budget, budget_bytes is not None, num_cores())
 
     @property
     def context_length(self) -> int:
@@ -171,7 +194,7 @@ class _Plan:
             dtype=dtype,
             dtype_bytes=_itemsize(dtype),
             on_gpu=self.on_gpu,
-            passes_at_once=min(num_cores(), _PASSES_AT_ONCE) if self.device.type == "cpu" else 1,
+            passes_at_once=min(self.cores, _PASSES_AT_ONCE) if self.device.type == "cpu" else 1,
         )
 
     def weights_by_quantization(self) -> dict[str, int]:

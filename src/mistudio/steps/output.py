@@ -1,7 +1,5 @@
-"""What a step returns, to the command line and to KFP components alike, and how it is logged."""
+"""What a step returns, to the command line and to KFP components alike."""
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from mistudio.artifacts import Artifact, JsonScalar, Manifest, Recipe
 from mistudio.artifacts.kinds import split_kind
 from mistudio.events import Finished
-from mistudio.tracking import Run
+from mistudio.steps.summary_page import summary_page
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,11 @@ class StepOutput:
     found: bool
     seconds: float
 
+    @property
+    def command(self) -> str:
+        """The step's name on the command line and in MLflow."""
+        return self.step.replace("_", "-")
+
     def write_to(self, artifact: Any) -> None:
         """Fill a KFP artifact: the manifest as its content, the summary as its metadata."""
         Path(artifact.path).write_bytes(self.artifact.manifest.to_json())
@@ -29,6 +32,12 @@ class StepOutput:
     def write_file_to(self, artifact: Any, name: str) -> None:
         """Fill a KFP artifact with one of the published files, for the dashboard to show."""
         Path(artifact.path).write_bytes(self.artifact.file(name).read_bytes())
+
+    def write_summary_to(self, artifact: Any) -> None:
+        """Fill a KFP artifact with a short page on what was published, for the dashboard to show."""
+        Path(artifact.path).write_text(
+            summary_page(self.step, self.artifact, found=self.found, seconds=self.seconds), encoding="utf-8"
+        )
 
     def metrics(self) -> dict[str, float]:
         """The numbers of the summary."""
@@ -67,24 +76,3 @@ def artifact_uri(path: str) -> str:
         kind=kind, schema_version=version, config=manifest.config, inputs=manifest.inputs, seed=manifest.seed
     )
     return recipe.prefix
-
-
-def log_output(run: Run, output: StepOutput, plot: Callable[[Artifact, Run], None] | None) -> None:
-    """Log settings and figures of what a step published, and what ``plot`` draws."""
-    artifact, step = output.artifact, output.step
-    run.log_params({**flat(artifact.manifest.config), "seed": artifact.manifest.seed})
-    run.log_metrics(output.metrics())
-    run.log_artifact_of(step, artifact)
-    if plot and run.is_tracked:
-        plot(artifact, run)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names, without those that are not set."""
-    settings: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            settings |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            settings[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return settings

@@ -72,6 +72,7 @@ def _check_capture(asked: Asked, _others: "Mapping[str, Asked]") -> None:
 
 INGEST = Step(
     name="ingest",
+    title="Tokenise corpus",
     summary="Read a corpus, tokenise it, and split it by document.",
     config="mistudio.corpus.config:IngestConfig",
     output=Output("tokenised_corpus", "corpus", "Sequences of token ids with their documents, split by document."),
@@ -82,6 +83,7 @@ INGEST = Step(
 )
 CAPTURE = Step(
     name="capture",
+    title="Capture activations",
     summary="Run a corpus through a model and keep its activations.",
     config="mistudio.activations.config:CaptureConfig",
     inputs=(Input("corpus", "corpus", "Tokenised corpus (corpus/...)."),),

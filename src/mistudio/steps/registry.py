@@ -1,10 +1,13 @@
 """All steps: what the command line, the components and the checks before a run are made from."""
 
+from mistudio.steps.deploying import DEPLOY
 from mistudio.steps.explaining import EXPLAIN, SCORE
 from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
+from mistudio.steps.hosts import TRAIN_ON_HOSTS
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
+from mistudio.steps.registering import REGISTER
 from mistudio.steps.reporting import COMPARE, REPORT
 from mistudio.steps.spec import Step
 from mistudio.steps.steering import DIRECTION, STEER_EVALUATE
@@ -15,6 +18,7 @@ _ALL = (
     CAPTURE,
     TRAIN,
     TRAIN_TOGETHER,
+    TRAIN_ON_HOSTS,
     EVALUATE,
     FIND,
     FIND_PART,
@@ -30,5 +34,7 @@ _ALL = (
     GRID,
     GATE,
     FAIL_GATE,
+    REGISTER,
+    DEPLOY,
 )
 STEPS: dict[str, Step] = {step.name: step for step in _ALL}

@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Artifact, Produced, Store, open_artifact
 from mistudio.steps.context import Context
-from mistudio.steps.output import flat
+from mistudio.steps.logged import log_autoencoder, log_figures
+from mistudio.steps.naming import autoencoder_words, facts
 from mistudio.steps.spec import Input, Inputs, Output, Page, Step
+from mistudio.steps.summary_page import flat
 from mistudio.tracking import Run
+from mistudio.tracking.kubeflow import pipeline_run_id
 
 if TYPE_CHECKING:
     from mistudio.report.config import CompareConfig, ReportConfig
@@ -45,9 +48,13 @@ def _log_points(artifact: Artifact, run: Run) -> None:
     run.log_file(artifact.file(PAGE_NAME))
     for row in pq.read_table(artifact.file(POINTS_NAME)).to_pylist():
         sae, evaluation = (open_artifact(artifact.store, row[kind], kind) for kind in ("sae", "evaluation"))
-        with run.child(f"{row['architecture']} {row['width']} {row['sparsity']:g} seed {row['seed']}") as point:
+        with run.child(" ".join(autoencoder_words(facts(sae))) or sae.uri) as point:
+            log_autoencoder(point, sae)
             point.log_params({**flat(sae.manifest.config), "seed": sae.manifest.seed})
-            point.log_metrics(evaluation.manifest.summary)
+            if pipeline_run_id():  # the tasks of a loop on Kubeflow leave them to the launcher
+                log_figures(point, "evaluate", evaluation, evaluation.manifest.summary)
+            else:
+                point.log_metrics(evaluation.manifest.summary)
             for step, made in (("train", sae), ("evaluate", evaluation)):
                 point.log_metrics({f"seconds.{step}": made.manifest.producer.seconds})
                 point.log_artifact_of(step, made)
@@ -55,6 +62,7 @@ def _log_points(artifact: Artifact, run: Run) -> None:
 
 REPORT = Step(
     name="report",
+    title="Write dashboard",
     summary="Write the feature dashboard: one HTML file.",
     config="mistudio.report.config:ReportConfig",
     inputs=(
@@ -90,6 +98,7 @@ REPORT = Step(
 )
 COMPARE = Step(
     name="compare",
+    title="Compare autoencoders",
     summary="Compare evaluated autoencoders. L0 against what each keeps, the front, the best by a rule.",
     config="mistudio.report.config:CompareConfig",
     inputs=(

@@ -1,22 +1,27 @@
 """Running a step, however it was started: opening its inputs, timing, tracking, and telling who follows."""
 
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mistudio.artifacts import Produced, open_artifact
+from mistudio.artifacts import Produced, open_artifact, record_action
 from mistudio.errors import ConfigError, MistudioError
 from mistudio.events import Failed, Started, emit, working_on
 from mistudio.heap import release_freed_memory
 from mistudio.steps.context import Context
 from mistudio.steps.given import check, configure, sort_given
-from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.logged import log_output, log_to_pipeline
+from mistudio.steps.output import StepOutput
+from mistudio.steps.records import keep
 from mistudio.steps.registry import STEPS
 from mistudio.steps.spec import NO_ARTIFACT, Asked, Inputs, Step
 from mistudio.stopping import stoppable
 from mistudio.tracking import Run, step_run
+from mistudio.tracking.kubeflow import pipeline_run_id
+from mistudio.tracking.views import PIPELINE
 
 if TYPE_CHECKING:
     from mistudio.explain.keeping import Base
@@ -51,9 +56,9 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
     given = sort_given(step, values)
     about, store_url = step.about(values), str(given.own.get("store") or "")
     started = time.monotonic()
-    with _reported(step.name, about), stoppable():
+    with _reported(step.name, about, store_url), stoppable():
         emit(Started())
-        with step_run(step.command, store_url) as run:
+        with step_run(step.command, store_url, f"{step.command} {about}".strip()) as run:
             context = Context(step, store_url, run, given.own, given.loading, given.runtime)
             inputs = _open_inputs(context, given.inputs)
             made = step.run(context, inputs, configure(step, context, inputs, given.content))
@@ -61,11 +66,27 @@ def run_all(step: Step, values: Mapping[str, Any]) -> list[StepOutput]:
             produced, name = (made, "train") if isinstance(made, list) else ([made], step.name)
             seconds = round(time.monotonic() - started, 3)
             outputs = [StepOutput(name, each.artifact, each.found, seconds) for each in produced]
-            if isinstance(made, Produced) and not made.found:
-                log_output(run, outputs[0], step.plot)
+            for each in outputs:
+                if not each.found:
+                    record_action(context.store, "publish", each.artifact.uri, each.artifact.digest, step=step.command)
+            if isinstance(made, Produced):
+                _log(run, outputs[0], step)
         for output in outputs:
-            emit(output.event())
+            event = output.event()
+            emit(event)
+            keep(store_url, event)
     return outputs
+
+
+def _log(run: Run, output: StepOutput, step: Step) -> None:
+    """Log what was made to the step's run, and on Kubeflow, where nobody else does, what is there to the pipeline's."""
+    if not output.found:
+        log_output(run, output, step)
+    root = pipeline_run_id() if os.environ.get("RANK", "0") == "0" else ""
+    if root and (pipeline := run.above(root)) is not None:
+        pipeline.set_tags({PIPELINE: "on Kubeflow"})
+        log_to_pipeline(pipeline, output)
+        pipeline.finish()
 
 
 def newest_base(step: Step, values: Mapping[str, Any]) -> "Base | None":
@@ -92,7 +113,7 @@ def call(step: Step, values: Mapping[str, Any]) -> Any:
         raise ConfigError(message)
     given = sort_given(step, values)
     store_url = str(given.own.get("store") or "")
-    with _reported(step.name, step.about(values)), stoppable(), step_run(step.command, store_url) as run:
+    with _reported(step.name, step.about(values), store_url), stoppable(), step_run(step.command, store_url) as run:
         context = Context(step, store_url, run, given.own, given.loading, given.runtime)
         inputs = _open_inputs(context, given.inputs)
         return step.run(context, inputs, configure(step, context, inputs, given.content))
@@ -133,7 +154,7 @@ def _open_inputs(context: Context, given: Mapping[str, Sequence[str]]) -> Inputs
 
 
 @contextmanager
-def _reported(step: str, about: str) -> Iterator[None]:
+def _reported(step: str, about: str, store_url: str) -> Iterator[None]:
     """Tell whoever follows the run which step is at work, and how it failed."""
     with working_on(step, about):
         try:
@@ -144,5 +165,7 @@ def _reported(step: str, about: str) -> Iterator[None]:
             else:
                 raised = "".join(traceback.format_exception_only(error)).strip()
                 message, exit_code = f"internal error: {raised}", 1
-            emit(Failed(message=message, exit_code=exit_code))
+            event = Failed(message=message, exit_code=exit_code)
+            emit(event)
+            keep(store_url, event)
             raise

@@ -137,6 +137,7 @@ class Step:
     Attributes:
         name: the same in the library, the command, the component and the MLflow run.
         summary: one line.
+        title: what Kubeflow's dashboard calls it; empty: its name.
         run: does the work: from the context, the inputs and the configuration to what was published.
         config: "module:Class" of its configuration; empty: it has none.
         runtime: "module:Class" of what changes how it runs but not what it ends with.
@@ -145,8 +146,11 @@ class Step:
         output: what it publishes; None: it is a step of pipelines alone.
         returns: the type of the plain value that it returns then; empty: none.
         returned: what that value is.
+        takes_pod: its component hands on what its pod is given, to pods that it starts.
+        is_command: it is on the command line too, which prints that value.
         arguments: plain values beside the configuration.
         uses: what else it needs, which brings the options for it.
+        shared: several processes can do it together (see :mod:`mistudio.sae.workers`).
         choices: settings that it chooses or checks by its inputs, by path.
         check: refuses what the configuration alone cannot, before anything runs.
         plot: draws what it published, for MLflow.
@@ -157,6 +161,7 @@ class Step:
     name: str
     summary: str
     run: "Callable[[Context, Inputs, Any], Any]"
+    title: str = ""
     config: str = ""
     runtime: str = ""
     settings_of: str = ""
@@ -164,8 +169,11 @@ class Step:
     output: Output | None = None
     returns: str = ""
     returned: str = ""
+    takes_pod: bool = False
+    is_command: bool = False
     arguments: tuple[Argument, ...] = ()
     uses: frozenset[Uses] = frozenset()
+    shared: bool = False
     choices: Mapping[str, Choice] = field(default_factory=dict)
     check: "Callable[[Asked, Mapping[str, Asked]], None] | None" = None
     plot: "Callable[[Artifact, Run], None] | None" = None
@@ -301,7 +309,9 @@ def _leaf(name: str, kind: type, text: str, default: Any = None, place: Place = 
     return Leaf(name, name, kind, many=False, default=default, text=text, nullable=default is None, place=place)
 
 
-STORE = _leaf("store", str, "Folder of the store; None: MISTUDIO_STORE, else the user's data folder.")
+STORE = _leaf(
+    "store", str, "Store: a folder, or s3://bucket/prefix; None: MISTUDIO_STORE, else the user's data folder."
+)
 _JUDGE = (
     _leaf("judge_url", str, _ENDPOINT),
     _leaf("judge_model", str, _JUDGE_MODEL),

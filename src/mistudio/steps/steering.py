@@ -50,6 +50,7 @@ def choose_hook_point(context: Context, _inputs: Inputs, _content: "Mapping[str,
 
 DIRECTION = Step(
     name="direction",
+    title="Make direction",
     summary="Make a direction of positive and negative examples. Tried on held-out ones, beside controls.",
     config="mistudio.steer.direction_config:DirectionConfig",
     output=Output("direction", "direction", "The direction, its hook point and its figures.", metrics=True),
@@ -107,6 +108,7 @@ def _plot_steering(artifact: Artifact, run: Run) -> None:
 _JUDGING = "JSON Lines file with labelled examples: they choose features and judge texts; None: neither."
 STEER_EVALUATE = Step(
     name="steer_evaluate",
+    title="Evaluate steering",
     summary="Measure what steering along features does to texts. At all strengths, beside controls at an equal push.",
     config="mistudio.steer.evaluate.config:SteerEvaluateConfig",
     inputs=(

@@ -14,7 +14,8 @@ from mistudio.settings import by_path, check_seed, get, validated
 from mistudio.steps.choose import TRAINING
 from mistudio.steps.context import Context, as_object
 from mistudio.steps.given import check, configure, sort_given
-from mistudio.steps.output import StepOutput, log_output
+from mistudio.steps.logged import log_output
+from mistudio.steps.output import StepOutput
 from mistudio.steps.spec import Argument, Asked, Input, Inputs, Output, Step
 from mistudio.tracking import Run
 
@@ -73,7 +74,7 @@ def _train_together(context: Context, inputs: Inputs, config: "TogetherConfig") 
         )
         for own, made in zip(runs, produced, strict=True):
             if not made.found:
-                log_output(own, StepOutput("train", made.artifact, made.found, 0.0), plot_training)
+                log_output(own, StepOutput("train", made.artifact, made.found, 0.0), TRAIN)
     return produced
 
 
@@ -81,6 +82,12 @@ def _grid(context: Context, _inputs: Inputs, config: "GridConfig") -> list[Point
     """List the autoencoders of a sweep; each is checked as the train step would check it."""
     settings = as_object("train_settings", context.given.get("train_settings"), _EXAMPLE)
     points = grid_of(config, config.seeds, settings)
+    if (most := context.argument("most_points")) and len(points) > most:
+        message = (
+            f"A sweep of {len(points)} autoencoders is more than the {most} that a run on this cluster trains: ask for "
+            "them in several sweeps, such as one for each seed or width, and put them together with mistudio compare."
+        )
+        raise ConfigError(message)
     emit(Message(text=f"{len(points)} autoencoders to train and evaluate"))
     return [{name: _OF_A_POINT.get(name) if value is None else value for name, value in p.items()} for p in points]
 
@@ -205,12 +212,14 @@ _SETTINGS = Argument("train_settings", dict, f"Other settings of every training 
 
 TRAIN = Step(
     name="train",
+    title="Train autoencoder",
     summary="Train a sparse autoencoder on captured activations.",
     config="mistudio.train.config:TrainConfig",
     runtime="mistudio.train.config:TrainRuntime",
     inputs=(_ACTIVATIONS,),
     output=Output("sae", "sae", "Trained autoencoder."),
     uses=frozenset({"live", "seed"}),
+    shared=True,
     choices=TRAINING,
     check=_check_train,
     plot=plot_training,
@@ -230,13 +239,18 @@ TRAIN_TOGETHER = Step(
         _SETTINGS,
     ),
     uses=frozenset({"live", "seed"}),
+    shared=True,
     run=_train_together,
 )
 GRID = Step(
     name="grid",
+    title="List the autoencoders",
     summary="List the autoencoders of a sweep: every architecture with every width, sparsity and seed.",
     config="mistudio.train.config:GridConfig",
-    arguments=(_SETTINGS,),
+    arguments=(
+        Argument("most_points", int, "Refuse a sweep of more autoencoders than this; 0: any number.", 0),
+        _SETTINGS,
+    ),
     returns="list",
     check=_check_grid,
     returned="The options in which the train step differs: architecture, width, k, target_l0 and seed.",

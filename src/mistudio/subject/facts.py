@@ -22,6 +22,7 @@ from mistudio.subject.gguf_plain import config_folder
 from mistudio.subject.loading import loading_problem, quiet_transformers
 from mistudio.subject.source import SubjectSource
 
+_KERNELS = ("_attn_implementation", "_experts_implementation")
 _MOST = {"num_hidden_layers": 10_000, "hidden_size": 1_000_000, "vocab_size": 100_000_000}
 
 
@@ -77,6 +78,8 @@ def load_config(source: SubjectSource, trust_remote_code: bool = False) -> Any:
     except Exception as error:  # a broken file surfaces as any of a dozen exception types
         raise SubjectError(loading_problem("configuration", source, error)) from error
     _check_sizes(source, config)
+    if not trust_remote_code:
+        _check_kernels(source, config)
     return config
 
 
@@ -95,6 +98,24 @@ def _check_sizes(source: SubjectSource, config: Any) -> None:
                 f"{most:,} or fewer than 0: is its config.json whole? Give another model."
             )
             raise SubjectError(message)
+
+
+def _check_kernels(source: SubjectSource, config: Any) -> None:
+    """Refuse a configuration that has transformers load kernels of somebody's repository, which are code.
+
+    Raises:
+        SubjectError: it does.
+    """
+    for part in (config, config.get_text_config()):
+        for name in _KERNELS:
+            kernel = getattr(part, name, None)
+            if isinstance(kernel, str) and ("/" in kernel or ":" in kernel):
+                message = (
+                    f"The configuration of {source.name} asks for the kernel {shortened(kernel)} of the model hub, "
+                    "which is code. Take that line out of its config.json, or read the code, and if you trust it set "
+                    "trust_remote_code."
+                )
+                raise SubjectError(message)
 
 
 def num_layers(config: Any) -> int:

@@ -92,7 +92,8 @@ def tokenizer_of(path: Path, header: GgufHeader) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         # transformers wants the suffix, which the files of Ollama do not have.
         (Path(folder) / "model.gguf").symlink_to(path)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file="model.gguf")
+        file = "model.gguf"
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=file)  # our own  # nosec B615
     if kind == _BYTE_LEVEL:
         _split_as_told(tokenizer, header)
     elif kind == _SENTENCEPIECE and header.architecture not in _OWN_SPACES:

@@ -24,7 +24,7 @@ from mistudio.subject.devices import check_quantization, free_memory_bytes, pick
 from mistudio.subject.facts import load_config, position_limit
 from mistudio.subject.gguf_plain import weights_folder
 from mistudio.subject.loading import loading_problem, quiet_transformers
-from mistudio.subject.source import SubjectSource
+from mistudio.subject.source import SubjectSource, check_indexes
 from mistudio.subject.tokens import load_tokenizer
 
 _MAX_NAMED_KEYS = 5
@@ -254,6 +254,8 @@ def _quantization_settings(config: SubjectConfig, dtype_name: str) -> Any:
 
 def _check_weight_files(source: SubjectSource) -> None:
     folder = Path(source.path)  # a GGUF file is none
+    if folder.is_dir():
+        check_indexes(folder)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})

@@ -97,7 +97,8 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
     if artifact.manifest.short_kind != "subject":
         message = f"{artifact.uri} is a {artifact.manifest.short_kind}, not a subject."
         raise InputError(message)
-    files = {name: artifact.file(name) for name in artifact.paths()}
+    folder = artifact.folder()
+    files = {name: folder / name for name in artifact.paths()}
     name = str(artifact.manifest.config.get("name", artifact.uri))
     if _CONFIG not in files:
         path = _only_gguf(list(files.values()), artifact.uri)
@@ -110,7 +111,7 @@ def artifact_source(artifact: Artifact) -> SubjectSource:
     return SubjectSource(
         name=name,
         uri=artifact.uri,
-        path=str(files[_CONFIG].parent),
+        path=str(folder),
         revision=None,
         digest=artifact.digest,
         tokenizer_digest=_digest(_matching(hashes, _TOKENIZER_FILES)),
@@ -271,11 +272,21 @@ def _has_all_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
+def check_indexes(folder: Path) -> None:
+    """Refuse a model whose index names weights that are not its own: its digest would not be that of its content.
+
+    Raises:
+        SubjectError: it does, or is no index.
+    """
+    for index in folder.glob("*.safetensors.index.json"):
+        _shards(index)
+
+
 def _shards(index: Path) -> set[str]:
     """The files that an index of weights names.
 
     Raises:
-        SubjectError: it is no such index.
+        SubjectError: it is no such index, or names files outside of its folder.
     """
     try:
         content = parse_json_file(index, finite=False)
@@ -285,6 +296,13 @@ def _shards(index: Path) -> set[str]:
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         message = f"{index} does not say which files hold the weights. Download the model again."
+        raise SubjectError(message)
+    outside = sorted(name for name in set(names.values()) if "/" in name or "\\" in name or name in ("", ".", ".."))
+    if outside:
+        message = (
+            f"{index} names weights outside of the model's folder: {shortened(outside[0])}. What a model is lies in "
+            "its folder: put the files there, and their names alone into the index."
+        )
         raise SubjectError(message)
     return set(names.values())
 

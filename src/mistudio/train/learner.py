@@ -33,9 +33,9 @@ from mistudio.sae import (
     new_autoencoder,
 )
 from mistudio.train.config import TrainConfig
-from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair, norm_limit, within
+from mistudio.train.scaling import Rows, Scaling, as_float32, as_pair, norm_limit, only
 from mistudio.train.schedule import Schedule, steps_for
-from mistudio.train.whole import clip_gradients, sum_of_parts, sum_of_shares
+from mistudio.train.whole import clip_gradients, of_first, sum_of_parts, sum_of_shares
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ class Learner:
         self.micro_batches = config.micro_batches
         self.history: list[Metrics] = []
         self._sums: dict[str, Tensor] = {}  # of what is reported, and of the objective, since last asked for
-        sample = as_float32(stream.sample(SAMPLE_ROWS))
+        sample = of_first(as_float32(stream.sample(SAMPLE_ROWS)), workers)
         self.norm_limit = norm_limit(sample, config)
         if self.norm_limit:
-            sample = within(sample, self.norm_limit)
+            sample = self._kept(sample, self.norm_limit, workers)
         self.scaling = Scaling.measure(sample, config)
         self.sae = new_autoencoder(config.sae, stream.width, stream.target_width)
         self.training: SAETraining = self.sae.for_training()
@@ -219,13 +219,18 @@ class Learner:
         return x_TD, self.scaling.targets(target_TE) if self.config.target_hook else x_TD
 
     def _within_limit(self, rows: Rows, limit: NormLimit) -> Rows:
-        kept = within(rows, limit)
+        kept = self._kept(rows, limit, self.training.workers)
         num_kept = len(as_pair(kept)[0])
         if not num_kept:
             message = f"max_norm_ratio {self.config.max_norm_ratio:g} leaves out every token of a batch: raise it."
             raise ConfigError(message)
         self.filtered_tokens += len(as_pair(rows)[0]) - num_kept
         return kept
+
+    @staticmethod
+    def _kept(rows: Rows, limit: NormLimit, workers: Workers) -> Rows:
+        """Those within the limit in the first process: by a rounding, another could keep one more."""
+        return only(rows, workers.from_first(limit.keeps(as_pair(rows)[0])))
 
     def _gradients(self, x_TD: Tensor, y_TE: Tensor) -> Losses:
         """Gradients of a whole batch; where memory runs out, the same again in smaller parts."""

@@ -58,9 +58,8 @@ def norm_limit(sample: Rows, config: TrainConfig) -> NormLimit | None:
     return NormLimit.measured(as_pair(sample)[0], config.max_norm_ratio, centred=config.normalisation == "centred")
 
 
-def within(rows: Rows, limit: NormLimit) -> Rows:
-    """The rows whose inputs are within the limit, and their targets; the same object where all are."""
-    kept_N = limit.keeps(as_pair(rows)[0])
+def only(rows: Rows, kept_N: Tensor) -> Rows:
+    """The rows that are marked, and their targets; the same object where all are."""
     if bool(kept_N.all()):
         return rows
     return rows[kept_N] if isinstance(rows, Tensor) else (rows[0][kept_N], rows[1][kept_N])

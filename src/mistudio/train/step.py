@@ -71,12 +71,8 @@ def train_together(
         WorkerFailed: another process of this training cannot go on.
     """
     runtime = runtime or TrainRuntime()
-    # The recipe holds the rate that is used, so that another default is another recipe.
-    configs = [config.model_copy(update={"learning_rate": config.peak_learning_rate}) for config in configs]
-    recipes = [
-        Recipe(kind="sae", config=config.model_dump(mode="json"), inputs={"activations": activations.ref}, seed=seed)
-        for config in configs
-    ]
+    configs = [_with_rate(config) for config in configs]
+    recipes = [recipe_of(activations, config, seed) for config in configs]
     check_stream(configs)
 
     def training() -> "Training":
@@ -87,3 +83,14 @@ def train_together(
     if num_processes() > 1:
         return training().produce(recipes)
     return produce_together(store, recipes, "train", lambda drafts: training().learn(drafts))
+
+
+def recipe_of(activations: Artifact, config: TrainConfig, seed: int) -> Recipe:
+    """The recipe of an autoencoder; it does not say where and on how many hosts it is trained."""
+    content = _with_rate(config).model_dump(mode="json")
+    return Recipe(kind="sae", config=content, inputs={"activations": activations.ref}, seed=seed)
+
+
+def _with_rate(config: TrainConfig) -> TrainConfig:
+    """The recipe holds the rate that is used, so that another default is another recipe."""
+    return config.model_copy(update={"learning_rate": config.peak_learning_rate})

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mistudio.activations import RowSource, ShuffledBatches
+from mistudio.activations import LiveReader, RowSource, ShuffledBatches
 from mistudio.heap import release_freed_memory
 from mistudio.sae import ALONE, Parallel, Workers
 from mistudio.train.config import TrainConfig, check_stream
 from mistudio.train.learner import Learner, Metrics
 from mistudio.train.scaling import Rows, as_float32, as_pair
+from mistudio.train.whole import of_first
 
 State = tuple[dict[str, Tensor], dict[str, str]]  # tensors and text of one safetensors file
 
@@ -48,7 +49,8 @@ class Trainer:
         check_stream(configs)
         first = configs[0]
         self.step, self.tokens = 0, 0
-        self.device = device
+        self.device, self.workers = device, workers
+        self._is_live = isinstance(rows, LiveReader)
         self.stream = ShuffledBatches(rows, first.batch_size, first.buffer_rows, seed)
         self.learners = [Learner(config, self.stream, seed, device, workers, parallel) for config in configs]
         release_freed_memory()  # of the samples that they began with
@@ -61,6 +63,8 @@ class Trainer:
     def train_step(self) -> dict[int, Metrics]:
         """Give the next batch to all that still learn; the metrics of those that report, by number."""
         rows = as_float32(self.stream.next_batch(), self.device)
+        if self._is_live:
+            rows = of_first(rows, self.workers)
         reports = {}
         for number, learner in enumerate(self.learners):
             # One that was resumed from a later step than the others waits for them.

@@ -1,4 +1,4 @@
-"""Gradients and losses of a whole batch, from those of its parts and of the processes that share it.
+"""A whole batch, and its gradients and losses, from the parts of it and the processes that share it.
 
 Shape legend: F features (latents).
 """
@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from mistudio.sae import Losses, SAETraining
+from mistudio.sae import Losses, SAETraining, Workers
+from mistudio.train.scaling import Rows
+
+
+def of_first(rows: Rows, workers: Workers) -> Rows:
+    """The rows as the first process has them: where each computed them, they may differ by rounding."""
+    if isinstance(rows, Tensor):
+        return workers.from_first(rows)
+    return workers.from_first(rows[0]), workers.from_first(rows[1])
 
 
 def sum_of_parts(summed: list[Losses]) -> Losses:

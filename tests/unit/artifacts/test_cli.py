@@ -191,13 +191,13 @@ def test_remove_asks_first(run: Run, store: Store, publish: Publish) -> None:
     assert list(artifact.problems()) == []
     result = run("remove", artifact.uri, answer="y\n")
     assert f"Remove {artifact.uri} (13 bytes)?" in result.stdout
-    assert list(store.list()) == []
+    assert list(store.list("sae")) == []
 
 
 def test_remove_does_not_ask_when_told_so(run: Run, store: Store, publish: Publish) -> None:
     artifact = publish()
     assert run("remove", artifact.uri, "--yes").stdout == f"Removed {artifact.uri} (13 bytes).\n"
-    assert list(store.list()) == []
+    assert list(store.list("sae")) == []
     assert isinstance(run("remove", artifact.uri, "--yes").exception, NotFound)
 
 
@@ -216,7 +216,7 @@ def test_remove_takes_a_damaged_artifact(run: Run, store: Store, publish: Publis
     artifact = publish()
     break_manifest(store, artifact.uri)
     assert run("remove", artifact.uri, "--yes").stdout == f"Removed {artifact.uri} (damaged).\n"
-    assert list(store.list()) == []
+    assert list(store.list("sae")) == []
 
 
 def test_latest_prints_the_prefix_to_go_on_with(run: Run, publish: Publish) -> None:

@@ -25,6 +25,12 @@ COMMIT = "c0ffee" * 6 + "c0de"
 LINES = "".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(5)).encode()
 
 
+def card(place: str) -> bytes:
+    """The head of a README.md that says where a dataset's files are."""
+    config = {"config_name": "default", "data_files": [{"split": "train", "path": place}]}
+    return f"---\nconfigs: {json.dumps([config])}\n---\n# A dataset\n".encode()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "reviews"
@@ -90,6 +96,8 @@ class _Hub(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.asked.append(path)
         api, files = "/api/datasets/me/stories", f"/datasets/me/stories/resolve/{COMMIT}"
+        if self._hostile(path):
+            return
         if path in (api, f"{api}/revision/{COMMIT}"):
             self._json({"id": "me/stories", "sha": COMMIT, "siblings": [{"rfilename": "train.jsonl"}]})
         elif path == f"{api}/tree/{COMMIT}":
@@ -99,6 +107,17 @@ class _Hub(BaseHTTPRequestHandler):
         else:
             known = path.startswith((api, files))
             self._reply(404, b"", {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"})
+
+    def _hostile(self, path: str) -> bool:
+        """A dataset whose card names a file of the machine that reads it."""
+        api, files = "/api/datasets/me/hostile", f"/datasets/me/hostile/resolve/{COMMIT}"
+        if path in (api, f"{api}/revision/{COMMIT}"):
+            self._json({"id": "me/hostile", "sha": COMMIT, "siblings": [{"rfilename": "README.md"}]})
+        elif path == f"{files}/README.md":
+            self._ranged(card("/etc/hostname"))
+        else:
+            return False
+        return True
 
     do_HEAD = do_POST = do_GET
 
@@ -181,3 +200,80 @@ def test_a_hub_out_of_reach_is_said_at_once_with_what_works_offline(
     assert answer["error"] == "HubUnreachable"
     assert "'me/stories'" in answer["message"]
     assert "a local file or folder, an uploaded corpus, or the built-in corpus python-docs" in answer["message"]
+
+
+def test_a_dataset_of_the_hub_that_names_files_of_this_machine_is_refused(
+    tmp_path: Path, hub: ThreadingHTTPServer
+) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    (answer,) = in_child(tmp_path, {"HF_ENDPOINT": endpoint}, "hf:me/hostile")
+    assert answer["error"] == "CorpusError"
+    assert "'me/hostile' names '/etc/hostname' in its README.md" in answer["message"]
+
+
+PLACES = ["{outside}", "../outside.jsonl", "data/../../outside.jsonl", "{url}", "file://{outside}", "~/outside.jsonl"]
+PLACES += ["zip://*.jsonl::{url}", "..\\outside.jsonl", "hf://datasets/other/data/train.jsonl", "FILE:/{outside}"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_a_folder_that_names_files_outside_of_itself_is_refused_and_nothing_is_asked(
+    folder: Path, store: Store, hub: ThreadingHTTPServer, name: str, place: str
+) -> None:
+    outside = folder.parent / "outside.jsonl"
+    outside.write_text('{"text": "what nobody meant to be read"}\n')
+    named = place.format(outside=outside, url=f"http://127.0.0.1:{hub.server_port}/outside.jsonl")
+    content = card(named)
+    (folder / name).write_bytes(content if name == "README.md" else content.split(b"---")[1])
+    with pytest.raises(CorpusError, match=f"in its {name}, and a dataset is read from its own files alone"):
+        open_source(f"hf:{folder}", store)
+    assert hub.RequestHandlerClass.asked == []  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_data_that_its_card_leads_out_of_is_refused(folder: Path, store: Store) -> None:
+    (folder / "README.md").write_bytes(b"---\nconfigs:\n- config_name: a\n  data_dir: ../elsewhere\n---\n")
+    with pytest.raises(CorpusError, match="names '../elsewhere' in its README.md"):
+        open_source(f"hf:{folder}", store)
+
+
+def test_files_that_a_card_names_within_its_folder_are_read(folder: Path, store: Store) -> None:
+    (folder / "README.md").write_bytes(card("te*.jsonl"))
+    assert [document.text for document in open_source(f"hf:{folder}", store).documents()] == ["text 1"]
+
+
+def test_the_card_is_part_of_the_digest_also_where_it_is_hidden(folder: Path, store: Store) -> None:
+    before = open_source(f"hf:{folder}", store).digest
+    (folder / ".huggingface.yaml").write_bytes(card("te*.jsonl").split(b"---")[1])
+    assert open_source(f"hf:{folder}", store).digest != before
+
+
+BOMB = b"---\na: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(
+    f"{name}: &{name} [{', '.join([f'*{chr(ord(name) - 1)}'] * 9)}]\n".encode() for name in "bcdefghi"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (BOMB + b"configs: [{config_name: a, data_files: *i}]\n---\n", "names more than 100,000 files"),
+        (b"---\nconfigs: [{config_name: a, data_files: &x [*x]}]\n---\n", "names more than 100,000 files"),
+        (b"---\n" + b"[" * 5000 + b"\n---\n", "cannot be read: "),
+        (b"---\nconfigs: !!python/object/apply:os.system [exit]\n---\n", "cannot be read: ConstructorError"),
+        (b"---\n" + b"x" * (5 << 20) + b"\n---\n", "cannot be read: ValueError"),
+        (b"---\n\xff\n---\n", "cannot be read: "),
+    ],
+)
+def test_a_card_that_is_made_to_take_all_time_or_memory_is_refused(
+    folder: Path, store: Store, content: bytes, what: str
+) -> None:
+    (folder / "README.md").write_bytes(content)
+    with pytest.raises(CorpusError, match=what):
+        open_source(f"hf:{folder}", store)
+
+
+@pytest.mark.parametrize(
+    "name", ["http://169.254.169.254/x", "//169.254.169.254/x", "file:///etc/passwd", "http%3A//a/b", "a/b/c", "../a"]
+)
+def test_a_name_that_is_an_address_or_a_path_that_is_not_there_opens_nothing(store: Store, name: str) -> None:
+    with pytest.raises(CorpusError):
+        open_source(f"hf:{name}", store)

@@ -19,6 +19,8 @@ from tests.support.generating import ids_of, subject_of
 TOKENS, EDITED = 9, 4  # in a row; the place that is edited
 STRENGTH = 3.0
 CAP = -50.0  # less than any projection is
+# An expert multiplies the tokens that are sent to it as one matrix: which they are rounds the others otherwise.
+ROUNDED = {"mixtral": 1e-5}
 
 
 class Place:
@@ -87,10 +89,11 @@ def test_what_is_added_for_a_row_at_a_token_is_added_there_and_nowhere_else(fami
     for body in ({"strength": STRENGTH}, {"strength": STRENGTH, "unit": "relative"}, {"op": "cap", "value": CAP}):
         compiled = place.compiled(**body)
         edited_RTV = place.edited(place.of_second_row(compiled))
-        assert torch.equal(edited_RTV[0], clean_RTV[0])
+        same = {"rtol": ROUNDED.get(family, 0), "atol": ROUNDED.get(family, 0)}
+        torch.testing.assert_close(edited_RTV[0], clean_RTV[0], **same)
         assert not torch.allclose(edited_RTV[1, EDITED:], clean_RTV[1, EDITED:], rtol=1e-3, atol=1e-3)
         if family in CAUSAL:
-            assert torch.equal(edited_RTV[1, :EDITED], clean_RTV[1, :EDITED])
+            torch.testing.assert_close(edited_RTV[1, :EDITED], clean_RTV[1, :EDITED], **same)
         with spliced(place.subject, place.hook, lambda value, body=body: by_hand(value, place.vector_D, body)):
             expected_RTV = place.logits()
         torch.testing.assert_close(edited_RTV, expected_RTV, rtol=1e-4, atol=1e-4)

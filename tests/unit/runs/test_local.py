@@ -212,10 +212,16 @@ def test_a_training_that_is_cancelled_ends_when_run_again_as_if_it_had_not_been(
     assert not list(Path(runner.store).glob("sae/*/manifest.json"))
     assert not list(Path(runner.store).glob(".mistudio/staging/*"))
 
-    again = ended(runner, runner.start(TRAIN, {"activations": activations[1], **LONG}))
+    again = ended(runner, runner.retry(run.id))
+    assert again.id != run.id
     whole = ended(undisturbed, undisturbed.start(TRAIN, {"activations": activations[1], **LONG}))
     assert again.state == whole.state == "finished"
     assert again.artifacts == whole.artifacts
+    assert [event.uri for event in runner.finished(again.id)] == [made.uri for made in again.artifacts]
+    with pytest.raises(InputError, match="it has finished"):
+        runner.retry(again.id)
+    with pytest.raises(InputError, match="one log for all its steps"):
+        list(runner.log(again.id, "train"))
 
 
 def test_a_run_that_is_killed_has_died_and_does_not_run_for_ever(

@@ -98,7 +98,7 @@ def test_a_key_that_the_endpoint_repeats_is_in_nothing_that_a_step_leaves(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     client = MagicMock()
-    monkeypatch.setattr("mistudio.tracking._connected", lambda _store: (client, "1"))
+    monkeypatch.setattr("mistudio.tracking.runs.connected", lambda _store: (client, "1"))
     monkeypatch.setenv("MISTUDIO_TRACKING", "on")
     monkeypatch.setenv("MISTUDIO_EVENTS", str(tmp_path / "events.jsonl"))
     monkeypatch.setenv("MISTUDIO_SCRATCH", str(tmp_path / "scratch"))

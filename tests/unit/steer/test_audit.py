@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from mistudio.artifacts import canonical_json
+from mistudio.artifacts.chain import FIRST_HASH, chained
 from mistudio.cli import app
 from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, StorageError
 from mistudio.instrument.edits import Edits
 from mistudio.redaction import Secret
 from mistudio.steer import audit
 from mistudio.steer.audit import AuditLog
-from mistudio.steer.audit_chain import FIRST_HASH, Intervention, chained, notes_of
+from mistudio.steer.audit_chain import Intervention, notes_of
 from mistudio.steer.audit_files import rotated_path, rotated_paths, torn_path
 from mistudio.steer.audit_verify import verify_log
 

@@ -46,7 +46,7 @@ def png_files(store: Store, step: str, folder: Path) -> set[str]:
     tracking = pytest.importorskip("mlflow.tracking")
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
-    (run,) = (run for run in runs if run.info.run_name == step)
+    (run,) = (run for run in runs if run.data.tags["mistudio.step"] == step)
     assert run.info.status == "FINISHED"
     paths = [
         Path(client.download_artifacts(run.info.run_id, file.path, str(folder)))

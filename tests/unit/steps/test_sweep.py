@@ -99,11 +99,12 @@ def test_mlflow_has_a_run_for_each_point_with_its_settings_and_final_figures(sto
     done = steps.run_step("compare", evaluations=two, store=store.url)
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
-    (parent,) = (run for run in runs if run.info.run_name == "compare")
+    (parent,) = (run for run in runs if run.data.tags.get("mistudio.step") == "compare")
+    assert parent.info.run_name == "compare 2 autoencoders stories260K resid_post.2"
     points = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    assert set(points) == {"topk 1024 8 seed 3", "jumprelu 1024 8 seed 0"}
+    assert set(points) == {"topk width 1024 k8 seed 3", "jumprelu width 1024 target L0 8 seed 0"}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    topk_run = points["topk 1024 8 seed 3"].data
+    topk_run = points["topk width 1024 k8 seed 3"].data
     assert (topk_run.params["sae.k"], topk_run.params["seed"]) == ("8", "3")
     assert topk_run.metrics["ce_recovered"] == 0.98
     assert {"seconds.train", "seconds.evaluate"} <= topk_run.metrics.keys()

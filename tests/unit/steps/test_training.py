@@ -128,11 +128,15 @@ def test_several_over_one_stream_are_what_each_is_alone_with_runs_of_their_own(s
     client = tracking.MlflowClient(f"sqlite:///{store.url}/.mistudio/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])
     names = {run.info.run_name: run for run in runs}
-    assert set(names) == {"train-together", "topk width 64 k 4", "standard width 64 target_l0 4"}
+    assert set(names) == {
+        "train-together",
+        "train topk width 64 k4 seed 3",
+        "train standard width 64 target L0 4 seed 3",
+    }
     parent = names.pop("train-together").info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in names.values()} == {parent}
     assert all(len(client.get_metric_history(run.info.run_id, "fvu")) > 1 for run in names.values())
-    assert names["topk width 64 k 4"].data.params["ema_decay"] == "0.9"
+    assert names["train topk width 64 k4 seed 3"].data.params["ema_decay"] == "0.9"
     found = steps.run_all("train_together", **given, **POINTS, store=store.url)
     assert [output.found for output in found] == [True, True]
     assert len(client.search_runs([client.get_experiment_by_name("mistudio").experiment_id])) == 3

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +109,58 @@ def test_a_truncated_weight_file_is_refused_with_the_reason(model_folder: Path) 
     with pytest.raises(
         SubjectError, match=r"Cannot load the model of tiny-llama from .*incomplete|Incomplete|Metadata"
     ):
+        load(model_folder)
+
+
+def _weights(header: Any, body: bytes = b"\0" * 64, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + body
+
+
+def _tensor(shape: list[Any], start: Any = 0, end: Any = 64, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+HOSTILE_WEIGHTS = {
+    "nothing": b"",
+    "half of a length": b"\x01\0\0",
+    "a length of 2**63": _weights({}, length=2**63),
+    "a length past the end": _weights({}, length=10**9),
+    "no JSON": _weights(b"{x" + b"x" * 100),
+    "brackets, 100,000 deep": _weights(b"[" * 100_000 + b"]" * 100_000),
+    "objects, 100,000 deep": _weights(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "a shape of 2**60 numbers": _weights({"a": _tensor([2**40, 2**20])}),
+    "a negative place": _weights({"a": _tensor([16], -1)}),
+    "a place past the end": _weights({"a": _tensor([10**9], 0, 4 * 10**9)}),
+    "two tensors in one place": _weights({"a": _tensor([16]), "b": _tensor([16])}),
+    "a hole": _weights({"a": _tensor([8], 32)}),
+    "fewer bytes than the shape has": _weights({"a": _tensor([17])}),
+    "an unknown number format": _weights({"a": _tensor([16], dtype="PICKLE")}),
+    "bytes behind the last tensor": _weights({"a": _tensor([8], 0, 32)}),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE_WEIGHTS.values(), ids=HOSTILE_WEIGHTS.keys())
+def test_hostile_headers_of_weights_are_refused_with_the_reason(model_folder: Path, content: bytes) -> None:
+    (model_folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(SubjectError, match=r"Cannot load the model of tiny-llama") as caught:
+        load(model_folder)
+    assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/outside.safetensors", "a/b.safetensors", "..", ""])
+def test_an_index_that_names_weights_outside_of_the_folder_is_refused(model_folder: Path, name: str) -> None:
+    weights = model_folder / "model.safetensors"
+    (model_folder.parent / "outside.safetensors").write_bytes(weights.read_bytes())
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(SubjectError, match="names weights outside of the model's folder"):
+        load(model_folder)
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "experts_implementation"])
+def test_a_kernel_of_the_hub_is_code_and_not_loaded_unless_trusted(model_folder: Path, key: str) -> None:
+    edit_config(model_folder, **{key: "somebody/kernels@main:attention"})
+    with pytest.raises(SubjectError, match="asks for the kernel 'somebody/kernels@main:attention' of the model hub"):
         load(model_folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,18 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from mistudio.activations import CaptureConfig, capture
 from mistudio.artifacts import Artifact, Store, open_artifact, open_store
 from mistudio.errors import ConfigError
 from mistudio.sae import ALONE, Parallel, TopKConfig, WorkerFailed, Workers, load_autoencoder, new_autoencoder
 from mistudio.sae.topk import TopKTraining
+from mistudio.subject import SubjectConfig, artifact_source
 from mistudio.train import TrainConfig
 from tests.support.naive_sae import small_config
 from tests.support.processes import Team
 from tests.support.synthetic import HOOK, plant, publish_activations
+from tests.support.tiny import published_subject, tiny_corpus, tiny_llama
 from tests.unit.train import together
 
 ROWS, BATCH = 161, 32  # the last batch of an epoch has one row, which two processes cannot share
 STEPS = 16
+LIVE_HOOK, LIVE_BATCH = "resid_post.1", 37
 PARALLEL = ("data", "latents")
 CASES = {
     "topk": {"multi_k_coefficient": 0.1, "skip": "learned_scale"},
@@ -41,6 +46,17 @@ CASES = {
 def team() -> Iterator[Team]:
     with Team(2) as two:
         yield two
+
+
+@pytest.fixture
+def live(store: Store, tmp_path: Path) -> Artifact:
+    """Training rows that are computed when they are asked for; the last batch has an odd number."""
+    source = artifact_source(published_subject(store, tiny_llama(tmp_path / "model")))
+    corpus = tiny_corpus(store, source, tmp_path / "text", num_documents=9)
+    config = CaptureConfig(hooks=(LIVE_HOOK,), stored="heldout", shard_bytes=1 << 16)
+    activations = capture(store, corpus, source, SubjectConfig(device="cpu"), config).artifact
+    assert int(activations.manifest.summary["train_tokens"] or 0) % LIVE_BATCH == 15
+    return activations
 
 
 @pytest.fixture
@@ -125,6 +141,27 @@ def test_one_of_two_processes_publishes_what_one_alone_would(
     again = team.run(together.publish, activations.store.url, activations.uri, settings(case), parallel)
     assert [run.found for run in again] == [True, True]
     assert not [name for name in activations.store.list() if "/work/" in name]
+
+
+@pytest.mark.parametrize("parallel", PARALLEL)
+def test_where_live_rows_differ_all_processes_learn_from_those_of_the_first(
+    parallel: Parallel, team: Team, live: Artifact, tmp_path: Path
+) -> None:
+    shutil.copytree(live.store.url, tmp_path / "apart")
+    apart = open_store(str(tmp_path / "apart"))
+    sae = TopKConfig(width=64, k=3)
+    # Two epochs; many tokens lie at the limit of what is left out.
+    config = TrainConfig(
+        hook=LIVE_HOOK, sae=sae, tokens=1880, batch_size=LIVE_BATCH, buffer_rows=64, max_norm_ratio=1.2
+    )
+    alone = together.publish(apart.url, live.uri, config)
+    first, second = team.run(together.publish_with_rows_of_its_own, live.store.url, live.uri, config, parallel)
+    assert first[:2] == second[:2]
+    assert first.uri == alone.uri
+    summaries = [open_artifact(each, alone.uri).manifest.summary for each in (apart, live.store)]
+    assert summaries[0]["filtered_tokens"] == summaries[1]["filtered_tokens"] > 0
+    one, other = (load_autoencoder(open_artifact(each, alone.uri)) for each in (apart, live.store))
+    torch.testing.assert_close(other.W_dec, one.W_dec, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)

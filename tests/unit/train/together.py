@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mistudio.activations import ActivationReader, ShuffledBatches
+from mistudio.activations import ActivationReader, LiveReader, ShuffledBatches
+from mistudio.activations.stream import Ranges
 from mistudio.artifacts import open_artifact, open_store
-from mistudio.sae import Parallel, SAETraining, start_workers
+from mistudio.sae import NormLimit, Parallel, SAETraining, start_workers
 from mistudio.sae.topk import TopKTraining
 from mistudio.train import Learner, Metrics, TrainConfig, TrainRuntime, train
 from mistudio.train.config import TRAINING_NAME
@@ -138,3 +139,22 @@ def exchange(texts: list[str]) -> tuple[dict[str, str], int]:
     """What the first process says, and a sum."""
     workers, _ = start_workers("cpu")
     return workers.of_first({"text": texts[workers.rank]}), workers.agree(workers.rank + 1)
+
+
+def publish_with_rows_of_its_own(folder: str, uri: str, config: TrainConfig, parallel: Parallel) -> Run:
+    """The same, where the second process computes other rows, and leaves out others of the same, as by rounding."""
+
+    def other_rows(reader: LiveReader, ranges: Ranges, into: tuple[Tensor, ...], slots_N: Tensor) -> None:
+        read(reader, ranges, into, slots_N)
+        if os.environ["RANK"] == "1":
+            for part_ND in into:
+                part_ND *= 1.02
+
+    def other_limit(limit: NormLimit, x_TD: Tensor) -> Tensor:
+        return keeps(limit, x_TD if os.environ["RANK"] == "0" else 1.05 * x_TD)
+
+    read, keeps = LiveReader.read, NormLimit.keeps
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveReader, "read", other_rows)
+        patch.setattr(NormLimit, "keeps", other_limit)
+        return publish(folder, uri, config, parallel)

@@ -1,0 +1,1 @@
+"""The deploy step as a KFP component."""

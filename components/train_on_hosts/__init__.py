@@ -1,0 +1,1 @@
+"""The train_on_hosts step as a KFP component."""

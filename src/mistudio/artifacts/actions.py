@@ -1,0 +1,205 @@
+"""The record of who did what to a store: what was published, removed, named, signed, put to use.
+
+``actions/<day>/<number>`` is a small file that is written once, a line as ``chain`` has them: who, what, when, to which
+artifact, and the hash of the record before it. Writers on any number of machines go on with one chain, since of all
+that want a number one gets it. With a key in ``MISTUDIO_SIGNING_KEY`` a second line signs the first.
+
+Recorded is what commands and steps do, by whoever starts them: figures, curves and settings are MLflow's and the
+manifests'. What somebody does to the store by other means shows in no record, but to ``mistudio artifacts verify``.
+"""
+
+import datetime
+import hmac
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mistudio.artifacts.actor import Actor, this_actor
+from mistudio.artifacts.chain import FIRST_HASH, HASH, BadLine, Link, chained, read_line, sealed
+from mistudio.artifacts.manifest import JsonScalar
+from mistudio.artifacts.signing import SigningKey, signing_key
+from mistudio.artifacts.store import Store
+from mistudio.errors import ConfigError, DamagedArtifact, InputError
+from mistudio.plain_text import shortened, without_surrogates
+from mistudio.redaction import redact
+from mistudio.version import __version__
+
+ACTIONS = "actions"
+ACTION = "action"  # what every line says that it records
+_DIGITS = 10
+_MOST_CHARS = 500  # of a text that is recorded
+
+
+class Action(NamedTuple):
+    """One thing that was done.
+
+    Attributes:
+        name: of its file in the store.
+        record: what it says: action, target, digest, actor, time, detail, number, version.
+        hash: of its line.
+    """
+
+    name: str
+    record: dict[str, Any]
+    hash: str
+
+
+class ActionsVerdict(NamedTuple):
+    """Whether a record is what was written.
+
+    Attributes:
+        problems: what is not; empty where all is well.
+        actions: how many were read and are as they were written, one behind the other.
+        head: hash of the last of these: noted elsewhere, it shows later whether records were taken off the end.
+        unsigned: how many of them have no signature; 0 where this process has no key to look with.
+    """
+
+    problems: tuple[str, ...]
+    actions: int
+    head: str
+    unsigned: int
+
+
+def record_action(
+    store: Store,
+    action: str,
+    target: str,
+    digest: str | None = None,
+    *,
+    actor: Actor | None = None,
+    **detail: JsonScalar,
+) -> Action:
+    """Put on record that something was done.
+
+    Args:
+        store: that it was done to.
+        action: one word, such as publish, remove, deploy or promote.
+        target: what it was done to: the prefix of an artifact, or a name.
+        digest: of the artifact, where there is one.
+        actor: who did it; None: whoever runs this process.
+        detail: what else is worth knowing, without secrets, which are hidden.
+
+    Raises:
+        StorageError: the store cannot be written.
+    """
+    content = {
+        "record": ACTION,
+        "action": _plain(action),
+        "target": _plain(target),
+        "digest": digest,
+        "actor": (actor or this_actor())._asdict(),
+        "detail": {name: _plain(value) if isinstance(value, str) else value for name, value in detail.items()},
+        "version": __version__,
+    }
+    while True:
+        before = _last(store)
+        previous, number = (before.hash, before.record["number"] + 1) if before else (FIRST_HASH, 0)
+        now = datetime.datetime.now(datetime.UTC)
+        day = max(now.date().isoformat(), before.name.split("/")[1] if before else "")  # clocks differ; order does not
+        name = f"{ACTIONS}/{day}/{number:0{_DIGITS}d}"
+        time = now.isoformat(timespec="milliseconds")
+        line, link = sealed(previous, {**content, "number": number, "time": time})
+        key = signing_key()
+        if store.create(name, line + key.signature(name, line) if key else line):
+            return Action(name, link.record, link.hash)
+
+
+def actions(store: Store, since: str = "") -> Iterator[Action]:
+    """What is on record, the oldest first.
+
+    Args:
+        store: whose record.
+        since: a day, such as 2026-01-31, from which on; "": all.
+
+    Raises:
+        InputError: ``since`` is no day.
+        DamagedArtifact: a file is none of a record.
+    """
+    if since:
+        _check_day(since)
+    for name in _names(store, since):
+        try:
+            link = read_line(store.read(name).split(b"\n")[0])
+        except BadLine as error:
+            message = f"{name} is damaged: {error}. See mistudio audit verify."
+            raise DamagedArtifact(message) from error
+        yield Action(name, link.record, link.hash)
+
+
+def verify_actions(store: Store, head: str | None = None) -> ActionsVerdict:
+    """Check every record against the one before it, and against its signature where this process has a key.
+
+    Args:
+        store: whose record.
+        head: hash of a record that has to be there.
+
+    Raises:
+        ConfigError: ``head`` is no hash, or the key is none.
+    """
+    if head is not None and not HASH.fullmatch(head):
+        message = f"--head {shortened(head)} is no hash: give 64 hex digits, as verify prints them."
+        raise ConfigError(message)
+    key = signing_key()
+    previous, count, unsigned, seen = FIRST_HASH, 0, 0, head is None
+    for name in _names(store):
+        try:
+            link, signed = _checked(store, name, previous, count, key)
+        except BadLine as error:
+            return ActionsVerdict((f"{name}: {error}.",), count, previous, unsigned)
+        previous, count = link.hash, count + 1
+        unsigned += key is not None and not signed
+        seen = seen or previous == head
+    problems = () if seen else (f"The record with hash {head} is not there: records at the end are gone.",)
+    return ActionsVerdict(problems, count, previous, unsigned)
+
+
+def _checked(store: Store, name: str, previous: str, number: int, key: SigningKey | None) -> tuple[Link, bool]:
+    """A record, and whether it is signed.
+
+    Raises:
+        BadLine: it is not what was written, or not by who has the key.
+    """
+    line, _, signature = store.read(name).partition(b"\n")
+    link = read_line(line)
+    if link.number != number or name.rpartition("/")[2] != f"{number:0{_DIGITS}d}":
+        message = f"it is record {link.number}, where {number} has to be: others are gone or were put in"
+        raise BadLine(message)
+    if chained(previous, link.record) != link.hash:
+        message = "it does not follow the record before it: one of them was changed"
+        raise BadLine(message)
+    if signature and key is not None and not hmac.compare_digest(signature, key.signature(name, line + b"\n")):
+        message = "its signature is not that of this process's key"
+        raise BadLine(message)
+    return link, bool(signature)
+
+
+def _names(store: Store, since: str = "") -> Iterator[str]:
+    for folder in store.folders(ACTIONS):
+        if folder.rpartition("/")[2] >= since:
+            yield from (name for name in store.list(folder) if name.rpartition("/")[2].isdecimal())
+
+
+def _last(store: Store) -> Action | None:
+    """The newest record; of a damaged one the next still follows, and ``verify`` names it."""
+    for folder in reversed(list(store.folders(ACTIONS))):
+        names = [name for name in store.list(folder) if name.rpartition("/")[2].isdecimal()]
+        if names:
+            number = int(names[-1].rpartition("/")[2])
+            try:
+                link = read_line(store.read(names[-1]).split(b"\n")[0])
+            except BadLine:
+                return Action(names[-1], {"number": number}, FIRST_HASH)
+            return Action(names[-1], {**link.record, "number": number}, link.hash)
+    return None
+
+
+def _plain(text: str) -> str:
+    """A text as it is put on record: without secrets and what cannot be written, and not without end."""
+    return redact(without_surrogates(text))[:_MOST_CHARS]
+
+
+def _check_day(day: str) -> None:
+    try:
+        datetime.date.fromisoformat(day)
+    except ValueError as error:
+        message = f"--since {shortened(day)} is no day: write it like 2026-01-31."
+        raise InputError(message) from error
