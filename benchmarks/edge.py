@@ -1,7 +1,7 @@
 """What fits a small device: ``mistudio check-memory`` for models of known sizes.
 
-Makes a folder a model, with the sizes that its authors published, a tokenizer of as many tokens, and weights that take no
-room on the disk (a file with a hole: nothing reads them); then asks what each step needs. Prints a table and writes
+Makes a folder a model, with the sizes that its authors published, a tokenizer of as many tokens, and weights that take
+no room on the disk (a file with a hole: nothing reads them); then asks what each step needs. Prints a table and writes
 ``build/bench/edge.json``. ``python -m benchmarks.edge --budget-gb 7 -- --dtype bfloat16`` hands options on.
 """
 

@@ -32,7 +32,7 @@ NOT_NEEDED = {"serve": ("datasets", "umap-learn")}
 COMMAND = "make locks"
 
 _CUDA = re.compile(r"torch|setuptools|triton|bitsandbytes|(nvidia|cuda)-.*")
-_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 _HEAD = "# Written by `{command}` from pyproject.toml and constraints.txt: do not edit.\n"
 
 Package = Mapping[str, Any]
@@ -144,7 +144,7 @@ def main() -> None:
     """Write the locks."""
     parser = argparse.ArgumentParser(prog="python -m images.locks", description=__doc__)
     parser.add_argument("--uv", default="uv", help="the uv that resolves")
-    parser.add_argument("--torch-index", default=_TORCH_INDEX, help="where the CPU build of torch is (%(default)s)")
+    parser.add_argument("--torch-index", default=TORCH_INDEX, help="where the CPU build of torch is (%(default)s)")
     options = parser.parse_args()
     try:
         write(ROOT, options.uv, options.torch_index)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from images.locks import locked
+from images.locks import TORCH_INDEX, locked
 from images.platforms import PYTHON, platform_tags
 from images.references import ROOT, Image
 
@@ -43,7 +43,10 @@ def _fetch(lock: Path, folder: Path, architecture: str) -> None:
     target = ["--python-version", python, "--implementation", "cp", *abis, *tags]
     # What has no wheel comes as source, whose hash is in the lock, and is built where everything is installed.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", *target]
-    subprocess.run([*command, "--requirement", str(lock), "--dest", str(folder)], check=True)  # noqa: S603
+    command += ["--requirement", str(lock), "--dest", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:  # noqa: S603 - no shell
+        # Most package indexes have no CPU build of torch. The hashes say that it is the right one.
+        subprocess.run([*command, "--extra-index-url", TORCH_INDEX], check=True)  # noqa: S603
 
 
 def _files_of(folder: Path, versions: dict[str, str]) -> Iterable[Path]:
