@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, actions
 from mistudio.cli import app
 from mistudio.cluster.config import DeployConfig
 from mistudio.cluster.deploying import deploy
@@ -235,6 +235,16 @@ def test_without_the_right_to_deploy_nothing_is_changed_and_the_right_is_named(c
         ClusterError, match=f"right to get inferenceservices.serving.kserve.io steer in namespace {SERVICES}"
     ):
         deploy(tiny.sae, config(), patience=QUICK)
+
+
+def test_who_deployed_what_is_on_record(cluster: Stage, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_ACTOR", "ada@example.org")
+    done = run("--sae", tiny.sae.uri, "--store", str(tiny.store.url))
+    assert done.exit_code == 0, done.output
+    recorded = list(actions(tiny.store))[-1].record
+    assert (recorded["action"], recorded["target"], recorded["digest"]) == ("deploy", tiny.sae.uri, tiny.sae.digest)
+    assert recorded["detail"] == {"place": PLACE, "canary_percent": 100, "outcome": "done"}
+    assert recorded["actor"]["user"] == "ada@example.org"
 
 
 @pytest.mark.proof
