@@ -6,13 +6,14 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3 python; d
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := build/peers
+UV := build/uv
 CHECKS := build/checks
 SECURITY := build/security-tools
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Which tests are run, by their markers.
-TESTS ?= not proof
+TESTS ?= not proof and not cluster
 # The run that CI submits: minutes on one core, and figures that a broken build does not reach.
 SUBMIT_SETTINGS ?= max_tokens=300000 train_tokens=500000 width=1024 min_explained_variance=0.5
 # Tests against the other libraries run where these were installed; without, they are skipped.
@@ -43,11 +44,15 @@ demo-real: install ## Download a small model that talks (93 MB), and run the mai
 	$(BIN)/mistudio demo --subject smollm2 --store $(STORE)
 
 test: install ## Run the tests, but for the long proofs
-test-proofs: TESTS = proof
+test-proofs: TESTS = proof and not cluster
 test-proofs: install ## Run the long proofs: whole pipelines, killed runs, many processes
-test-all: TESTS =
+test-cluster: TESTS = cluster
+# One process: its tests share an engine and the images.
+test-cluster: TEST_FLAGS = tests/cluster
+test-cluster: install ## Build the images and run the tests inside them (docker, podman; or, as root, docker.io and debootstrap)
+test-all: TESTS = not cluster
 test-all: install ## Run the tests, and the long proofs with them
-test test-proofs test-all:
+test test-proofs test-cluster test-all:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS) -m "$(TESTS)"
 
 fuzz: install ## Try hostile command lines, settings, files and answers (FUZZ_EXAMPLES of them; 10,000 by default)
@@ -125,6 +130,23 @@ $(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
 	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
 	@touch $@
 
+refs: install ## Write the names of the images (after a change, before a commit), and compile the pipelines with them
+	$(BIN)/python -m images.references
+
+locks: install $(UV)/installed ## Lock what the images are installed from (after a change of dependencies)
+	$(BIN)/python -m images.locks --uv $(UV)/bin/uv
+	$(BIN)/python -m images.references
+
+# ENGINE: docker, podman or buildah. BASE: what to build on. ARGS: see python -m images.build --help.
+images: install ## Build the images for this machine (ENGINE=docker|podman|buildah, ARGS="--variants cpu,cuda")
+	$(BIN)/python -m images.build $(if $(ENGINE),--engine $(ENGINE)) $(if $(BASE),--base $(BASE)) $(ARGS)
+
+image-base: install ## Make a base image of Debian's packages, where no registry is reached (needs root and debootstrap)
+	$(BIN)/python -m images.base $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
+
+lint-images: check-tools ## Check the Containerfiles (hadolint)
+	$(CHECKS)/bin/hadolint images/*/Containerfile
+
 bench: install ## Run the benchmarks; rows go to build/bench
 	$(BIN)/python -m benchmarks.sae_step
 	$(BIN)/python -m benchmarks.dashboard
@@ -160,6 +182,11 @@ $(PEERS)/installed: benchmarks/peers-requirements.txt
 	$(PEERS)/bin/pip install --quiet --upgrade pip
 	$(PEERS)/bin/pip install --quiet --requirement $< --editable .
 	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
+	@touch $@
+
+$(UV)/installed:
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet uv==0.13.9
 	@touch $@
 
 clean: ## Remove build results and caches, not the virtual environment

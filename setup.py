@@ -9,7 +9,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-_CARRIED = ("components", "images", "model_servers", "pipelines")
+_CARRIED = ("components", "model_servers", "pipelines")
+_REFS = "images/refs.env"
 
 
 class BuildWithPipelines(build_py):
@@ -24,6 +25,8 @@ class BuildWithPipelines(build_py):
         shutil.rmtree(bundled, ignore_errors=True)  # of an earlier build
         for folder in _CARRIED:
             shutil.copytree(folder, bundled / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        (bundled / _REFS).parent.mkdir()
+        shutil.copy(_REFS, bundled / _REFS)
 
 
 setup(cmdclass={"build_py": BuildWithPipelines})

@@ -306,10 +306,10 @@ def _save_model(case: Case, folder: Path) -> None:
         )
     dtype = getattr(torch, case.saved_as or case.dtype)
     transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
-    _tokenizer(case.vocab_size).save_pretrained(folder)
+    sized_tokenizer(case.vocab_size).save_pretrained(folder)
 
 
-def _tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
+def sized_tokenizer(vocab_size: int) -> transformers.PreTrainedTokenizerFast:
     """Byte-pair encoding with as many tokens as the model has embeddings, for memory as large as a real one's."""
     lengths = (islice(product(_LETTERS, repeat=length), 200_000) for length in (1, 2, 3, 4))
     words = ["".join(letters) for letters in chain.from_iterable(lengths)]

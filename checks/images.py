@@ -8,6 +8,7 @@ import yaml
 from checks.pods import containers_of, pods
 from checks.rendering import MANIFESTS
 from checks.tools import ROOT
+from images.references import COMMAND, IMAGES, outdated
 
 _OWN = re.compile(r"(?P<registry>.+)/mistudio/(?P<name>[a-z-]+)")
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
@@ -24,6 +25,12 @@ def look() -> tuple[str, Sequence[str]]:
     return f"{count} images", [
         f"{place}: {problem}" for place, image in sorted(images) for problem in problems_of(image, tags)
     ]
+
+
+def look_names() -> tuple[str, Sequence[str]]:
+    """Where the names of the project's own images stand."""
+    stale = [f"{path} names other images than those of this checkout: run {COMMAND}" for path in outdated()]
+    return f"{len(IMAGES)} images", stale
 
 
 def problems_of(image: str, tags: Mapping[str, str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Linters of others: yamllint, checkov, shellcheck."""
+"""Linters of others: yamllint, checkov, shellcheck, hadolint."""
 
 import json
 import tempfile
@@ -29,6 +29,14 @@ def look_shell() -> tuple[str, Sequence[str]]:
     files = sorted(MANIFESTS.rglob("*.sh"))
     done = run([program, "--format", "gcc", *files])
     return f"{len(files)} scripts", done.stdout.splitlines() + done.stderr.splitlines()
+
+
+def look_containerfiles() -> tuple[str, Sequence[str]]:
+    """What the images are built by."""
+    program = find("hadolint", "run `make check-tools`")
+    files = sorted((ROOT / "images").glob("*/Containerfile"))
+    done = run([program, "--format", "gnu", *files])
+    return f"{len(files)} files", done.stdout.splitlines() + done.stderr.splitlines()
 
 
 def look_checkov() -> tuple[str, Sequence[str]]:

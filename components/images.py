@@ -1,4 +1,4 @@
-"""The image references that compilation puts into components, from ``images/refs.env``."""
+"""The image references that compilation puts into components, from ``images/refs.env``, which ``make refs`` writes."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ def _read_refs() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-_refs = _read_refs()
-BATCH_IMAGE = _refs["BATCH_IMAGE"]
-BATCH_CUDA_IMAGE = _refs.get("BATCH_CUDA_IMAGE", BATCH_IMAGE)
+_IMAGES = _read_refs()
+BATCH_IMAGE = _IMAGES["BATCH_IMAGE"]
+"""What components run in."""
+BATCH_CUDA_IMAGE = _IMAGES["BATCH_CUDA_IMAGE"]
+"""The same on a GPU."""

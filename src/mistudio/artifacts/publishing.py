@@ -22,7 +22,7 @@ from mistudio.artifacts.manifest import MANIFEST_NAME, WORK, JsonScalar, Manifes
 from mistudio.artifacts.signing import signing_key
 from mistudio.artifacts.store import Store
 from mistudio.errors import ConfigError, NotFound, StorageError
-from mistudio.version import __version__
+from mistudio.version import COMMIT_ENV, IMAGE_ENV, __version__
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +181,8 @@ def _producer(step: str, seconds: float) -> Producer:
     return Producer(
         step=step,
         version=__version__,
-        git_commit=os.environ.get("MISTUDIO_GIT_COMMIT") or _git_commit(),
-        image=os.environ.get("MISTUDIO_IMAGE"),
+        git_commit=os.environ.get(COMMIT_ENV) or _git_commit(),
+        image=os.environ.get(IMAGE_ENV),
         seconds=round(seconds, 3),
     )
 

@@ -27,7 +27,7 @@ from mistudio.cli import (
 from mistudio.errors import MistudioError
 from mistudio.stopping import Stopped, stoppable
 from mistudio.terminal import LineHandler, console, echo, plain
-from mistudio.version import __version__
+from mistudio.version import provenance
 
 _HELP = """Interpretability of language models: capture, train, find, inspect.
 
@@ -49,7 +49,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
     if version:
-        echo(f"mistudio {__version__}")
+        echo(provenance())
         raise typer.Exit
 
 

@@ -1,0 +1,1 @@
+"""The container images: their files, what they are called, how they are locked and built. None of it is installed."""
