@@ -152,8 +152,8 @@ def server() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The store in a bucket beside minio's own client.")
-    parser.add_argument("--megabytes", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--megabytes", type=int, default=128)
+    parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--only-memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_memory:

@@ -271,6 +271,28 @@ def test_a_fetched_file_can_be_memory_mapped(store: Store) -> None:
         assert mapped[3:6] == b"345"
 
 
+def test_a_folder_is_fetched_with_its_files_as_they_are_now(store: Store) -> None:
+    for name, data in (("m/1/config.json", b"{}"), ("m/1/deep/weights", b"0123"), ("m/2/config.json", b"other")):
+        put(store, name, data)
+    folder = store.fetch_folder("m/1", ["config.json", "deep/weights"])
+    assert [(folder / name).read_bytes() for name in ("config.json", "deep/weights")] == [b"{}", b"0123"]
+    put(store, "m/1/config.json", b"anew")
+    assert (store.fetch_folder("m/1", ["config.json"]) / "config.json").read_bytes() == b"anew"
+    assert (store.fetch_folder("m/1", ["config.json"], anew=True) / "config.json").read_bytes() == b"anew"
+    assert store.fetch("m/1/config.json", anew=True).read_bytes() == b"anew"
+    with pytest.raises(NotFound, match="^m/1/none is not in the store"):
+        store.fetch_folder("m/1", ["config.json", "none"])
+
+
+def test_many_threads_write_and_read_side_by_side(store: Store) -> None:
+    def both(number: int) -> bytes:
+        put(store, f"x/{number}", b"%d" % number)
+        return store.fetch(f"x/{number}").read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(both, range(32))) == [b"%d" % number for number in range(32)]
+
+
 def test_a_large_file_comes_back_as_it_was_written(store: Store) -> None:
     written, read = hashlib.sha256(), hashlib.sha256()
     with store.put("x/large") as staged, staged.open() as handle:

@@ -10,9 +10,12 @@ from hypothesis import given
 
 from mistudio.artifacts import opening
 from mistudio.artifacts.local import LocalStore
+from mistudio.artifacts.s3 import store as s3_store
+from mistudio.artifacts.s3.limits import Limits
 from tests.fuzz.command_line import WorkBegins, command_lines, run
 from tests.fuzz.examples import counted, examples
 from tests.fuzz.expectation import is_readable, names_one
+from tests.support.s3_server import free_ports
 
 
 def _begins(*_given: Any, **_named: Any) -> NoReturn:
@@ -42,6 +45,10 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ):
             patch.setattr(name, _begins)
         patch.setattr(opening, "LocalStore", _only_below(tmp_path_factory.getbasetemp()))
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")  # buckets are asked for there alone
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing-secret")
+        patch.setattr(s3_store, "Limits", lambda: Limits(opening_s=0.0))
         yield
 
 

@@ -91,6 +91,18 @@ def test_no_key_and_half_a_pair_are_told(s3_url: str, monkeypatch: pytest.Monkey
         open_store(s3_url)
 
 
+def test_certificates_that_are_no_file_are_told(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such/file")
+    with pytest.raises(ConfigError, match="AWS_CA_BUNDLE='/no/such/file' is no file"):
+        open_store(s3_url)
+
+
+def test_a_server_without_tls_is_told(s3_access: Access, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_access.endpoint.replace("http:", "https:"))
+    with pytest.raises(StorageError, match="no secure connection could be made. Check whether AWS_ENDPOINT_URL"):
+        open_store(s3_url)
+
+
 def test_a_bucket_that_is_not_there_is_told_at_once(proxy: Proxy) -> None:
     for mode in ("r", "rw"):
         with pytest.raises(StorageError, match="Cannot open the store s3://no-such-bucket/x at http.*no such bucket"):

@@ -80,7 +80,11 @@ def test_interpret_that_is_killed_in_a_bucket_ends_with_the_digests_of_a_folder(
     assert not list(store.folders("report"))
     finish(start(tmp_path, s3_url, "bucket.json"))
     assert digests(tmp_path, "bucket.json") == digests(tmp_path, "folder.json")
-    assert list(store.list()) == list(open_store(str(tmp_path / "store")).list())
+    files = [
+        [name for name in each.list() if not name.startswith("actions/")]  # a record of what was done, and how often
+        for each in (store, open_store(str(tmp_path / "store")))
+    ]
+    assert files[0] == files[1]
 
 
 WORKER = """

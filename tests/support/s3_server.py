@@ -31,6 +31,7 @@ PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 REGION = "us-east-1"
 _ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
+_TRIES = 3
 _MEMORY_BYTES = 4 << 30
 _CONFIGURATION = """
 [global]
@@ -99,18 +100,25 @@ class Server:
     """The server, running from the start of a block to its end."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._top = folder
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.port, self._mon_port = free_ports(2)
-        self.access = Access(f"http://127.0.0.1:{self.port}", secrets.token_hex(8), secrets.token_hex(16))
 
     def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
+        for number in range(_TRIES):  # another program may take a port that was free just before
+            self._folder = self._top / str(number)
+            self.port, self._mon_port = free_ports(2)
+            self.access = Access(f"http://127.0.0.1:{self.port}", secrets.token_hex(8), secrets.token_hex(16))
+            try:
+                self._start()
+                return self
+            except RuntimeError:
+                self.stop()
+                if number == _TRIES - 1:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+        raise AssertionError
 
     def __exit__(self, *_: object) -> None:
         self.stop()

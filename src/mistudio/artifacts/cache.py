@@ -181,13 +181,12 @@ class FileCache:
         with self._lock:
             name = path.name
             if str(path) in _KEPT:
-                if path.is_dir():
+                if _touched(path):
                     return True
                 os.close(_KEPT.pop(str(path)))
             if name in self._held:
                 self._held.move_to_end(name)
-                if path.is_dir():
-                    os.utime(path)
+                if _touched(path):
                     return True
                 os.close(self._held.pop(name)[0])
             try:
@@ -195,10 +194,9 @@ class FileCache:
             except (FileNotFoundError, NotADirectoryError):
                 return False
             fcntl.flock(lock, fcntl.LOCK_SH)  # waits for one who is about to drop it
-            if not path.is_dir() or os.stat(path).st_ino != os.fstat(lock).st_ino:
+            if not _touched(path, lock):
                 os.close(lock)
                 return False
-            os.utime(path)
             if keep:
                 _KEPT[str(path)] = lock
             else:
@@ -284,6 +282,17 @@ class FileCache:
         with open_lock(self._locks / str(int(name[:8], 16) % _LOCKS)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _touched(path: Path, lock: int | None = None) -> bool:
+    """Note that an entry was used; False where it is not there, or is another than the one that is locked."""
+    try:
+        if lock is not None and os.stat(path).st_ino != os.fstat(lock).st_ino:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _let_go_of_all(held: "OrderedDict[str, tuple[int, int]]") -> None:

@@ -36,6 +36,8 @@ from mistudio.artifacts.s3.address import Address, Endpoint
 from mistudio.artifacts.s3.credentials import NoKeys, provider
 from mistudio.artifacts.s3.limits import Limits
 from mistudio.artifacts.s3.trouble import Place, Replaced, is_condition, is_missing, is_transient, told
+from mistudio.errors import ConfigError
+from mistudio.plain_text import shortened
 
 SHA256 = "x-amz-meta-sha256"
 _ResultT = TypeVar("_ResultT")
@@ -71,7 +73,7 @@ class Requests:
     """What is asked of a bucket, by key.
 
     Raises:
-        ConfigError: the environment holds half a pair of keys.
+        ConfigError: the environment holds half a pair of keys, or names no file of certificates.
     """
 
     def __init__(self, address: Address, endpoint: Endpoint, region: str | None, limits: Limits) -> None:
@@ -84,7 +86,7 @@ class Requests:
             timeout=urllib3.Timeout(connect=limits.connect_s, read=limits.read_s),
             maxsize=2 * limits.threads + 2,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where(),
+            ca_certs=_trusted(),
             retries=False,
         )
         keys = provider(region)
@@ -330,6 +332,19 @@ class _NotTaken(Exception):
 
 class _Refused(Exception):
     """The condition of a write does not hold."""
+
+
+def _trusted() -> str:
+    """The file of the certificates that are trusted.
+
+    Raises:
+        ConfigError: AWS_CA_BUNDLE names no file.
+    """
+    given = os.environ.get("AWS_CA_BUNDLE", "")
+    if given and not os.path.isfile(given):
+        message = f"AWS_CA_BUNDLE={shortened(given)} is no file: name the file with the certificates, or unset it."
+        raise ConfigError(message)
+    return given or os.environ.get("SSL_CERT_FILE") or certifi.where()
 
 
 def _found(headers: Mapping[str, str]) -> Found:

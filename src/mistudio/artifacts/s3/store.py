@@ -201,11 +201,13 @@ class S3Store(Store):
         self._refuse_if_read_only(f"work on {prefix} in")
         self._check_conditions(f"lock {prefix} in")
         writers_folder = self._scratch / "writers"
+        with self._translated(f"lock {prefix} in"):
+            name = self._writer.name
         with lease.held(
             self._ask,
             self._lease_key(prefix),
             prefix,
-            self._writer.name,
+            name,
             lambda name: writers.is_gone(writers_folder, name),
         ):
             yield

@@ -5,8 +5,10 @@ writer is gone: its half written files can go, and its leases are free. Elsewher
 """
 
 import fcntl
+import itertools
 import os
 import shutil
+import threading
 import time
 import uuid
 import weakref
@@ -25,19 +27,19 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._name, self._process, self._count = "", 0, 0
+        self._name, self._process, self._numbers = "", 0, itertools.count()
+        self._entering = threading.Lock()
 
     @property
     def name(self) -> str:
         """The name of this process among all writers of all machines."""
-        self._enter()
-        return self._name
+        with self._entering:
+            self._enter()
+            return self._name
 
     def path(self, basename: str) -> Path:
         """A path for a new file, which nobody else writes to."""
-        self._enter()
-        self._count += 1
-        return self._folder / self._name / f"{self._count}@{basename}"
+        return self._folder / self.name / f"{next(self._numbers)}@{basename}"
 
     def _enter(self) -> None:
         """Take a name and its lock; a child process that was forked is another writer."""
