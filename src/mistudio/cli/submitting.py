@@ -13,7 +13,9 @@ from mistudio.terminal import echo
 if TYPE_CHECKING:
     from mistudio.runs.connection import Connection
 
-_SUBMIT_HELP = """Submit a pipeline to Kubeflow: upload it, start a run, print its id.
+_SUBMIT_HELP = """Submit a pipeline to Kubeflow.
+
+It is uploaded, a run is started, and its id printed.
 
 The pipeline is uploaded as a version named by the git commit, and found where that is there already. Of a checkout with
 changes that were not committed the version's name says so. Settings are checked as those of mistudio run.
