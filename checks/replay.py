@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from checks.tools import ROOT
+from checks.tools import ROOT, TOOLS
 
 _READY_S = 180
 _REFERENCE = re.compile(r"\$\((\w+)\)")
@@ -65,25 +65,30 @@ def environment_of(container: Mapping[str, Any], values: Mapping[str, str]) -> d
 
 @contextmanager
 def replayed(
-    container: Mapping[str, Any], more: Sequence[str], values: Mapping[str, str], replace: Mapping[str, str]
+    container: Mapping[str, Any],
+    more: Sequence[str],
+    values: Mapping[str, str],
+    replace: Mapping[str, str],
+    kept: Path | None = None,
 ) -> Iterator[Replayed]:
     """Start a container, wait until its readiness probe holds, and end it as the kubelet does.
 
     Args:
-        container: of a pod, with one port.
+        container: of a pod; its first port is the one that is asked.
         more: arguments that an InferenceService adds.
         values: of variables from secrets and config maps, and of those that have to be others here.
         replace: texts in arguments, by what stands for them.
+        kept: where its volumes lie; None: in a folder that goes with it.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; with what it said.
     """
-    port = _free_port()
+    port = free_port()
     number = container["ports"][0]["containerPort"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         listening = {"0.0.0.0": "127.0.0.1", str(number): str(port), **replace}  # noqa: S104
-        process = _start(container, more, values, listening, log)
+        process = _start(container, more, values, listening, log, kept)
         try:
             running = Replayed(f"http://127.0.0.1:{port}", process, log)
             _wait_ready(running, container["readinessProbe"]["httpGet"]["path"])
@@ -105,18 +110,19 @@ def ran(container: Mapping[str, Any], values: Mapping[str, str], replace: Mappin
 
 
 def _changed(text: str, changes: Mapping[str, str]) -> str:
+    """A word, or the value of a flag, with the first of the changes that fits it."""
+    flag, equals, value = text.partition("=")
+    head, tail = (flag + equals, value) if equals else ("", text)
     for old, new in changes.items():
-        text = new + text[len(old) :] if text.startswith(old + "/") or text == old else text
-        flag, equals, value = text.partition("=")
-        if equals and (value == old or value.startswith(old + "/")):
-            text = flag + equals + new + value[len(old) :]
+        if tail == old or tail.startswith(old + "/"):
+            return head + new + tail[len(old) :]
     return text
 
 
 def _volumes(container: Mapping[str, Any], folder: Path) -> dict[str, str]:
     paths = {each["mountPath"]: folder / each["name"] for each in container.get("volumeMounts") or ()}
     for path in paths.values():
-        path.mkdir()
+        path.mkdir(exist_ok=True)
     return {mount: str(path) for mount, path in paths.items()}
 
 
@@ -126,13 +132,15 @@ def _start(
     values: Mapping[str, str],
     replace: Mapping[str, str],
     log: Path,
+    kept: Path | None = None,
 ) -> "subprocess.Popen[str]":
-    changes = {**_volumes(container, log.parent), **replace}
+    changes = {**_volumes(container, kept or log.parent), **replace}
     words = [_changed(word, changes) for word in arguments_of(container)]
     given = environment_of(container, values)
     own = {name: _changed(value, changes) for name, value in given.items()} | dict(values)
     # Nothing of this process's own settings: only what Python needs to find the code, and what the container sets.
-    base = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    path = os.pathsep.join([os.environ["PATH"], str(TOOLS / "bin")])
+    base = {"PATH": path, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     base |= {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
     with log.open("w") as said:
         return subprocess.Popen(  # noqa: S603 -- the command of a manifest of ours
@@ -165,7 +173,8 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

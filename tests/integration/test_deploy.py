@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from mistudio.artifacts import Artifact
+from mistudio.artifacts import Artifact, actions
 from mistudio.cli import app
 from mistudio.cluster.config import DeployConfig
 from mistudio.cluster.deploying import deploy
@@ -23,6 +24,7 @@ from tests.support.deploying import KEY, QUICK, Processes, Stage, another_sae, i
 from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, can_be_ended, rules_of
 from tests.support.served import TinyStore, tiny_store
 
+RUNTIME = Path(__file__).parents[2] / "manifests" / "serving" / "runtime-steer.yaml"
 PLACE = f"{SERVICES}/steer"
 STABLE = f"steer-predictor.{SERVICES}.svc.cluster.local"
 
@@ -235,18 +237,31 @@ def test_without_the_right_to_deploy_nothing_is_changed_and_the_right_is_named(c
         deploy(tiny.sae, config(), patience=QUICK)
 
 
+def test_who_deployed_what_is_on_record(cluster: Stage, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_ACTOR", "ada@example.org")
+    done = run("--sae", tiny.sae.uri, "--store", str(tiny.store.url))
+    assert done.exit_code == 0, done.output
+    recorded = list(actions(tiny.store))[-1].record
+    assert (recorded["action"], recorded["target"], recorded["digest"]) == ("deploy", tiny.sae.uri, tiny.sae.digest)
+    assert recorded["detail"] == {"place": PLACE, "canary_percent": 100, "outcome": "done"}
+    assert recorded["actor"]["user"] == "ada@example.org"
+
+
 @pytest.mark.proof
 def test_the_command_deploys_a_real_server_and_takes_back_one_whose_store_lacks_the_line(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The processes are started with the arguments and variables of the ServingRuntime and the InferenceService."""
+    """The process is started with the arguments of the manifests' ServingRuntime and of the InferenceService."""
     tiny = tiny_store(tmp_path_factory)
     theirs = tmp_path / "store-of-the-predictors"
     shutil.copytree(str(tiny.store.url), theirs)
     missing = another_sae(tiny)
-    runtime = ["--models", "steer", "--host", "0.0.0.0", "--port", "8080", "--subject", tiny.source.path]
+    runtime = yaml.safe_load(RUNTIME.read_text(encoding="utf-8"))
+    (container,) = runtime["spec"]["containers"]
+    assert container["command"] == ["python", "-P", "-m", "model_servers"]
+    container["args"].append(f"--subject={tiny.source.path}")  # the model is no part of this store
     containers = Processes({"MISTUDIO_STORE": str(theirs), "MISTUDIO_API_KEYS": f"deployer:{KEY}"})
-    with stage(tmp_path, monkeypatch, containers.start, *runtime) as cluster:
+    with stage(tmp_path, monkeypatch, containers.start, runtime=runtime) as cluster:
         done = run("--sae", tiny.sae.uri, "--store", str(tiny.store.url))
         assert done.exit_code == 0, done.output
         assert f"which serves {tiny.sae.uri}" in done.stdout

@@ -192,7 +192,7 @@ def test_mlflow_has_one_run_for_the_pipeline_and_a_nested_one_for_each_step(fini
     nested = {run.data.tags["mistudio.step"]: run for run in own}
     assert parent.info.run_name == "model resid_post.1 topk width 128 k4 seed 0"
     assert nested["train"].info.run_name == "train topk width 128 k4 seed 0"
-    assert parent.data.tags["mlflow.note.content"].startswith("# Feature dashboard")
+    assert parent.data.tags["mlflow.note.content"].startswith("**CE recovered ")
     assert {each.dataset.name for each in parent.inputs.dataset_inputs} == {"text.jsonl", "model resid_post.1"}
     assert sorted(nested) == sorted(step.replace("_", "-") for step in STEPS)
     assert {run.info.status for run in [parent, *nested.values()]} == {"FINISHED"}

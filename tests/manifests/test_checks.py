@@ -8,7 +8,7 @@ from checks.registry import CHECKS
 from tests.support.manifests import needs_rendering
 from tests.support.served import tiny_store
 
-LONG = ("checkov", "predictors", "tracking", "jobs")
+LONG = ("checkov", "predictors", "tracking", "object store", "jobs")
 
 
 @pytest.mark.parametrize("check", [check for check in CHECKS if check.name not in LONG], ids=lambda check: check.name)

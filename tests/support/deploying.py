@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -49,12 +50,14 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, monkeypatch: pytest.MonkeyPatch, start: Start, *arguments: str) -> Iterator[Stage]:
+def stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, start: Start, *arguments: str, runtime: dict[str, Any] | None = None
+) -> Iterator[Stage]:
     """A cluster that this process is connected to, as the pods of runs are."""
     kinds = ("inferenceservices", "servingruntimes")
     with KubeApi(*kinds) as api, Network() as network, KServe(api, network, start) as kserve:
         api.rights.account(ACCOUNT, TOKEN, MAY_DEPLOY)
-        api.put("servingruntimes", SERVICES, serving_runtime(SERVICES, *arguments))
+        api.put("servingruntimes", SERVICES, runtime or serving_runtime(SERVICES, *arguments))
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig(folder, api)))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         monkeypatch.setenv("HTTP_PROXY", network.url)
@@ -92,7 +95,7 @@ class Processes:
 
     def start(self, arguments: list[str]) -> tuple[str, Callable[[], None]]:
         address = next(self._addresses)
-        own = [address if each == "0.0.0.0" else each for each in arguments]
+        own = [f"--host={address}" if each == "--host=0.0.0.0" else each for each in arguments]
         command = [sys.executable, "-P", "-m", "model_servers", *own]
         process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
         lines: list[str] = []
@@ -106,7 +109,7 @@ class Processes:
             reader.join()
             process.stderr.close()  # type: ignore[union-attr]
 
-        url = f"http://{address}:{arguments[arguments.index('--port') + 1]}"
+        url = f"http://{address}:8080"
         while process.poll() is None:
             with suppress(httpx.TransportError):
                 if httpx.get(f"{url}/v2/health/ready", timeout=10, trust_env=False).is_success:

@@ -7,20 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mistudio.cluster.api import Cluster, Patience
 from mistudio.stopping import stoppable
-from tests.support.kube_api import KubeApi, role
+from tests.support.kube_api import KubeApi
 
 DATA, SERVICES = "mistudio-data", "mistudio-services"
 ACCOUNT = f"system:serviceaccount:{DATA}:mistudio-pipelines"
 TOKEN = "token-of-the-pipelines-0123456789abcdef"
-# All that the steps deploy and train_on_hosts do, as Roles: tests hold what was done against these.
-_LOOK = (("", "pods", ["list"]), ("", "pods/log", ["get"]))
-MAY_DEPLOY = role(
-    SERVICES, ("serving.kserve.io", "inferenceservices", ("create", "delete", "get", "update")), *_LOOK, name="deploy"
-)
-MAY_TRAIN = role(DATA, ("trainer.kubeflow.org", "trainjobs", ("create", "delete", "get")), *_LOOK, name="train")
+_RIGHTS = Path(__file__).parents[2] / "manifests" / "base" / "rights.yaml"
 QUICK = Patience(connect_s=5, answer_s=5, total_s=20, first_wait_s=0.01, most_wait_s=0.05)
+
+
+def role_of(name: str) -> dict[str, Any]:
+    """A Role as the manifests have it."""
+    found = yaml.safe_load_all(_RIGHTS.read_text(encoding="utf-8"))
+    (own,) = (each for each in found if each["kind"] == "Role" and each["metadata"]["name"] == name)
+    return dict(own)
+
+
+MAY_DEPLOY, MAY_TRAIN = role_of("mistudio-deploy"), role_of("mistudio-train")
 
 
 def kubeconfig(folder: Path, api: KubeApi, token: str = TOKEN, namespace: str = DATA) -> Path:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts.actions import Action, actions, record_action, verify_actions
 from mistudio.artifacts.artifact import Artifact, open_artifact, open_input
 from mistudio.artifacts.draft import Draft
 from mistudio.artifacts.graph import Edge, Graph, Node, ancestry
@@ -14,6 +13,7 @@ from mistudio.artifacts.manifest import FileEntry, InputRef, JsonScalar, Manifes
 from mistudio.artifacts.names import check_name
 from mistudio.artifacts.opening import open_if_there, open_store, open_to_read, store_url
 from mistudio.artifacts.publishing import Produced, Summary, find, produce, produce_together
+from mistudio.artifacts.record import Action, actions, record_action, verify_actions
 from mistudio.artifacts.refs import RUNS, Reference, add_reference, find_reference, reference_history, references
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.signing import SIGNING_KEY_ENV

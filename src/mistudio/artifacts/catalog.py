@@ -13,13 +13,13 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Self
 
-from mistudio.artifacts.actions import ACTIONS
 from mistudio.artifacts.artifact import Artifact, open_artifact
 from mistudio.artifacts.graph import Graph, ancestry
 from mistudio.artifacts.index import INDEX_NAME, Entry, Index
 from mistudio.artifacts.kinds import qualified_kind, schema_version
 from mistudio.artifacts.line import LINE_STARTS, Line
 from mistudio.artifacts.manifest import MANIFEST_NAME, Manifest
+from mistudio.artifacts.record import ACTIONS
 from mistudio.artifacts.refs import REFS, RUNS
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.artifacts.store import Store

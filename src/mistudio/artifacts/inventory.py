@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from mistudio.artifacts.actions import ACTIONS
 from mistudio.artifacts.artifact import checked_uri
 from mistudio.artifacts.manifest import MANIFEST_NAME
 from mistudio.artifacts.names import is_name
 from mistudio.artifacts.publishing import tidy
+from mistudio.artifacts.record import ACTIONS
 from mistudio.artifacts.refs import REFS, RUNS
 from mistudio.artifacts.store import Store
 

@@ -17,7 +17,7 @@ CONTAINER = "node"  # of the runtime, and the name of its job of the hosts
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _COMMAND = ["python", "-m", "mistudio.cluster.node"]
 _SCRATCH = "/scratch"
-_WRITABLE = {"mistudio-tmp": "/tmp", "mistudio-scratch": _SCRATCH}  # noqa: S108 - volumes of the pod's own
+_WRITABLE = {"mistudio-tmp": "/tmp", "mistudio-scratch": _SCRATCH}  # noqa: S108  # nosec B108 - volumes
 _ENVIRONMENT = {
     "HOME": _SCRATCH,
     "MISTUDIO_SCRATCH": _SCRATCH,

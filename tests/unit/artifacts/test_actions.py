@@ -1,6 +1,7 @@
 """The record of who did what: every change of commands and steps is on it, and changes of it show."""
 
 import base64
+import datetime
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mistudio.artifacts import Store, actions, artifact_uris, open_store, record_action, verify_actions
+from mistudio.artifacts import Store, actions, artifact_uris, open_store, record, record_action, verify_actions
 from mistudio.artifacts.actor import Actor, _account, this_actor
 from mistudio.artifacts.chain import FIRST_HASH
 from mistudio.cli import app
@@ -40,25 +41,44 @@ def test_a_record_says_who_did_what_when_and_to_what(
     assert found.record["actor"]["host"]
     assert (found.record["action"], found.record["target"], found.record["digest"]) == ("deploy", sae.uri, sae.digest)
     assert found.record["detail"] == {"canary_percent": 10, "namespace": "mistudio-services"}
-    assert found.name == f"actions/{found.record['time'][:10]}/0000000000"
+    assert found.name == "actions/0000000/0000000000"
 
 
-def test_records_hold_on_to_each_other_over_days(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded(store, 2)
-    store.fetch(next(store.list("actions"))).parent.rename(Path(store.url) / "actions" / "2020-01-31")
-    recorded(store, 2)
-    verdict = verify_actions(store)
-    assert (verdict.problems, verdict.actions) == ((), 4)
-    assert [each.record["number"] for each in actions(store)] == [0, 1, 2, 3]
-    assert [each.record["number"] for each in actions(store, "2020-02-01")] == [2, 3]
+def test_records_hold_on_to_each_other_over_blocks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_BLOCK", 3)
+    names = recorded(store, 8)
+    assert [name.split("/")[1] for name in names] == ["0000000"] * 3 + ["0000001"] * 3 + ["0000002"] * 2
+    assert verify_actions(store)[:2] == ((), 8)
+    assert [each.record["number"] for each in actions(store)] == list(range(8))
+
+
+def test_what_was_done_since_a_day_is_listed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_BLOCK", 2)
+    for number, day in enumerate((1, 1, 2, 5, 5)):
+        set_clock(monkeypatch, f"2026-01-0{day}T12:00:00+00:00")
+        record_action(store, "publish", f"sae/{number}")
+    assert [each.record["number"] for each in actions(store, "2026-01-02")] == [2, 3, 4]
+    assert [each.record["number"] for each in actions(store, "2026-01-05")] == [3, 4]
+    assert list(actions(store, "2026-01-06")) == []
     with pytest.raises(InputError, match="'yesterday' is no day"):
         list(actions(store, "yesterday"))
 
 
-def test_a_clock_that_is_behind_changes_no_order(store: Store) -> None:
-    recorded(store, 1)
-    store.fetch(next(store.list("actions"))).parent.rename(Path(store.url) / "actions" / "2999-01-31")
-    assert record_action(store, "remove", "sae/1").name == "actions/2999-01-31/0000000001"
+def test_a_clock_that_is_behind_changes_no_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for time in ("2026-01-02T00:00:01+00:00", "2026-01-01T23:59:59+00:00"):
+        set_clock(monkeypatch, time)
+        record_action(store, "publish", "sae/1")
+    assert verify_actions(store)[:2] == ((), 2)
+    assert [each.record["time"][:10] for each in actions(store)] == ["2026-01-02", "2026-01-01"]
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, time: str) -> None:
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Clock":
+            return cls.fromisoformat(time)
+
+    monkeypatch.setattr(record.datetime, "datetime", Clock)
 
 
 def test_of_many_who_act_at_once_none_is_lost(store: Store) -> None:

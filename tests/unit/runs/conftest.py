@@ -1,11 +1,14 @@
 """A server of Kubeflow's pipelines API, and an environment that leads to it alone."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mistudio.runs import kubeflow, versions
+from pipelines import _kfp
 from tests.support.kfp_api import KfpServer
 
 NAMESPACE = "mistudio-data"
@@ -13,11 +16,26 @@ TOKEN = "token-of-ci-0123456789"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this machine leads to a cluster, and the store is the test's."""
-    import os
+@pytest.fixture(scope="session")
+def compiled_once() -> Iterator[None]:
+    """Each pipeline is compiled once for each placement: below pytest kfp takes seconds, to look at its callers."""
+    compiled, known = _kfp.compiled, {}
 
+    def once(pipeline: Any, placement: Any = None) -> str:
+        file = Path(placement) if placement else None
+        key = pipeline.name, file.read_text(encoding="utf-8") if file and file.is_file() else str(file)
+        if key not in known:
+            known[key] = compiled(pipeline, placement)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_kfp, "compiled", once)
+        yield
+
+
+@pytest.fixture
+def own_environment(compiled_once: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of this machine leads to a cluster, and the store is the test's."""
     for name in os.environ:
         if name.startswith(("MISTUDIO_KFP_", "KF_PIPELINES_")):
             monkeypatch.delenv(name)

@@ -109,6 +109,13 @@ def test_mlflow_has_a_run_for_each_point_with_its_settings_and_final_figures(sto
     assert topk_run.metrics["ce_recovered"] == 0.98
     assert {"seconds.train", "seconds.evaluate"} <= topk_run.metrics.keys()
     assert topk_run.tags["train.uri"].startswith("sae/")
+    assert (topk_run.tags["model"], topk_run.tags["sparsity"]) == ("stories260K", "k8")
+    models = {
+        model.tags["sae.uri"]: model.params["architecture"]
+        for model in client.search_logged_models([client.get_experiment_by_name("mistudio").experiment_id])
+    }
+    assert sorted(models.values()) == ["jumprelu", "topk"]
+    assert models[topk_run.tags["train.uri"]] == "topk"
     assert parent.data.metrics["autoencoders"] == 2
     assert "comparison.html" in {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert done.metrics()["ce_recovered"] == 0.98

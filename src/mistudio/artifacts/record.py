@@ -1,8 +1,9 @@
 """The record of who did what to a store: what was published, removed, named, signed, put to use.
 
-``actions/<day>/<number>`` is a small file that is written once, a line as ``chain`` has them: who, what, when, to which
-artifact, and the hash of the record before it. Writers on any number of machines go on with one chain, since of all
-that want a number one gets it. With a key in ``MISTUDIO_SIGNING_KEY`` a second line signs the first.
+``actions/<block>/<number>`` is a small file that is written once, a line as ``chain`` has them: who, what, when, to
+which artifact, and the hash of the record before it. Writers on any number of machines go on with one chain, since of
+all that want a number one gets it; a block is a thousand numbers, so that no listing grows without end. With a key in
+``MISTUDIO_SIGNING_KEY`` a second line signs the first.
 
 Recorded is what commands and steps do, by whoever starts them: figures, curves and settings are MLflow's and the
 manifests'. What somebody does to the store by other means shows in no record, but to ``mistudio artifacts verify``.
@@ -11,6 +12,7 @@ manifests'. What somebody does to the store by other means shows in no record, b
 import datetime
 import hmac
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from mistudio.artifacts.actor import Actor, this_actor
@@ -25,7 +27,9 @@ from mistudio.version import __version__
 
 ACTIONS = "actions"
 ACTION = "action"  # what every line says that it records
-_DIGITS = 10
+_DIGITS, _BLOCK_DIGITS = 10, 7
+_BLOCK = 1000
+_DAY_CHARS = 10
 _MOST_CHARS = 500  # of a text that is recorded
 
 
@@ -93,10 +97,8 @@ def record_action(
     while True:
         before = _last(store)
         previous, number = (before.hash, before.record["number"] + 1) if before else (FIRST_HASH, 0)
-        now = datetime.datetime.now(datetime.UTC)
-        day = max(now.date().isoformat(), before.name.split("/")[1] if before else "")  # clocks differ; order does not
-        name = f"{ACTIONS}/{day}/{number:0{_DIGITS}d}"
-        time = now.isoformat(timespec="milliseconds")
+        name = f"{ACTIONS}/{number // _BLOCK:0{_BLOCK_DIGITS}d}/{number:0{_DIGITS}d}"
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line, link = sealed(previous, {**content, "number": number, "time": time})
         key = signing_key()
         if store.create(name, line + key.signature(name, line) if key else line):
@@ -116,13 +118,13 @@ def actions(store: Store, since: str = "") -> Iterator[Action]:
     """
     if since:
         _check_day(since)
-    for name in _names(store, since):
-        try:
-            link = read_line(store.read(name).split(b"\n")[0])
-        except BadLine as error:
-            message = f"{name} is damaged: {error}. See mistudio audit verify."
-            raise DamagedArtifact(message) from error
-        yield Action(name, link.record, link.hash)
+    for names in _blocks(store):
+        if since and names and _day(_read(store, names[-1])) < since:
+            continue  # all of the block is older
+        for name in names:
+            found = _read(store, name)
+            if _day(found) >= since:
+                yield found
 
 
 def verify_actions(store: Store, head: str | None = None) -> ActionsVerdict:
@@ -140,7 +142,7 @@ def verify_actions(store: Store, head: str | None = None) -> ActionsVerdict:
         raise ConfigError(message)
     key = signing_key()
     previous, count, unsigned, seen = FIRST_HASH, 0, 0, head is None
-    for name in _names(store):
+    for name in chain.from_iterable(_blocks(store)):
         try:
             link, signed = _checked(store, name, previous, count, key)
         except BadLine as error:
@@ -172,23 +174,39 @@ def _checked(store: Store, name: str, previous: str, number: int, key: SigningKe
     return link, bool(signature)
 
 
-def _names(store: Store, since: str = "") -> Iterator[str]:
-    for folder in store.folders(ACTIONS):
-        if folder.rpartition("/")[2] >= since:
-            yield from (name for name in store.list(folder) if name.rpartition("/")[2].isdecimal())
+def _blocks(store: Store) -> Iterator[list[str]]:
+    """The names of the records, a list a block."""
+    return (_names(store, folder) for folder in store.folders(ACTIONS))
+
+
+def _names(store: Store, folder: str) -> list[str]:
+    return [name for name in store.list(folder) if name.rpartition("/")[2].isdecimal()]
+
+
+def _read(store: Store, name: str) -> Action:
+    try:
+        link = read_line(store.read(name).split(b"\n")[0])
+    except BadLine as error:
+        message = f"{name} is damaged: {error}. See mistudio audit verify."
+        raise DamagedArtifact(message) from error
+    return Action(name, link.record, link.hash)
+
+
+def _day(action: Action) -> str:
+    return str(action.record["time"])[:_DAY_CHARS]
 
 
 def _last(store: Store) -> Action | None:
     """The newest record; of a damaged one the next still follows, and ``verify`` names it."""
     for folder in reversed(list(store.folders(ACTIONS))):
-        names = [name for name in store.list(folder) if name.rpartition("/")[2].isdecimal()]
+        names = _names(store, folder)
         if names:
             number = int(names[-1].rpartition("/")[2])
             try:
-                link = read_line(store.read(names[-1]).split(b"\n")[0])
-            except BadLine:
+                found = _read(store, names[-1])
+            except DamagedArtifact:
                 return Action(names[-1], {"number": number}, FIRST_HASH)
-            return Action(names[-1], {**link.record, "number": number}, link.hash)
+            return found._replace(record={**found.record, "number": number})
     return None
 
 
