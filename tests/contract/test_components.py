@@ -86,6 +86,12 @@ def test_every_step_that_publishes_shows_a_page_on_it(step: str) -> None:
     assert kinds.count("system.Markdown@0.0.1") == 1
 
 
+def test_every_component_has_a_title_of_its_own_for_the_dashboard() -> None:
+    titles = [STEPS[name].title for name in component_names()]
+    assert all(titles)
+    assert len(set(titles)) == len(titles)
+
+
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_tasks_are_called_by_the_titles_of_their_steps_and_know_their_run(pipeline: str) -> None:
     spec, platform = yaml.safe_load_all((ROOT / "pipelines" / "compiled" / f"{pipeline}.yaml").read_text("utf-8"))

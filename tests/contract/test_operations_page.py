@@ -1,7 +1,6 @@
 """The page for administrators: what it names is there, its arithmetic is right."""
 
 import re
-import shutil
 
 import pytest
 
@@ -11,9 +10,7 @@ from mistudio.sae.footprint import autoencoder_bytes
 from tests.support import pages
 
 PAGE = pages.page("operations.md")
-needs_kubectl = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="needs kubectl (apt-get install kubernetes-client)"
-)
+needs_kubectl = pytest.mark.skipif(pages.kubectl() is None, reason="needs kubectl (make check-tools)")
 
 # What the page names and is not there yet. A test below wants each of them gone from here as soon as it is.
 PENDING_COMMANDS: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from mistudio.cluster.inference import Deployed
 from mistudio.errors import ClusterError, RolloutFailed
 from mistudio.stopping import Stopped
 from tests.support.deploying import KEY, QUICK, Processes, Stage, another_sae, in_process, stage
-from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, can_be_ended, rules_of
+from tests.support.kube_accounts import ACCOUNT, SERVICES, calls_in, can_be_ended
 from tests.support.served import TinyStore, tiny_store
 
 RUNTIME = Path(__file__).parents[2] / "manifests" / "serving" / "runtime-steer.yaml"
@@ -165,7 +165,7 @@ def test_what_pods_say_is_told_and_no_right_is_used_or_lacking_beside_those_of_t
         is_broken.clear()
         deploy(tiny.sae, config(), patience=QUICK)
         deploy(other, config(canary_percent=0), patience=QUICK)
-        assert rules_of(cluster.api.rights.used_rules(ACCOUNT)) == rules_of(MAY_DEPLOY["rules"])
+        assert cluster.api.rights.used_rules(ACCOUNT) == calls_in(SERVICES)
 
 
 @pytest.mark.parametrize("percent", [100, 50])

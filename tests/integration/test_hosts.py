@@ -24,7 +24,7 @@ from mistudio.cluster.resources import TRAIN_JOBS
 from mistudio.cluster.trainjob import train_job
 from mistudio.errors import ClusterError, ConfigError, HostsFailed
 from mistudio.stopping import Stopped
-from tests.support.kube_accounts import ACCOUNT, DATA, MAY_TRAIN, TOKEN, can_be_ended, connected, kubeconfig, rules_of
+from tests.support.kube_accounts import ACCOUNT, DATA, MAY_TRAIN, TOKEN, calls_in, can_be_ended, connected, kubeconfig
 from tests.support.kube_api import KubeApi, role
 from tests.support.kube_api.trainer_part import Trainer, training_runtime
 from tests.support.tiny_run import HOOK, TinyRun, llama_run
@@ -66,7 +66,7 @@ def test_all_hosts_output_is_brought_and_a_job_that_is_done_is_taken_away(
     with caplog.at_level(logging.INFO, "mistudio"), stage(tmp_path, monkeypatch, script) as made:
         made.follow()
         assert not made.has_job()
-        assert rules_of(made.api.rights.used_rules(ACCOUNT)) == rules_of(MAY_TRAIN["rules"])  # all that is needed
+        assert made.api.rights.used_rules(ACCOUNT) == calls_in(DATA)  # no more, and no less
     told = [record.message for record in caplog.records if record.message.startswith("[host")]
     assert sorted(told) == sorted(
         f"[host {n}] {word} of {n}{end}" for n in (0, 1) for word, end in (("first", ""), ("last", " of 2"))
@@ -241,7 +241,10 @@ def test_the_component_hands_on_what_kfp_says_of_its_pod_and_finds_what_train_ma
             "parameterValues": {**values, "task_config": task},
             "artifacts": artifact("activations", "system.Dataset"),
         },
-        "outputs": {"artifacts": artifact("sae", "system.Model"), "outputFile": str(tmp_path / "output.json")},
+        "outputs": {
+            "artifacts": artifact("sae", "system.Model") | artifact("summary", "system.Markdown"),
+            "outputFile": str(tmp_path / "output.json"),
+        },
     }
     Executor(executor_input, train_on_hosts.python_func).execute()
     assert steps.artifact_uri(str(tmp_path / "sae")) == made.uri

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from tests.support.kube_api import KubeApi
 DATA, SERVICES = "mistudio-data", "mistudio-services"
 ACCOUNT = f"system:serviceaccount:{DATA}:mistudio-pipelines"
 TOKEN = "token-of-the-pipelines-0123456789abcdef"
-_RIGHTS = Path(__file__).parents[2] / "manifests" / "base" / "rights.yaml"
+_ROOT = Path(__file__).parents[2]
+_RIGHTS = _ROOT / "manifests" / "base" / "rights.yaml"
+_CALLS = _ROOT / "checks" / "calls" / "mistudio-pipelines.json"
 QUICK = Patience(connect_s=5, answer_s=5, total_s=20, first_wait_s=0.01, most_wait_s=0.05)
 
 
@@ -52,15 +54,9 @@ def connected(folder: Path, api: KubeApi, monkeypatch: Any, patience: Patience =
     return Cluster.connect(patience=patience)
 
 
-def rules_of(rules: Iterable[Mapping[str, Any]]) -> set[tuple[str, str, str]]:
-    """Rules of Roles, or those that were used, as group, resource and verb one by one."""
-    return {
-        (group, resource, verb)
-        for rule in rules
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
+def calls_in(namespace: str) -> list[dict[str, Any]]:
+    """What the code calls in a namespace as the account of runs, by which the checks of manifests judge their Roles."""
+    return [each for each in json.loads(_CALLS.read_text(encoding="utf-8")) if each["namespace"] == namespace]
 
 
 @contextmanager

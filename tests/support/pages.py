@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -162,12 +163,18 @@ def _short_flag(word: str) -> str:
 
 
 @cache
+def kubectl() -> str | None:
+    """The program: in the path, or where `make check-tools` puts it."""
+    return shutil.which("kubectl") or shutil.which("kubectl", path=str(ROOT / "build" / "checks" / "bin"))
+
+
+@cache
 def kubectl_options(verb: tuple[str, ...]) -> frozenset[str] | None:
     """The options of a verb, as the program itself says; None where it has no such verb."""
-    done = subprocess.run(["kubectl", *verb, "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(kubectl()), *verb, "--help"], capture_output=True, text=True, check=False)
     if done.returncode or not re.search(rf"kubectl {' '.join(map(re.escape, verb))}\b", done.stdout):
         return None
-    everywhere = subprocess.run(["kubectl", "options"], capture_output=True, text=True, check=True).stdout
+    everywhere = subprocess.run([str(kubectl()), "options"], capture_output=True, text=True, check=True).stdout
     found = re.findall(r"^\s+(?:(-\w), )?(--[\w-]+)", done.stdout + everywhere, re.MULTILINE)
     return frozenset(flag for pair in found for flag in pair if flag)
 

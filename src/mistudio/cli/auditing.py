@@ -50,7 +50,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    audit = typer.Typer(help="Who did what to a store, and whether that was changed since.", no_args_is_help=True)
+    audit = typer.Typer(help="Who did what to a store.", no_args_is_help=True)
     audit.command("list", help=_LIST_HELP)(list_)
     audit.command("verify", help=_VERIFY_HELP)(verify)
     app.add_typer(audit, name="audit")

@@ -63,8 +63,8 @@ Example:
 
     mistudio mlflow sync
 """
-_PIPELINES = "interpret|sweep|train_only"
-_PIPELINE_HELP = (
+PIPELINES = "interpret|sweep|train_only"
+PIPELINE_HELP = (
     "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared; train_only: the "
     "autoencoder of interpret, trained on several hosts of a cluster."
 )
@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    pipeline: Annotated[str, typer.Argument(metavar=_PIPELINES, help=_PIPELINE_HELP)],
+    pipeline: Annotated[str, typer.Argument(metavar=PIPELINES, help=PIPELINE_HELP)],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
     ] = None,

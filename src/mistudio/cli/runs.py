@@ -33,7 +33,7 @@ Examples:
 
     mistudio runs list --on kubeflow --namespace mistudio-data
 """
-_STATUS_HELP = """Show a run: its settings, how far it is, what it published.
+_STATUS_HELP = """Show a run: its settings, how far it is.
 
 Of a run that goes on it says which steps are at work.
 
@@ -43,7 +43,9 @@ Examples:
 
     mistudio {command} 1f0f4d8e-3c1b-4b0a-9a53-0d9a4a4f2f11 --namespace mistudio-data
 """
-_RESULT_HELP = """Print the closing table of a run that has ended, and end as it did: with 3 where its gate failed.
+_RESULT_HELP = """Print the closing table of a run.
+
+Of one that has ended. It ends as the run did: with 3 where its gate failed.
 
 Of a run on Kubeflow that needs to read the store that it publishes in.
 
@@ -71,7 +73,9 @@ Example:
 
     mistudio {command} 20260131-235959-0a1b2c
 """
-_RETRY_HELP = """Go on with a run that failed or was cancelled: what it has published is found.
+_RETRY_HELP = """Go on with a run that did not end well.
+
+One that failed or was cancelled: what it has published is found.
 
 On Kubeflow it stays the same run; here a new one is started, whose id is printed.
 

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mistudio.cli.pipelines import PIPELINE_HELP, PIPELINES
 from mistudio.cli.places import reaching_kubeflow
 from mistudio.terminal import echo
 
 if TYPE_CHECKING:
     from mistudio.runs.connection import Connection
 
-_SUBMIT_HELP = """Submit a pipeline to Kubeflow: upload it, start a run, print its id.
+_SUBMIT_HELP = """Submit a pipeline to Kubeflow.
+
+It is uploaded, a run is started, and its id printed.
 
 The pipeline is uploaded as a version named by the git commit, and found where that is there already. Of a checkout with
 changes that were not committed the version's name says so. Settings are checked as those of mistudio run.
@@ -29,8 +32,6 @@ Examples:
 
     mistudio submit interpret --cron '0 0 2 * * *' --name nightly
 """
-_PIPELINES = "interpret|sweep"
-_PIPELINE = "interpret: the main job, with one autoencoder; sweep: many autoencoders, compared."
 _STORE = "Store of the run, such as s3://bucket/prefix. [default: MISTUDIO_STORE of its pods]"
 
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    pipeline: Annotated[str, typer.Argument(metavar=_PIPELINES, help=_PIPELINE)],
+    pipeline: Annotated[str, typer.Argument(metavar=PIPELINES, help=PIPELINE_HELP)],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; may be repeated.")
     ] = None,

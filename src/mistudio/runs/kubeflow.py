@@ -174,7 +174,7 @@ class KubeflowRunner:
 
     def _prepared(self, target: Target, settings: Settings) -> NewRun:
         if target.kind != "pipeline":
-            message = f"{target} is a step, and Kubeflow runs pipelines: use interpret or sweep."
+            message = f"{target} is a step, and Kubeflow runs pipelines: {', '.join(checkout.pipeline_names())}."
             raise InputError(message)
         settings = {name: value for name, value in settings.items() if value is not None}
         check_request(target, settings, elsewhere=True)

@@ -28,6 +28,7 @@ def _deploy(context: Context, inputs: Inputs, config: "DeployConfig") -> str:
 
 DEPLOY = Step(
     name="deploy",
+    title="Deploy autoencoder",
     summary="Serve an autoencoder by a KServe predictor. Ready, tried and watched, or what was served before is back.",
     config="mistudio.cluster.config:DeployConfig",
     inputs=(

@@ -68,6 +68,7 @@ def _written(leaves: tuple[Leaf, ...], content: Any) -> Iterator[str]:
 
 TRAIN_ON_HOSTS = Step(
     name="train_on_hosts",
+    title="Train on several hosts",
     summary="Train on several hosts of a cluster. A TrainJob makes the autoencoder that train would make.",
     config=TRAIN.config,
     runtime=TRAIN.runtime,

@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -283,6 +284,8 @@ class TestTokens:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 that no authority has signed, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(
         [

@@ -6,7 +6,6 @@ or a host's role.
 
 import os
 from collections.abc import Mapping
-from xml.etree.ElementTree import ParseError  # what minio raises; nothing is parsed here  # nosec B405
 
 import urllib3
 from minio.credentials.credentials import Credentials
@@ -72,7 +71,7 @@ class _Role(Provider):  # type: ignore[misc,unused-ignore]
         """The keys; taken anew before they expire."""
         try:
             return self._inner.retrieve()
-        except (HTTPError, OSError, ValueError, LookupError, ParseError) as error:
+        except (HTTPError, OSError, ValueError, LookupError, SyntaxError) as error:  # the last of XML
             if not self._has_role:
                 message = (
                     f"there are no keys. Set {_KEYS[0]} and {_KEYS[1]}, or run where the machine or pod has a role"

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import NamedTuple, TypeVar
-from xml.etree.ElementTree import ParseError  # what minio raises; nothing is parsed here  # nosec B405
 
 import certifi
 import urllib3
@@ -293,7 +292,7 @@ class Requests:
             result = self._tries()(request)
         except Replaced:
             raise
-        except (MinioException, HTTPError, OSError, ValueError, ParseError, NoKeys) as error:
+        except (MinioException, HTTPError, OSError, ValueError, SyntaxError, NoKeys) as error:  # SyntaxError: of XML
             if is_missing(error):
                 raise _Missing(error) from error
             if is_condition(error):
