@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,14 @@ from tests.support.tiny import published_subject, tiny_corpus, tiny_llama
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 SERVING = ROOT / "manifests" / "serving"
 HOOK = "resid_post.1"
-KEY = "a-key-of-the-tests-alone"
+KEY = uuid.uuid4().hex
 # What the cluster has in its ConfigMap and secrets; the store is a folder here, and S3's are there to be passed on.
 IN_CLUSTER = {
     "MISTUDIO_STORE": "/store",
     "MISTUDIO_API_KEYS": f"tests:{KEY}",
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     "AWS_ACCESS_KEY_ID": "nobody",
-    "AWS_SECRET_ACCESS_KEY": "nothing",
+    "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 ASK = """

@@ -79,7 +79,8 @@ def _own_disk(folder: Path) -> Iterator[Path]:
     try:
         yield mounted
     finally:
-        subprocess.run(["umount", str(mounted)], check=True)
+        # With what an engine that was stopped in the middle of a build has left mounted in it.
+        subprocess.run(["umount", "--recursive", "--lazy", str(mounted)], check=True)
 
 
 @contextmanager
