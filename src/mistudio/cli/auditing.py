@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mistudio.artifacts import Action
     from mistudio.steer.audit_verify import Verdict
 
-_LIST_HELP = """List who did what to a store: published, removed, named, signed, deployed.
+_LIST_HELP = """List who did what to a store.
+
+That is what was published, removed, named, signed, registered, promoted, deployed.
 
 Each line is one action: when, who, with which service account, what, to which artifact. Commands and steps write them;
 figures and settings are in the manifests and in MLflow.
@@ -23,7 +25,7 @@ Examples:
 
     mistudio audit list --since 2026-01-31 --action remove --json
 """
-_VERIFY_HELP = """Check the record of actions of a store, or a log of interventions.
+_VERIFY_HELP = """Check the record of a store, or a log of interventions.
 
 Without FILE it is the record of the store, with FILE the log that a server writes to (--audit-log), all of its files.
 Each line holds a hash over the line before it and itself, so that no line can be changed, put in or taken out unseen.
@@ -50,7 +52,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    audit = typer.Typer(help="Who did what to a store.", no_args_is_help=True)
+    audit = typer.Typer(help="List who did what to a store, and check that.", no_args_is_help=True)
     audit.command("list", help=_LIST_HELP)(list_)
     audit.command("verify", help=_VERIFY_HELP)(verify)
     app.add_typer(audit, name="audit")
