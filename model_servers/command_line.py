@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
 
   curl http://127.0.0.1:8080/describe
   curl http://127.0.0.1:8080/openai/v1/completions -H 'Content-Type: application/json' -d '{"model": "NAME",
-      "prompt": "Once", "steering": {"edits": [{"op": "add", "feature": 12, "strength": 4, "unit": "relative"}]}}'
+      "prompt": "Once", "steering": {"edits": [{"op": "add", "feature": 12, "strength": 1, "unit": "relative"}]}}'
 """
 _QUEUE = "queue"  # of the engine: the server's max_queue
 

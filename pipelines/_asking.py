@@ -168,7 +168,10 @@ class Asker:
             return ClusterUnreachable(f"Kubeflow's API at {self.host} cannot be reached: {why}. Is the address right?")
         said = self.hide(_said(error))
         if error.status == 401:
-            return NotAllowed(f"Kubeflow does not know who asks (401): give a token, or a newer one. {said}")
+            return NotAllowed(
+                "Kubeflow does not know who asks (401): give a token, or a newer one (--token-file, --token-command or "
+                f"MISTUDIO_KFP_TOKEN). {said}"
+            )
         if error.status == 403:
             return NotAllowed(f"Kubeflow does not let you{self._where} (403; {what}): {said}")
         if error.status == 404:
@@ -217,7 +220,10 @@ def _from_kubeconfig(made: Any, context: str) -> Any:
     try:
         config.load_kube_config(client_configuration=made, context=context or None)
     except config.ConfigException as error:
-        message = f"There is no address of Kubeflow's API, and no kubeconfig to take it from ({error}): give --host."
+        message = (
+            f"There is no address of Kubeflow's API, and no kubeconfig to take it from ({error}): give --host, or set "
+            "MISTUDIO_KFP_HOST or KUBECONFIG."
+        )
         raise InputError(message) from error
     made.host = made.host.rstrip("/") + _SERVICE_PATH
     return made

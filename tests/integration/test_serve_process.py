@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from mistudio.steer.bounds import SteerLimits
+from model_servers.command_line import _EXAMPLES
 from tests.support.served import TinyStore, tiny_store
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +154,16 @@ def test_what_keeps_a_server_from_starting_is_one_line_and_status_2(
     (line,) = [line["message"] for line in process.logged if line["message"].startswith("Error: ")]
     assert said in line
     assert not [line for line in process.logged if "Traceback" in line["message"]]
+
+
+def test_the_edit_that_help_shows_is_within_the_bounds_of_a_server_as_it_starts() -> None:
+    shown = re.search(r"-d '({.*})'", _EXAMPLES, re.DOTALL)
+    assert shown
+    (edit,) = json.loads(shown[1])["steering"]["edits"]
+    assert edit["unit"] == "relative"
+    most = SteerLimits().max_relative
+    assert most is not None
+    assert edit["strength"] <= most
 
 
 def test_help_has_examples_and_imports_neither_torch_nor_kserve() -> None:

@@ -63,7 +63,7 @@ def problem_of(command: Command) -> str | None:
 
 
 # Programs that are not ours: what else a page may use of them is up to the reader.
-OTHERS = ("git", "cd", "sh", "ls", "curl", "docker", "openssl")
+OTHERS = ("git", "cd", "sh", "export", "ls", "curl", "docker", "openssl")
 
 
 @cache

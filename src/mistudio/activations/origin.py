@@ -49,7 +49,7 @@ def _found(store: Store, what: str, uri: str) -> SubjectSource:
     if scheme in ("folder", "file"):
         message = (
             f"{what} {uri}, and where the model {scheme} {name} lies is not known: give it as model "
-            f"(--model {scheme.upper()})."
+            f"(--model {scheme.upper()}; for mistudio serve: --subject {scheme.upper()})."
         )
         raise InputError(message)
     if scheme == "hub":

@@ -54,13 +54,13 @@ class ActionsVerdict(NamedTuple):
         problems: what is not; empty where all is well.
         actions: how many were read and are as they were written, one behind the other.
         head: hash of the last of these: noted elsewhere, it shows later whether records were taken off the end.
-        unsigned: how many of them have no signature; 0 where this process has no key to look with.
+        unsigned: how many of them have no signature; None where this process has no key to look with.
     """
 
     problems: tuple[str, ...]
     actions: int
     head: str
-    unsigned: int
+    unsigned: int | None
 
 
 def record_action(
@@ -141,14 +141,16 @@ def verify_actions(store: Store, head: str | None = None) -> ActionsVerdict:
         message = f"--head {shortened(head)} is no hash: give 64 hex digits, as verify prints them."
         raise ConfigError(message)
     key = signing_key()
-    previous, count, unsigned, seen = FIRST_HASH, 0, 0, head is None
+    previous, count, seen = FIRST_HASH, 0, head is None
+    unsigned = None if key is None else 0
     for name in chain.from_iterable(_blocks(store)):
         try:
             link, signed = _checked(store, name, previous, count, key)
         except BadLine as error:
             return ActionsVerdict((f"{name}: {error}.",), count, previous, unsigned)
         previous, count = link.hash, count + 1
-        unsigned += key is not None and not signed
+        if unsigned is not None:
+            unsigned += not signed
         seen = seen or previous == head
     problems = () if seen else (f"The record with hash {head} is not there: records at the end are gone.",)
     return ActionsVerdict(problems, count, previous, unsigned)

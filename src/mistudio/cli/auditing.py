@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mistudio.cli.options import StoreOption
+from mistudio.plain_text import shortened
 from mistudio.terminal import console, echo, plain
 
 if TYPE_CHECKING:
@@ -72,12 +73,13 @@ def list_(
     from mistudio.artifacts import actions, open_to_read
 
     opened = open_to_read(store)
-    found = [each for each in actions(opened, since) if not action or each.record["action"] == action]
+    recorded = list(actions(opened, since))
+    found = [each for each in recorded if not action or each.record["action"] == action]
     if as_json:
         echo(json.dumps([{**each.record, "hash": each.hash} for each in found], indent=1))
         return
     if not found:
-        echo(f"The store {opened.url} has nothing of that kind on record.", err=True)
+        echo(_nothing(opened.url, action, since, recorded), err=True)
     for each in found:
         console().print(Text(plain(_line(each))), no_wrap=True, overflow="ellipsis")
 
@@ -126,18 +128,31 @@ def _verify_store(store: str, head: str | None, *, as_json: bool) -> None:
         echo(json.dumps({**verdict._asdict(), "not_recorded": unknown}, indent=1))
     else:
         echo("\n".join(verdict.problems) or "Intact: every record is as it was written.")
-        echo(f"{verdict.actions:,} records, {verdict.unsigned:,} of them without a signature.\nHead: {verdict.head}")
+        echo(f"{verdict.actions:,} records{_about_signatures(verdict.unsigned)}.\nHead: {verdict.head}")
         if unknown:
             echo(f"Of {len(unknown)} artifacts nothing is on record, such as {unknown[0]}: not made by these commands.")
     missing_head = head is not None and verdict.problems and "is not there" in verdict.problems[0]
     raise typer.Exit(_EXIT_CODES["cut" if missing_head else "broken" if verdict.problems else "intact"])
 
 
+def _nothing(store: str, action: str, since: str, recorded: "list[Action]") -> str:
+    """That nothing was found, and which other actions are there: a word may be misspelt."""
+    asked = "".join((f" of action {shortened(action)}" if action else "", f" since {since}" if since else ""))
+    others = ", ".join(sorted({each.record["action"] for each in recorded}))
+    return f"The store {store} has nothing{asked} on record{others and f'; there is {others}'}."
+
+
+def _about_signatures(unsigned: int | None) -> str:
+    if unsigned is None:
+        return "; signatures were not looked at, for MISTUDIO_SIGNING_KEY is not set"
+    return f", {unsigned:,} of them without a signature"
+
+
 def _line(action: "Action") -> str:
     record: dict[str, Any] = action.record
     actor = record["actor"]
     who = " ".join(filter(None, (actor["user"], actor["account"], actor["key"], actor["host"] and f"@{actor['host']}")))
-    detail = ", ".join(f"{name} {value}" for name, value in record["detail"].items() if value is not None)
+    detail = ", ".join(f"{name} {value}" for name, value in record["detail"].items() if value not in (None, ""))
     digest = (record["digest"] or "")[:_DIGITS_SHOWN]
     shown = (
         record["time"][:_TIME_CHARS],

@@ -266,6 +266,7 @@ def mlflow(
     # One worker and no job runner: half a gigabyte instead of three. What the server starts takes no modules from the
     # working folder, and uvicorn, which would put it first on the path, gets a folder of ours instead.
     os.environ.update(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", PYTHONSAFEPATH="1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of libraries about each other
     own = ["--uvicorn-opts", shlex.join(["--app-dir", str(scratch_folder(store))])]
     where = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1", *own]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *where])  # noqa: S606 -- no shell is meant

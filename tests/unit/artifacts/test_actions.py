@@ -135,6 +135,8 @@ def test_a_signed_record_cannot_be_made_anew_without_the_key(store: Store, monke
     monkeypatch.setenv("MISTUDIO_SIGNING_KEY", KEY * 2)
     (problem,) = verify_actions(store).problems
     assert "its signature is not that of this process's key" in problem
+    monkeypatch.delenv("MISTUDIO_SIGNING_KEY")
+    assert verify_actions(store).unsigned is None, "without a key nobody knows"
 
 
 def test_what_is_recorded_holds_no_secret_and_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +175,19 @@ def test_commands_put_what_they_change_on_record_and_what_they_find_not(
     assert [each["detail"]["author"] for each in listed] == ["grace"]
     code, output = run("audit", "verify", *where)
     assert code == 0
-    assert "4 records" in output
+    assert "4 records; signatures were not looked at" in output
     assert f"Head: {list(actions(store))[-1].hash}" in output
+
+
+def test_what_is_not_on_record_is_told_beside_what_is(store: Store) -> None:
+    record_action(store, "promote", "sae/1", was="", alias="champion")
+    code, output = run("audit", "list", "--action", "promoted", "--store", store.url)
+    assert code == 0
+    assert output == f"The store {store.url} has nothing of action 'promoted' on record; there is promote.\n"
+    (line,) = run("audit", "list", "--store", store.url)[1].splitlines()
+    assert "sae/1  alias champion  by" in line
+    _, output = run("audit", "list", "--since", "2999-01-01", "--store", store.url)
+    assert output == f"The store {store.url} has nothing since 2999-01-01 on record.\n"
 
 
 def test_what_no_command_made_is_told(store: Store, publish: Publish) -> None:

@@ -75,7 +75,7 @@ class TestAddress:
                 runner(connection(host=f"http://127.0.0.1:{free.getsockname()[1]}")).list()
 
     def test_there_is_no_address_at_all(self) -> None:
-        with pytest.raises(InputError, match="give --host"):
+        with pytest.raises(InputError, match="give --host, or set MISTUDIO_KFP_HOST"):
             runner()
 
 
@@ -100,7 +100,7 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("fault", "kind", "message"),
         [
-            (Fault(401, content=rpc("no user")), NotAllowed, "does not know who asks .401.: give a token"),
+            (Fault(401, content=rpc("no user")), NotAllowed, "does not know who asks .401.: .*--token-file"),
             (Fault(403, content=rpc("User 'x' may not")), NotAllowed, "namespace mistudio-data .403; runs.: User 'x'"),
             (Fault(400, content=rpc("bad filter")), ClusterError, "refuses this runs .400.: bad filter"),
             (Fault(500, content=b"<h1>Oh</h1> no"), ClusterError, "refuses this runs .500.: Oh no"),

@@ -130,7 +130,7 @@ def test_capture_never_trains_the_demo_for_the_corpus_of_another_model(
 
 def test_a_model_in_a_folder_has_to_be_named_for_nobody_knows_where_it_lies(lines: dict[str, Line]) -> None:
     line = lines["folder"]
-    with pytest.raises(InputError, match=r"where the model folder model lies is not known: give it as model"):
+    with pytest.raises(InputError, match=r"give it as model .--model FOLDER; for mistudio serve: --subject"):
         asked("evaluate", line, "")
     assert not steps.run_step("evaluate", sae=line.sae.uri, model=line.folder, **line.options).found
 
