@@ -15,8 +15,16 @@ random() { openssl rand -hex 24; }
 # fill FILE NAME VALUE: the value of a line NAME=, where the file was not there before.
 fill() { sed -i "s|^$2=\$|$2=$3|" "$to/$1.part"; }
 
-key=$(random)
-store=$(random)
+# there FILE NAME: the value of NAME in a file that is there, else nothing.
+there() { if [ -e "$to/$1" ]; then sed -n "s|^$2=||p" "$to/$1"; fi; }
+
+# What two secrets share is drawn once, and taken from the one that is there where the other was removed.
+key=$(there gateway-keys.env admin)
+[ -n "$key" ] || key=$(there api-keys.env MISTUDIO_API_KEYS | tr ',' '\n' | sed -n 's|^admin:||p')
+[ -n "$key" ] || key=$(random)
+store=$(there s3.env AWS_SECRET_ACCESS_KEY)
+[ -n "$store" ] || store=$(there backup.env AWS_SECRET_ACCESS_KEY)
+[ -n "$store" ] || store=$(random)
 for example in "$here"/secrets.example/*.env; do
   file=$(basename "$example")
   if [ -e "$to/$file" ]; then

@@ -161,6 +161,24 @@ def test_secrets_are_made_once_at_random_and_for_their_owner_alone(tmp_path: Pat
     assert again == made
 
 
+@pytest.mark.parametrize(
+    ("removed", "kept"),
+    [("api-keys", "gateway-keys"), ("gateway-keys", "api-keys"), ("s3", "backup"), ("backup", "s3")],
+)
+def test_of_secrets_that_share_a_value_one_that_is_made_anew_gets_that_of_the_other(
+    removed: str, kept: str, tmp_path: Path
+) -> None:
+    script, made = secrets_of(tmp_path, "kind")
+    folder = tmp_path / "overlays/kind/secrets"
+    (folder / f"{removed}.env").unlink()
+    subprocess.run([script, "kind"], check=True, capture_output=True)
+    assert (folder / f"{removed}.env").read_text() == made[f"{removed}.env"]
+    for name in (removed, kept):
+        (folder / f"{name}.env").unlink()
+    subprocess.run([script, "kind"], check=True, capture_output=True)
+    assert (folder / f"{removed}.env").read_text() != made[f"{removed}.env"]
+
+
 def secrets_of(folder: Path, overlay: str) -> tuple[Path, dict[str, str]]:
     needed("openssl")
     (folder / "overlays" / overlay).mkdir(parents=True)
