@@ -56,6 +56,11 @@ stays: running it again goes on.
 Example: mistudio artifacts clean
 """
 _FIGURES_SHOWN = 3
+# Of a summary's numbers, those that tell artifacts apart, the most telling first; all others come after them.
+_TELLING = (
+    *("ce_recovered", "explained_variance", "l0", "interpretable", "explained", "features", "width"),
+    *("train_fvu", "train_l0", "tokens", "train_tokens", "documents"),
+)
 _UNPROVED_SHOWN = 10
 _FILES_SHOWN = 30
 _DIGITS_SHOWN = 12
@@ -114,7 +119,7 @@ def list_(
     width = max((len(row["uri"]) for row in rows), default=0)
     for row in rows:
         figures = row["damage"] or _figures(row["summary"])
-        line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {decimal(row['bytes']):>9}  {figures}"
+        line = f"{row['uri']:<{width}}  {row['created_at'][:_DATE_CHARS]}  {decimal(row['bytes']):>10}  {figures}"
         out.print(Text(plain(line)), no_wrap=True, overflow="ellipsis")
 
 
@@ -327,10 +332,11 @@ def _row(entry: "Entry") -> dict[str, Any]:
 
 
 def _figures(summary: dict[str, Any]) -> str:
-    """The first few numbers of a summary."""
+    """The few most telling numbers of a summary."""
     numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-    shown = list(numbers.items())[:_FIGURES_SHOWN]
-    return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in shown)
+    telling = [name for name in _TELLING if name in numbers]
+    shown = [*telling, *(name for name in numbers if name not in telling)][:_FIGURES_SHOWN]
+    return ", ".join(f"{name.replace('_', ' ')} {_shown(numbers[name])}" for name in shown)
 
 
 def _facts(artifact: "Artifact") -> "Table":

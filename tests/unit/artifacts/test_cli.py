@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from mistudio.artifacts import InputRef, Store
+from mistudio.artifacts import InputRef, Recipe, Store, produce
 from mistudio.cli.artifacts import register
 from mistudio.errors import DamagedArtifact, InputError, NotFound
 from tests.unit.artifacts.conftest import Publish
@@ -40,6 +40,12 @@ def test_list_shows_each_artifact_with_a_few_figures(run: Run, publish: Publish)
     assert sae_line.split()[:5] == [sae.uri, sae.manifest.created_at[:10], "13", "bytes", "files"]
     assert "loss 0.5" in sae_line
     assert "1.5 MB" in corpus_line
+
+
+def test_list_shows_the_figures_that_tell_artifacts_apart(run: Run, store: Store) -> None:
+    measured = {"ce_clean": 1.5, "ce_filtered_tokens": 0, "fvu": 0.25, "l0": 16, "ce_recovered": 0.9}
+    produce(store, Recipe(kind="evaluation", config={}, inputs={}), "test", lambda _draft: measured)
+    assert run("list").stdout.rstrip().endswith("  ce recovered 0.9, l0 16, ce clean 1.5")
 
 
 def test_list_can_be_narrowed_to_a_kind_and_printed_as_json(run: Run, publish: Publish) -> None:
