@@ -135,7 +135,8 @@ def _start(
     kept: Path | None = None,
 ) -> "subprocess.Popen[str]":
     changes = {**_volumes(container, kept or log.parent), **replace}
-    words = [_changed(word, changes) for word in arguments_of(container)]
+    # The interpreter is of this machine, wherever a container mounts something.
+    words = [word if word == sys.executable else _changed(word, changes) for word in arguments_of(container)]
     given = environment_of(container, values)
     own = {name: _changed(value, changes) for name, value in given.items()} | dict(values)
     # Nothing of this process's own settings: only what Python needs to find the code, and what the container sets.

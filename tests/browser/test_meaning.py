@@ -169,6 +169,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(watched, path):
     assert page.locator("#map").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.get_by_role("button", name="Close").click()
+    page.locator("#map").wait_for(state="hidden")
     page.locator("#row-2").click()
     feature_is(page, 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

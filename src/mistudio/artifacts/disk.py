@@ -51,6 +51,11 @@ def drop_staged(staged: Path) -> None:
         staged.unlink()
 
 
+def open_to_readers(path: Path) -> None:
+    """Let a file be read by all who may look into its folder: safetensors writes files that its user alone may read."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def removed_empty(folder: Path) -> bool:
     """Remove a folder, if it is empty; say whether it was."""
     try:

@@ -15,7 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mistudio.artifacts.disk import drop_staged, flat_name, is_full, link_unless_taken, open_lock, removed_empty, sync
+from mistudio.artifacts.disk import (
+    drop_staged,
+    flat_name,
+    is_full,
+    link_unless_taken,
+    open_lock,
+    open_to_readers,
+    removed_empty,
+    sync,
+)
 from mistudio.artifacts.hashing import hash_file
 from mistudio.artifacts.names import check_name, is_name
 from mistudio.artifacts.store import Mode, Staged, Store, StoredFile
@@ -74,6 +83,7 @@ class LocalStore(Store):
                 yield staged
                 if staged.is_discarded:
                     return
+                open_to_readers(staged.path)
                 sync(staged.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 staged.path.replace(target)

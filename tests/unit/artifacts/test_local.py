@@ -136,6 +136,14 @@ def test_a_long_name_can_be_written_and_leased(tmp_path: Path, name: str) -> Non
     assert b"".join(store.read(file) for file in store.list()) == b"123"
 
 
+def test_whoever_may_look_into_the_store_may_read_what_a_library_wrote_for_its_user_alone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    with store.put("sae/1/sae.safetensors") as staged:
+        staged.path.touch(0o600)
+    folder = (tmp_path / "store" / "sae" / "1").stat().st_mode
+    assert store.fetch("sae/1/sae.safetensors").stat().st_mode & 0o777 == folder & 0o666
+
+
 def test_an_error_of_the_block_itself_is_passed_on(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(FileNotFoundError), store.put("a") as staged:

@@ -172,9 +172,9 @@ def test_what_is_added_is_what_was_read(tmp_path: Path, store: Store, monkeypatc
     path.write_text(LINES)
     read = uploads_module._read_through
 
-    def read_while_it_changes(source: object) -> object:
+    def read_while_it_changes(*given: object) -> object:
         path.write_text("broken")
-        return read(source)  # type: ignore[arg-type]
+        return read(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(uploads_module, "_read_through", read_while_it_changes)
     artifact = add_corpus(store, path).artifact
