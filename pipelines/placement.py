@@ -181,14 +181,14 @@ class Placement(Settings):
             ConfigError: it does not fit the GPU.
         """
         known, own = STEPS.get(step), self.steps.get(step, StepPlacement())
-        every = self.every_step
+        every, default = self.every_step, StepPlacement(**_defaults.of(known))
         if known and not _can_use_gpus(known):
             every = every.model_copy(update={"gpus": None, "gpu_kind": None})
-        if step in _defaults.DECIDES:
+        if not default.retries:  # it decides, or changes something outside of the store
             every = every.model_copy(update={"retries": None})
         if not (known and known.shared):
             every = every.model_copy(update={"processes": None})
-        merged = _merged(StepPlacement(**_defaults.of(known)), every, own)
+        merged = _merged(default, every, own)
         processes = merged.processes or (max(merged.gpus or 0, 1) if known and known.shared else 1)
         placed = merged.model_copy(update={"processes": processes})
         self._check_gpu(step, placed)
