@@ -15,8 +15,15 @@ random() { openssl rand -hex 24; }
 # fill FILE NAME VALUE: the value of a line NAME=, where the file was not there before.
 fill() { sed -i "s|^$2=\$|$2=$3|" "$to/$1.part"; }
 
-key=$(random)
-store=$(random)
+# known FILE PATTERN: what a file that is there holds, for another that has to hold the same.
+known() { [ ! -e "$to/$1" ] || sed -n "s|$2|\\1|p" "$to/$1"; }
+
+key=$(known api-keys.env '^MISTUDIO_API_KEYS=admin:\([^,]*\).*')
+key=${key:-$(known gateway-keys.env '^admin=\(.*\)')}
+key=${key:-$(random)}
+store=$(known s3.env '^AWS_SECRET_ACCESS_KEY=\(.*\)')
+store=${store:-$(known backup.env '^AWS_SECRET_ACCESS_KEY=\(.*\)')}
+store=${store:-$(random)}
 for example in "$here"/secrets.example/*.env; do
   file=$(basename "$example")
   if [ -e "$to/$file" ]; then
