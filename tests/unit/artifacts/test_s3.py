@@ -286,6 +286,16 @@ def test_a_server_that_ignores_what_leases_need_is_refused(store: S3Store, monke
         pass
 
 
+def test_a_server_that_ignores_ranges_gives_no_wrong_bytes(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "x/a", bytes(range(100)))
+    whole = store._requests._minio.get_object
+    monkeypatch.setattr(store._requests._minio, "get_object", lambda bucket, key, *_: whole(bucket, key))
+    with store.open("x/a") as file:
+        file.seek(50)
+        with pytest.raises(StorageError, match=r"Cannot read x/a in .* ignores ranges"):
+            file.read(10)
+
+
 def test_a_condition_on_what_is_gone_does_not_hold(store: S3Store) -> None:
     assert store._requests.put_if(store._key("x"), b"", {"If-Match": "0" * 32}, "write in") is None
     with store.lease("x"):

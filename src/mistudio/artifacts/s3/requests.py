@@ -41,6 +41,7 @@ from mistudio.plain_text import shortened
 SHA256 = "x-amz-meta-sha256"
 _ResultT = TypeVar("_ResultT")
 _LISTED_AT_ONCE = 1000  # as S3 has it
+_PARTIAL = 206  # the status of an answer that is a part
 
 
 class Found(NamedTuple):
@@ -133,6 +134,8 @@ class Requests:
             with self._open(key, (start + done, length - done)) as response:
                 if _etag(response.headers) != etag:
                     raise Replaced
+                if start + done and response.status != _PARTIAL:
+                    raise StorageError(self._ignores_ranges(doing))
                 while done < length:
                     block = response.read(min(self.limits.block_bytes, length - done))
                     if not block:
@@ -152,6 +155,12 @@ class Requests:
             raise Replaced from error
         except _NotTaken as error:
             raise error.of from error
+
+    def _ignores_ranges(self, doing: str) -> str:
+        return (
+            f"Cannot {doing} the store {self.place.url} at {self.place.endpoint}: a part was asked for, and the whole "
+            "came. The server, or a proxy before it, ignores ranges: use one that does not."
+        )
 
     def put(self, key: str, data: bytes, doing: str, sha256: str | None = None) -> str:
         """Write an object, whatever was there; its ETag."""
