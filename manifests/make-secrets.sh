@@ -15,16 +15,15 @@ random() { openssl rand -hex 24; }
 # fill FILE NAME VALUE: the value of a line NAME=, where the file was not there before.
 fill() { sed -i "s|^$2=\$|$2=$3|" "$to/$1.part"; }
 
-# there FILE NAME: the value of NAME in a file that is there, else nothing.
-there() { if [ -e "$to/$1" ]; then sed -n "s|^$2=||p" "$to/$1"; fi; }
+# known FILE PATTERN: what a file that is there holds, for another that has to hold the same.
+known() { [ ! -e "$to/$1" ] || sed -n "s|$2|\\1|p" "$to/$1"; }
 
-# What two secrets share is drawn once, and taken from the one that is there where the other was removed.
-key=$(there gateway-keys.env admin)
-[ -n "$key" ] || key=$(there api-keys.env MISTUDIO_API_KEYS | tr ',' '\n' | sed -n 's|^admin:||p')
-[ -n "$key" ] || key=$(random)
-store=$(there s3.env AWS_SECRET_ACCESS_KEY)
-[ -n "$store" ] || store=$(there backup.env AWS_SECRET_ACCESS_KEY)
-[ -n "$store" ] || store=$(random)
+key=$(known api-keys.env '^MISTUDIO_API_KEYS=admin:\([^,]*\).*')
+key=${key:-$(known gateway-keys.env '^admin=\(.*\)')}
+key=${key:-$(random)}
+store=$(known s3.env '^AWS_SECRET_ACCESS_KEY=\(.*\)')
+store=${store:-$(known backup.env '^AWS_SECRET_ACCESS_KEY=\(.*\)')}
+store=${store:-$(random)}
 for example in "$here"/secrets.example/*.env; do
   file=$(basename "$example")
   if [ -e "$to/$file" ]; then

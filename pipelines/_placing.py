@@ -13,7 +13,7 @@ from kfp.dsl.pipeline_context import Pipeline
 
 from components.images import BATCH_CUDA_IMAGE, BATCH_IMAGE
 from mistudio.steps import STEPS
-from pipelines.placement import GpuKind, Placement, StepPlacement, Toleration
+from pipelines.placement import GpuKind, Placement, StepPlacement, Toleration, cores_of
 
 
 class Loops(NamedTuple):
@@ -58,7 +58,7 @@ def _place(task: dsl.PipelineTask, placement: Placement, step: str, pipeline: st
     # What publishes nothing decides, or changes something outside of the store: it is done again.
     publishes = step not in STEPS or STEPS[step].output is not None
     task.set_caching_options(enable_caching=placement.caching and publishes)
-    kubernetes.set_timeout(task, int(3600 * (placed.timeout_hours or 0)))
+    kubernetes.set_timeout(task, math.ceil(3600 * (placed.timeout_hours or 0)))
     kubernetes.set_security_context(
         task, run_as_user=placement.run_as_user, run_as_group=placement.run_as_group, run_as_non_root=True
     )
@@ -95,7 +95,7 @@ def _tolerate(task: dsl.PipelineTask, each: Toleration) -> None:
 
 
 def _environment(task: dsl.PipelineTask, placement: Placement, step: str, placed: StepPlacement, image: str) -> None:
-    cores = math.ceil(_cores(placed.cpu_limit or "1"))
+    cores = math.ceil(cores_of(placed.cpu_limit or "1"))
     folder = placement.scratch_folder
     values = {
         "HOME": folder,
@@ -143,7 +143,3 @@ def _labels(task: dsl.PipelineTask, placed: StepPlacement, step: str, pipeline: 
         kubernetes.add_pod_label(task, label, value)
     for key, value in (placed.annotations or {}).items():
         kubernetes.add_pod_annotation(task, key, value)
-
-
-def _cores(quantity: str) -> float:
-    return int(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)

@@ -10,6 +10,7 @@ machine take nothing of it.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,10 +30,12 @@ from pipelines._sizes import Sizes, gib
 
 _MOST_FILE_BYTES = 1 << 20
 _MOST_ITERATIONS = 50  # of a loop: each is several pods, and all of them stand in one object of the cluster
-_QUANTITY = r"^\d+(Mi|Gi|Ti)$"
-_MEMORY = r"^(auto|\d+(Mi|Gi|Ti))$"
+_MOST_VALUES = 20_000  # of a file, with what its aliases repeat
+_QUANTITY = r"^[1-9]\d{0,6}(Mi|Gi|Ti)$"
+_MEMORY = r"^(auto|[1-9]\d{0,6}(Mi|Gi|Ti))$"
 _COLUMNS = ("step", "GPUs", "processes", "cores", "memory", "scratch", "retries", "hours")
-_CPU = r"^(\d+(\.\d+)?|\d+m)$"
+_CPU = r"^(0?\.\d{0,3}[1-9]|[1-9]\d{0,4}(\.\d{1,3})?|[1-9]\d{0,6}m)$"
+_MOUNTED = ("/tmp", "/dev/shm")  # noqa: S108 -- of the pod, which other volumes have
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 Texts = dict[str, str]
@@ -46,6 +49,16 @@ class Toleration(Settings):
     value: str = Field(default="", description="of the taint")
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(default="", description="empty: all")
     seconds: int | None = Field(default=None, ge=0, description="how long NoExecute is tolerated; None: for ever")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Toleration":
+        if self.operator == "Equal" and not self.key:
+            message = "key: Equal compares the value of a taint: name its key, or use operator Exists for all taints"
+            raise ValueError(message)
+        if self.operator == "Exists" and self.value:
+            message = "value: Exists looks at no value: leave it out, or use operator Equal"
+            raise ValueError(message)
+        return self
 
 
 class GpuKind(Settings):
@@ -143,8 +156,12 @@ class Placement(Settings):
     image_pull_secrets: tuple[Name, ...] = Field(default=(), description="secrets of the registry")
     run_as_user: int = Field(default=65_532, ge=1, description="user of the processes; never root")
     run_as_group: int = Field(default=65_532, ge=1, description="their group")
-    scratch_folder: str = Field(default="/scratch", pattern="^/", description="HOME, MISTUDIO_SCRATCH and the cache")
-    cache_gb: int = Field(default=10, ge=1, description="what the cache of the store may take of the scratch volume")
+    scratch_folder: str = Field(
+        default="/scratch", pattern=r"^(/[\w.-]+)+$", description="HOME, MISTUDIO_SCRATCH and the cache"
+    )
+    cache_gb: int = Field(
+        default=10, ge=1, le=1_000_000, description="what the cache of the store may take of the scratch volume"
+    )
     tmp: str = Field(default="2Gi", pattern=_QUANTITY, description="size of the volume at /tmp")
     shared_memory: str = Field(
         default="1Gi", pattern=_QUANTITY, description="size of /dev/shm, where several processes train together"
@@ -164,8 +181,8 @@ class Placement(Settings):
 
     @model_validator(mode="after")
     def _fits_the_steps(self) -> "Placement":
-        problems = (problem for name, own in self.steps.items() for problem in self._problems(name, own))
-        if problem := next(problems, None):
+        own = (problem for name, own in self.steps.items() for problem in self._problems(name, own))
+        if problem := next(chain(self._problems_of_all(), own), None):
             raise ValueError(problem)
         return self
 
@@ -178,7 +195,7 @@ class Placement(Settings):
         """Where a step runs: everything filled in, memory worked out.
 
         Raises:
-            ConfigError: it does not fit the GPU.
+            ConfigError: it does not fit the GPU, or more is kept for it than it may use.
         """
         known, own = STEPS.get(step), self.steps.get(step, StepPlacement())
         every, default = self.every_step, StepPlacement(**_defaults.of(known))
@@ -192,7 +209,9 @@ class Placement(Settings):
         processes = merged.processes or (max(merged.gpus or 0, 1) if known and known.shared else 1)
         placed = merged.model_copy(update={"processes": processes})
         self._check_gpu(step, placed)
-        return placed.model_copy(update=self._worked_out(step, placed))
+        placed = placed.model_copy(update=self._worked_out(step, placed))
+        _check_limits(step, placed)
+        return placed
 
     def gpu_of(self, placed: StepPlacement) -> GpuKind | None:
         """The kind of GPU that a step gets; None: it gets none."""
@@ -206,6 +225,14 @@ class Placement(Settings):
         for each in ({name: Variables(**own) for name, own in defaults.items()} | given).values():
             if each is not None and _needs(known, each.needed_by):
                 yield each
+
+    def _problems_of_all(self) -> Iterator[str]:
+        """What was said of no single step and cannot be."""
+        if self.scratch_folder in _MOUNTED:
+            yield f"scratch_folder: {self.scratch_folder} has a volume of its own: use another folder"
+        kind = self.every_step.gpu_kind
+        if kind and kind not in self.gpu_kinds:
+            yield f"every_step.gpu_kind: {shortened(kind)} is none of gpu_kinds: {', '.join(self.gpu_kinds)}"
 
     def _problems(self, step: str, own: StepPlacement) -> Iterator[str]:
         """What was said of a step that cannot be."""
@@ -302,6 +329,25 @@ def _ranges(placed: StepPlacement) -> Iterator[tuple[str | None, str | None]]:
     yield placed.memory_request, placed.memory_limit
 
 
+def _check_limits(step: str, placed: StepPlacement) -> None:
+    """Refuse what the cluster would: a pod for which more is kept than it may use."""
+    cpu = (cores_of(each or "0") for each in (placed.cpu_request, placed.cpu_limit))
+    memory = (bytes_of(each or "0Mi") for each in (placed.memory_request, placed.memory_limit))
+    for name, (request, limit) in (("cpu", cpu), ("memory", memory)):
+        if request > limit:
+            said = getattr(placed, f"{name}_request"), getattr(placed, f"{name}_limit")
+            message = (
+                f"steps.{step}.{name}_limit: {said[1]} is less than the {said[0]} that are kept for the step "
+                f"({name}_request), which no cluster takes: set both."
+            )
+            raise ConfigError(message)
+
+
+def cores_of(quantity: str) -> float:
+    """Cores of a Kubernetes quantity such as ``500m``."""
+    return int(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
 def bytes_of(quantity: str) -> int:
     """Bytes of a Kubernetes quantity such as ``2Gi``."""
     units = {"Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
@@ -313,8 +359,11 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_FILE_BYTES:
             message = f"The placement {path} is larger than {_MOST_FILE_BYTES:,} bytes: it is another file."
             raise ConfigError(message)
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a safe one
+    except RecursionError as error:
+        message = f"The placement {path} cannot be read: it is nested too deep."
+        raise ConfigError(message) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: of a date that is none, among others
         message = f"The placement {path} cannot be read: {' '.join(str(error).split())}."
         raise ConfigError(message) from error
     if content is None:
@@ -322,7 +371,33 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         message = f"The placement {path} is {shortened(content)}: write fields, such as find_parts: 8."
         raise ConfigError(message)
+    if sum(1 for _ in islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
+        message = f"The placement {path} has more than {_MOST_VALUES:,} values, with what its aliases repeat."
+        raise ConfigError(message)
     return content
+
+
+def _values(content: object) -> Iterator[object]:
+    """All that a file says, one after the other; without end where it holds itself."""
+    left = [content]
+    while left:
+        value = left.pop()
+        yield value
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML as it has to be: of two values of one name neither is silently dropped."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"{shortened(key.value)} is there twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return node
 
 
 def _reason(problem: Mapping[str, Any]) -> str:

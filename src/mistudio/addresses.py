@@ -20,6 +20,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
@@ -109,11 +110,19 @@ def check_literal(host: str, reach: Reach) -> None:
     Raises:
         AddressRefused: nothing is sent there.
     """
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return
-    check_address(host, address, reach, allowed_hosts())
+    address = literal(host)
+    if address is not None:
+        check_address(host, address, reach, allowed_hosts())
+
+
+def literal(host: str) -> IP | None:
+    """The address that a host is, also in hex, octal or as one number, as who looks names up takes it; None: a name."""
+    text = host.strip("[]").partition("%")[0].rstrip(".")
+    with suppress(ValueError):
+        return ipaddress.ip_address(text)
+    with suppress(OSError, ValueError):
+        return ipaddress.IPv4Address(socket.inet_aton(text))
+    return None
 
 
 async def addresses_of(host: str, port: int, reach: Reach) -> list[str]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 PIPELINES = {"interpret": interpret, "sweep": sweep}
 EXAMPLES = sorted((ROOT / "pipelines" / "placements").glob("*.yaml"))
 DECIDES = {"grid", "gate", "fail_gate"}
+BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrs"))
 
 
 def compiled(pipeline: Any, placement: Placement | Path) -> str:
@@ -196,7 +198,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path, by_defaul
     assert pipeline.pod("report")["imagePullSecret"][0]["secretName"] == "registry"
     assert pipeline.task("report")["cachingOptions"] == {"enableCache": True}
     assert pipeline.task("train")["retryPolicy"]["maxRetryCount"] == 5
-    assert not any("retryPolicy" in pipeline.task(step) for step in ("register", "deploy"))  # they act outside of the store
+    assert not any("retryPolicy" in pipeline.task(step) for step in ("register", "deploy"))
     assert not any("retryPolicy" in pipeline.task(step) for step in DECIDES & set(steps_of(pipeline)))
     before = by_default["interpret"]
     assert pipeline.container("explain")["command"] == before.container("explain")["command"]
@@ -218,8 +220,22 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path, by_defaul
         ("find_parts: 51", "find_parts: input should be less than or equal to 50"),
         ("run_as_user: 0", "run_as_user: input should be greater than or equal to 1"),
         ("secrets: {judge: {keys: {}}}", "secrets.judge.name: field required"),
+        ("every_step: {gpus: 1, gpu_kind: h100}", "every_step.gpu_kind: 'h100' is none of gpu_kinds: gpu"),
+        ("every_step: {memory_limit: 0Gi}", "every_step.memory_limit: string should match"),
+        ("every_step: {cpu_limit: '0.0'}", "every_step.cpu_limit: string should match"),
+        (f"every_step: {{scratch: {'9' * 400}Gi}}", "every_step.scratch: string should match"),
+        (f"cache_gb: {'9' * 400}", "cache_gb: input should be less than"),
+        ("every_step: {tolerations: [{value: a}]}", "every_step.tolerations.0.key: Equal compares the value"),
+        ("every_step: {tolerations: [{operator: Exists, value: a}]}", "tolerations.0.value: Exists looks at no value"),
+        ("scratch_folder: /tmp", "scratch_folder: /tmp has a volume of its own"),
         ("- a", "write fields, such as"),
         ("a: [", "cannot be read"),
+        ("model: 2026-13-45", "cannot be read: month must be in 1..12"),
+        (f"find_parts: {'9' * 5000}", "cannot be read"),
+        (f"model: {'[' * 2000}", "cannot be read: it is nested too deep"),
+        ("steps:\n  train: {gpus: 1}\n  train: {retries: 1}", "cannot be read: 'train' is there twice.*line 3"),
+        ("a: &a [*a]", "has more than 20,000 values, with what its aliases repeat"),
+        (BOMB, "has more than 20,000 values, with what its aliases repeat"),
     ],
 )
 def test_a_refused_file_is_named_with_the_step_and_the_field(content: str, message: str, tmp_path: Path) -> None:
@@ -227,6 +243,24 @@ def test_a_refused_file_is_named_with_the_step_and_the_field(content: str, messa
     with pytest.raises(ConfigError, match=message) as refused:
         load_placement(file)
     assert "cluster.yaml" in str(refused.value)
+
+
+def test_what_aliases_repeat_may_be_changed(tmp_path: Path) -> None:
+    steps = "steps:\n  train: &long {retries: 5, timeout_hours: 9}\n  evaluate: {<<: *long, retries: 1}\n"
+    placement = load_placement(write(tmp_path, steps))
+    assert [(each.retries, each.timeout_hours) for each in map(placement.of, ("train", "evaluate"))] == [(5, 9), (1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"cpu_request": "5"}, r"steps.report.cpu_limit: \d+ is less than the 5 that are kept"),
+        ({"memory_request": "8Gi", "memory_limit": "8191Mi"}, "steps.report.memory_limit: 8191Mi is less than the 8Gi"),
+    ],
+)
+def test_no_more_is_kept_for_a_step_than_it_may_use(limits: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_placement(steps={"report": limits}).of("report")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

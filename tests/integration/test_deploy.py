@@ -196,6 +196,35 @@ def test_the_wrong_autoencoder_behind_the_name_is_noticed(cluster: Stage, tiny: 
         deploy(other, config(ready_timeout_s=0.2), patience=QUICK)
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_another_has_deployed_meanwhile_is_not_rolled_back(
+    cluster: Stage, tiny: TinyStore, other: Artifact, is_new: bool
+) -> None:
+    if not is_new:
+        deploy(tiny.sae, config(), patience=QUICK)
+    cluster.kserve.is_paused.set()  # nothing gets ready
+    kind = cluster.api.kind("inferenceservices")
+    theirs = Deployed("sae/0123456789abcdef", "mistudio-steer", {})
+
+    def deploy_theirs() -> None:
+        place = "inferenceservices", SERVICES, "steer"
+        while not cluster.api.has(*place) or lines(cluster.api.get(*place)) != [other.uri]:
+            time.sleep(0.01)
+        cluster.api.storage.update(kind, SERVICES, "steer", lambda old: _serving(old, theirs), strict=True)
+
+    another = threading.Thread(target=deploy_theirs)
+    another.start()
+    with pytest.raises(RolloutFailed, match="is not ready.*Somebody else has deployed meanwhile"):
+        deploy(other, config(ready_timeout_s=2), patience=QUICK)
+    another.join()
+    assert lines(cluster.api.get("inferenceservices", SERVICES, "steer")) == [theirs.line]
+
+
+def _serving(service: dict[str, Any], deployed: Deployed) -> dict[str, Any]:
+    service["spec"]["predictor"] = deployed.predictor(service["spec"]["predictor"])
+    return service
+
+
 def test_a_write_in_between_is_no_conflict_that_anybody_sees(cluster: Stage, tiny: TinyStore, other: Artifact) -> None:
     deploy(tiny.sae, config(), patience=QUICK)
     told: list[int] = []

@@ -90,8 +90,21 @@ def test_where_hosts_are_named_nothing_else_is_reached(monkeypatch: pytest.Monke
 def test_a_host_that_is_an_address_is_refused_as_it_stands() -> None:
     with pytest.raises(AddressRefused, match=r"'169.254.169.254' is an address of a cloud's metadata service"):
         check_literal("169.254.169.254", Reach.TRUSTED)
+    # The last ones are what a proxy, which looks names up itself, would take for the first.
+    for host in (
+        "[fe80::1%eth0]",
+        "169.254.169.254.",
+        "2852039166",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "169.254.43518",
+    ):
+        with pytest.raises(AddressRefused):
+            check_literal(host, Reach.TRUSTED)
     with pytest.raises(AddressRefused):
-        check_literal("[fe80::1%eth0]", Reach.TRUSTED)
+        check_literal("127.1", Reach.PUBLIC)
+    for name in ("beef", "", "ädä.example", "1.example"):
+        check_literal(name, Reach.PUBLIC)
     check_literal("metadata.google.internal", Reach.PUBLIC)  # a name: looked up when it is used
 
 

@@ -181,12 +181,12 @@ class FileCache:
         with self._lock:
             name = path.name
             if str(path) in _KEPT:
-                if _touched(path):
+                if _touched(path, _KEPT[str(path)]):
                     return True
                 os.close(_KEPT.pop(str(path)))
             if name in self._held:
                 self._held.move_to_end(name)
-                if _touched(path):
+                if _touched(path, self._held[name][0]):
                     return True
                 os.close(self._held.pop(name)[0])
             try:
@@ -247,7 +247,8 @@ class FileCache:
             return False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._remove(entry.path)
+            # Dropped and made anew before it was locked, it is one that somebody may hold.
+            return _is_locked(entry.path, lock) and self._remove(entry.path)
         except OSError:
             return False
         finally:
@@ -284,15 +285,20 @@ class FileCache:
             yield
 
 
-def _touched(path: Path, lock: int | None = None) -> bool:
+def _touched(path: Path, lock: int) -> bool:
     """Note that an entry was used; False where it is not there, or is another than the one that is locked."""
     try:
-        if lock is not None and os.stat(path).st_ino != os.fstat(lock).st_ino:
+        if not _is_locked(path, lock):
             return False
         os.utime(path)
     except FileNotFoundError:
         return False
     return True
+
+
+def _is_locked(path: Path, lock: int) -> bool:
+    """Whether an entry is the one that is locked, and not one that was made anew since."""
+    return os.path.samestat(os.stat(path), os.fstat(lock))
 
 
 def _let_go_of_all(held: "OrderedDict[str, tuple[int, int]]") -> None:

@@ -116,16 +116,17 @@ def find_version(store: Store, name: str, number: int | None = None, alias: str 
 
 def model_aliases(store: Store, name: str) -> dict[str, Version]:
     """What the aliases of a model stand for; one that was never set is left out."""
-    versions = {each.sae.digest: each for each in model_versions(store, name)}
+    # The versions after the aliases: one that is registered meanwhile, and promoted, would else be none of them.
     histories = {alias: reference_history(store, alias, name) for alias in ALIASES}
+    versions = {each.sae.digest: each for each in model_versions(store, name)}
     current = {alias: history[-1].target.digest for alias, history in histories.items() if history}
     return {alias: versions[digest] for alias, digest in current.items() if digest in versions}
 
 
 def alias_history(store: Store, name: str) -> list[tuple[Reference, Version | None]]:
     """Each time that an alias of a model was moved, with the version that it has stood for since, by time."""
-    versions = {each.sae.digest: each for each in model_versions(store, name)}
     moves = [each for alias in ALIASES for each in reference_history(store, alias, name)]
+    versions = {each.sae.digest: each for each in model_versions(store, name)}
     ordered = sorted(moves, key=lambda move: (move.target.created_at, move.kind, move.number))
     return [(move, versions.get(move.target.digest or "")) for move in ordered]
 

@@ -11,8 +11,10 @@ manifests'. What somebody does to the store by other means shows in no record, b
 
 import datetime
 import hmac
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
+from time import sleep
 from typing import Any, NamedTuple
 
 from mistudio.artifacts.actor import Actor, this_actor
@@ -20,7 +22,7 @@ from mistudio.artifacts.chain import FIRST_HASH, HASH, BadLine, Link, chained, r
 from mistudio.artifacts.manifest import JsonScalar
 from mistudio.artifacts.signing import SigningKey, signing_key
 from mistudio.artifacts.store import Store
-from mistudio.errors import ConfigError, DamagedArtifact, InputError
+from mistudio.errors import ConfigError, DamagedArtifact, InputError, StorageError
 from mistudio.plain_text import shortened, without_surrogates
 from mistudio.redaction import redact
 from mistudio.version import __version__
@@ -31,6 +33,7 @@ _DIGITS, _BLOCK_DIGITS = 10, 7
 _BLOCK = 1000
 _DAY_CHARS = 10
 _MOST_CHARS = 500  # of a text that is recorded
+_TRIES = 7  # of writing one number
 
 
 class Action(NamedTuple):
@@ -83,7 +86,7 @@ def record_action(
         detail: what else is worth knowing, without secrets, which are hidden.
 
     Raises:
-        StorageError: the store cannot be written.
+        StorageError: the store cannot be written, or something that is no record is in the way.
     """
     content = {
         "record": ACTION,
@@ -94,15 +97,22 @@ def record_action(
         "detail": {name: _plain(value) if isinstance(value, str) else value for name, value in detail.items()},
         "version": __version__,
     }
+    refused = Counter[str]()
     while True:
         before = _last(store)
         previous, number = (before.hash, before.record["number"] + 1) if before else (FIRST_HASH, 0)
-        name = f"{ACTIONS}/{number // _BLOCK:0{_BLOCK_DIGITS}d}/{number:0{_DIGITS}d}"
+        name = _name(number)
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line, link = sealed(previous, {**content, "number": number, "time": time})
         key = signing_key()
         if store.create(name, line + key.signature(name, line) if key else line):
             return Action(name, link.record, link.hash)
+        refused[name] += 1
+        if refused[name] == _TRIES:
+            message = f"Nothing can be put on record in {store.url}: {name} is there, and is no file that is listed."
+            raise StorageError(message)
+        if refused[name] > 1:  # another has written it, and the listing does not show it yet
+            sleep(0.01 * 2.0 ** refused[name])
 
 
 def actions(store: Store, since: str = "") -> Iterator[Action]:
@@ -164,6 +174,7 @@ def _checked(store: Store, name: str, previous: str, number: int, key: SigningKe
     """
     line, _, signature = store.read(name).partition(b"\n")
     link = read_line(line)
+    _check_says_all(link)
     if link.number != number or name.rpartition("/")[2] != f"{number:0{_DIGITS}d}":
         message = f"it is record {link.number}, where {number} has to be: others are gone or were put in"
         raise BadLine(message)
@@ -185,13 +196,33 @@ def _names(store: Store, folder: str) -> list[str]:
     return [name for name in store.list(folder) if name.rpartition("/")[2].isdecimal()]
 
 
+def _name(number: int) -> str:
+    return f"{ACTIONS}/{number // _BLOCK:0{_BLOCK_DIGITS}d}/{number:0{_DIGITS}d}"
+
+
 def _read(store: Store, name: str) -> Action:
     try:
         link = read_line(store.read(name).split(b"\n")[0])
+        _check_says_all(link)
     except BadLine as error:
         message = f"{name} is damaged: {error}. See mistudio audit verify."
         raise DamagedArtifact(message) from error
     return Action(name, link.record, link.hash)
+
+
+def _check_says_all(link: Link) -> None:
+    """Refuse a line that is whole, and of something else.
+
+    Raises:
+        BadLine: it is no record of an action.
+    """
+    record = link.record
+    texts = all(isinstance(record.get(name), str) for name in ("action", "target", "time"))
+    maps = all(isinstance(record.get(name), dict) for name in ("actor", "detail"))
+    maps = maps and set(Actor._fields) <= record["actor"].keys()
+    if record["record"] != ACTION or not texts or not maps or not isinstance(record.get("digest"), str | None):
+        message = "it is no record of an action"
+        raise BadLine(message)
 
 
 def _day(action: Action) -> str:
@@ -201,7 +232,8 @@ def _day(action: Action) -> str:
 def _last(store: Store) -> Action | None:
     """The newest record; of a damaged one the next still follows, and ``verify`` names it."""
     for folder in reversed(list(store.folders(ACTIONS))):
-        names = _names(store, folder)
+        # What was put where no record can be says nothing of how far the record goes.
+        names = [name for name in _names(store, folder) if name == _name(int(name.rpartition("/")[2]))]
         if names:
             number = int(names[-1].rpartition("/")[2])
             try:

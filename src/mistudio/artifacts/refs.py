@@ -109,7 +109,7 @@ def references(store: Store, kind: str | None = None) -> Iterator[Reference]:
     newest: dict[tuple[str, str], int] = {}
     for file in store.stat(f"{REFS}/{check_name(kind)}" if kind else REFS):
         parts = file.name.split("/")
-        if len(parts) == _PARTS and parts[-1].isdecimal():  # anything else was put there by hand
+        if len(parts) == _PARTS and _is_number(parts[-1]):  # anything else was put there by hand
             newest[parts[1], parts[2]] = int(parts[-1])
     for (its_kind, its_name), last in newest.items():
         found = _read(store, its_kind, its_name, last)
@@ -131,7 +131,11 @@ def check_reference(kind: str, name: str) -> str:
 
 def _numbers(store: Store, prefix: str) -> list[int]:
     lasts = [name.removeprefix(f"{prefix}/") for name in store.list(prefix)]
-    return [int(last) for last in lasts if last.isdecimal()]
+    return [int(last) for last in lasts if _is_number(last)]
+
+
+def _is_number(last: str) -> bool:
+    return last.isdecimal() and last == f"{int(last):0{_DIGITS}d}"
 
 
 def _read(store: Store, kind: str, name: str, number: int) -> Reference:

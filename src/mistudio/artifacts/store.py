@@ -223,7 +223,8 @@ class Store(ABC):
 
         It ends with its process, however that ends: at once where the kernel sees to it, after a while where a store
         has to notice that it is renewed no more. So a holder that stood still for long may find that another has gone
-        on meanwhile; that does no harm, because files appear whole, the same recipe gives the same bytes, and
+        on meanwhile. From then on what it would write or remove below ``prefix`` is refused. A single file that was on
+        its way when the lease went may still appear: it appears whole, the same recipe gives the same bytes, and
         :meth:`create` has one winner.
 
         Raises:

@@ -244,7 +244,12 @@ class Cluster:
             raise refused(request, error.status or 0, said, error.headers or {}, self._hide) from error
         except (HTTPError, OSError) as error:
             raise unreachable(request, self._client.configuration.host, error, self._hide) from error
-        return text if request.subresource else json.loads(text)
+        try:
+            return text if request.subresource else json.loads(text)
+        except ValueError as error:
+            host = self._client.configuration.host
+            message = f"{host}, asked to {request}, does not answer as the API of a cluster: is the address right?"
+            raise ClusterError(message, response.status) from error
 
     def _hide(self, text: str) -> str:
         """A text without the account's token."""

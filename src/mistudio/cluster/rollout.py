@@ -22,6 +22,7 @@ from mistudio.progress import say
 
 _ALL = 100
 _NOTHING = "Nothing was changed."
+_OTHERS = "Somebody else has deployed meanwhile: what it serves now is left as it is."
 _TRIES = 10  # to write what others write too
 _POD_LABEL = "serving.kserve.io/inferenceservice"
 
@@ -205,6 +206,9 @@ class Rollout:
         raise RolloutFailed(message) from error
 
     def _delete(self, uid: str) -> str:
+        now = self._read()
+        if now is not None and not inference.serves(now["spec"]["predictor"], self._deployed):
+            return _OTHERS
         self._cluster.delete(INFERENCE_SERVICES, self._place.namespace, self._place.name, uid)
         return f"InferenceService {self._place} was deleted again: nothing was served by it before."
 
@@ -214,7 +218,14 @@ class Rollout:
         return f"The canary {self._variant} was taken away; {self._place} serves what it served before."
 
     def _restore(self, stable: Object, entry: Object | None) -> str:
+        others = False
+
         def back(now: Object) -> Object:
+            nonlocal others
+            serving = now["spec"]["predictor"]
+            if not inference.serves(serving, self._deployed):
+                others = inference.lines_of(serving) != inference.lines_of(stable)
+                return now
             if entry is None:
                 return inference.with_stable(now, stable)
             kept = inference.without_canary(now, entry["predictor"]["name"])
@@ -222,7 +233,7 @@ class Rollout:
             return {**kept, "spec": spec}
 
         if not self._change(back):
-            return _NOTHING
+            return _OTHERS if others else _NOTHING
         return f"Rolled back: {self._place} serves {', '.join(inference.lines_of(stable)) or 'what it did'} again."
 
     def _change(self, how: Callable[[Object], Object]) -> bool:

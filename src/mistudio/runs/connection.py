@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mistudio.addresses import literal
 from mistudio.errors import ConfigError, NotAllowed
 from mistudio.plain_text import shortened
 from mistudio.redaction import Secret
@@ -28,7 +29,6 @@ CONTEXT_ENV = "MISTUDIO_KFP_CONTEXT"
 # Where Kubeflow's profiles put the token of a pod's service account, made for the pipelines alone.
 POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 _COMMAND_LIMIT_S = 60
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Connection(BaseModel):
@@ -112,19 +112,33 @@ def _check(made: Connection) -> None:
         if path is not None and not path.is_file():
             message = f"{name} {shortened(str(path))} is no file."
             raise ConfigError(message)
-    address = urlsplit(made.host)
-    if made.host and (address.scheme not in ("http", "https") or not address.hostname):
-        message = f"host {shortened(made.host)} is no address: write it as https://kubeflow.example.org/pipeline."
+    if made.host and not _is_address(made.host):
+        shown = "that holds a user or a password" if "@" in made.host else shortened(made.host)
+        message = f"host {shown} is no address: write it as https://kubeflow.example.org/pipeline."
         raise ConfigError(message)
+    address = urlsplit(made.host)
     has_token = made.token or made.token_file or made.token_command
     if has_token and address.scheme == "http" and not _is_inside(address.hostname or ""):
         message = f"host {shortened(made.host)} has no TLS, and a token would be sent for all to read: use https."
         raise ConfigError(message)
 
 
+def _is_address(host: str) -> bool:
+    """Whether it is where an API can be: no more than a scheme, a host, a port and a path."""
+    try:
+        parts = urlsplit(host)
+        is_there = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # of a port that is none, or half a pair of brackets
+        return False
+    return is_there and not (parts.query or parts.fragment or "@" in parts.netloc)
+
+
 def _is_inside(host: str) -> bool:
-    """Whether a name is of this machine or of a cluster's own network."""
-    return host in _LOOPBACK or "." not in host or host.endswith((".svc", ".svc.cluster.local"))
+    """Whether a name is of this machine or of a cluster's own network; an address may be anybody's."""
+    address = literal(host)
+    if address is not None:
+        return address.is_loopback
+    return "." not in host or host.endswith((".svc", ".svc.cluster.local"))
 
 
 def _with_scheme(host: str) -> str:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mistudio.artifacts import Store, actions, artifact_uris, open_store, record, record_action, verify_actions
 from mistudio.artifacts.actor import Actor, _account, this_actor
-from mistudio.artifacts.chain import FIRST_HASH
+from mistudio.artifacts.chain import FIRST_HASH, sealed
 from mistudio.cli import app
 from mistudio.errors import ConfigError, DamagedArtifact, InputError, StorageError
 from tests.unit.artifacts.conftest import Publish
@@ -110,6 +110,33 @@ def test_a_record_that_was_changed_moved_or_taken_out_is_named(store: Store, har
     (problem,) = verify_actions(store).problems
     assert what in problem
     assert problem.startswith("actions/")
+
+
+@pytest.mark.parametrize("folder", ["0000001", "9", "other"])
+def test_a_record_in_the_wrong_place_stops_nobody_and_is_named(store: Store, folder: str) -> None:
+    names = recorded(store)
+    assert store.create(f"actions/{folder}/0000000001", store.read(names[1]))
+    assert record_action(store, "publish", "sae/3").name == "actions/0000000/0000000003"
+    (problem,) = verify_actions(store).problems
+    assert problem.startswith(f"actions/{folder}/0000000001: ")
+
+
+def test_what_is_in_the_way_of_a_record_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "sleep", lambda _seconds: None)
+    recorded(store)
+    assert store.create("actions/0000000/0000000003/file", b"")
+    with pytest.raises(StorageError, match="actions/0000000/0000000003 is there, and is no file"):
+        record_action(store, "publish", "sae/3")
+
+
+def test_a_whole_line_of_something_else_is_no_record(store: Store) -> None:
+    recorded(store, 1)
+    line, _ = sealed(verify_actions(store).head, {"record": "action", "number": 1, "action": "publish"})
+    assert store.create("actions/0000000/0000000001", line)
+    (problem,) = verify_actions(store).problems
+    assert problem == "actions/0000000/0000000001: it is no record of an action."
+    with pytest.raises(DamagedArtifact, match="it is no record of an action"):
+        list(actions(store))
 
 
 def test_records_taken_off_the_end_show_to_who_has_noted_the_head(store: Store) -> None:

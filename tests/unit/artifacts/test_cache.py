@@ -100,6 +100,37 @@ def test_what_another_process_has_just_used_stays_and_goes_when_it_ends(cache: F
     assert not path.is_dir()
 
 
+def test_an_entry_that_is_made_anew_just_before_it_is_dropped_stays(
+    cache: FileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.entry("a", KB, content(KB))
+    (old,) = cache._all()
+    other = FileCache(cache.folder, cache.limit)
+    flock = cache_module.fcntl.flock
+
+    def lock_late(file: int, operation: int) -> None:
+        """Between the opening of an entry and its lock, another process drops it and makes it anew."""
+        monkeypatch.setattr(cache_module.fcntl, "flock", flock)
+        other.drop("a")
+        other.entry("a", KB, content(KB))
+        flock(file, operation)
+
+    cache_module._let_go_of_all(cache._held)
+    monkeypatch.setattr(cache_module.fcntl, "flock", lock_late)
+    assert not FileCache(cache.folder, cache.limit)._drop_unheld(old)
+    assert (old.path / "file").exists()
+
+
+def test_an_entry_that_another_has_made_anew_is_held_as_the_first_was(cache: FileCache) -> None:
+    cache.entry("a", KB, content(KB))
+    other = FileCache(cache.folder, cache.limit)
+    other.drop("a")
+    other.entry("a", KB, content(KB))
+    path = cache.entry("a", KB, content(KB))
+    other.empty()
+    assert (path / "file").exists()
+
+
 def test_a_file_that_is_open_stays_readable_when_its_entry_is_dropped(cache: FileCache) -> None:
     path = cache.entry("a", KB, content(KB)) / "file"
     with path.open("rb") as file:

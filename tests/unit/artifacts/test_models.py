@@ -3,10 +3,11 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mistudio.artifacts import Store
+from mistudio.artifacts import Store, models
 from mistudio.artifacts.models import (
     alias_history,
     find_version,
@@ -16,6 +17,7 @@ from mistudio.artifacts.models import (
     move_alias,
     register_version,
 )
+from mistudio.artifacts.refs import Reference
 from mistudio.errors import DamagedArtifact, InputError, NotFound
 from tests.unit.artifacts.conftest import Publish
 
@@ -70,6 +72,28 @@ def test_the_champion_moves_and_goes_back_and_every_move_is_on_record(store: Sto
         ("champion", 1, "grace"),
         ("champion", 2, "grace"),
     ]
+
+
+@pytest.mark.parametrize("look", ["aliases", "history"])
+def test_a_version_that_is_registered_and_promoted_meanwhile_hides_no_champion(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    first, second = (publish(k=k) for k in (1, 2))
+    move_alias(store, register_version(store, "stories", first, "ada")[0], "champion", "ada")
+    real, begun = models.reference_history, []
+
+    def read_slowly(*of: Any) -> list[Reference]:
+        found = real(*of)
+        if not begun:
+            begun.append(of)
+            move_alias(store, register_version(store, "stories", second, "ada")[0], "champion", "ada")
+        return found
+
+    monkeypatch.setattr(models, "reference_history", read_slowly)
+    if look == "aliases":
+        assert model_aliases(store, "stories")["champion"].number in (1, 2)
+    else:
+        assert None not in [version for _, version in alias_history(store, "stories")]
 
 
 def test_what_is_not_registered_is_refused_with_what_there_is(store: Store, publish: Publish) -> None:

@@ -72,7 +72,7 @@ def test_a_damaged_reference_is_named(store: Store, publish: Publish) -> None:
 
 def test_other_files_among_the_names_are_left_alone(store: Store, publish: Publish) -> None:
     add_reference(store, "sae", "champion", publish(), "ada")
-    for name in ("README", "sae/README", "sae/champion/notes", "sae/champion/1/2"):
+    for name in ("README", "sae/README", "sae/champion/notes", "sae/champion/1/2", "sae/champion/7"):
         assert store.create(f"refs/{name}", b"by hand")
     assert [each.name for each in references(store)] == ["champion"]
     assert add_reference(store, "sae", "champion", publish(), "ada").number == 2

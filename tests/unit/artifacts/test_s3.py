@@ -275,6 +275,49 @@ def test_a_server_that_ignores_conditions_is_refused(store: S3Store, monkeypatch
             use()
 
 
+def test_a_server_that_ignores_what_leases_need_is_refused(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_if = store._requests.put_if
+
+    def half(key: str, data: bytes, condition: dict[str, str], doing: str) -> str | None:
+        return store._requests.put(key, data, doing) if "If-Match" in condition else put_if(key, data, condition, doing)
+
+    monkeypatch.setattr(store._requests, "put_if", half)
+    with pytest.raises(StorageError, match=r"ignores the condition of a write \(If-Match\)"), store.lease("x"):
+        pass
+
+
+def test_a_server_that_ignores_ranges_gives_no_wrong_bytes(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "x/a", bytes(range(100)))
+    whole = store._requests._minio.get_object
+    monkeypatch.setattr(store._requests._minio, "get_object", lambda bucket, key, *_: whole(bucket, key))
+    with store.open("x/a") as file:
+        file.seek(50)
+        with pytest.raises(StorageError, match=r"Cannot read x/a in .* ignores ranges"):
+            file.read(10)
+
+
+def test_a_condition_on_what_is_gone_does_not_hold(store: S3Store) -> None:
+    assert store._requests.put_if(store._key("x"), b"", {"If-Match": "0" * 32}, "write in") is None
+    with store.lease("x"):
+        store._requests.remove(store._lease_key("x"), "remove from")
+    assert store._requests.find(store._lease_key("x"), "read in") is None
+
+
+def test_an_upload_that_another_has_dropped_is_told(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = S3Store(parse_address(s3_url), limits=Limits(part_bytes=5 * MIB))
+    begin = store._requests.begin_upload
+
+    def begin_and_lose(key: str, sha256: str, doing: str) -> str:
+        upload = begin(key, sha256, doing)
+        store._requests.abort_upload(key, upload, doing)
+        return upload
+
+    monkeypatch.setattr(store._requests, "begin_upload", begin_and_lose)
+    with pytest.raises(StorageError, match="Cannot write x/a in .*NoSuchUpload.*Run the same command again"):
+        put(store, "x/a", bytes(11 * MIB))
+    assert store.find("x/a") is None
+
+
 CHILD = """
 import sys
 from mistudio.artifacts import open_store
@@ -329,25 +372,56 @@ def test_a_lease_that_is_renewed_outlasts_its_time_and_one_that_is_released_is_f
         waiting.result()
 
 
+def write_lease(store: S3Store, prefix: str, holder: str) -> None:
+    """Take a lease between two renewals of its holder, as who found it expired."""
+    key, etag = store._lease_key(prefix), None
+    content = json.dumps({"holder": holder, "lasts_s": 60.0}).encode()
+    while etag is None:
+        found = store._requests.find(key, "read in")
+        assert found is not None
+        etag = store._requests.put_if(key, content, {"If-Match": found.etag}, "write in")
+
+
 @pytest.mark.timeout(60)
-def test_a_lease_that_was_lost_is_told_and_not_taken_back(
+def test_a_lease_that_was_lost_is_told_and_not_taken_back_and_stops_its_holders_writes(
     store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lease, "LASTS_S", 0.4)
-    key = store._lease_key("x/y")
-    others = json.dumps({"holder": "another", "lasts_s": 60.0}).encode()
+    put(store, "x/y/a", b"of another")
     with store.lease("x/y"):
-        etag = None
-        while etag is None:  # between two renewals
-            found = store._requests.find(key, "read in")
-            assert found is not None
-            etag = store._requests.put_if(key, others, {"If-Match": found.etag}, "write in")
-        (renewing,) = (thread for thread in threading.enumerate() if thread.name == "lease of x/y")
-        renewing.join()
+        write_lease(store, "x/y", "another")
+        store._held["x/y"].join()
+        put(store, "x/ya")
+        for use in (
+            lambda: put(store, "x/y/a"),
+            lambda: store.create("x/y/b", b""),
+            lambda: store.remove("x/y/a"),
+            lambda: store.sweep("x/y"),
+        ):
+            with pytest.raises(StorageError, match="the lease of x/y was lost.* Run the same command again"):
+                use()
+        assert not store.create("x/y/a", b"")  # whoever was first is to be looked at
     assert "The lease of x/y was lost" in caplog.text
-    there = lease.standing(store._requests, key, "read in")
+    assert [(file.name, store.read(file.name)) for file in store.stat()] == [("x/y/a", b"of another"), ("x/ya", b"x")]
+    there = lease.standing(store._requests, store._lease_key("x/y"), "read in")
     assert there is not None
     assert (there.holder, there.is_over) == ("another", False)
+
+
+def test_a_holder_that_stood_still_asks_before_it_writes(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.lease("x"), store.lease("y"):
+        write_lease(store, "x", "another")
+        monkeypatch.setattr(lease, "LASTS_S", 0.0)  # all that was renewed has expired, and no thread has seen it yet
+        put(store, "y/a")
+        with pytest.raises(StorageError, match="the lease of x was lost"):
+            put(store, "x/a")
+
+
+def test_a_lease_that_was_renewed_by_a_request_without_an_answer_is_not_lost(store: S3Store) -> None:
+    with store.lease("x"):
+        write_lease(store, "x", store._writer.name)
+        store._held["x"]._renew()
+        put(store, "x/a")
 
 
 def test_a_lease_that_nobody_can_have_written_is_free(store: S3Store) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -143,6 +145,32 @@ def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(
         api.put("inferenceservices", SERVICES, service())
         api.fail(hangs=True, verb="get")
         assert cluster.get(INFERENCE_SERVICES, SERVICES, "steer") is not None
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        page = b"<html>Log in</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_is_no_api_of_a_cluster_is_told(tmp_path: Path, api: KubeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = kubeconfig(tmp_path, api)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        path.write_text(path.read_text().replace(api.url, f"http://127.0.0.1:{server.server_port}"))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with Cluster.connect() as cluster, pytest.raises(ClusterError, match="not answer as the API of a cluster"):
+                cluster.get(PODS, SERVICES, "x")
+        finally:
+            server.shutdown()
 
 
 def test_where_the_answer_to_a_creation_is_lost_the_object_is_found_to_be_there(cluster: Cluster, api: KubeApi) -> None:

@@ -56,17 +56,25 @@ class TestAddress:
         assert connection().host == "https://own.example.org"
         assert connection(host="http://localhost:8888").host == "http://localhost:8888"
 
-    @pytest.mark.parametrize("host", ["ftp://example.org", "https://", "file:///etc/passwd"])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "ftp://example.org", "https://", "file:///etc/passwd", "https://[::1", "https://example.org:99999",
+            "https://example.org/?a=b", "https://ada:of-ada-alone@example.org",
+        ],
+    )  # fmt: skip
     def test_what_is_no_address_is_refused(self, host: str) -> None:
-        with pytest.raises(ConfigError, match="is no address"):
+        with pytest.raises(ConfigError, match="is no address") as refused:
             connection(host=host)
+        assert "of-ada-alone" not in str(refused.value)
 
     def test_a_token_is_not_sent_for_all_to_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MISTUDIO_KFP_TOKEN", TOKEN)
-        with pytest.raises(ConfigError, match="has no TLS"):
-            connection(host="http://kubeflow.example.org")
-        for inside in ("http://localhost:8080", "http://ml-pipeline.kubeflow.svc.cluster.local:8888"):
-            assert connection(host=inside).token
+        for host in ("kubeflow.example.org", "8.8.8.8", "134744072", "0x8080808", "[2001:4860:4860::8888]:8888"):
+            with pytest.raises(ConfigError, match="has no TLS"):
+                connection(host=f"http://{host}")
+        for host in ("localhost:8080", "[::1]:8080", "ml-pipeline:8888", "ml-pipeline.kubeflow.svc.cluster.local:8888"):
+            assert connection(host=f"http://{host}").token
 
     def test_nothing_listens_there(self) -> None:
         with socket.socket() as free:

@@ -4,11 +4,13 @@ It is taken by creating it, or by replacing one that is free or has expired as i
 Its holder writes it anew while it works. Whether it has expired is told by the clock of the server alone, or by its not
 having changed for so long while somebody waited. A holder of this machine that is gone is seen at once (``writers``).
 
-A lease can be lost by a process that stood still for longer than it lasts. That does no harm: see ``Store.lease``.
+A lease can be lost by a process that stood still, or heard nothing of the server, for longer than it lasts. From then
+on it writes nothing more below the prefix (:meth:`Held.check`), where another may be at work.
 """
 
 import json
 import logging
+import os
 import random
 import threading
 import time
@@ -43,7 +45,7 @@ class Standing(NamedTuple):
 
 
 @contextmanager
-def held(requests: Requests, key: str, prefix: str, holder: str, is_gone: Callable[[str], bool]) -> Iterator[None]:
+def held(requests: Requests, key: str, prefix: str, holder: str, is_gone: Callable[[str], bool]) -> Iterator["Held"]:
     """Hold the lease at ``key`` for the time of the block; wait where another has it.
 
     Args:
@@ -58,10 +60,10 @@ def held(requests: Requests, key: str, prefix: str, holder: str, is_gone: Callab
     """
     etag = _taken(requests, key, prefix, holder, is_gone)
     ended = threading.Event()
-    renewing = _Renewing(requests.until(ended), key, prefix, holder, etag, ended)
+    renewing = Held(requests.until(ended), key, prefix, holder, etag, ended)
     renewing.start()
     try:
-        yield
+        yield renewing
     finally:
         ended.set()
         renewing.join()
@@ -117,8 +119,8 @@ def _content(holder: str) -> bytes:
     return json.dumps({"holder": holder, "lasts_s": LASTS_S, "written": uuid.uuid4().hex}).encode()
 
 
-class _Renewing(threading.Thread):
-    """Writes a lease anew until it is to end, or is lost."""
+class Held(threading.Thread):
+    """A lease that is held: written anew until it is to end, or is lost."""
 
     def __init__(
         self, requests: Requests, key: str, prefix: str, holder: str, etag: str, ended: threading.Event
@@ -127,20 +129,55 @@ class _Renewing(threading.Thread):
         self._requests, self._key, self._prefix = requests, key, prefix
         self._holder, self._ended = holder, ended
         self._etag: str | None = etag
+        self._renewed_at = time.monotonic()
+        self._process = os.getpid()
+        self._renewing = threading.Lock()
 
     def run(self) -> None:
+        """Renew it again and again."""
         while self._etag is not None and not self._ended.wait(LASTS_S / _RENEWALS):
             try:
-                self._etag = _replace(self._requests, self._key, self._etag, _content(self._holder), self._doing)
+                self._renew()
             except StorageError as error:
                 logger.info("The lease of %s could not be renewed: %s", self._prefix, error)
-                continue
+
+    def check(self, doing: str) -> None:
+        """Refuse what is about to be written where the lease was lost; one that may have expired is renewed first.
+
+        Args:
+            doing: what is about to be done, as "write x in".
+
+        Raises:
+            StorageError: it was lost, or the server cannot be asked.
+        """
+        if self._process != os.getpid():  # a child that was forked, whose parent renews it
+            return
+        if self._etag is not None and time.monotonic() - self._renewed_at > LASTS_S:
+            self._renew()
+        if self._etag is None:
+            message = (
+                f"Cannot {doing} the store {self._requests.place.url}: the lease of {self._prefix} was lost, because "
+                "this process stood still or heard nothing of the server for too long, and another may be working on "
+                "it. Run the same command again: what is there is gone on with."
+            )
+            raise StorageError(message)
+
+    def _renew(self) -> None:
+        with self._renewing:
             if self._etag is None:
-                logger.warning(
-                    "The lease of %s was lost: this process stood still for too long, and another may be working on "
-                    "it. What is published first is kept.",
-                    self._prefix,
-                )
+                return
+            asked_at = time.monotonic()
+            etag = _replace(self._requests, self._key, self._etag, _content(self._holder), self._doing)
+            if etag is None:  # or by a request of our own, whose answer never came
+                there = standing(self._requests, self._key, self._doing)
+                etag = there.etag if there is not None and there.holder == self._holder else None
+            self._etag, self._renewed_at = etag, asked_at
+        if etag is None:
+            logger.warning(
+                "The lease of %s was lost: this process stood still for too long, and another may be working on it. "
+                "What is published first is kept.",
+                self._prefix,
+            )
 
     def release(self, requests: Requests) -> None:
         """Let others have it at once; where that fails, it expires."""

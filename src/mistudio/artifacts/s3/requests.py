@@ -35,12 +35,13 @@ from mistudio.artifacts.s3.address import Address, Endpoint
 from mistudio.artifacts.s3.credentials import NoKeys, provider
 from mistudio.artifacts.s3.limits import Limits
 from mistudio.artifacts.s3.trouble import Place, Replaced, is_condition, is_missing, is_transient, told
-from mistudio.errors import ConfigError
+from mistudio.errors import ConfigError, StorageError
 from mistudio.plain_text import shortened
 
 SHA256 = "x-amz-meta-sha256"
 _ResultT = TypeVar("_ResultT")
 _LISTED_AT_ONCE = 1000  # as S3 has it
+_PARTIAL = 206  # the status of an answer that is a part
 
 
 class Found(NamedTuple):
@@ -133,6 +134,8 @@ class Requests:
             with self._open(key, (start + done, length - done)) as response:
                 if _etag(response.headers) != etag:
                     raise Replaced
+                if start + done and response.status != _PARTIAL:
+                    raise StorageError(self._ignores_ranges(doing))
                 while done < length:
                     block = response.read(min(self.limits.block_bytes, length - done))
                     if not block:
@@ -153,6 +156,12 @@ class Requests:
         except _NotTaken as error:
             raise error.of from error
 
+    def _ignores_ranges(self, doing: str) -> str:
+        return (
+            f"Cannot {doing} the store {self.place.url} at {self.place.endpoint}: a part was asked for, and the whole "
+            "came. The server, or a proxy before it, ignores ranges: use one that does not."
+        )
+
     def put(self, key: str, data: bytes, doing: str, sha256: str | None = None) -> str:
         """Write an object, whatever was there; its ETag."""
         headers = {} if sha256 is None else {SHA256: sha256}
@@ -162,7 +171,7 @@ class Requests:
         """Write a small object if a condition holds; its ETag, or None where it does not.
 
         A request that broke off may have been done. So where the condition does not hold at a later try, what is there
-        counts as written by this one if it has the same bytes.
+        counts as written by this one if it has the same bytes. A condition on an object that is gone does not hold.
         """
         tries = 0
 
@@ -173,6 +182,8 @@ class Requests:
 
         try:
             return self._ask(doing, write)
+        except _Missing:  # as AWS answers If-Match where nothing is
+            return None
         except _Refused:
             there = self.get(key, doing) if tries > 1 else None
             return there[1].etag if there is not None and there[0] == data else None
@@ -294,7 +305,7 @@ class Requests:
             raise
         except (MinioException, HTTPError, OSError, ValueError, SyntaxError, NoKeys) as error:  # SyntaxError: of XML
             if is_missing(error):
-                raise _Missing(error) from error
+                raise _Missing(error, str(told(error, doing, self.place))) from error
             if is_condition(error):
                 raise _Refused from error
             raise told(error, doing, self.place, time.monotonic() - started) from error
@@ -313,11 +324,11 @@ class Requests:
         )
 
 
-class _Missing(Exception):
-    """There is no such object."""
+class _Missing(StorageError):
+    """There is no such object, or no such upload any more; an error for the user where none was expected."""
 
-    def __init__(self, of: Exception) -> None:
-        super().__init__()
+    def __init__(self, of: Exception, message: str) -> None:
+        super().__init__(message)
         self.of = of
 
 

@@ -35,6 +35,7 @@ PRIVATE = ".mistudio"
 _BEHIND_PRIVATE = "/"  # no name of a file sorts before it, and all that is private does
 _BEHIND_ALL = "~"  # and this behind all
 _TRIES = 5  # of reading an object that is written anew meanwhile
+_NO_ETAG = "0" * 32  # which no content has
 _JUMP = 1000  # so many objects of one folder are passed over one by one
 
 
@@ -58,6 +59,7 @@ class S3Store(Store):
         self._cache = FileCache(default_folder(), default_limit())
         self._requests, self._process = self._connect(), os.getpid()
         self._keeps_conditions = False
+        self._held: dict[str, lease.Held] = {}  # by prefix
         is_there = self._requests.has_any(self._below(""), "open")
         if (self.read_only or must_be_there) and not is_there:
             message = (
@@ -84,7 +86,8 @@ class S3Store(Store):
                 if staged.is_discarded:
                     return
                 size, sha256 = staged.measure()
-                etag = upload(self._ask, key, staged.path, size, sha256, f"write {name} in")
+                doing = f"write {name} in"
+                etag = upload(self._ask, key, staged.path, size, sha256, doing, lambda: self._check_lease(name, doing))
                 self._cache.adopt(self._copy_of(name, size, etag), staged.path, _last(name))
             finally:
                 drop_staged(staged.path)
@@ -94,6 +97,12 @@ class S3Store(Store):
         key, doing = self._key(name), f"write {name} in"
         self._refuse_if_read_only(doing)
         self._check_conditions(doing)
+        try:
+            self._check_lease(name, doing)
+        except StorageError:
+            if self._ask.find(key, doing) is None:
+                raise
+            return False
         return self._ask.put_if(key, data, {"If-None-Match": "*"}, doing) is not None
 
     def open(self, name: str) -> BinaryIO:
@@ -190,6 +199,7 @@ class S3Store(Store):
         """Remove one object."""
         key, doing = self._key(name), f"remove {name} from"
         self._refuse_if_read_only(doing)
+        self._check_lease(name, doing)
         self._ask.remove(key, doing)
 
     def lease(self, prefix: str) -> AbstractContextManager[None]:
@@ -209,8 +219,18 @@ class S3Store(Store):
             prefix,
             name,
             lambda name: writers.is_gone(writers_folder, name),
-        ):
-            yield
+        ) as holding:
+            self._held[prefix] = holding
+            try:
+                yield
+            finally:
+                del self._held[prefix]
+
+    def _check_lease(self, name: str, doing: str) -> None:
+        """Refuse to write below a prefix whose lease this process has held and lost."""
+        for prefix, holding in list(self._held.items()):
+            if f"{name}/".startswith(f"{prefix}/"):
+                holding.check(doing)
 
     def sweep(self, prefix: str = "") -> int:
         """Drop uploads that were begun and not ended, and what writers of this machine that are gone had staged.
@@ -220,6 +240,8 @@ class S3Store(Store):
         """
         doing = f"remove {prefix or 'unfinished files'} from"
         self._refuse_if_read_only(doing)
+        if prefix:
+            self._check_lease(prefix, doing)
         dropped = writers.sweep(self._scratch / "writers")
         try:
             if prefix:
@@ -317,13 +339,19 @@ class S3Store(Store):
         if self._keeps_conditions:
             return
         key = self._address.key(f"{PRIVATE}/conditions")
-        for _ in range(2):  # the first may find nothing there
-            if self._ask.put_if(key, uuid.uuid4().hex.encode(), {"If-None-Match": "*"}, doing) is None:
+
+        def is_refused(condition: str, value: str) -> bool:
+            return self._ask.put_if(key, uuid.uuid4().hex.encode(), {condition: value}, doing) is None
+
+        ignored = "If-None-Match"
+        if any(is_refused(ignored, "*") for _ in range(2)):  # the first may find nothing there
+            ignored = "If-Match"
+            if is_refused(ignored, _NO_ETAG):
                 self._keeps_conditions = True
                 return
         message = (
             f"Cannot {doing} the store {self.url} at {self._endpoint.url}: the server ignores the condition of a write "
-            "(If-None-Match), so that two writers could not be told apart. Use a newer one: docs/s3.md says which."
+            f"({ignored}), so that two writers could not be told apart. Use a newer one: docs/s3.md says which."
         )
         raise StorageError(message)
 

@@ -15,8 +15,25 @@ from mistudio.artifacts.s3.requests import Requests
 _PartT = TypeVar("_PartT")
 
 
-def upload(requests: Requests, key: str, path: Path, num_bytes: int, sha256: str, doing: str) -> str:
+def upload(
+    requests: Requests,
+    key: str,
+    path: Path,
+    num_bytes: int,
+    sha256: str,
+    doing: str,
+    before: Callable[[], None] = lambda: None,
+) -> str:
     """Send a file; the object appears at once when all of it is there. Its ETag.
+
+    Args:
+        requests: of the bucket.
+        key: of the object.
+        path: of the file.
+        num_bytes: its size.
+        sha256: its hash, which the object carries.
+        doing: what is done, for messages.
+        before: called just before the object appears, which it does not if that raises.
 
     Raises:
         StorageError: the server cannot be reached or refuses it; nothing appears then.
@@ -24,10 +41,12 @@ def upload(requests: Requests, key: str, path: Path, num_bytes: int, sha256: str
     part_bytes = requests.limits.part_of(num_bytes)
     with path.open("rb") as file:
         if num_bytes <= part_bytes:
+            before()
             return requests.put(key, file.read(), doing, sha256)
         upload_id = requests.begin_upload(key, sha256, doing)
         try:
             parts = _send_parts(requests, key, upload_id, file.fileno(), num_bytes, part_bytes, doing)
+            before()
             return requests.complete_upload(key, upload_id, parts, sha256, doing)
         except BaseException:
             _drop(requests, key, upload_id, doing)
