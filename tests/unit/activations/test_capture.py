@@ -4,7 +4,6 @@ Shape legend: B sequences, T tokens, N rows, D width.
 """
 
 import errno
-import threading
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
@@ -29,6 +28,7 @@ from mistudio.corpus.reader import SPLITS, TokenCorpus
 from mistudio.errors import ConfigError, InputError, StorageFull, SubjectError
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from mistudio.subject import batches as batches_module
+from tests.support.threads import threads_since
 from tests.support.tiny import (
     CONTEXT_LENGTH,
     LAYERS,
@@ -303,11 +303,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_no_part_of_a_shard(
             super().append_narrow(narrow_ND, meta_N)
 
     monkeypatch.setattr(capturing_module, "ShardWriter", Full)
-    threads = threading.active_count()
+    added = threads_since()
     with pytest.raises(StorageFull):
         captured(store, llama, SMALL_SHARDS)
     assert list(store.list()) == []
-    assert threading.active_count() == threads
+    assert added() == 0
 
 
 def test_a_shard_that_lacks_one_hook_point_is_captured_again_and_no_other(

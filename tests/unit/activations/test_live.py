@@ -34,6 +34,7 @@ from mistudio.subject import SubjectConfig, SubjectSource, artifact_source, reso
 from mistudio.subject import batches as batches_module
 from mistudio.train import TrainConfig, TrainRuntime, train
 from mistudio.train.trainer import Trainer
+from tests.support.threads import threads_since
 from tests.support.tiny import MLP_WIDTH, WIDTH, published_subject, tiny_bert, tiny_corpus, tiny_llama
 
 CPU = SubjectConfig(device="cpu")
@@ -82,9 +83,9 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = threading.active_count()
+    added = threads_since()
     yield
-    assert threading.active_count() == before
+    assert added() == 0
 
 
 class Passes:
@@ -306,16 +307,16 @@ def test_an_error_on_the_other_thread_reaches_the_trainer(llama: Setting, passes
 
 
 def test_a_trainer_that_fails_ends_the_thread(llama: Setting) -> None:
-    before = threading.active_count()
+    added = threads_since()
 
     def fail(rows: RowSource[Any]) -> None:
         ShuffledBatches(rows, 50, 600, seed=2).next_batch()
-        assert threading.active_count() == before + 1
+        assert added() == 1
         raise KeyError
 
     with pytest.raises(KeyError), llama.live(HOOK) as rows:
         fail(rows)
-    assert threading.active_count() == before
+    assert added() == 0
 
 
 def test_activations_that_do_not_fit_are_refused(llama: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

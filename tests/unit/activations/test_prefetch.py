@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from mistudio.activations import Prefetched
+from tests.support.threads import threads_since
 
 
 class Maker:
@@ -75,9 +76,9 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 
 def test_closing_ends_the_thread() -> None:
-    before = threading.active_count()
+    added = threads_since()
     items = Prefetched(Maker(), range(1000), 2)
     next(items)
-    assert threading.active_count() == before + 1
+    assert added() == 1
     items.close()
-    assert threading.active_count() == before
+    assert added() == 0
