@@ -359,7 +359,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_FILE_BYTES:
             message = f"The placement {path} is larger than {_MOST_FILE_BYTES:,} bytes: it is another file."
             raise ConfigError(message)
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 -- a safe one
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # nosec B506 - a safe one
     except RecursionError as error:
         message = f"The placement {path} cannot be read: it is nested too deep."
         raise ConfigError(message) from error
