@@ -10,11 +10,10 @@ machine take nothing of it.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mistudio.errors import ConfigError
@@ -26,11 +25,10 @@ from mistudio.steps import STEPS, Step
 from mistudio.steps.memory_config import MemoryConfig
 from mistudio.subject.config import Quantization
 from pipelines import _defaults
+from pipelines._placement_file import read_file
 from pipelines._sizes import Sizes, gib
 
-_MOST_FILE_BYTES = 1 << 20
 _MOST_ITERATIONS = 50  # of a loop: each is several pods, and all of them stand in one object of the cluster
-_MOST_VALUES = 20_000  # of a file, with what its aliases repeat
 _QUANTITY = r"^[1-9]\d{0,6}(Mi|Gi|Ti)$"
 _MEMORY = r"^(auto|[1-9]\d{0,6}(Mi|Gi|Ti))$"
 _COLUMNS = ("step", "GPUs", "processes", "cores", "memory", "scratch", "retries", "hours")
@@ -292,7 +290,7 @@ def load_placement(path: Path | str | None = None, **given: Any) -> Placement:
     Raises:
         ConfigError: it cannot be read, or a field is refused; the message names the file, the step and the field.
     """
-    content = {} if path is None else _read(given_path(path, "--placement"))
+    content = {} if path is None else read_file(given_path(path, "--placement"))
     content |= {name: value for name, value in given.items() if value is not None}
     try:
         return Placement.model_validate(content)
@@ -352,52 +350,6 @@ def bytes_of(quantity: str) -> int:
     """Bytes of a Kubernetes quantity such as ``2Gi``."""
     units = {"Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
     return int(quantity[:-2]) * units[quantity[-2:]]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_FILE_BYTES:
-            message = f"The placement {path} is larger than {_MOST_FILE_BYTES:,} bytes: it is another file."
-            raise ConfigError(message)
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # nosec B506 - a safe one
-    except RecursionError as error:
-        message = f"The placement {path} cannot be read: it is nested too deep."
-        raise ConfigError(message) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: of a date that is none, among others
-        message = f"The placement {path} cannot be read: {' '.join(str(error).split())}."
-        raise ConfigError(message) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        message = f"The placement {path} is {shortened(content)}: write fields, such as find_parts: 8."
-        raise ConfigError(message)
-    if sum(1 for _ in islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
-        message = f"The placement {path} has more than {_MOST_VALUES:,} values, with what its aliases repeat."
-        raise ConfigError(message)
-    return content
-
-
-def _values(content: object) -> Iterator[object]:
-    """All that a file says, one after the other; without end where it holds itself."""
-    left = [content]
-    while left:
-        value = left.pop()
-        yield value
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML as it has to be: of two values of one name neither is silently dropped."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"{shortened(key.value)} is there twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return node
 
 
 def _reason(problem: Mapping[str, Any]) -> str:
