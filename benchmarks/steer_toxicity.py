@@ -30,13 +30,15 @@ from benchmarks.reporting import Row, row
 from mistudio.artifacts import Catalog, Line, open_artifact, open_store
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.corpus.tokens import TextEncoder
+from mistudio.directions.example_files import Files
+from mistudio.directions.examples import Example, read_examples
+from mistudio.directions.fit import split
 from mistudio.features import FeatureSet
 from mistudio.instrument import open_session
 from mistudio.instrument.compiled import Nameable, compile_edits
 from mistudio.instrument.divergence import amount_for
 from mistudio.instrument.edits import Ablate, Add, Cap, Clamp, Edit, Edits
 from mistudio.instrument.engine import Engine
-from mistudio.steer.direction_fit import split
 from mistudio.steer.evaluate.bench import UNSTEERED, Bench, Setting
 from mistudio.steer.evaluate.config import TextsConfig
 from mistudio.steer.evaluate.controls import adding, mean_difference
@@ -44,8 +46,6 @@ from mistudio.steer.evaluate.figures import Measured, perplexity, repetition, sh
 from mistudio.steer.evaluate.labels import Labelled, LabelProbe, mean_activations
 from mistudio.steer.evaluate.reading import Reader
 from mistudio.steer.evaluate.windows import Ids, Window, Windows, read_windows
-from mistudio.steer.example_files import Files
-from mistudio.steer.examples import Example, read_examples
 
 Maxima = Callable[[int], float | None]
 Named = tuple[str, Setting]

@@ -14,7 +14,9 @@ from mistudio.steer.config import ServiceConfig
 from model_servers.base.settings import ServerSettings
 
 if TYPE_CHECKING:  # KServe takes a second to import, which --help need not wait for
+    from mistudio.instrument.served import Served
     from model_servers.base.predictor import Predictor
+    from model_servers.base.shared import Shared
 
 _EXAMPLES = """examples:
   mistudio serve --store ./store
@@ -46,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(options: Mapping[str, Any]) -> None:
     settings = validated(ServerSettings, _content(ServerSettings, options))
-    predictors = [_made(name, options, settings) for name in _names(options["models"])]
+    names, shared = _names(options["models"]), _shared(options)
+    predictors = [_PREDICTORS[name](options, settings, shared) for name in names]
 
     import prometheus_client
 
@@ -69,33 +72,37 @@ def _names(models: str) -> list[str]:
     return names
 
 
-def _made(name: str, options: Mapping[str, Any], settings: ServerSettings) -> "Predictor":
-    return _PREDICTORS[name](options, settings)
-
-
-def _steer(options: Mapping[str, Any], settings: ServerSettings) -> "Predictor":
-    """The predictor ``steer``; the store is opened now, and the model when it is loaded."""
-    from mistudio.artifacts import default_store_url, open_to_read
+def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
+    """The predictor ``steer``."""
     from mistudio.steer.audit import AuditLog
     from model_servers.steer.predictor import SteerPredictor
 
     content = _content(ServiceConfig, options) | {_QUEUE: settings.max_queue}
     config = validated(ServiceConfig, content)
-    store = open_to_read(options["store"] or default_store_url())
     template = _text(options["chat_template"])
     audit = AuditLog(Path(options["audit_log"])) if options["audit_log"] else None
+    return SteerPredictor(shared, config, template, audit)
 
-    def opened() -> Any:
-        from mistudio.steer.opening import open_served
+
+Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
+_PREDICTORS: dict[str, Make] = {"steer": _steer}
+
+
+def _shared(options: Mapping[str, Any]) -> "Shared[Served]":
+    """The model for all predictors; the store is opened now, and the model when the first of them is loaded."""
+    from mistudio.artifacts import default_store_url, open_to_read
+    from model_servers.base.shared import Shared
+
+    store = open_to_read(options["store"] or default_store_url())
+
+    def opened() -> "Served":
+        from mistudio.instrument.served import open_served
         from mistudio.subject import resolve_source
 
         source = resolve_source(options["subject"]) if options["subject"] else None
         return open_served(store, options["line"] or (), source)
 
-    return SteerPredictor(opened, config, template, audit)
-
-
-_PREDICTORS: dict[str, "Callable[[Mapping[str, Any], ServerSettings], Predictor]"] = {"steer": _steer}
+    return Shared(opened)
 
 
 def _text(path: str | None) -> str | None:

@@ -10,7 +10,7 @@ from mistudio.steer.bounds import SteerLimits
 from mistudio.steer.requests import MAX_TOP_LOGPROBS, GenerationRequest
 
 if TYPE_CHECKING:
-    from mistudio.steer.opening import Served
+    from mistudio.instrument.served import Served
     from mistudio.steer.service import SteerService
 
 

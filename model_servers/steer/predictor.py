@@ -1,8 +1,9 @@
 """The predictor ``steer``."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ from model_servers.base.metrics import Metrics
 from model_servers.base.predictor import Predictor
 from model_servers.base.problems import unavailable
 from model_servers.base.recording import HEADER, KEY_NAME, request_id_from
+from model_servers.base.shared import Shared
 from model_servers.steer.describing import describe, names_in_store
 from model_servers.steer.kserve_model import TextModel
 from model_servers.steer.metrics import SteerMetrics, Watch
@@ -23,8 +25,8 @@ from model_servers.steer.parsing import Instance
 from model_servers.steer.running import Mailbox, Run
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
+    from mistudio.instrument.served import Served
     from mistudio.steer.audit import AuditLog
-    from mistudio.steer.opening import Served
     from mistudio.steer.service import ServiceStats, SteerService
 
 _NUM_THREADS = 2  # check and tokenise; more would take turns with the engine's
@@ -34,7 +36,7 @@ class SteerPredictor(Predictor):
     """Serves one subject.
 
     Args:
-        open_: loads the model and its autoencoders.
+        shared: the model and its autoencoders.
         config: how much is generated at once.
         chat_template: to be used in place of the tokenizer's own.
         audit: log of all that changes the model; None: none is kept.
@@ -46,12 +48,12 @@ class SteerPredictor(Predictor):
 
     def __init__(
         self,
-        open_: "Callable[[], Served]",
+        shared: "Shared[Served]",
         config: ServiceConfig | None = None,
         chat_template: str | None = None,
         audit: "AuditLog | None" = None,
     ) -> None:
-        self._open, self._config, self._chat_template, self._audit = open_, config, chat_template, audit
+        self._shared, self._config, self._chat_template, self._audit = shared, config, chat_template, audit
         self._served: Served | None = None
         self._service: SteerService | None = None
         self._description: dict[str, Any] = {}
@@ -66,12 +68,18 @@ class SteerPredictor(Predictor):
         Raises:
             MistudioError: it cannot be loaded.
         """
+        from mistudio.steer.opening import nameable, named_edits
         from mistudio.steer.service import SteerService
 
-        self._served = self._open()
+        self._served = self._shared.take()
         served = self._served
         service = SteerService(
-            served.nameable(), served.name, self._config, self._chat_template, served.preset, self._audit
+            nameable(served),
+            served.name,
+            self._config,
+            self._chat_template,
+            partial(named_edits, served),
+            self._audit,
         )
         self._description = describe(served, service, is_logged=self._audit is not None).model_dump(mode="json")
         service.start()
@@ -115,7 +123,7 @@ class SteerPredictor(Predictor):
             self._service.close()
         self._pool.shutdown()
         if self._served is not None:
-            self._served.session.close()
+            self._shared.give_back()
 
     def model_name(self) -> str:
         """Name of the model.

@@ -14,6 +14,9 @@ from mistudio.artifacts.local import LocalStore
 from mistudio.corpus.ingest import IngestConfig, ingest_with
 from mistudio.corpus.sources import open_source
 from mistudio.demo import DemoConfig, train_demo
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.example_files import Files
+from mistudio.directions.step import direction
 from mistudio.evaluate import EvaluateConfig, evaluate
 from mistudio.evaluate.probing import ProbeConfig, probe
 from mistudio.evaluate.stability import StabilityConfig, stability
@@ -27,11 +30,8 @@ from mistudio.report.compare import CompareConfig, compare
 from mistudio.report.step import ReportConfig, report
 from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
 from mistudio.score import ScoreConfig, score
-from mistudio.steer.direction_config import DirectionConfig
-from mistudio.steer.direction_step import direction
 from mistudio.steer.evaluate.config import SteerEvaluateConfig
 from mistudio.steer.evaluate.step import steer_evaluate
-from mistudio.steer.example_files import Files
 from mistudio.steps.registry import STEPS
 from mistudio.subject import SubjectConfig
 from mistudio.train import TrainConfig, train

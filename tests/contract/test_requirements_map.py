@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import NoReturn
 
 import pytest
 
@@ -112,12 +113,13 @@ def routes() -> frozenset[tuple[str, str]]:
     from model_servers.base.application import Application
     from model_servers.base.keys import Keys
     from model_servers.base.settings import ServerSettings
+    from model_servers.base.shared import Shared
     from model_servers.steer.predictor import SteerPredictor
 
-    def nothing() -> None:
+    def nothing() -> NoReturn:
         raise AssertionError
 
-    application = Application([SteerPredictor(nothing)], ServerSettings(), Keys())
+    application = Application([SteerPredictor(Shared(nothing))], ServerSettings(), Keys())
     try:
         paths = application.fastapi.openapi()["paths"]
     finally:

@@ -20,6 +20,7 @@ from model_servers.base.keys import ENVIRONMENT, Keys, read_keys
 from model_servers.base.logs import JSONFormatter
 from model_servers.base.server import ModelServer
 from model_servers.base.settings import ServerSettings
+from model_servers.base.shared import Shared
 from model_servers.steer.predictor import SteerPredictor
 from tests.support.served import TinyStore, tiny_store
 from tests.support.serving import serving, url_of
@@ -40,7 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore) -> Iterator[ModelServer]:
     """One without keys, for few and small requests."""
-    with serving([SteerPredictor(tiny.open)], max_body_bytes=2000) as started:
+    with serving([SteerPredictor(tiny.shared())], max_body_bytes=2000) as started:
         yield started
 
 
@@ -83,7 +84,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_with_keys_only_they_may_ask_and_probes_need_none(tiny: TinyStore, logged: io.StringIO) -> None:
     prompt = f"a diary {uuid.uuid4()}"
-    with serving([SteerPredictor(tiny.open)], two_keys()) as server:
+    with serving([SteerPredictor(tiny.shared())], two_keys()) as server:
         with httpx.Client(base_url=url_of(server)) as client:
             for path in ("/v2/health/live", "/v2/health/ready", f"/v2/models/{NAME}/ready", "/metrics"):
                 assert client.get(path).status_code == 200
@@ -108,7 +109,7 @@ def test_with_keys_only_they_may_ask_and_probes_need_none(tiny: TinyStore, logge
 def test_a_key_that_asks_too_often_is_told_when_to_come_back_and_another_is_not(tiny: TinyStore) -> None:
     settings = {"requests_per_minute": 1, "burst": 2}
     with (
-        serving([SteerPredictor(tiny.open)], two_keys(), **settings) as server,
+        serving([SteerPredictor(tiny.shared())], two_keys(), **settings) as server,
         httpx.Client(base_url=url_of(server)) as client,
     ):
         answers = [client.get("/v1/models", headers={"authorization": f"Bearer {SECRET}"}) for _ in range(3)]
@@ -180,7 +181,7 @@ def test_before_it_is_loaded_a_server_lives_but_is_not_ready(tiny: TinyStore) ->
         return tiny.open()
 
     with (
-        serving([SteerPredictor(opened)], loaded=False) as server,
+        serving([SteerPredictor(Shared(opened))], loaded=False) as server,
         httpx.Client(base_url=url_of(server)) as client,
     ):
         try:
@@ -204,14 +205,14 @@ def test_a_server_that_cannot_load_ends_with_what_is_wrong() -> None:
         message = "There is nothing to serve."
         raise NotFound(message)
 
-    server = ModelServer([SteerPredictor(opened)], ServerSettings(port=0), Keys())
+    server = ModelServer([SteerPredictor(Shared(opened))], ServerSettings(port=0), Keys())
     with pytest.raises(NotFound, match="nothing to serve"):
         server.run()
 
 
 def test_when_all_rows_and_places_are_taken_further_requests_are_told_to_come_back(tiny: TinyStore) -> None:
     with (
-        serving([SteerPredictor(tiny.open, ServiceConfig(rows=1, queue=0))]) as server,
+        serving([SteerPredictor(tiny.shared(), ServiceConfig(rows=1, queue=0))]) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         with client.stream("POST", PATH, json=LONG) as first:
@@ -226,7 +227,7 @@ def test_when_all_rows_and_places_are_taken_further_requests_are_told_to_come_ba
 
 def test_no_more_requests_are_read_at_once_than_the_server_may_hold(tiny: TinyStore) -> None:
     with (
-        serving([SteerPredictor(tiny.open)], max_requests=1) as server,
+        serving([SteerPredictor(tiny.shared())], max_requests=1) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
         client.stream("POST", PATH, json=LONG) as first,
     ):
@@ -254,7 +255,7 @@ def test_a_client_that_leaves_frees_its_rows(client: httpx.Client, streams: bool
 
 def test_a_request_that_takes_too_long_ends_with_an_error_that_says_so(tiny: TinyStore) -> None:
     with (
-        serving([SteerPredictor(tiny.open)], request_timeout_s=0.5) as server,
+        serving([SteerPredictor(tiny.shared())], request_timeout_s=0.5) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         whole = client.post(PATH, json={**LONG, "stream": False})
@@ -268,7 +269,7 @@ def test_a_request_that_takes_too_long_ends_with_an_error_that_says_so(tiny: Tin
 def test_who_does_not_finish_the_head_of_a_request_is_let_go(tiny: TinyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeadTimedProtocol, "head_timeout_s", 0.3)
     head = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
-    with serving([SteerPredictor(tiny.open)]) as server:
+    with serving([SteerPredictor(tiny.shared())]) as server:
         for whole, begun in ((b"", b""), (b"", head[:20]), (head, head[:20])):
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
                 connection.sendall(whole)
@@ -280,7 +281,7 @@ def test_who_does_not_finish_the_head_of_a_request_is_let_go(tiny: TinyStore, mo
 
 
 def test_a_server_whose_engine_has_ended_is_neither_alive_nor_ready(tiny: TinyStore) -> None:
-    predictor = SteerPredictor(tiny.open)
+    predictor = SteerPredictor(tiny.shared())
     with serving([predictor]) as server, httpx.Client(base_url=url_of(server), timeout=60) as client:
         assert client.get("/v2/health/live").status_code == 200
         assert predictor._service is not None
@@ -299,7 +300,7 @@ def test_what_goes_wrong_in_the_server_is_told_nobody_but_logged_without_the_pro
     def broken(text: str) -> Any:
         raise KeyError(text)
 
-    predictor = SteerPredictor(lambda: served)
+    predictor = SteerPredictor(Shared(lambda: served))
     with (
         serving([predictor]) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,

@@ -68,7 +68,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore) -> Iterator[ModelServer]:
-    with serving([SteerPredictor(tiny.open, chat_template=CHAT_TEMPLATE)]) as started:
+    with serving([SteerPredictor(tiny.shared(), chat_template=CHAT_TEMPLATE)]) as started:
         yield started
 
 

@@ -35,7 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore) -> Iterator[ModelServer]:
     keys = read_keys(ServerSettings(), {ENVIRONMENT: f"alice:{SECRET}"})
-    with serving([SteerPredictor(tiny.open)], keys, grpc_port=0, max_body_bytes=100_000) as started:
+    with serving([SteerPredictor(tiny.shared())], keys, grpc_port=0, max_body_bytes=100_000) as started:
         yield started
 
 

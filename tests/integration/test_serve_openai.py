@@ -30,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore) -> Iterator[ModelServer]:
-    with serving([SteerPredictor(tiny.open, chat_template=CHAT_TEMPLATE)]) as started:
+    with serving([SteerPredictor(tiny.shared(), chat_template=CHAT_TEMPLATE)]) as started:
         yield started
 
 
@@ -133,7 +133,7 @@ def test_a_streamed_chat_has_logprobs_and_deltas(client: openai.OpenAI) -> None:
 
 def test_without_a_template_a_chat_is_refused_with_how_to_give_one(tiny: TinyStore) -> None:
     with (
-        serving([SteerPredictor(tiny.open)]) as server,
+        serving([SteerPredictor(tiny.shared())]) as server,
         openai.OpenAI(base_url=f"{url_of(server)}/openai/v1", api_key="unused", max_retries=0) as client,
     ):
         with pytest.raises(openai.BadRequestError, match="--chat-template") as caught:

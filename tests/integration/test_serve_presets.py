@@ -12,6 +12,7 @@ import pytest
 from mistudio.instrument.edits import Edits
 from mistudio.steer.audit import AuditLog
 from mistudio.steer.audit_verify import verify_log
+from mistudio.steer.opening import nameable
 from mistudio.steer.preset_store import save_preset
 from mistudio.steer.preset_use import make_preset, parts_of
 from model_servers.base.keys import ENVIRONMENT, read_keys
@@ -40,7 +41,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore, log: Path) -> Iterator[ModelServer]:
     keys = read_keys(ServerSettings(), {ENVIRONMENT: f"alice:{SECRET}"})
-    with serving([SteerPredictor(tiny.open, audit=AuditLog(log))], keys) as started:
+    with serving([SteerPredictor(tiny.shared(), audit=AuditLog(log))], keys) as started:
         yield started
 
 
@@ -61,7 +62,7 @@ def test_a_preset_that_is_saved_while_the_model_is_served_acts_as_its_edits_do(
     refused = client.post(PATH, json={**PLAIN, "steering": {"preset": "calm"}})
     assert (refused.status_code, "calm" in refused.text) == (404, True)
     with tiny.open() as served:
-        save_preset(tiny.store, make_preset("calm", "me", Edits.model_validate(EDITS), parts_of(served.nameable())))
+        save_preset(tiny.store, make_preset("calm", "me", Edits.model_validate(EDITS), parts_of(nameable(served))))
     assert client.get("/describe").json()["presets"] == ["calm"]
     assert text(client, steering={"preset": "calm"}) == text(client, steering=EDITS) != text(client)
 
@@ -101,7 +102,7 @@ def test_what_changes_the_model_is_in_the_log_with_who_asked_and_what_does_not_i
 def test_where_the_log_cannot_be_written_nothing_is_steered(tiny: TinyStore, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with (
-        serving([SteerPredictor(tiny.open, audit=AuditLog(log))]) as server,
+        serving([SteerPredictor(tiny.shared(), audit=AuditLog(log))]) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         assert client.post(PATH, json={**PLAIN, "steering": EDITS}).status_code == 200

@@ -26,7 +26,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     tiny = tiny_store(tmp_path_factory)
     config = ServiceConfig(rows=8, max_tokens=64)
-    with serving([SteerPredictor(tiny.open, config, CHAT_TEMPLATE)]) as started:
+    with serving([SteerPredictor(tiny.shared(), config, CHAT_TEMPLATE)]) as started:
         yield started
 
 

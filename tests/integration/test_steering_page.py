@@ -20,7 +20,7 @@ MAXIMUM = 3.0
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tiny = tiny_store(tmp_path_factory)
-    predictor = SteerPredictor(tiny.open, chat_template=CHAT_TEMPLATE)
+    predictor = SteerPredictor(tiny.shared(), chat_template=CHAT_TEMPLATE)
     with serving([predictor]) as server:
         yield url_of(server)
 

@@ -19,11 +19,12 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.cluster.api import Patience
 from mistudio.errors import ConfigError
+from mistudio.instrument.served import open_served
 from mistudio.sae import TopKConfig
-from mistudio.steer.opening import open_served
 from mistudio.subject import SubjectSource
 from model_servers.base.keys import read_keys
 from model_servers.base.settings import ServerSettings
+from model_servers.base.shared import Shared
 from model_servers.steer.predictor import SteerPredictor
 from tests.support.directions import random_directions
 from tests.support.kube_accounts import ACCOUNT, MAY_DEPLOY, SERVICES, TOKEN, kubeconfig
@@ -74,7 +75,7 @@ def in_process(store: Store, source: SubjectSource, refused: Callable[[str], boo
         if refused(line):
             raise ConfigError(f"there is no {line} in this store")
         stack = ExitStack()
-        predictor = SteerPredictor(lambda: open_served(store, [line], source))
+        predictor = SteerPredictor(Shared(lambda: open_served(store, [line], source)))
         server = stack.enter_context(serving([predictor], KEYS))
         return url_of(server), stack.close
 

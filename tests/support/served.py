@@ -8,9 +8,10 @@ import pytest
 
 from mistudio.activations import ActivationReader, CaptureConfig, capture
 from mistudio.artifacts import Artifact, Store, open_store
+from mistudio.instrument.served import Served, open_served
 from mistudio.sae import TopKConfig
-from mistudio.steer.opening import Served, open_served
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
+from model_servers.base.shared import Shared
 from tests.support.directions import random_directions
 from tests.support.shared import shared_folder
 from tests.support.tiny import WIDTH, tiny_corpus, tiny_llama
@@ -34,6 +35,10 @@ class TinyStore(NamedTuple):
     def open(self) -> Served:
         """The model and its autoencoder, loaded anew."""
         return open_served(self.store, [self.sae.uri], self.source)
+
+    def shared(self) -> Shared[Served]:
+        """The same, for predictors of one server."""
+        return Shared(self.open)
 
 
 def tiny_store(factory: pytest.TempPathFactory) -> TinyStore:

@@ -56,9 +56,10 @@ def text(
 ) -> None:
     """Load, write, print."""
     from mistudio.artifacts import default_store_url, open_to_read
+    from mistudio.instrument.served import open_served
     from mistudio.settings import validated
     from mistudio.steer.config import ServiceConfig
-    from mistudio.steer.opening import open_served
+    from mistudio.steer.opening import nameable, named_edits
     from mistudio.steer.requests import GenerationRequest
     from mistudio.steer.service import SteerService
     from mistudio.subject import resolve_source
@@ -73,7 +74,9 @@ def text(
     source = resolve_source(model) if model else None
     with open_served(open_to_read(store or default_store_url()), line or (), source) as served:
         config = ServiceConfig(rows=2)
-        with SteerService(served.nameable(), served.name, config, presets=served.preset) as service:
+        with SteerService(
+            nameable(served), served.name, config, presets=lambda name: named_edits(served, name)
+        ) as service:
             events = list(service.events(service.prepare(request)))
     _show(events, as_json=as_json)
 

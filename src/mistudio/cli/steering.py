@@ -182,10 +182,10 @@ def _made(
 ) -> "Preset":
     """The preset of a request's edits, with the autoencoders and directions that were given."""
     from mistudio.artifacts import open_artifact
+    from mistudio.directions.artifact import find_direction
     from mistudio.errors import ConfigError
     from mistudio.instrument.edits import Edits
     from mistudio.settings import validated
-    from mistudio.steer.directions import find_direction
     from mistudio.steer.preset_use import make_preset, parts_in_store
     from mistudio.steer.requests import Steering
 

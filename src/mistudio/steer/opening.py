@@ -1,164 +1,42 @@
-"""From a store to what a service needs: the model, its autoencoders, and what was found of their features."""
+"""What edits can name in a model that is served: features of its autoencoders, directions and presets of its store."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Self
+from functools import partial
 
-from mistudio.artifacts import Artifact, Catalog, Line, Store, open_artifact
-from mistudio.artifacts.line import LINE_STARTS
-from mistudio.errors import InputError, MistudioError, NotFound
-from mistudio.features import FeatureSet
+from mistudio.directions.artifact import find_direction
 from mistudio.instrument.compiled import Maximum, Nameable, NamedDirection
-from mistudio.instrument.session import Session, open_session
-from mistudio.steer.directions import find_direction
+from mistudio.instrument.served import Served
 from mistudio.steer.preset_store import open_preset
 from mistudio.steer.preset_use import NamedEdits, edits_of_preset, parts_of
-from mistudio.subject import SubjectConfig, SubjectSource, resolve_hooks
+from mistudio.subject import resolve_hooks
 
 
-@dataclass(eq=False)
-class ServedFeatures:
-    """An autoencoder that is served, and what was found of its features.
-
-    Attributes:
-        name: what requests may call it.
-        line: from its newest scores, explanations or features back to the model.
-    """
-
-    name: str
-    line: Line
-
-    @cached_property
-    def features(self) -> FeatureSet | None:
-        """What was found; None where nothing was looked for."""
-        found = self.line.features
-        if found is None:
-            return None
-        return FeatureSet(found, self.line.explanations, self.line.scores)
-
-    @cached_property
-    def _maxima(self) -> list[float | None] | None:
-        features = self.features
-        return None if features is None else features.column("max").to_pylist()
-
-    def maximum(self, feature: int) -> float | None:
-        """The largest activation of a feature that was found."""
-        return self._maxima[feature] if self._maxima is not None else None
-
-    def label(self, feature: int) -> str | None:
-        """What was said of a feature."""
-        if self.features is None or "label" not in self.features.names:
-            return None
-        label = self.features.column("label")[feature].as_py()
-        return None if label is None else str(label)
+def nameable(served: Served) -> Nameable:
+    """What edits can name."""
+    maxima: list[Maximum | None] = [one.maximum if one.features is not None else None for one in served.features]
+    return Nameable(served.session, [one.name for one in served.features], maxima, partial(named_direction, served))
 
 
-@dataclass(eq=False)
-class Served:
-    """A loaded model with all that can be asked of it; close it, or use it in a ``with`` block.
-
-    Attributes:
-        session: the model and its autoencoders.
-        features: of each autoencoder, in their order.
-        name: of the model.
-        store: where they came from.
-    """
-
-    session: Session
-    features: tuple[ServedFeatures, ...]
-    name: str
-    store: Store
-
-    def nameable(self) -> Nameable:
-        """What edits can name."""
-        maxima: list[Maximum | None] = [one.maximum if one.features is not None else None for one in self.features]
-        return Nameable(self.session, [one.name for one in self.features], maxima, self.direction)
-
-    def direction(self, name: str) -> NamedDirection:
-        """A direction of the store, by its name or its artifact; what is saved while the model is served is found too.
-
-        Raises:
-            NotFound: there is none.
-            InputError: it is of another model.
-            DamagedArtifact: a file differs from what was published.
-        """
-        found = find_direction(self.store, name)
-        found.check_subject(self.session.source)
-        (hook,) = resolve_hooks(self.session.subject, [found.hook])
-        return NamedDirection(hook, found.vector_D.to(self.session.subject.device), found.digest)
-
-    def preset(self, name: str) -> NamedEdits:
-        """The edits of a preset of the store, for what is loaded.
-
-        Raises:
-            NotFound: there is none.
-            InputError: it is of another model or autoencoder.
-            DamagedArtifact: a file differs from what was published.
-        """
-        preset = open_preset(self.store, name)
-        edits = edits_of_preset(preset, parts_of(self.nameable(), preset.directions))
-        return NamedEdits(edits, preset.ship_range)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.session.close()
-
-
-def open_served(
-    store: Store,
-    lines: Sequence[str] = (),
-    source: SubjectSource | None = None,
-    config: SubjectConfig | None = None,
-) -> Served:
-    """Load what is to be served.
-
-    Args:
-        store: may be read only.
-        lines: artifacts of kind scores, explanations, features or sae, of one model; none: the newest line.
-        source: the model, where it is not found as the captures name it.
-        config: how to load it; None: as it was captured.
+def named_direction(served: Served, name: str) -> NamedDirection:
+    """A direction of the store, by its name or its artifact; what is saved while the model is served is found too.
 
     Raises:
-        NotFound: the store has no such artifact, or nothing to serve.
-        InputError: an artifact is of another kind, or they are of different models.
-        SubjectError: the model cannot be loaded.
+        NotFound: there is none.
+        InputError: it is of another model.
+        DamagedArtifact: a file differs from what was published.
     """
-    chosen = [_line(store, uri) for uri in lines] if lines else [_newest(store)]
-    saes = [line.sae for line in chosen]
-    session = open_session(saes, source, config)
-    served = tuple(ServedFeatures(_name(line, chosen), line) for line in chosen)
-    name = session.source.name if session.source is not None else "model"
-    return Served(session, served, name, store)
+    found = find_direction(served.store, name)
+    found.check_subject(served.session.source)
+    (hook,) = resolve_hooks(served.session.subject, [found.hook])
+    return NamedDirection(hook, found.vector_D.to(served.session.subject.device), found.digest)
 
 
-def _newest(store: Store) -> Line:
-    with Catalog(store) as catalog:
-        try:
-            return catalog.newest_line()
-        except NotFound as error:
-            message = f"There is nothing to serve in {store.url}: no autoencoder was trained there. {error}"
-            raise NotFound(message) from error
+def named_edits(served: Served, preset: str) -> NamedEdits:
+    """The edits of a preset of the store, for what is loaded.
 
-
-def _line(store: Store, uri: str) -> Line:
-    artifact: Artifact = open_artifact(store, uri)
-    kind = artifact.manifest.kind.removeprefix("mistudio.").split("/")[0]
-    if kind not in LINE_STARTS:
-        message = f"{uri} is of kind {kind}: name one of kind {', '.join(LINE_STARTS)}."
-        raise InputError(message)
-    return Line(store, artifact)
-
-
-def _name(line: Line, lines: Sequence[Line]) -> str:
-    """The autoencoder's hook point, where that tells it from the others; otherwise its URI."""
-    from mistudio.sae import hook_of
-
-    try:
-        hooks = [hook_of(one.sae) for one in lines]
-    except MistudioError:
-        return line.sae.uri
-    hook = hook_of(line.sae)
-    return hook if hooks.count(hook) == 1 else line.sae.uri
+    Raises:
+        NotFound: there is none.
+        InputError: it is of another model or autoencoder.
+        DamagedArtifact: a file differs from what was published.
+    """
+    found = open_preset(served.store, preset)
+    return NamedEdits(edits_of_preset(found, parts_of(nameable(served), found.directions)), found.ship_range)

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import CompiledEdits, Nameable, compile_edits
 from mistudio.instrument.edits import Edit, Edits, Schedule
+from mistudio.instrument.prompts import PromptReader
 from mistudio.instrument.where import PromptTokens
 from mistudio.plain_text import shortened
 from mistudio.settings import refused
 from mistudio.steer.bounds import canonical_in, check
 from mistudio.steer.config import ServiceConfig
 from mistudio.steer.preset_use import NamedEdits
-from mistudio.steer.prompts import PromptReader
 from mistudio.steer.requests import GenerationRequest, Steering
 from mistudio.steer.tickets import Prepared
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from mistudio.artifacts import Artifact, Line
+from mistudio.directions.artifact import Direction
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.edits import Edit, Edits, When
 from mistudio.plain_text import shortened
-from mistudio.steer.directions import Direction
 from mistudio.steer.presets import Preset, checked_preset
 
 if TYPE_CHECKING:

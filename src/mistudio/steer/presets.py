@@ -19,12 +19,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_serializer, model_validator
 
+from mistudio.directions.artifact import Digest
 from mistudio.errors import ConfigError
 from mistudio.guarded_json import RefusedJSON, parse_json
 from mistudio.instrument.edits import Edit, Edits, When
 from mistudio.plain_text import shortened
 from mistudio.settings import Settings
-from mistudio.steer.directions import Digest
 from mistudio.subject.points import KINDS
 
 HookName = Annotated[str, Field(pattern=rf"^(?:{'|'.join(KINDS)})\.\d+$", description="for example resid_post.3")]

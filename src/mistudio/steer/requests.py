@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from mistudio.instrument.edits import Edits, Latent
+from mistudio.instrument.messages import Message
 from mistudio.settings import MOST_SEED, Settings
 
 MAX_TOP_LOGPROBS = 20
@@ -44,13 +45,6 @@ class Steering(Edits):
     watch: tuple[WatchedOrNumber, ...] = Field(
         (), max_length=256, description="features whose activations are reported, by number or with an autoencoder"
     )
-
-
-class Message(Settings):
-    """A part of a chat."""
-
-    role: str = Field(min_length=1, max_length=64, description="who says it, as the chat template knows it")
-    content: str = Field(description="what is said")
 
 
 class Sampling(Settings):

@@ -23,6 +23,7 @@ from typing import Self
 from mistudio.errors import Busy, Draining, MistudioError, Unavailable
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.engine import Engine, Generation, Written
+from mistudio.instrument.prompts import PromptReader
 from mistudio.instrument.session import Session
 from mistudio.instrument.text_engine import TextEngine
 from mistudio.steer.audit import AuditLog
@@ -33,7 +34,6 @@ from mistudio.steer.config import ServiceConfig
 from mistudio.steer.guard import collapse
 from mistudio.steer.preparing import Preparer
 from mistudio.steer.preset_use import NamedEdits
-from mistudio.steer.prompts import PromptReader
 from mistudio.steer.recording import Recorder
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
 from mistudio.steer.tickets import Answer, Prepared, Ticket

@@ -12,7 +12,7 @@ from mistudio.tracking import Run
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mistudio.steer.direction_config import DirectionConfig
+    from mistudio.directions.config import DirectionConfig
     from mistudio.steer.evaluate.config import SteerEvaluateConfig
 
 _HOOK = "resid_post"
@@ -24,8 +24,8 @@ _OF_ONE_CLASS = "The same with the {} examples alone, in place of one with label
 
 
 def _direction(context: Context, _inputs: Inputs, config: "DirectionConfig") -> Produced:
-    from mistudio.steer.direction_step import direction
-    from mistudio.steer.example_files import Files
+    from mistudio.directions.example_files import Files
+    from mistudio.directions.step import direction
 
     labelled, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))
     files = Files.read(labelled, positive, negative, context.store)
@@ -52,7 +52,7 @@ DIRECTION = Step(
     name="direction",
     title="Make direction",
     summary="Make a direction of positive and negative examples. Tried on held-out ones, beside controls.",
-    config="mistudio.steer.direction_config:DirectionConfig",
+    config="mistudio.directions.config:DirectionConfig",
     output=Output("direction", "direction", "The direction, its hook point and its figures.", metrics=True),
     arguments=(
         Argument("examples", str, _EXAMPLES),
@@ -73,8 +73,8 @@ DIRECTION = Step(
 
 
 def _steer_evaluate(context: Context, inputs: Inputs, config: "SteerEvaluateConfig") -> Produced:
+    from mistudio.directions.example_files import Files
     from mistudio.steer.evaluate.step import steer_evaluate
-    from mistudio.steer.example_files import Files
 
     features = inputs.one("features")
     examples, positive, negative = (str(context.argument(name) or "") for name in ("examples", "positive", "negative"))

@@ -9,6 +9,7 @@ from mistudio.activations import ActivationReader
 from mistudio.artifacts import Artifact
 from mistudio.sae import BatchTopKConfig, SparseAutoencoder, TopKConfig
 from tests.support.directions import random_directions
+from tests.support.labelled_texts import source, store  # noqa: F401 - fixtures
 from tests.support.tiny import WIDTH, tiny_documents
 from tests.support.tiny_run import HOOK, TinyRun, bert_run, llama_run, publish_sae
 

@@ -10,16 +10,16 @@ from typer.testing import CliRunner
 
 from mistudio.artifacts import Artifact, Catalog, Store, add_reference, open_artifact, open_store
 from mistudio.cli import app
+from mistudio.directions.artifact import find_direction
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.example_files import Files
+from mistudio.directions.step import direction
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.instrument import open_session
 from mistudio.instrument.compiled import Nameable, NamedDirection, compile_edits
 from mistudio.instrument.edits import Edits
 from mistudio.sae import TopKConfig
 from mistudio.steer.bounds import SteerLimits, canonical_in, check
-from mistudio.steer.direction_config import DirectionConfig
-from mistudio.steer.direction_step import direction
-from mistudio.steer.directions import find_direction
-from mistudio.steer.example_files import Files
 from mistudio.steer.preset_store import (
     KIND,
     list_presets,
@@ -32,9 +32,9 @@ from mistudio.steer.preset_use import Part, Parts, edits_of_preset, make_preset,
 from mistudio.steer.presets import Preset, checked_preset, read_preset
 from mistudio.subject import resolve_hooks
 from tests.support.directions import random_directions
+from tests.support.labelled_texts import labelled, write_lines
 from tests.support.tiny import WIDTH
 from tests.support.tiny_run import CPU, HOOK, TinyRun, llama_run, publish_sae
-from tests.unit.steer.conftest import labelled, write_lines
 
 DIGEST = "0123456789abcdef" * 4
 OTHER = "f" * 64

@@ -15,6 +15,7 @@ import torch
 from mistudio import steps
 from mistudio.artifacts import Artifact, Line
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.directions.example_files import Files
 from mistudio.errors import ConfigError, CorpusError, InputError
 from mistudio.explain import ExplainConfig, explain
 from mistudio.instrument import open_session
@@ -27,12 +28,11 @@ from mistudio.steer.evaluate.config import SteerEvaluateConfig, TextsConfig
 from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, PRESETS, TEXTS, TRIED
 from mistudio.steer.evaluate.step import steer_evaluate
 from mistudio.steer.evaluate.windows import read_windows
-from mistudio.steer.example_files import Files
 from mistudio.steer.preset_use import edits_of_preset, parts_of
 from mistudio.steer.presets import read_preset
 from tests.support.found import NUM_SILENT, found_features
+from tests.support.labelled_texts import labelled, write_lines
 from tests.support.tiny_run import CPU, TinyRun, llama_run
-from tests.unit.steer.conftest import labelled, write_lines
 
 TEXTS_SHORT = {"num_prompts": 6, "prompt_tokens": 4, "new_tokens": 8, "num_windows": 24, "num_rows": 8}
 SHORT = {"only": "3-20", "num_features": 2, "factors": (-1.0, 0.5, 2.0), "shown": 2, "texts": TEXTS_SHORT}

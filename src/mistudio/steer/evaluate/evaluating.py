@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact, Draft, JsonScalar, Summary
 from mistudio.corpus.reader import TokenCorpus
+from mistudio.directions.examples import Example
 from mistudio.features import FeatureSet
 from mistudio.features.schema import Table
 from mistudio.instrument import Session, open_session
@@ -33,7 +34,6 @@ from mistudio.steer.evaluate.page import page
 from mistudio.steer.evaluate.records import ABOUT_NAME, EFFECTS, PAGE_NAME, PRESETS, TEXTS, TRIED, Text, Tried
 from mistudio.steer.evaluate.trying import Judges, Outcome, Trial
 from mistudio.steer.evaluate.windows import read_windows
-from mistudio.steer.examples import Example
 from mistudio.subject import SubjectConfig, SubjectSource, token_strings
 
 _CANDIDATES_NAME = "candidates.json"

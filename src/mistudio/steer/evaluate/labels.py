@@ -16,11 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from mistudio.corpus.tokens import TextEncoder
+from mistudio.directions.examples import Example
+from mistudio.directions.fit import split
 from mistudio.errors import InputError
-from mistudio.steer.direction_fit import split
 from mistudio.steer.evaluate.reading import Reader
 from mistudio.steer.evaluate.windows import Ids
-from mistudio.steer.examples import Example
 
 _MOST_TOKENS = 128  # of an example
 _MAX_ITERATIONS = 2000

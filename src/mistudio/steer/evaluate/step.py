@@ -1,13 +1,13 @@
 """The steer_evaluate step: whether steering along features does what it says, at which strengths, and beside what."""
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Line, Produced, Recipe, Store, Summary, produce
+from mistudio.directions.example_files import Files
+from mistudio.directions.examples import read_examples
 from mistudio.errors import InputError
 from mistudio.evaluate.step import check_subject, numerics
 from mistudio.features import FeatureSet
 from mistudio.features.selection import check_same
 from mistudio.steer.evaluate.config import SteerEvaluateConfig
-from mistudio.steer.example_files import Files
-from mistudio.steer.examples import read_examples
 from mistudio.subject import SubjectConfig, SubjectSource
 
 KIND = "steering"

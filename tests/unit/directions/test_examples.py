@@ -8,10 +8,10 @@ import pytest
 
 from mistudio.artifacts import InputRef, Store, hash_file
 from mistudio.corpus.uploads import add_corpus
+from mistudio.directions.example_files import Files
+from mistudio.directions.examples import Examples, read_examples
 from mistudio.errors import ConfigError, InputError
-from mistudio.steer.example_files import Files
-from mistudio.steer.examples import Examples, read_examples
-from tests.unit.steer.conftest import LANDS, SEAS, labelled, made_up, write_lines
+from tests.support.labelled_texts import LANDS, SEAS, labelled, made_up, write_lines
 
 
 def read(path: str, most: int = 1000, seed: int = 0, **labels: str | None) -> Examples:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mistudio.errors import InputError, SubjectError
-from mistudio.steer.prompts import PromptReader
-from mistudio.steer.requests import Message
+from mistudio.instrument.messages import Message
+from mistudio.instrument.prompts import PromptReader
 from mistudio.subject import load_subject, resolve_source
 from mistudio.subject.config import SubjectConfig
 from tests.support.tiny import tiny_llama

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mistudio.directions.example_files import Chat, Files
 from mistudio.errors import ConfigError, InputError
 from mistudio.plain_text import has_surrogates, shortened
-from mistudio.steer.example_files import Chat, Files
 
 FEWEST = 8  # of a class: with fewer, halves say nothing
 FEW = 50  # of a class: with fewer, figures are rough

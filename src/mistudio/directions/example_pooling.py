@@ -18,12 +18,12 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from mistudio.artifacts import Draft
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.examples import Example
 from mistudio.errors import InputError, SubjectError
 from mistudio.instrument import Session, TextTokens
+from mistudio.instrument.message_spans import LayOut, message_spans
 from mistudio.progress import progress
-from mistudio.steer.direction_config import DirectionConfig
-from mistudio.steer.examples import Example
-from mistudio.steer.message_spans import LayOut, message_spans
 from mistudio.subject import HookPoint, Subject
 
 _BLOCK_EXAMPLES = 256

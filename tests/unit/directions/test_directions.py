@@ -24,20 +24,20 @@ from mistudio.artifacts import (
     produce,
 )
 from mistudio.cli import app
+from mistudio.directions import example_pooling
+from mistudio.directions.artifact import RECORD_NAME, TENSOR_NAME, VECTOR_NAME, find_direction, open_direction
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.example_files import Files
+from mistudio.directions.examples import Example
+from mistudio.directions.fit import logistic, mean_difference, split
+from mistudio.directions.step import direction
 from mistudio.errors import ConfigError, DamagedArtifact, InputError, NotFound, SubjectError
 from mistudio.instrument import Session, open_session
 from mistudio.instrument.texts import Text, TextReader
-from mistudio.steer import example_pooling
-from mistudio.steer.direction_config import DirectionConfig
-from mistudio.steer.direction_fit import logistic, mean_difference, split
-from mistudio.steer.direction_step import direction
-from mistudio.steer.directions import RECORD_NAME, TENSOR_NAME, VECTOR_NAME, find_direction, open_direction
-from mistudio.steer.example_files import Files
-from mistudio.steer.examples import Example
 from mistudio.subject import HookPoint, SubjectSource, load_subject, resolve_hooks, run_captured
+from tests.support.labelled_texts import LANDS, SEAS, labelled, made_up, write_lines
 from tests.support.tiny import WIDTH, tiny_llama
 from tests.support.tiny_run import CPU
-from tests.unit.steer.conftest import LANDS, SEAS, labelled, made_up, write_lines
 
 HOOK = "resid_post.1"
 

@@ -1,7 +1,7 @@
 """Prompts and chats as tokens, with what edits have to know of them: special tokens, the template's, whose message.
 
 A chat is laid out by the tokenizer's own template. Where each message stands in what that makes of it is found by
-:mod:`mistudio.steer.message_spans`; all other tokens are the template's.
+:mod:`mistudio.instrument.message_spans`; all other tokens are the template's.
 
 Shape legend: P tokens of a prompt.
 """
@@ -13,9 +13,9 @@ from jinja2 import TemplateError
 
 from mistudio.corpus.tokens import TextEncoder, find_specials
 from mistudio.errors import InputError, SubjectError
+from mistudio.instrument.message_spans import LayOut, message_spans
+from mistudio.instrument.messages import Message
 from mistudio.instrument.where import PromptTokens, plain_prompt
-from mistudio.steer.message_spans import LayOut, message_spans
-from mistudio.steer.requests import Message
 from mistudio.subject import Subject
 
 

@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Draft, InputRef, JsonScalar, Produced, Recipe, Store, Summary, produce
+from mistudio.directions.artifact import KIND, RECORD_NAME, TENSOR_NAME, VECTOR_NAME, Record
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.example_files import Files
+from mistudio.directions.examples import EMPTY, FEW, REASONS, Examples, check_enough, read_examples
 from mistudio.evaluate.step import numerics
-from mistudio.steer.direction_config import DirectionConfig
-from mistudio.steer.directions import KIND, RECORD_NAME, TENSOR_NAME, VECTOR_NAME, Record
-from mistudio.steer.example_files import Files
-from mistudio.steer.examples import EMPTY, FEW, REASONS, Examples, check_enough, read_examples
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource
 
 if TYPE_CHECKING:
-    from mistudio.steer.direction_fit import Fitted
-    from mistudio.steer.example_pooling import Pooled
+    from mistudio.directions.example_pooling import Pooled
+    from mistudio.directions.fit import Fitted
 
 
 def direction(
@@ -56,9 +56,9 @@ def _make(
 ) -> Summary:
     import numpy as np
 
+    from mistudio.directions.example_pooling import pool_examples
+    from mistudio.directions.fit import fit_direction
     from mistudio.instrument import open_session
-    from mistudio.steer.direction_fit import fit_direction
-    from mistudio.steer.example_pooling import pool_examples
 
     with open_session((), source, subject_config) as session:
         pooled = pool_examples(draft, session, examples.found, config)

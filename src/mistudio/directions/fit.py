@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from mistudio.directions.config import DirectionConfig, Figure, Method
 from mistudio.errors import InputError
 from mistudio.evaluate.probes import METRICS, interval, resampled_figures
-from mistudio.steer.direction_config import DirectionConfig, Figure, Method
 
 _MAX_ITERATIONS = 1000
 _AUROC = METRICS.index("auroc")

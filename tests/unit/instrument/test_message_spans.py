@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mistudio.steer.message_spans import LayOut, message_spans
+from mistudio.instrument.message_spans import LayOut, message_spans
 from tests.support.tiny import tiny_tokenizer
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

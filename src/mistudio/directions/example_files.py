@@ -17,9 +17,9 @@ from mistudio.corpus.documents import Columns
 from mistudio.corpus.uploads import UploadSource, upload_source
 from mistudio.errors import ConfigError, InputError
 from mistudio.guarded_json import MAX_FILE_BYTES, RefusedJSON, parse_json
+from mistudio.instrument.messages import Message
 from mistudio.paths import given_path
 from mistudio.plain_text import shortened, without_surrogates
-from mistudio.steer.requests import Message
 
 Chat = tuple[Mapping[str, str], ...]
 

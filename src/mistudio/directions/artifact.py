@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, ValidationError
 
 from mistudio.artifacts import Artifact, Store, find_reference, open_artifact
+from mistudio.directions.config import Figure
 from mistudio.errors import DamagedArtifact, InputError
 from mistudio.settings import Settings, refused
-from mistudio.steer.direction_config import Figure
 from mistudio.subject import HookPoint, SubjectSource
 
 if TYPE_CHECKING:

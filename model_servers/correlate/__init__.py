@@ -1,0 +1,1 @@
+"""The predictor ``correlate``: look-ups over HTTP."""
