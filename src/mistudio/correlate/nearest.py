@@ -63,7 +63,7 @@ def unit_queries(vector_QD: NDArray[np.floating], width: int) -> Vectors:
     if given_QD.ndim != 2 or given_QD.shape[1] != width:
         message = f"The vectors have shape {list(given_QD.shape)}: give [queries, {width}], as the decoder's rows are."
         raise InputError(message)
-    is_finite_Q: NDArray[np.bool_] = np.isfinite(given_QD).all(axis=1)
+    is_finite_Q = np.asarray(np.isfinite(given_QD).all(axis=1))
     if not is_finite_Q.all():
         message = f"Vector {_first(~is_finite_Q)} holds a value that is no finite number."
         raise InputError(message)
