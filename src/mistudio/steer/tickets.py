@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mistudio.instrument.compiled import CompiledEdits
 from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Generation, Written
+from mistudio.instrument.listening import Listener
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
 from mistudio.instrument.where import PromptTokens
@@ -75,12 +76,21 @@ class Ticket:
         tell: is called with each event, on the service's thread: it has to be quick.
         tokenizer: of the model.
         ends: tokens that end a text.
+        listener: who else follows what is written; None: nobody.
     """
 
-    def __init__(self, prepared: Prepared, tell: Callable[[Event], None], tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        tell: Callable[[Event], None],
+        tokenizer: Any,
+        ends: frozenset[int],
+        listener: Listener | None = None,
+    ) -> None:
         self.prepared, self.submitted_at, self.started_at = prepared, time.monotonic(), 0.0
         self.caller = Caller("")
         self._tell, self._tokenizer = tell, tokenizer
+        self._listener, self._heard = listener, tuple(listener.latents) if listener is not None else ()
         self._cancelled, self._is_over = threading.Event(), False
         request = prepared.request
         ends = frozenset() if request.ignore_eos else ends
@@ -114,11 +124,18 @@ class Ticket:
         if not self._is_over:
             self._is_over = True
             self.tell(Failed(error))
+            self.leave()
 
     def close(self, event: Event) -> None:
         """End with an event."""
         self._is_over = True
         self.tell(event)
+        self.leave()
+
+    def leave(self) -> None:
+        """Say to whoever else follows it that nothing more comes."""
+        if self._listener is not None:
+            self._listener.ended(self.caller.request)
 
     def take(self, answer: Answer, written: Written) -> bool:
         """Pass on a token; whether the answer is at its end with it."""
@@ -130,15 +147,25 @@ class Ticket:
         text = "" if is_end else answer.stream.add(written.token)
         if answer.stream.stopped_by is None and written.finish is not None:
             text += answer.stream.finish()
-        if written.watched is not None:
-            answer.watched.append(written.watched)
+        num_own = len(self.prepared.watched)
+        watched = written.watched[:num_own] if written.watched is not None and num_own else None
+        if watched is not None:
+            answer.watched.append(watched)
+        why = None
         if answer.index >= 0:
-            self.tell(Delta(answer.index, text, (written.token,), self._logprobs(written), _one(written.watched)))
+            self.tell(Delta(answer.index, text, (written.token,), self._logprobs(written), _one(watched)))
+            why = self._hear(answer, text, (written.watched or ())[num_own:])
         if answer.stream.stopped_by is not None:
             return self.end(answer, "stop", None)
         if written.finish is not None:
             return self.end(answer, "length" if written.finish == "length" else "stop", None)
-        return False
+        return False if why is None else self.end(answer, "content_filter", why)
+
+    def _hear(self, answer: Answer, text: str, values: tuple[float, ...]) -> str | None:
+        """Pass a token on to whoever else follows; why it has to be the last, where it has."""
+        if self._listener is None:
+            return None
+        return self._listener.wrote(self.caller.request, answer.index, text, values)
 
     def end(self, answer: Answer, reason: Reason, detail: str | None) -> bool:
         """End an answer; always true."""
@@ -173,7 +200,7 @@ class Ticket:
             choosing=choosing,
             ends=ends,
             alternatives=request.logprobs,
-            watched=prepared.watched,
+            watched=prepared.watched if index < 0 else prepared.watched + self._heard,
         )
         return Answer(index, generation, TextStream(self._tokenizer, request.stop))
 
