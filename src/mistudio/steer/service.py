@@ -145,9 +145,15 @@ class SteerService:
             Draining: the service is about to end.
             Unavailable: the log of interventions cannot be written.
         """
-        ticket = Ticket(prepared, tell, self._tokenizer, self._ends, self._listener)
-        ticket.caller = caller or Caller(f"local-{uuid.uuid4().hex}")
-        self._take(ticket)
+        caller = caller or Caller(f"local-{uuid.uuid4().hex}")
+        followed = self._listener.follow(caller.request, caller.key) if self._listener is not None else None
+        ticket = Ticket(prepared, tell, self._tokenizer, self._ends, followed)
+        ticket.caller = caller
+        try:
+            self._take(ticket)
+        except Unavailable:
+            ticket.leave()
+            raise
         return ticket
 
     def _take(self, ticket: Ticket) -> None:

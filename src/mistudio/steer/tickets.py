@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mistudio.instrument.compiled import CompiledEdits
 from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Generation, Written
-from mistudio.instrument.listening import Listener
+from mistudio.instrument.listening import Followed
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
 from mistudio.instrument.where import PromptTokens
@@ -76,7 +76,7 @@ class Ticket:
         tell: is called with each event, on the service's thread: it has to be quick.
         tokenizer: of the model.
         ends: tokens that end a text.
-        listener: who else follows what is written; None: nobody.
+        followed: who else follows what is written; None: nobody.
     """
 
     def __init__(
@@ -85,12 +85,11 @@ class Ticket:
         tell: Callable[[Event], None],
         tokenizer: Any,
         ends: frozenset[int],
-        listener: Listener | None = None,
+        followed: Followed | None = None,
     ) -> None:
         self.prepared, self.submitted_at, self.started_at = prepared, time.monotonic(), 0.0
         self.caller = Caller("")
-        self._tell, self._tokenizer = tell, tokenizer
-        self._listener, self._heard = listener, tuple(listener.latents) if listener is not None else ()
+        self._tell, self._tokenizer, self._followed = tell, tokenizer, followed
         self._cancelled, self._is_over = threading.Event(), False
         request = prepared.request
         ends = frozenset() if request.ignore_eos else ends
@@ -133,9 +132,9 @@ class Ticket:
         self.leave()
 
     def leave(self) -> None:
-        """Say to whoever else follows it that nothing more comes."""
-        if self._listener is not None:
-            self._listener.ended(self.caller.request)
+        """Say to whoever else follows that nothing more comes."""
+        if self._followed is not None:
+            self._followed.ended()
 
     def take(self, answer: Answer, written: Written) -> bool:
         """Pass on a token; whether the answer is at its end with it."""
@@ -154,18 +153,13 @@ class Ticket:
         why = None
         if answer.index >= 0:
             self.tell(Delta(answer.index, text, (written.token,), self._logprobs(written), _one(watched)))
-            why = self._hear(answer, text, (written.watched or ())[num_own:])
+            if self._followed is not None:
+                why = self._followed.wrote(answer.index, text, (written.watched or ())[num_own:])
         if answer.stream.stopped_by is not None:
             return self.end(answer, "stop", None)
         if written.finish is not None:
             return self.end(answer, "length" if written.finish == "length" else "stop", None)
-        return False if why is None else self.end(answer, "content_filter", why)
-
-    def _hear(self, answer: Answer, text: str, values: tuple[float, ...]) -> str | None:
-        """Pass a token on to whoever else follows; why it has to be the last, where it has."""
-        if self._listener is None:
-            return None
-        return self._listener.wrote(self.caller.request, answer.index, text, values)
+        return why is not None and self.end(answer, "content_filter", why)
 
     def end(self, answer: Answer, reason: Reason, detail: str | None) -> bool:
         """End an answer; always true."""
@@ -185,6 +179,7 @@ class Ticket:
     def _answer(self, index: int, edits: CompiledEdits | None, seed: int, ends: frozenset[int]) -> Answer:
         prepared, request = self.prepared, self.prepared.request
         sampling = request.sampling
+        heard = tuple(self._followed.latents) if self._followed is not None and index >= 0 else ()
         choosing = Choosing(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -200,7 +195,7 @@ class Ticket:
             choosing=choosing,
             ends=ends,
             alternatives=request.logprobs,
-            watched=prepared.watched if index < 0 else prepared.watched + self._heard,
+            watched=prepared.watched + heard,
         )
         return Answer(index, generation, TextStream(self._tokenizer, request.stop))
 
