@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.instrument.served import Served
-from mistudio.monitor.watch_config import WatchConfig
 from mistudio.monitor.records import Exchange, Observation, Sample
+from mistudio.monitor.watch_config import WatchConfig
 from mistudio.monitor.watch_list import WatchList
 
 
