@@ -31,7 +31,9 @@ class FieldNames(Settings):
         max_length=32,
         description="fields and V2 tensors of replies that hold a text",
     )
-    tenant: Names = Field(("user",), max_length=8, description="fields of requests that say who asks")
+    tenant: Names = Field(
+        ("user", "safety_identifier"), max_length=8, description="fields of requests that say who asks"
+    )
 
 
 class TrafficSettings(Settings):
@@ -40,6 +42,9 @@ class TrafficSettings(Settings):
     fields: FieldNames = Field(default_factory=FieldNames, description="names of the parts of bodies")
     tenant_header: str = Field(
         "", max_length=128, description="metadata header of the logger that says who asks; empty: a field of the body"
+    )
+    model_from: Literal["service", "body"] = Field(
+        "service", description="what a model is called: its InferenceService's name, or the field model of a request"
     )
     logs: Literal["both", "request", "response"] = Field(
         "both", description="what the logger sends: nothing waits for a half that never comes"
