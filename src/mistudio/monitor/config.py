@@ -4,6 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from mistudio.monitor.drift_config import DriftConfig
+from mistudio.monitor.history_config import HistoryConfig
+from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.watch_config import WatchConfig
 from mistudio.settings import Settings
 
 
@@ -11,44 +15,49 @@ class MonitorConfig(Settings):
     """What is watched, how much is read at once, and what is kept of it."""
 
     watch_list: Path | None = Field(
-        None, description="file of the watch list: features, directions and probes; None: nothing is watched by name"
+        None, description="file of the watch list; None: the most telling features of what is served"
     )
-    rules_file: Path | None = Field(None, description="file of the rules at the start; None: none")
-    monitor_folder: Path | None = Field(
+    rules: Path | None = Field(None, description="file of the rules to begin with; None: none")
+    folder: Path | None = Field(
         None,
         description="folder of the history and of the state of rules and drift; None: one of this machine's own, which "
         "the log names",
     )
     reference: str | None = Field(
         None,
-        description="artifact of kind features whose firing rates are the reference of drift; None: those of the "
-        "autoencoders that are served",
+        description="what drift is measured against: an artifact of kind features or profile; None: the features that "
+        "are served",
     )
-    encode_in_full: bool = Field(False, description="read all features of the autoencoders, which drift needs")
-    monitor_queue: int = Field(
-        4096, ge=1, le=1_000_000, description="events that wait to be read; further ones are dropped and counted"
+    full: bool = Field(
+        True, description="read all features of the autoencoders too, as drift needs; else the watch list alone"
     )
-    monitor_queue_mb: int = Field(64, ge=1, le=1 << 16, description="megabytes of events that wait to be read")
-    batch_tokens: int = Field(
-        8192, ge=64, le=1 << 20, description="tokens that are read together, of what waits; or one exchange"
+    at_once_tokens: int = Field(
+        8192,
+        ge=64,
+        le=1 << 20,
+        description="tokens, about, of waiting exchanges that are read together; or one exchange",
     )
-    join_timeout_s: float = Field(
-        30.0, gt=0, le=86_400, description="seconds for which a request waits for its answer, and an answer for it"
+    forward_url: str | None = Field(
+        None, max_length=2000, description="where events are passed on to, as a logger has one sink; None: nowhere"
     )
-    forward_url: str | None = Field(None, description="where events are passed on to; None: nowhere")
-    tenant_header: str | None = Field(None, description="header of events that names the tenant; None: none does")
-    retention_days: float = Field(30.0, gt=0, le=36_500, description="days for which history is kept")
-    history_mb: int = Field(1024, ge=1, le=1 << 20, description="megabytes of history; the oldest goes first")
-    keep_text: bool = Field(False, description="keep the words that were read beside what was seen in them")
+    webhook_hosts: tuple[str, ...] = Field(
+        (), max_length=64, description="hosts in private networks that webhooks of rules sent by clients may reach"
+    )
     redact_file: Path | None = Field(
         None, description="file of regular expressions, a line each: what they match is left out of texts that are kept"
     )
-    webhook_hosts: tuple[str, ...] = Field(
-        (), description="hosts that webhooks and the forward URL may reach although they are private"
-    )
+    follow_generated: bool = Field(True, description="follow what this process generates, where it steers too")
     subscribers: int = Field(64, ge=0, le=10_000, description="clients that follow the live stream at once")
     subscriber_events: int = Field(
         1024, ge=1, le=100_000, description="events that wait for a client of the live stream; further ones are dropped"
     )
-    conversation_tokens: int = Field(2048, ge=1, le=1 << 20, description="tokens of a conversation that is sent live")
-    watch_generated: bool = Field(True, description="follow what this process generates, where it steers too")
+    conversation_tokens: int = Field(
+        2048, ge=1, le=1 << 20, description="tokens of a conversation that a client sends piece by piece"
+    )
+    direct_waiting: int = Field(
+        64, ge=1, le=100_000, description="requests to read something at once that wait; further ones are refused"
+    )
+    traffic: TrafficSettings = Field(TrafficSettings(), description="how traffic comes in")
+    watch: WatchConfig = Field(WatchConfig(), description="how it is read")
+    drift: DriftConfig = Field(DriftConfig(), description="when features are told to fire otherwise than before")
+    history: HistoryConfig = Field(HistoryConfig(), description="how much is kept, and for how long")

@@ -17,11 +17,10 @@ import numpy as np
 from pydantic import Field
 
 from mistudio.errors import Busy
-from mistudio.monitor.live_events import Kind, LiveEvent, origin_body
+from mistudio.monitor.live_events import Kind, LiveEvent, origin_body, short
 from mistudio.monitor.records import Origin
 from mistudio.settings import Settings
 
-_DECIMALS = 6  # significant ones of a value that is told
 _RETRY_S = 5.0
 
 
@@ -133,17 +132,17 @@ class Follower:
             if math.isnan(largest) or (least is not None and largest < least):
                 continue
             name = self._columns[column].name
-            found[name] = _short(largest) if event.kind == "token" else self._pooled(event, column, largest)
+            found[name] = short(largest) if event.kind == "token" else self._pooled(event, column, largest)
         return found
 
     def _pooled(self, event: LiveEvent, column: int, largest: float) -> dict[str, Any]:
-        found: dict[str, Any] = {"max": _short(largest)}
+        found: dict[str, Any] = {"max": short(largest)}
         if event.place_W is not None:
             found["token"] = int(event.place_W[column])
         if event.top_W is not None:
-            found["top"] = _short(float(event.top_W[column]))
+            found["top"] = short(float(event.top_W[column]))
         if event.value_TW is not None and self.wanted.tokens:
-            found["values"] = [_short(value) for value in event.value_TW[:, column].tolist()]
+            found["values"] = [short(value) for value in event.value_TW[:, column].tolist()]
         return found
 
 
@@ -198,7 +197,3 @@ class Live:
         """Tell all who want it; from any thread."""
         for follower in self._followers:
             self.num_dropped += follower.put(event)
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.{_DECIMALS}g}") if math.isfinite(value) else None

@@ -6,14 +6,18 @@ Shape legend: W watched columns, T tokens.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.monitor.records import Alert, Observation, Origin
 
-Kind = Literal["sample", "token", "end", "alert", "drift"]
+if TYPE_CHECKING:  # torch comes with it
+    from mistudio.monitor.watching import TokenValues
+
+_DIGITS = 6
+Kind = Literal["sample", "token", "end", "alert", "drift", "note"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,7 @@ class LiveEvent:
 
     Attributes:
         kind: ``sample`` (a text that was read), ``token`` (one of an answer that is being written), ``end`` (of such an
-            answer), ``alert``, ``drift``.
+            answer), ``alert``, ``drift``, ``note`` (of what somebody did).
         origin: of the traffic.
         request: id of the exchange or of the generation.
         id: from which a follower can go on later; None: nothing is kept of it.
@@ -44,8 +48,14 @@ class LiveEvent:
     value_TW: NDArray[np.float32] | None = None
 
 
-def sample_event(one: Observation, event_id: str | None, value_TW: NDArray[np.float32] | None = None) -> LiveEvent:
-    """The event of a text that was read."""
+def sample_event(one: Observation, event_id: str | None, tokens: "TokenValues | None" = None) -> LiveEvent:
+    """The event of a text that was read.
+
+    Args:
+        one: what was seen in it.
+        event_id: of the event.
+        tokens: its values by token, where they were read.
+    """
     body: dict[str, Any] = {
         "sample": one.sample,
         "time": one.time,
@@ -54,13 +64,14 @@ def sample_event(one: Observation, event_id: str | None, value_TW: NDArray[np.fl
     }
     if one.strings is not None:
         body["strings"] = list(one.strings)
+    value_TW = None if tokens is None else tokens.value_TW[tokens.is_read_T]
     arrays = (one.max_W, one.place_W, one.top_W, value_TW)
     return LiveEvent("sample", one.origin, one.exchange, event_id, body, *arrays)
 
 
 def alert_event(alert: Alert, event_id: str | None) -> LiveEvent:
     """The event of an alert."""
-    kind: Kind = "drift" if alert.kind == "drift" else "alert"
+    kind: Kind = "drift" if alert.kind == "drift" else "note" if alert.kind == "note" else "alert"
     return LiveEvent(kind, alert.origin, alert.exchange, event_id, {"alert": alert_body(alert)})
 
 
@@ -104,3 +115,8 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return jsonable(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def short(value: float) -> float | None:
+    """A value with as many digits as anybody looks at; null where it is no number."""
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
