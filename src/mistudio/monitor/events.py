@@ -29,7 +29,7 @@ RESPONSE_TYPE = "org.kubeflow.serving.inference.response"
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 
-_KINDS: dict[str, Literal["request", "response"]] = {REQUEST_TYPE: "request", RESPONSE_TYPE: "response"}
+KINDS: dict[str, Literal["request", "response"]] = {REQUEST_TYPE: "request", RESPONSE_TYPE: "response"}
 _PREFIX = "ce-"
 _READ = frozenset(("id", "source", "inferenceservicename", "namespace", "component", "endpoint", "metadata"))
 _MAX_ATTRIBUTE_CHARACTERS = 1024
@@ -114,7 +114,7 @@ def read_events(headers: Mapping[str, str], body: bytes, settings: TrafficSettin
     if kind == BATCH:
         return _batch(_parsed(body, settings), settings, now)
     if kind == STRUCTURED:
-        return _one(_structured(_parsed(body, settings), settings, now))
+        return _one(structured_event(_parsed(body, settings), settings, now))
     if not any(f"{_PREFIX}{name}" in headers for name in ("type", "id", "specversion")):
         message = (
             f"This is no CloudEvent: it has no ce-* headers, and its Content-Type is {shortened(kind)}. Send ce-id, "
@@ -151,7 +151,7 @@ def _batch(content: Any, settings: TrafficSettings, now: float) -> EventsRead:
     refused: list[str] = []
     for each in content:
         try:
-            event = _structured(each, settings, now)
+            event = structured_event(each, settings, now)
         except EventRefused as error:
             refused.append(str(error))
             continue
@@ -170,10 +170,15 @@ def _binary(headers: Mapping[str, str], body: bytes, settings: TrafficSettings, 
         name: header_value(headers.get(f"{_PREFIX}{name}", ""))
         for name in ("id", "source", "time", "inferenceservicename", "namespace", "component", "endpoint", "metadata")
     }
-    return _event(kind, values, headers.get("content-type", ""), body, settings, now)
+    return logged_event(kind, values, headers.get("content-type", ""), body, settings, now)
 
 
-def _structured(content: Any, settings: TrafficSettings, now: float) -> LoggedEvent | None:
+def structured_event(content: Any, settings: TrafficSettings, now: float) -> LoggedEvent | None:
+    """The event that an object of JSON is; None: it is of another type.
+
+    Raises:
+        EventRefused: it is no event, or passes a bound.
+    """
     if not isinstance(content, dict):
         message = f"An event is an object, not {shortened(content)}."
         raise EventRefused(message)
@@ -182,7 +187,7 @@ def _structured(content: Any, settings: TrafficSettings, now: float) -> LoggedEv
         return None
     values = {name: _text(value) for name, value in content.items() if name not in ("data", "data_base64")}
     content_type = values.get("datacontenttype") or "application/json"
-    return _event(kind, values, content_type, _data(content), settings, now)
+    return logged_event(kind, values, content_type, _data(content), settings, now)
 
 
 def _kind(type_: Any, version: Any) -> Literal["request", "response"] | None:
@@ -197,10 +202,10 @@ def _kind(type_: Any, version: Any) -> Literal["request", "response"] | None:
     if not isinstance(version, str) or version.partition(".")[0] != "1":
         message = f"The event's specversion (ce-specversion) is {shortened(version)}: CloudEvents 1.0 are read."
         raise EventRefused(message)
-    return _KINDS.get(type_)
+    return KINDS.get(type_)
 
 
-def _event(
+def logged_event(
     kind: Literal["request", "response"],
     values: Mapping[str, str],
     content_type: str,
@@ -208,6 +213,11 @@ def _event(
     settings: TrafficSettings,
     now: float,
 ) -> LoggedEvent:
+    """The event of these attributes, by the names of CloudEvents.
+
+    Raises:
+        EventRefused: one is missing, or passes a bound.
+    """
     for name in ("id", "source"):
         if not values.get(name):
             message = f"The event has no {name} (ce-{name})."
