@@ -14,6 +14,7 @@ _PREFIX = "mistudio_monitor"
 _LABELLED = {  # the field of the stats: the label, and what is counted
     "events": ("outcome", "Events that came to the sink, by what became of them."),
     "exchanges": ("outcome", "Exchanges that were made of events, by how they were joined."),
+    "unread": ("reason", "Parts of bodies that could not be read, by reason."),
     "failures": ("step", "Failures of steps behind reading; the worker goes on."),
     "alerts": ("rule", "Alerts by rule, and by test of drift."),
     "actions": ("outcome", "Actions of alerts, such as webhooks, by what became of them."),

@@ -10,8 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -47,12 +46,16 @@ class Wanted(Settings):
         )
 
 
-@dataclass(frozen=True)
-class Column:
+class Named(Protocol):
     """A watched column, as followers may name it."""
 
-    name: str
-    feature: str | None = None  # uri#number, where it is one
+    @property
+    def name(self) -> str:
+        """As the watch list has it."""
+
+    @property
+    def feature(self) -> str:
+        """What it is: ``uri#number`` of a feature, or the URI of a direction."""
 
 
 class Follower:
@@ -65,7 +68,7 @@ class Follower:
         wake: is called, from any thread, when there is something to take.
     """
 
-    def __init__(self, wanted: Wanted, columns: Sequence[Column], num_events: int, wake: Callable[[], None]) -> None:
+    def __init__(self, wanted: Wanted, columns: Sequence[Named], num_events: int, wake: Callable[[], None]) -> None:
         self.wanted, self._columns, self._wake = wanted, columns, wake
         named = [
             number
@@ -155,7 +158,7 @@ class Live:
         num_events: that wait for each.
     """
 
-    def __init__(self, columns: Sequence[Column], num_followers: int, num_events: int) -> None:
+    def __init__(self, columns: Sequence[Named], num_followers: int, num_events: int) -> None:
         self.columns = tuple(columns)
         self._num_followers, self._num_events = num_followers, num_events
         self._followers: tuple[Follower, ...] = ()  # replaced as a whole: who tells reads it without a lock

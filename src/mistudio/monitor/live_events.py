@@ -64,7 +64,7 @@ def sample_event(one: Observation, event_id: str | None, tokens: "TokenValues | 
     }
     if one.strings is not None:
         body["strings"] = list(one.strings)
-    value_TW = None if tokens is None else tokens.value_TW[tokens.is_read_T]
+    value_TW = None if tokens is None else tokens.value_TW
     arrays = (one.max_W, one.place_W, one.top_W, value_TW)
     return LiveEvent("sample", one.origin, one.exchange, event_id, body, *arrays)
 

@@ -18,6 +18,7 @@ class MonitorStats:
         tokens: of these.
         batches: in which they were read.
         reading_s: seconds that reading took.
+        unread: parts of bodies that could not be read, by reason.
         set_aside: exchanges that could not be read, and were left.
         failures: of the steps behind reading, by step.
         alerts: that were raised, by rule.
@@ -41,6 +42,7 @@ class MonitorStats:
     tokens: int = 0
     batches: int = 0
     reading_s: float = 0.0
+    unread: Counts = field(default_factory=dict)
     set_aside: int = 0
     failures: Counts = field(default_factory=dict)
     alerts: Counts = field(default_factory=dict)
