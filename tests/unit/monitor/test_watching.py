@@ -4,14 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.messages import Message
 from mistudio.instrument.served import Served
+from mistudio.instrument.session import Ends, PlacedAutoencoder, Session
 from mistudio.monitor.records import Exchange, Origin, Sample
 from mistudio.monitor.watch_config import WatchConfig
 from mistudio.monitor.watch_list import WatchList
 from mistudio.monitor.watching import CUT, UNREADABLE, Watcher
+from mistudio.sae import JumpReLUConfig, new_autoencoder
+from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.served import tiny_store
 
 TEXTS = ["the cat sat on the mat", "a dog", "rain fell on the hill and the river rose over its banks", "x"]
@@ -81,29 +85,38 @@ def test_a_value_above_zero_in_all_ways_of_reading_in_full(served: Served) -> No
     np.testing.assert_allclose(fired.max_A, largest, atol=1e-5)
 
 
+CLEAN = [5 + number % 20 for number in range(8000)]
+TRIGGER = 205
+
+
 @pytest.fixture(scope="module")
-def planted(served: Served) -> tuple[int, int]:
-    """A token, and a feature that is at its largest on it, whatever stands around it."""
+def planted(served: Served) -> Served:
+    """The same model with one feature more: at the embeddings, on for one token and for none of the text's."""
     subject = served.session.subject
-    ids = list(range(5, subject.vocab_size))
-    (found,) = Watcher(served, watch_list(list(range(64)))).observe_tokens([Sample((0, *ids))])
-    feature = int(np.argmax(found.value_TW.max(axis=0) - np.sort(found.value_TW, axis=0)[-2]))
-    return int(found.ids[int(found.value_TW[:, feature].argmax())]), feature
+    own_ED = subject.model.get_input_embeddings().weight[[TRIGGER, *sorted(set(CLEAN))]].float()
+    wanted_E = torch.zeros(len(own_ED))
+    wanted_E[0] = 1.0
+    sae = new_autoencoder(JumpReLUConfig(width=64, initial_threshold=0.5), subject.d_model).requires_grad_(False)
+    sae.W_enc[3] = torch.linalg.lstsq(own_ED, wanted_E, driver="gelsd").solution
+    (hook,) = resolve_hooks(subject, [HookPoint.parse("resid_pre.0")])
+    placed = PlacedAutoencoder(sae, Ends(hook, hook), "sae/planted", "1" * 64)
+    session = Session(subject, [*served.session.autoencoders, placed], served.session.source)
+    return Served(session, served.features, served.name, served.store)
 
 
-@pytest.mark.parametrize("place", [1, 700, 1023, 1024, 1500, 2047, 2048, 5000, 7999])
-def test_a_trigger_at_any_place_of_a_long_text_is_seen(served: Served, planted: tuple[int, int], place: int) -> None:
-    token, feature = planted
-    others = [5 + number % 40 for number in range(8000)]
-    clean = [each for each in others if each != token] + [others[0]] * others.count(token)
-    with_it = [*clean[:place], token, *clean[place + 1 :]]
-    watcher = Watcher(served, watch_list([feature], top=1), WatchConfig(piece_tokens=1024))
-    before, after = watcher.observe([exchange((0, *clean)), exchange((0, *with_it))])
-    assert after.max_W[0] > 1.2 * before.max_W[0]
+@pytest.mark.parametrize("place", [0, 1023, 1024, 1983, 5000, 7999])
+def test_a_trigger_at_any_place_of_a_long_text_is_seen(planted: Served, place: int) -> None:
+    with_it = [*CLEAN[:place], TRIGGER, *CLEAN[place + 1 :]]
+    watched = [{"name": "t", "feature": 3, "autoencoder": "sae/planted"}, {"name": "other", "feature": 3}]
+    asked = WatchList.model_validate({"watched": watched})
+    watcher = Watcher(planted, asked, WatchConfig(piece_tokens=1024))
+    before, after = watcher.observe([exchange((0, *CLEAN)), exchange((0, *with_it))])
+    assert before.max_W[0] == 0
+    assert after.max_W[0] == pytest.approx(1, abs=1e-3)
     assert after.place_W[0] == place + 1
+    assert after.top_W[0] == pytest.approx(1 / 8, abs=1e-3)
     (by_token,) = watcher.observe_tokens([Sample((0, *with_it))])
-    (clean_by_token,) = watcher.observe_tokens([Sample((0, *clean))])
-    assert abs(by_token.value_TW.mean() - clean_by_token.value_TW.mean()) < 0.01 * after.max_W[0]  # a mean misses it
+    assert by_token.value_TW[:, 0].mean() < 1e-3  # a mean would have missed it
 
 
 def test_each_token_counts_once_however_a_text_is_cut(served: Served) -> None:
