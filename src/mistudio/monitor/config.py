@@ -40,9 +40,6 @@ class MonitorConfig(Settings):
     forward_url: str | None = Field(
         None, max_length=2000, description="where events are passed on to, as a logger has one sink; None: nowhere"
     )
-    webhook_hosts: tuple[str, ...] = Field(
-        (), max_length=64, description="hosts in private networks that webhooks of rules sent by clients may reach"
-    )
     redact_file: Path | None = Field(
         None, description="file of regular expressions, a line each: what they match is left out of texts that are kept"
     )

@@ -37,7 +37,6 @@ class Conversation:
 
         Raises:
             InputError: it is too long by it, and stays as it was; or cannot be read.
-            Busy: too many wait to be read.
         """
         whole = self._text + text
         self._check(len(whole))

@@ -10,20 +10,20 @@
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from mistudio.errors import ConfigError
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
-from mistudio.monitor.direct import Asked, DirectReader
+from mistudio.monitor.direct import DirectReader
+from mistudio.monitor.direct_requests import Asked
 from mistudio.monitor.events import EventsRead, read_events
 from mistudio.monitor.following import Following
 from mistudio.monitor.history import History
 from mistudio.monitor.intake import Intake
 from mistudio.monitor.judging import Judging
-from mistudio.monitor.live import Live
+from mistudio.monitor.live import Live, Wanted
+from mistudio.monitor.missed import missed
 from mistudio.monitor.opening import (
     open_history,
     open_rules,
@@ -34,10 +34,11 @@ from mistudio.monitor.opening import (
 )
 from mistudio.monitor.records import Alert, Observation
 from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules, StopAction
+from mistudio.monitor.rules import Rules
 from mistudio.monitor.stats import MonitorStats, Tally
 from mistudio.monitor.watching import Watcher
 from mistudio.monitor.worker import Handed, Worker
+
 
 class MonitorService:
     """Watches traffic with a session's model; start it, or use it in a ``with`` block.
@@ -96,9 +97,7 @@ class MonitorService:
             self._tally,
             clock,
         )
-        self._direct = DirectReader(
-            Watcher(served, self.watch_list, reading), names, self._would_alert, config.direct_waiting
-        )
+        self._direct = DirectReader(Watcher(served, self.watch_list, reading), names, self._would_alert)
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -144,7 +143,6 @@ class MonitorService:
 
         Raises:
             InputError: it cannot be read.
-            Busy: too many wait.
         """
         found = self._direct.read(asked, request)
         if asked.record:
@@ -176,7 +174,6 @@ class MonitorService:
             ConfigError: they cannot be used; nothing is changed then.
             StorageError: they cannot be kept; nothing is changed then.
         """
-        self._check_addresses(rules)
         return self.judging.replace(rules, by, self._use)
 
     def rules_status(self) -> dict[str, Any]:
@@ -189,6 +186,36 @@ class MonitorService:
         }
 
     # What it is at
+
+    def missed(self, wanted: Wanted, last: int) -> list[dict[str, Any]]:
+        """What a follower missed since an event that it knows, as far as the history has it: without values by token.
+
+        Args:
+            wanted: what it wants to be told.
+            last: id of the event.
+        """
+        return missed(self.history, self.columns, wanted, last)
+
+    def description(self) -> dict[str, Any]:
+        """What is watched, and how."""
+        return {
+            "watched": [
+                {
+                    "name": one.name,
+                    "feature": one.feature,
+                    "hook": one.hook,
+                    "label": one.label,
+                    "threshold": watched.threshold,
+                }
+                for one, watched in zip(self.columns, self.watch_list.watched, strict=True)
+            ],
+            "watch_list": self.watch_list.digest,
+            "rules": {"digest": self.rules.digest, "names": [rule.name for rule in self.rules.rules]},
+            "encoded_in_full": list(self.watch_list.encode_in_full),
+            "watches_drift": self._drift is not None,
+            "keeps_text": self.config.history.keep_text,
+            "follows_generated": self.following is not None,
+        }
 
     def stats(self) -> MonitorStats:
         """Counts and depths."""
@@ -245,22 +272,6 @@ class MonitorService:
 
     def _would_alert(self, observation: Observation) -> list[Alert]:
         return RuleBook(self.rules, self.watch_list).update(observation)
-
-    def _check_addresses(self, rules: Rules) -> None:
-        """Refuse what would reach into a private network at a client's wish.
-
-        Raises:
-            ConfigError: an action would.
-        """
-        for name, action in rules.actions.items():
-            if isinstance(action, StopAction) or not action.private:
-                continue
-            if (urlsplit(action.url).hostname or "") not in self.config.webhook_hosts:
-                message = (
-                    f"actions.{name}.private: rules that are sent may reach private networks at the hosts that the "
-                    "server was started with (--monitor-webhook-hosts): leave private out."
-                )
-                raise ConfigError(message)
 
 
 def _by_outcome(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
