@@ -53,7 +53,7 @@ class ForwardSettings(Settings):
 
 
 class _Passed(NamedTuple):
-    headers: list[tuple[str, str]]
+    headers: list[tuple[bytes, bytes]]
     body: bytes
 
     @property
@@ -73,8 +73,16 @@ class Forwarder:
         self._counts = dict.fromkeys(FORWARD_OUTCOMES, 0)
 
     def offer(self, headers: Iterable[tuple[str, str]], body: bytes) -> bool:
-        """Put an event into the queue; whether there was room. Returns at once."""
-        kept = [(name, value) for name, value in headers if _goes_on(name.lower())]
+        """Put an event into the queue; returns at once.
+
+        Args:
+            headers: as HTTP servers have them, a character a byte.
+            body: as it came.
+
+        Returns:
+            Whether there was room.
+        """
+        kept = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers if _goes_on(name.lower())]
         passed, settings = _Passed(kept, body), self._settings
         self._counts["offered"] += 1
         is_full = len(self._queue) >= settings.max_queue

@@ -73,7 +73,7 @@ def samples_of(asked: Asked, answers: Sequence[Answer], problems: Problems) -> I
     each = asked.answers or _answers_to_each(len(prompts), answers)
     answered: set[int] = set()
     for answer in answers:
-        number = answer.index // each if each else len(prompts)
+        number = 0 if len(prompts) == 1 else answer.index // each if each else len(prompts)
         if number >= len(prompts):
             problems[Unread.UNMATCHED] += bool(prompts)
             yield Sample(answer.content, 0)
