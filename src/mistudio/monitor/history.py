@@ -73,7 +73,7 @@ class History:
     def __init__(
         self,
         folder: Path,
-        config: HistoryConfig = HistoryConfig(),
+        config: HistoryConfig | None = None,
         names: Sequence[str] = (),
         redact: Redaction | None = None,
     ) -> None:

@@ -6,16 +6,21 @@ need are numbers of texts, not shares: they have to know how well the share is k
 Shape legend: F features, W watched columns, L levels of a column, A features that fired in a text.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.errors import InputError
+from mistudio.monitor.drift_texts import FiredIn, TextSeen, texts_of
 from mistudio.monitor.records import Observation
 
 LEVELS = (0.5, 0.9, 0.99)  # shares of the reference texts whose values lie below the cuts of a column
+FEWEST_TEXTS = 200  # for the quantiles of columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,4 +93,96 @@ class Profile:
         Raises:
             InputError: there are none, or a feature is beyond its autoencoder's.
         """
-        raise NotImplementedError
+        gathering = Gathering(num_features, names)
+        for text in texts_of(observations):
+            gathering.add(text)
+        return cls(gathering.fired(), gathering.columns(), dict(about or {}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all its numbers."""
+        digest = hashlib.sha256()
+        for uri, own in sorted(self.fired.items()):
+            digest.update(f"{uri} {own.num_texts} {own.num_tokens}".encode())
+            digest.update(own.texts_F.tobytes() + own.tokens_F.tobytes())
+        if self.columns is not None:
+            digest.update(" ".join([*self.columns.names, str(self.columns.num_texts)]).encode())
+            digest.update(self.columns.cut_WL.tobytes() + self.columns.above_WL.tobytes())
+        return digest.hexdigest()
+
+
+class Gathering:
+    """Counts texts one after the other.
+
+    Args:
+        num_features: of each autoencoder, by URI.
+        names: of the watched columns.
+    """
+
+    def __init__(self, num_features: Mapping[str, int], names: Sequence[str] = ()) -> None:
+        self._texts = {uri: np.zeros(count, dtype=np.int64) for uri, count in num_features.items()}
+        self._tokens = {uri: np.zeros(count, dtype=np.int64) for uri, count in num_features.items()}
+        self._num_texts = dict.fromkeys(num_features, 0)
+        self._num_tokens = dict.fromkeys(num_features, 0)
+        self._names, self._values = tuple(names), list[NDArray[np.float32]]()
+
+    def add(self, text: TextSeen) -> None:
+        """Count a text.
+
+        Raises:
+            InputError: a feature is beyond its autoencoder's, or there are other columns than named.
+        """
+        for uri, fired in text.fired.items():
+            if uri in self._texts:
+                self._add_fired(uri, text, fired)
+        if not self._names:
+            return
+        if len(text.max_W) != len(self._names):
+            message = f"{len(text.max_W)} columns were read, and {len(self._names)} are named: give the watch list."
+            raise InputError(message)
+        self._values.append(text.max_W)
+
+    def _add_fired(self, uri: str, text: TextSeen, fired: FiredIn) -> None:
+        num_features = len(self._texts[uri])
+        if len(fired.feature_A) and int(fired.feature_A[-1]) >= num_features:
+            message = f"Feature {fired.feature_A[-1]} fired, and {uri} has {num_features:,}: it is of another one."
+            raise InputError(message)
+        self._texts[uri][fired.feature_A] += 1
+        self._tokens[uri][fired.feature_A] += fired.count_A
+        self._num_texts[uri] += 1
+        self._num_tokens[uri] += text.num_tokens
+
+    def fired(self) -> dict[str, FiringProfile]:
+        """What was counted of features.
+
+        Raises:
+            InputError: no text was encoded in full.
+        """
+        empty = [uri for uri, count in self._num_texts.items() if not count]
+        if empty:
+            message = f"No text was read through {', '.join(empty)} in full: there is nothing to compare with."
+            raise InputError(message)
+        return {
+            uri: FiringProfile(count, self._num_tokens[uri], self._texts[uri], self._tokens[uri])
+            for uri, count in self._num_texts.items()
+        }
+
+    def columns(self) -> ColumnProfile | None:
+        """What was counted of watched columns; None where none are named.
+
+        Raises:
+            InputError: there are too few texts.
+        """
+        if not self._names:
+            return None
+        if len(self._values) < FEWEST_TEXTS:
+            message = f"{len(self._values)} texts are too few for quantiles of columns: give {FEWEST_TEXTS} or more."
+            raise InputError(message)
+        value_SW = np.stack(self._values)
+        cutting_SW, counted_SW = value_SW[::2], value_SW[1::2]
+        with np.errstate(all="ignore"):
+            ranked_SW = np.sort(np.where(np.isnan(cutting_SW), -np.inf, cutting_SW), axis=0)
+        place_L = np.ceil(np.array(LEVELS) * len(ranked_SW)).astype(np.int64) - 1
+        cut_WL = np.ascontiguousarray(ranked_SW[place_L].T)
+        above_WL = (counted_SW[:, :, None] > cut_WL).sum(axis=0)
+        return ColumnProfile(self._names, len(counted_SW), cut_WL, above_WL)
