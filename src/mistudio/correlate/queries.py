@@ -69,8 +69,10 @@ class TextQuery(Query):
 class ConceptQuery(Query):
     """Which features an explanation says a concept of."""
 
-    concept: str = Field(min_length=1, max_length=2000, description="what is looked for, in words")
-    how: How = Field("both", description="by the words, by their meaning (embeddings), or both where there are any")
+    concept: str = Field(min_length=1, max_length=4000, description="what is looked for, in words")
+    how: How | None = Field(
+        None, description="by the words, by their meaning (embeddings), or both; None: both where there are embeddings"
+    )
 
 
 class TokenQuery(Query):
@@ -105,9 +107,13 @@ class FeatureQuery(Query):
 class ExamplesQuery(Query):
     """Which features tell positive examples from negative ones, and the direction between them."""
 
+    top: int = Field(10, ge=1, le=100, description="features to give at most")
     positive: tuple[ExampleText, ...] = Field(max_length=MAX_EXAMPLES, description="texts, or chats")
     negative: tuple[ExampleText, ...] = Field(max_length=MAX_EXAMPLES, description="texts, or chats")
     roles: Roles | None = Field(None, description="of chats: whose messages count; None: all")
+    side: Literal["positive", "negative", "both"] = Field(
+        "positive", description="features that are stronger on these examples"
+    )
     pool: Literal["max", "mean"] = Field("max", description="how a feature's activations on an example become one")
     direction_pool: Literal["mean", "last"] = Field(
         "mean", description="how the activations of an example's tokens become one vector for the direction"

@@ -25,6 +25,7 @@ class Hit(Settings):
     by_token: tuple[float, ...] | None = Field(None, description="activation on each token of the reply [T]")
     label: str | None = Field(None, description="what is said of it, in a few words")
     explanation: str | None = Field(None, description="of a concept: the text that was found")
+    explainer: str | None = Field(None, description="of a concept: who said it")
     score: float | None = Field(None, description="how well that holds: the main figure of its scores")
     density: float | None = Field(None, description="share of the training tokens that it fires on")
     decoder_norm: float = Field(description="length of its decoder direction")
@@ -89,7 +90,9 @@ class Reply(Settings):
     autoencoder: str = Field(description="whose features, by the name that requests call it")
     hook: str = Field(description="hook point that it reads")
     hits: tuple[Hit, ...] = Field(description="best first; of several measures, one after the other")
-    tokens: tuple[ReadToken, ...] | None = Field(None, description="of a text or chat, where they were asked for [T]")
+    tokens: tuple[ReadToken, ...] | None = Field(
+        None, description="of a text or chat, where they were asked for [T]; the token"
+    )
     num_tokens: int | None = Field(None, description="tokens that count")
     separation: Separation | None = Field(None, description="of examples")
     index: str | None = Field(None, description="artifact of the index that was searched; None: compared with all")
