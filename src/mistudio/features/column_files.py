@@ -1,8 +1,9 @@
 """Columns of one value a feature, as Arrow files in the private folder of this machine: made once, read in blocks.
 
-A column out of Parquet tables, whose row groups hold what is known of a few features together, takes thousands of small
-reads. As a file of its own it is one read, of as little as is wanted. The files are copies that can be made again: those
-used least recently go when there are too many, and a file that cannot be kept is made for this process alone.
+A column out of Parquet tables, whose row groups hold what is known of a few features together, takes thousands of
+small reads. As a file of its own it is one read, of as little as is wanted. The files are copies that can be made
+again: those used least recently go when there are too many, and where the folder cannot be written they are made for
+this process alone.
 
 Shape legend: F features, R of them at hand.
 """
@@ -74,7 +75,8 @@ class ColumnFiles:
 
     def find(self, key: str) -> ColumnFile | None:
         """The column of this key, if it is there."""
-        for folder in filter(None, (self._folder, self._own and Path(self._own.name))):
+        folders = [self._folder] if self._own is None else [self._folder, Path(self._own.name)]
+        for folder in folders:
             path = folder / _name(key)
             with suppress(OSError):
                 os.utime(path)  # it was used now

@@ -24,8 +24,8 @@ from mistudio.errors import InputError, NotFound
 from mistudio.features.about import About
 from mistudio.features.columns import Columns
 from mistudio.features.figures import Figure
-from mistudio.features.overlay import OverlaidReader, Overlay
 from mistudio.features.layout import parts_of
+from mistudio.features.overlay import OverlaidReader, Overlay
 from mistudio.features.paging import Condition, Order, Page, Row, choose
 from mistudio.features.schema import (
     ABOUT_NAME,

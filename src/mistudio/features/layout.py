@@ -1,9 +1,10 @@
 """How a table lies in an artifact: in one file, or in a folder of them where there are many features.
 
-A reader has to read the footer of a file before anything else, and the footer grows with the row groups. So a file holds
-``FEATURES_OF_FILE`` features at most: a table of fewer is ``<table>.parquet``, one of more is the folder ``<table>/`` with
-a file for each run of features, named by the first of them. In both the rows ascend by feature, which each file says of
-itself, and a row group holds few features, all rows of each: what is known of one feature is one small read.
+A reader has to read the footer of a file before anything else, and the footer grows with the row groups. So a file
+holds ``FEATURES_OF_FILE`` features at most: a table of fewer is ``<table>.parquet``, one of more is the folder
+``<table>/`` with a file for each run of features, named by the first of them. In both the rows ascend by feature, which
+each file says of itself, and a row group holds few features, all rows of each: what is known of one feature is one
+small read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -87,7 +87,8 @@ def choose(
         for condition in where:
             rows = rows.filter(_holds(rows[condition.column], condition))
         total += len(rows)
-        rows = pa.table({_FEATURE: rows[_FEATURE], **{key: rows[name] for (key, _), (name, _) in zip(keys, order, strict=True)}})
+        sorted_by = {str(number): rows[name] for number, (name, _) in enumerate(order)}
+        rows = pa.table({_FEATURE: rows[_FEATURE], **sorted_by})
         best = _first(rows if best is None else pa.concat_tables([best, rows]), keys, count)
     feature = np.empty(0, dtype=np.int64) if best is None else best[_FEATURE].to_numpy().astype(np.int64)
     return Chosen(feature, total)

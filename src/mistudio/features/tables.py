@@ -127,7 +127,8 @@ class TableReader:
         parts = list(self.groups(first, stop, columns))
         if parts:
             return pa.concat_tables(parts)
-        return self.table.schema.empty_table().select(list(dict.fromkeys((_FEATURE, *columns))) if columns is not None else self.table.names)
+        names = self.table.names if columns is None else list(dict.fromkeys((_FEATURE, *columns)))
+        return self.table.schema.empty_table().select(names)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows, many row groups at a time."""
