@@ -178,7 +178,7 @@ class _Reading:
             "features": self.num_features,
             **status.features,
             "labels": num_labels,
-            "explainers": ", ".join(counts),
+            "explainers": ", ".join(sorted(counts)),
             "imported_from": NEURONPEDIA,
             "source": min(self.sources),
             "unknown": self.unknown,

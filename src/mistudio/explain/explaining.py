@@ -107,7 +107,7 @@ class Explaining:
         streams = [self._rows(before)]
         for each in explainers:
             streams.append(as_rows(said_by(self.base, each, self.shared.kept_F, name)))
-            streams.append(self._rows(_work_name(each, first) for first in firsts))
+            streams.append(self._rows([_work_name(each, first) for first in firsts]))
         return publish_explanations(self.draft, self.num_features, streams, name)
 
     def _rows(self, names: Iterable[str]) -> Iterator[pa.Table]:
