@@ -8,6 +8,7 @@ import httpx
 
 from mistudio.client.calls import Asked, Call, MessageLike, checked, generation, unreachable, wait_s
 from mistudio.client.events import EventReader
+from mistudio.client.look_ups import LookUps
 from mistudio.client.replies import Piece, Text, pieces_of, texts_of
 from mistudio.errors import NotFound
 
@@ -23,6 +24,9 @@ class Client:
         model: name of the model; None: the only one that is served.
         timeout_s: for which an answer is waited.
         retries: times that a busy server is asked again, after the time that it names.
+
+    Attributes:
+        correlate: look-ups of features, by text, concept, token, feature, examples and vector.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         self._url, self._model, self._retries = url, model, retries
+        self.correlate = LookUps(self._post)
 
     def __enter__(self) -> Self:
         return self
