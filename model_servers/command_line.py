@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.errors import ConfigError, MistudioError
+from mistudio.instrument.listening import Relay
+from mistudio.monitor.config import MonitorConfig
 from mistudio.plain_text import shortened
 from mistudio.settings import Leaf, Settings, leaves, nested, validated
 from mistudio.steer.config import ServiceConfig
@@ -26,6 +28,8 @@ _EXAMPLES = """examples:
       serve two autoencoders of one model, named by artifacts
   mistudio serve --store ./store --models correlate,steer --correlate-passes 4
       look up features and steer with them, in one process that loads the model once
+  mistudio serve --store ./store --models monitor,steer --monitor-watch-list watch.yaml --monitor-rules rules.yaml
+      watch the traffic of any model, and what is generated here
   MISTUDIO_API_KEYS=alice:$SECRET mistudio serve --store ./store --host 0.0.0.0 --grpc-port 8081
       serve other machines, over HTTP and gRPC, with a key
 
@@ -43,23 +47,26 @@ class _Offered(NamedTuple):
         config: the configuration.
         prefix: what its options begin with, where names of others would be the same.
         of_the_server: settings that are the server's.
+        by_path: whether options are named by where a setting is, for the last part of that says too little.
     """
 
     config: type[Settings]
     prefix: str = ""
     of_the_server: frozenset[str] = frozenset()
+    by_path: bool = False
 
     def leaves(self) -> Iterator[tuple[str, Leaf]]:
         """Each setting, by the name of its option, with underscores."""
         for leaf in leaves(self.config):
             if leaf.name not in self.of_the_server:
-                yield f"{self.prefix}{leaf.name}", leaf
+                name = leaf.path.replace(".", "_") if self.by_path else leaf.name
+                yield f"{self.prefix}{name}", leaf
 
     def content(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What was given of them, where it belongs in the configuration."""
         known = dict(self.leaves())
         given = {name: options[name] for name in known if options[name] is not None}
-        plain = {known[name].name: value if known[name].kind is bool else known[name].parse(value)
+        plain = {known[name].path: value if known[name].kind is bool else known[name].parse(value)
                  for name, value in given.items()}  # fmt: skip
         return nested(list(known.values()), plain, "the command line")
 
@@ -74,6 +81,7 @@ class _Entry(NamedTuple):
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
 _QUEUE = frozenset({"queue"})  # the server's max_queue
+_RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,6 +145,14 @@ def _correlate(options: Mapping[str, Any], settings: ServerSettings, shared: "Sh
     return CorrelatePredictor(shared, validated(ServingConfig, content), _text(options["chat_template"]))
 
 
+def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
+    """The predictor ``monitor``."""
+    from model_servers.monitor.predictor import MonitorPredictor
+
+    config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
+    return MonitorPredictor(shared, config, _RELAY)
+
+
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
     """The predictor ``steer``."""
     from mistudio.steer.audit import AuditLog
@@ -144,11 +160,12 @@ def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared
 
     content = _PREDICTORS["steer"].offered.content(options) | {"queue": settings.max_queue}
     audit = AuditLog(Path(options["audit_log"])) if options["audit_log"] else None
-    return SteerPredictor(shared, validated(ServiceConfig, content), _text(options["chat_template"]), audit)
+    return SteerPredictor(shared, validated(ServiceConfig, content), _text(options["chat_template"]), audit, _RELAY)
 
 
 _PREDICTORS: dict[str, _Entry] = {
     "correlate": _Entry(_correlate, _Offered(ServingConfig, "correlate_", _QUEUE)),
+    "monitor": _Entry(_monitor, _Offered(MonitorConfig, "monitor_", by_path=True)),
     "steer": _Entry(_steer, _Offered(ServiceConfig, of_the_server=_QUEUE)),
 }
 
