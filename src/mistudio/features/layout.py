@@ -44,7 +44,8 @@ def writing(path: Path, table: Table) -> Iterator[pq.ParquetWriter]:
 
 def part_names(table: Table, num_features: int) -> list[str]:
     """Names of the files that hold a table of so many features, in order."""
-    if num_features <= FEATURES_OF_FILE:
+    is_folder = not PurePath(table.name).suffix
+    if num_features <= FEATURES_OF_FILE and not is_folder:
         return [table.name]
     return [f"{_folder(table)}/{first:07d}.parquet" for first in range(0, num_features, FEATURES_OF_FILE)]
 
