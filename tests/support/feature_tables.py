@@ -44,7 +44,7 @@ def publish_feature_tables(store: Store, num_features: int) -> FeatureSet:
 
     def find(draft: Draft) -> Summary:
         tables = (
-            (FEATURES, _feature_rows, 256),
+            (FEATURES, _feature_rows, 128),
             (CONTEXTS, _context_rows, 128),
             (NEIGHBOURS, _neighbour_rows, 256),
             (MAP, _map_rows, 4096),

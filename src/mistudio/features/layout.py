@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mistudio.artifacts import Artifact, Draft
 from mistudio.features.schema import Table
 
-FEATURES_OF_FILE = 16_384
+FEATURES_OF_FILE = 4_096
 _FEATURE = "feature"
 
 
