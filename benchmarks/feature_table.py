@@ -163,6 +163,9 @@ def memory_rows(measured: dict[int, dict[str, int]]) -> list[Row]:
     fewest, most = min(measured), max(measured)
     for num_features, each in measured.items():
         mib = (each["pages"] - each["before"]) / 2**20
+        rows.append(
+            row("memory of looks", round((each["looks"] - each["before"]) / 2**20, 1), "MiB", size(num_features))
+        )
         rows.append(row("memory of looks and pages", round(mib, 1), "MiB", size(num_features)))
         rows.append(row("memory of the process", round(each["pages"] / 2**20), "MiB", size(num_features)))
     if most > fewest:

@@ -80,16 +80,15 @@ def _modules(folder: Path) -> tuple[str, bool]:
             "pooling and perhaps a normalisation can be read. Serve others behind an endpoint."
         )
         raise InputError(message)
-    return _pooling(folder / str(modules[1].get("path", "")).replace("..", "")), kinds[-1] == "Normalize"
+    return _pooling(folder / Path(str(modules[1].get("path", ""))).name), kinds[-1] == "Normalize"
 
 
 def _pooling(folder: Path) -> str:
     settings = _settings(folder / "config.json")
     chosen = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
     if len(chosen) != 1 or chosen[0] not in _POOLINGS:
-        message = (
-            f"{folder} pools by {shortened(', '.join(chosen) or 'nothing')}: one of {', '.join(_POOLINGS)} is read."
-        )
+        how = shortened(", ".join(chosen) or "nothing")
+        message = f"{folder} pools by {how}: one of {', '.join(_POOLINGS)} is read."
         raise InputError(message)
     return _POOLINGS[chosen[0]]
 

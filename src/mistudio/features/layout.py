@@ -52,12 +52,12 @@ def part_names(table: Table, num_features: int) -> list[str]:
 
 def parts_of(artifact: Artifact, table: Table) -> list[str]:
     """Names of the files that an artifact holds a table in, in order; none where it has no such table."""
-    return [table.name] if table.name in artifact.paths() else artifact.paths(f"{_folder(table)}/")
+    return artifact.paths(f"{_folder(table)}/") or [path for path in artifact.paths(table.name) if path == table.name]
 
 
 def first_of(part: str) -> int:
     """The feature from which on a file holds those that it does."""
-    stem = PurePath(part).stem
+    stem = part.rpartition("/")[2].partition(".")[0]
     return int(stem) if stem.isdecimal() else 0
 
 
