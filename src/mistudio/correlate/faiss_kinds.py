@@ -108,33 +108,29 @@ def save_index(index: "Index", path: Path) -> None:
     import_faiss().write_index(index, str(path))
 
 
-def map_index(path: Path, num_features: int, width: int, name: str) -> "Index":
+def map_index(kind: Approximate, path: Path, num_features: int, width: int, name: str) -> "Index":
     """The index of a file, mapped into memory: its codes are read as searches look at them.
 
     Raises:
-        DamagedArtifact: it is no index, or one of something else.
+        DamagedArtifact: it is no index, or one of another kind or of something else.
     """
     faiss = import_faiss()
     try:
-        index: Index = _mapped(faiss, str(path))
+        # Each flag maps one of the two: lists, or what a graph has.
+        index: Index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if kind == "hnsw" else faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
         message = f"{name} is no index that can be read: {str(error)[:200]}"
         raise DamagedArtifact(message) from error
-    if (index.ntotal, index.d) != (num_features, width) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        message = f"{name} is an index of {index.ntotal} rows of {index.d}, and not of {num_features} of {width}."
-        raise DamagedArtifact(message)
-    return index
-
-
-def _mapped(faiss: Any, path: str) -> "Index":
-    index: Index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
     lists = _lists(index)
-    if lists is None:
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)  # another flag maps what a graph has
-        return index
-    inverted = faiss.downcast_InvertedLists(lists.invlists)
-    if hasattr(inverted, "prefetch_nthread"):
-        inverted.prefetch_nthread = 0  # threads that read ahead of each search
+    is_graph = hasattr(faiss.downcast_index(index), "hnsw")
+    if (lists is None, is_graph) != ((kind == "hnsw",) * 2) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        message = f"{name} holds no index of kind {kind}."
+        raise DamagedArtifact(message)
+    if (index.ntotal, index.d) != (num_features, width):
+        message = f"{name} is an index of {index.ntotal:,} rows of {index.d}, and not of {num_features:,} of {width}."
+        raise DamagedArtifact(message)
+    if lists is not None:
+        faiss.downcast_InvertedLists(lists.invlists).prefetch_nthread = 0  # threads that read ahead of each search
     return index
 
 
