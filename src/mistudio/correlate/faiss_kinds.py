@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.correlate.exact_index import ExactIndex
 from mistudio.correlate.index_config import IndexConfig
 from mistudio.errors import ConfigError, DamagedArtifact
 
@@ -101,6 +102,20 @@ def shortlist(index: "Index", unit_QD: Vectors, count: int) -> NDArray[np.int64]
     with one_thread():
         found_QN: NDArray[np.int64] = index.search(unit_QD, count)[1]
     return found_QN
+
+
+def candidate_cosines(exact: ExactIndex, unit_D: Vectors, feature_N: NDArray[np.int64]) -> Vectors:
+    """As :meth:`ExactIndex.cosines`, without a copy of the rows: a third of the time of re-ranking."""
+    faiss = import_faiss()
+    rows_FD, feature_N = exact.decoder_FD, np.ascontiguousarray(feature_N)
+    if not len(feature_N) or feature_N.min() < 0 or feature_N.max() >= len(rows_FD) or not rows_FD.flags.c_contiguous:
+        return exact.cosines(unit_D, feature_N)  # what follows reads wherever a number points
+    product_N = np.empty(len(feature_N), dtype=np.float32)
+    to, of, rows, numbers = (faiss.swig_ptr(each) for each in (product_N, unit_D, rows_FD, feature_N))
+    with one_thread():
+        faiss.fvec_inner_products_by_idx(to, of, rows, numbers, len(unit_D), 1, len(feature_N))
+    cosine_N: Vectors = np.clip(product_N * exact.scale_F[feature_N], -1, 1)
+    return cosine_N
 
 
 def save_index(index: "Index", path: Path) -> None:
