@@ -52,7 +52,7 @@ def watch(folder: Path) -> None:
 def test_killed_at_random_moments_history_and_drift_are_those_of_what_was_committed(tmp_path: Path) -> None:
     moments, texts = random.Random(3), traffic()
     kept = -1
-    for _ in range(8):
+    for _ in range(6):
         command, environment = (
             [sys.executable, __file__, str(tmp_path)],
             {**os.environ, "PYTHONPATH": ":".join(sys.path)},
