@@ -30,11 +30,25 @@ class ServerSettings(Settings):
     max_requests: int = Field(
         512, ge=1, le=100_000, description="requests that are read or answered at once; more are refused with 429"
     )
+    max_streams: int = Field(
+        64, ge=0, le=100_000, description="streams (server-sent events, WebSockets) that are open at once, beside those"
+    )
+    max_sinks: int = Field(
+        64, ge=1, le=100_000, description="events of other servers that are read at once, beside those"
+    )
+    sink_keys: tuple[str, ...] = Field(
+        (), max_length=1000, description="names of keys that may send events and nothing else"
+    )
     max_queue: int = Field(
         256, ge=0, le=100_000, description="requests that wait for a predictor; more are refused with 429"
     )
     max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="bytes of a request's body")
-    request_timeout_s: float = Field(600.0, gt=0, le=86_400, description="seconds for a request, reading it included")
+    request_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="seconds for a request, reading it included; for a stream to begin, and for each piece of it",
+    )
     drain_timeout_s: float = Field(
         30.0, ge=0, le=86_400, description="seconds that requests have to finish when the server is told to end"
     )

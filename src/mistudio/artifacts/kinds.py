@@ -16,6 +16,7 @@ KINDS = {
     "explanations": 2,
     "features": 3,
     "features-part": 1,
+    "index": 1,
     "preset": 1,
     "probing": 1,
     "report": 1,

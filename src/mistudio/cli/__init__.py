@@ -14,6 +14,7 @@ from mistudio.cli import (
     demo,
     interchange,
     models,
+    monitoring,
     pipelines,
     runs,
     serving,
@@ -67,6 +68,7 @@ for part in (
     verify,
     serving,
     steering,
+    monitoring,
     auditing,
 ):
     part.register(app)

@@ -82,7 +82,7 @@ class Pooled(NamedTuple):
 
     num_tokens: int
     max_W: NDArray[np.float32]  # largest value
-    place_W: NDArray[np.int64]  # token at which it is; -1 where there are no tokens
+    place_W: NDArray[np.int64]  # token at which it is; -1 where there are no tokens, or it is 0: nothing fired
     top_W: NDArray[np.float32]  # mean of the m largest values
 
 
@@ -98,7 +98,7 @@ class Observation:
         num_tokens: that were read; special ones around a text are left out.
         reply_from: first token of the answer; None: there is none, or it cannot be told.
         max_W: largest value over tokens of each watched column.
-        place_W: token at which it is; -1 where there are no tokens.
+        place_W: token at which it is, special ones counted; -1 where there are no tokens, or it is 0: nothing fired.
         top_W: mean of the m largest values over tokens.
         fired: by URI of an autoencoder that is encoded in full.
         strings: of the tokens, only where keeping text is switched on.

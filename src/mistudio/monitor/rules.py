@@ -40,6 +40,7 @@ from mistudio.settings import Settings
 
 Severity = Literal["info", "warning", "critical"]
 OriginField = Literal["model", "endpoint", "namespace", "tenant"]
+ORIGIN_FIELDS: tuple[OriginField, ...] = ("model", "endpoint", "namespace", "tenant")
 BUILT_IN_ACTIONS = ("log", "counter")
 MOST_RULES, MOST_WINDOW, MOST_GROUPS = 1000, 100_000, 100_000
 _YEAR_S = 366 * 86400.0
@@ -58,9 +59,11 @@ class Origins(Settings):
 
     def has(self, origin: Origin) -> bool:
         """Whether traffic from there is meant."""
-        fields = ((self.model, origin.model), (self.endpoint, origin.endpoint))
-        fields += ((self.namespace, origin.namespace), (self.tenant, origin.tenant))
-        return all(wanted is None or value in wanted for wanted, value in fields)
+        for name in ORIGIN_FIELDS:
+            wanted = getattr(self, name)
+            if wanted is not None and getattr(origin, name) not in wanted:
+                return False
+        return True
 
 
 def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -198,11 +201,22 @@ Rule = Annotated[ThresholdRule | RateRule | SetRule, Field(discriminator="kind")
 
 
 class _Sending(Settings):
-    url: str = Field(pattern=r"^https?://", max_length=2000, description="where to; secrets do not belong here")
-    private: bool = Field(False, description="whether the address may be in a private network, as one of a cluster is")
+    url: str | None = Field(None, pattern=r"^https?://", max_length=2000, description="where to")
+    url_env: str | None = Field(
+        None,
+        pattern=r"^MISTUDIO_WEBHOOK_[A-Z0-9_]{1,64}$",
+        description="environment variable that holds the address, where that is a secret, in place of url",
+    )
     time_out_s: float = Field(10.0, gt=0, le=120, description="seconds that one try may take")
     tries: int = Field(5, ge=1, le=20, description="with pauses that double")
     max_waiting: int = Field(1000, ge=1, le=100_000, description="alerts that wait to be sent; beyond them, dropped")
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> "_Sending":
+        if (self.url is None) == (self.url_env is None):
+            message = "give url or url_env, one of the two"
+            raise ValueError(message)
+        return self
 
 
 class WebhookAction(_Sending):

@@ -10,7 +10,9 @@ class WatchConfig(Settings):
 
     batch_tokens: int = Field(4096, ge=1, le=1 << 20, description="tokens of a forward pass, padding included")
     piece_tokens: int | None = Field(
-        None, ge=4, description="tokens of a piece in which longer texts are read; None: what the model takes, or 2,048"
+        None,
+        ge=4,
+        description="tokens of a piece in which longer texts are read; None: what the model takes, at most 4,096",
     )
     overlap: int = Field(
         64, ge=0, le=1 << 16, description="tokens of the piece before that a piece begins with, as context alone"

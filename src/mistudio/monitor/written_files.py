@@ -115,7 +115,7 @@ def _problem(problem: dict[str, Any]) -> str:
     return f"{place}: {text[:1].lower()}{text[1:]}{shown}"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without types
     """Reads YAML as it has to be: of two values of one name neither is silently dropped."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
