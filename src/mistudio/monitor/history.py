@@ -22,7 +22,7 @@ from mistudio.monitor import history_queries
 from mistudio.monitor.history_config import HistoryConfig
 from mistudio.monitor.history_database import open_to_read, open_to_write, take_lock, telling_why, used_bytes
 from mistudio.monitor.history_dropping import Dropping
-from mistudio.monitor.history_queries import AlertQuery, SampleQuery
+from mistudio.monitor.history_queries import AlertQuery, SampleQuery, asked_for
 from mistudio.monitor.history_rows import Keeping, Redaction, Seen, alert_of
 from mistudio.monitor.history_writing import Writing
 from mistudio.monitor.records import Alert, Observation
@@ -84,8 +84,10 @@ class History:
         alerts: Sequence[Alert] = (),
         states: Mapping[str, bytes] | None = None,
         deltas: Mapping[str, bytes] | None = None,
-    ) -> None:
+    ) -> int | None:
         """Keep all of it or, after a crash, nothing; and drop what is beyond the bounds.
+
+        The number of the first of the samples in the history is returned; None where there are none.
 
         Args:
             observations: in the order of traffic.
@@ -100,10 +102,11 @@ class History:
         """
         with self._writing() as database:
             writing = Writing(database, self.config, self._keeping)
-            writing.samples(observations, self._names)
+            first = writing.samples(observations, self._names)
             writing.alerts(alerts)
             writing.states(states or {}, deltas or {})
             Dropping(database, self.config).drop(self._clock())
+        return first
 
     def state(self, name: str) -> SavedState:
         """What was last committed under a name."""
@@ -117,19 +120,30 @@ class History:
         with self._reading() as database:
             return int(database.execute("SELECT count(*) FROM deltas WHERE name = ?", (name,)).fetchone()[0])
 
-    def samples(self, query: SampleQuery | None = None) -> list[Seen]:
-        """Samples that match all that a query asks, the newest first.
+    def samples(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Seen]:
+        """Samples that match all that is asked, the newest first.
+
+        Args:
+            origin: model, endpoint, namespace or tenant, by name.
+            asked: fields of :class:`~mistudio.monitor.history_queries.SampleQuery` (since, until, exchange, feature,
+                column, min_value, before, limit).
 
         Raises:
-            InputError: a feature is not given as ``uri#number``.
+            InputError: one is none of them, or out of range.
         """
+        query = asked_for(SampleQuery, {**(origin or {}), **asked})
         with self._reading() as database:
-            return history_queries.samples(database, query or SampleQuery())
+            return history_queries.samples(database, query)
 
-    def alerts(self, query: AlertQuery | None = None) -> list[Alert]:
-        """Alerts that match all that a query asks, the newest first."""
+    def alerts(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Alert]:
+        """Alerts that match all that is asked, the newest first; arguments and errors as :meth:`samples`.
+
+        Fields are those of :class:`~mistudio.monitor.history_queries.AlertQuery` (since, until, exchange, rule, kind,
+        watched, is_open, before, limit).
+        """
+        query = asked_for(AlertQuery, {**(origin or {}), **asked})
         with self._reading() as database:
-            return history_queries.alerts(database, query or AlertQuery())
+            return history_queries.alerts(database, query)
 
     def acknowledge(self, alert: str) -> Alert:
         """Note that somebody has seen an alert, and give it.
