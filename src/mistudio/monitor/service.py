@@ -218,9 +218,8 @@ class MonitorService:
         }
 
     def stats(self) -> MonitorStats:
-        """Counts and depths."""
+        """Counts and depths; from any thread, without waiting for the worker."""
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
-        kept = self.history.counts()
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
             events={**outcomes, "ignored": numbers["ignored"], "malformed": numbers["malformed"]},
@@ -239,9 +238,9 @@ class MonitorService:
             queue_bytes=depth.queued_bytes,
             pending=depth.waiting,
             lag_s=self._tally.lag_s,
-            drift_log_e=self.judging.largest_log_e(),
-            history_rows=int(kept.get("samples", 0)),
-            history_bytes=int(kept.get("bytes", 0)),
+            drift_log_e=self._tally.drift_log_e,
+            history_rows=self._tally.kept.get("rows", 0),
+            history_bytes=self._tally.kept.get("bytes", 0),
             subscribers=self.live.num_followers,
             subscriber_dropped=self.live.num_dropped,
         )
