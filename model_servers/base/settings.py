@@ -39,6 +39,9 @@ class ServerSettings(Settings):
     sink_keys: tuple[str, ...] = Field(
         (), max_length=1000, description="names of keys that may send events and nothing else"
     )
+    open_sink: bool = Field(
+        False, description="events need no key: for a network in which only the watched servers reach this one"
+    )
     max_queue: int = Field(
         256, ge=0, le=100_000, description="requests that wait for a predictor; more are refused with 429"
     )

@@ -292,6 +292,16 @@ def test_a_key_for_events_sends_events_and_nothing_else() -> None:
         assert httpx.post(url_of(server) + SINK, content=b"event").status_code == 401
 
 
+def test_an_open_sink_takes_events_without_a_key_but_none_with_a_wrong_one_and_all_else_needs_one() -> None:
+    with (
+        serving([SmallPredictor()], two_keys(), open_sink=True) as server,
+        httpx.Client(base_url=url_of(server), timeout=60) as client,
+    ):
+        assert client.post(SINK, content=b"event").status_code == 202
+        assert client.post(SINK, content=b"event", headers={"authorization": "Bearer x"}).status_code == 401
+        assert [client.get(path).status_code for path in (EVENTS, SLOW, "/describe")] == [401] * 3
+
+
 def test_a_key_for_events_that_there_is_not_stops_the_start() -> None:
     with pytest.raises(ConfigError, match="no key of that name"):
         ModelServer([SmallPredictor()], ServerSettings(port=0, sink_keys=("others",)), two_keys())
