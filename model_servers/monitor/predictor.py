@@ -77,7 +77,7 @@ class MonitorPredictor(Predictor):
         from mistudio.monitor.service import MonitorService
 
         self._served = self._shared.take()
-        monitor = MonitorService(self._served, self._config)
+        monitor = MonitorService(self._served, self._config, follows_generated=self._relay is not None)
         monitor.start()
         self._monitor = monitor
         if self._relay is not None:
