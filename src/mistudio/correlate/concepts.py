@@ -1,8 +1,8 @@
 """From a concept in words to features, by what was said of them.
 
-All explanations of all explainers are searched, and the labels with them: by their words (BM25), by their meaning (the
-cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion (Cormack, Clarke and
-Büttcher 2009): a text at rank r of a way adds 1 / (60 + r). A feature counts as its best text does.
+All explanations of all explainers are searched, and the labels with them: by their words (BM25), by their meaning
+(the cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion (Cormack,
+Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A feature counts as its best text does.
 """
 
 from pathlib import Path

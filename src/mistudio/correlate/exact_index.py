@@ -1,29 +1,30 @@
 """Brute force over a decoder: the reference of every other index, and what serves a small decoder best.
 
-Shape legend: F features, D width of the decoder's rows, Q queries, R rows of a block, K features found for a query.
+Shape legend: F features, D width of the decoder's rows, Q queries, R rows of a block, K features found for a query,
+N features whose cosines are asked for.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.correlate.decoder_rows import scales
 from mistudio.correlate.nearest import Nearest, Vectors, features_asked, joined, largest, unit_queries
 
 _BLOCK_BYTES = 1 << 23  # of decoder rows, and of cosines, that are worked on at once
 
 
 class ExactIndex:
-    """Brute force over a decoder, block by block: the reference of every other index, and fast where it is small.
+    """Brute force over a decoder, block by block.
 
     Args:
         decoder_FD: float32, mapped or in memory; it is read and not copied.
+        scale_F: one divided by the length of each row, where that is known; 0 for a row that is zero.
     """
 
-    def __init__(self, decoder_FD: Vectors) -> None:
+    def __init__(self, decoder_FD: Vectors, scale_F: Vectors | None = None) -> None:
         self._decoder_FD = decoder_FD
+        self._scale_F = scales(decoder_FD) if scale_F is None else scale_F
         self._rows = max(_BLOCK_BYTES // (4 * decoder_FD.shape[1]), 1)
-        blocks = (decoder_FD[start : start + self._rows] for start in range(0, len(decoder_FD), self._rows))
-        norm_F = np.concatenate([np.linalg.norm(block_RD, axis=1) for block_RD in blocks])
-        self._scale_F = np.divide(1, norm_F, out=np.zeros_like(norm_F), where=norm_F > 0)
 
     @property
     def num_features(self) -> int:
@@ -43,13 +44,21 @@ class ExactIndex:
         parts = [self._search(unit_QD[start : start + at_once], count) for start in range(0, len(unit_QD), at_once)]
         return joined(parts, count)
 
+    def cosines(self, unit_D: Vectors, feature_N: NDArray[np.int64]) -> Vectors:
+        """The cosines of some features with one vector of length one.
+
+        Without BLAS, which would share so small a product out among threads that others use.
+        """
+        product_N = np.einsum("nd,d->n", self._decoder_FD[feature_N], unit_D) * self._scale_F[feature_N]
+        cosine_N: Vectors = np.clip(product_N, -1, 1)
+        return cosine_N
+
     def _search(self, unit_QD: Vectors, count: int) -> Nearest:
-        best: list[tuple[NDArray[np.int64], Vectors]] = [
-            (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)) for _ in unit_QD
-        ]
+        nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        best: list[tuple[NDArray[np.int64], Vectors]] = [nothing] * len(unit_QD)
         for start in range(0, self.num_features, self._rows):
             block = slice(start, start + self._rows)
-            cosine_QR = (unit_QD @ self._decoder_FD[block].T) * self._scale_F[block]
+            cosine_QR = np.clip((unit_QD @ self._decoder_FD[block].T) * self._scale_F[block], -1, 1)
             feature_R = np.arange(start, start + cosine_QR.shape[1])
             for query, cosine_R in enumerate(cosine_QR):
                 feature, cosine = best[query]
