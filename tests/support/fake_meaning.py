@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pyarrow as pa
 from mistudio.artifacts import Artifact, Recipe, Store, produce
 from mistudio.explain.labels import choose_labels
 from mistudio.explain.records import Explanation
-from mistudio.explain.tables import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME, write_explanations, write_labels
+from mistudio.explain.tables import TOKEN_SETS_NAME, as_rows, publish_explanations, publish_labels
 from mistudio.features import MAP, NEIGHBOURS
 from mistudio.score.records import Score
 from mistudio.score.summary import summarise
-from mistudio.score.tables import SCORES_NAME, SUMMARY_NAME, write_scores
+from mistudio.score.tables import SUMMARY_NAME, file_rows, write_scores
+from mistudio.score.tables import publish_scores as publish_score_table
 from tests.support.fake_run import ABOUT, make_tables, publish_tables, token_ids
 
 METRICS = ("f1", "precision", "recall", "balanced_accuracy", "auroc")
@@ -124,20 +126,20 @@ def publish_scores(
     scores: list[Score],
 ) -> Artifact:
     """Scores, and the explanations that they are of."""
+    num_features = len(feature_rows)
 
     def build_explanations(draft: Any) -> dict[str, Any]:
-        with draft.stage(EXPLANATIONS_NAME) as path:
-            write_explanations(path, explanations)
-        with draft.stage(TOKEN_SETS_NAME) as path:
-            programs = [each for each in explanations if each.explainer == "program"]
-            write_explanations(path, (_token_set(each) for each in programs))
-        with draft.stage(LABELS_NAME) as path:
-            write_labels(path, choose_labels(explanations))
+        said = sorted(explanations, key=attrgetter("feature"))
+        programs = [each for each in said if each.explainer == "program"]
+        publish_explanations(draft, num_features, [as_rows(said)])
+        publish_explanations(draft, num_features, [as_rows(map(_token_set, programs))], TOKEN_SETS_NAME)
+        publish_labels(draft, num_features, choose_labels(explanations))
         return {"explained": sum(each.status == "explained" for each in explanations)}
 
     def build_scores(draft: Any) -> dict[str, Any]:
-        with draft.stage(SCORES_NAME) as path:
+        with draft.stage_work("scores.parquet") as path:
             write_scores(path, scores)
+        publish_score_table(draft, num_features, [file_rows([draft.work_file("scores.parquet")])])
         counts, densities = (np.array([row[name] for row in feature_rows]) for name in ("count", "density"))
         content = summarise(scores, explanations, counts, densities) | {"threshold": 0.2}
         draft.write(SUMMARY_NAME, json.dumps(content).encode())

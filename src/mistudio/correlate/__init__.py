@@ -1,1 +1,1 @@
-"""Look-ups: from a text, a concept, a token, examples or a direction to the features that go with it."""
+"""Look-ups: from a text, a concept, a token, a feature, examples or a vector to the features that go with it."""

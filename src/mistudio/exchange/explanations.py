@@ -11,18 +11,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, hash_file, produce
 from mistudio.errors import ConfigError, InputError, NotFound
 from mistudio.exchange.entries import read_entries
 from mistudio.exchange.writing import chunks
-from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, SUMMARY_NAME
+from mistudio.explain import SUMMARY_NAME
 from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
 from mistudio.explain.labels import choose_labels
 from mistudio.explain.records import Explanation
 from mistudio.explain.status import StatusCounts
-from mistudio.explain.tables import join_tables, read_table, write_explanations, write_labels
+from mistudio.explain.tables import (
+    file_rows,
+    publish_explanations,
+    publish_labels,
+    read_tables,
+    write_explanations,
+)
 from mistudio.guarded_json import whole_number
 from mistudio.paths import given_path
 from mistudio.plain_text import shortened, without_surrogates
@@ -92,16 +98,12 @@ class _Reading:
             with draft.stage_work(names[-1]) as path:
                 write_explanations(path, chunk)
         self._check(len(names))
-        with draft.stage_work("joined.parquet") as path:
-            join_tables(path, map(draft.work_file, names))
-        with draft.stage(EXPLANATIONS_NAME) as path:
-            table = pq.read_table(draft.work_file("joined.parquet"))
-            order = [("explainer", "ascending"), ("feature", "ascending")]
-            pq.write_table(table.sort_by(order), path, compression="zstd", row_group_size=_ROWS_AT_ONCE)
+        table = pa.concat_tables(file_rows(map(draft.work_file, names)))
+        rows = table.sort_by([("feature", "ascending"), ("explainer", "ascending")])
+        published = publish_explanations(draft, self.num_features, [[rows]])
         status = StatusCounts(self.num_features)
-        labels = choose_labels(status.watch(read_table(draft.file(EXPLANATIONS_NAME))))
-        with draft.stage(LABELS_NAME) as path:
-            write_labels(path, labels)
+        labels = choose_labels(status.watch(read_tables(map(draft.file, published))))
+        publish_labels(draft, self.num_features, labels)
         return self._summary(draft, status, len(labels))
 
     def _explanations(self) -> Iterator[Explanation]:
@@ -176,7 +178,7 @@ class _Reading:
             "features": self.num_features,
             **status.features,
             "labels": num_labels,
-            "explainers": ", ".join(counts),
+            "explainers": ", ".join(sorted(counts)),
             "imported_from": NEURONPEDIA,
             "source": min(self.sources),
             "unknown": self.unknown,

@@ -1,6 +1,5 @@
 """Export of found features, with what was said of them, in one of four formats."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,21 +19,19 @@ from mistudio.exchange.neuronpedia import (
 )
 from mistudio.exchange.reading import Found, Origin, open_origin, read_found, read_places
 from mistudio.exchange.writing import chunks, json_lines, new_folder, write_batch, write_table_lines
-from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, read_explanations
+from mistudio.explain import read_explanations
 from mistudio.explain.records import Explanation
-from mistudio.features import FEATURES, FeatureSet, check_settings
+from mistudio.features import EXPLANATIONS, FEATURES, LABELS, SCORES, FeatureSet, check_settings
 from mistudio.features.overlay import OverlaidReader, Overlay
-from mistudio.features.tables import writing
+from mistudio.features.tables import TableReader
 from mistudio.paths import given_path
 from mistudio.plain_text import shortened
 from mistudio.progress import progress
-from mistudio.score import SCORES_NAME
 
 TREE, BATCHES, LINES, PARQUET = "neuronpedia", "neuronpedia-batch", "jsonl", "parquet"
 FORMATS = (TREE, BATCHES, LINES, PARQUET)
 WITH_EFFECTS = (LINES, PARQUET)  # have a place for what features do in the model
 _VERSION = "v1"
-_LAID_OVER = ".features"  # the table with what was tried later, until it is in the format asked for
 _BATCH_FEATURES = 128
 _TREE_ROWS = 1024
 
@@ -140,36 +137,39 @@ def _check_features(given: _Given) -> None:
 
 def _tables(given: _Given, folder: Path, format_name: str) -> Exported:
     """One file for each table."""
-    wanted = [(given.features, FEATURES.name)]
+    wanted = [_features(given)]
     if given.explanations is not None:
-        wanted += [(given.explanations, EXPLANATIONS_NAME), (given.explanations, LABELS_NAME)]
+        wanted += [TableReader(given.explanations, table) for table in (EXPLANATIONS, LABELS)]
     if given.scores is not None:
-        wanted.append((given.scores, SCORES_NAME))
+        wanted.append(TableReader(given.scores, SCORES))
     rows = {}
     with new_folder(folder) as partial, progress("Export tables", len(wanted), "tables") as bar:
-        for artifact, name in wanted:
-            table = artifact.file(name)
-            if name == FEATURES.name and given.trials is not None:
-                table = _with_trials(given.features, given.trials, partial / _LAID_OVER)
-            path = partial / f"{Path(name).stem}.{format_name}"
+        for reader in wanted:
+            path = partial / f"{Path(reader.table.name).stem}.{format_name}"
             if format_name == PARQUET:
-                shutil.copyfile(table, path)
-                rows[path.stem] = pq.read_metadata(path).num_rows
+                rows[path.stem] = _write_parquet(reader, path)
             else:
-                rows[path.stem] = write_table_lines(table, path)
+                rows[path.stem] = write_table_lines(reader.groups(), path)
             bar.advance()
-        (partial / _LAID_OVER).unlink(missing_ok=True)
     return Exported(folder, len(wanted), rows)
 
 
-def _with_trials(features: Artifact, trials: Artifact, path: Path) -> Path:
-    """Write the table of features with what was tried later."""
-    FeatureSet(features, trials=trials)  # refuses those of other features
-    rows = OverlaidReader(features, Overlay(trials), of_contexts=False)
-    with writing(path, FEATURES) as writer:
-        for group in rows.groups():
+def _features(given: _Given) -> TableReader:
+    """The table of features, with what was tried later."""
+    if given.trials is None:
+        return TableReader(given.features, FEATURES)
+    FeatureSet(given.features, trials=given.trials)  # refuses those of other features
+    return OverlaidReader(given.features, Overlay(given.trials), of_contexts=False)
+
+
+def _write_parquet(reader: TableReader, path: Path) -> int:
+    """Write a table as one file; return how many rows there are."""
+    rows = 0
+    with pq.ParquetWriter(path, reader.table.schema, compression="zstd") as writer:
+        for group in reader.groups():
             writer.write_table(group)
-    return path
+            rows += len(group)
+    return rows
 
 
 def _batches(origin: Origin, folder: Path, names: Names) -> Exported:

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from mistudio.errors import ConfigError, StorageError, StorageFull
 
@@ -72,11 +72,11 @@ def write_batch(path: Path, head: dict[str, Any], name: str, rows: Iterable[dict
         file.write("\n]}\n")
 
 
-def write_table_lines(table: Path, path: Path) -> int:
-    """Write a Parquet table as JSON Lines, with null for what is not a number; return how many rows there are."""
+def write_table_lines(tables: Iterable[pa.Table], path: Path) -> int:
+    """Write the rows of tables as JSON Lines, with null for what is not a number; return how many rows there are."""
     rows = 0
-    with pq.ParquetFile(table) as file, json_lines(path) as write:
-        for batch in file.iter_batches(_ROWS_AT_ONCE):
+    with json_lines(path) as write:
+        for batch in chain.from_iterable(table.to_batches(_ROWS_AT_ONCE) for table in tables):
             for row in batch.to_pylist():
                 write(_without_nan(row))
             rows += len(batch)

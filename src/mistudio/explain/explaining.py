@@ -7,17 +7,17 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
+from operator import attrgetter
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, Draft, Summary
 from mistudio.explain.config import EXPLAINERS, PERSON, PROGRAM, TOKEN_SET, ExplainConfig
 from mistudio.explain.evidence import read_some
 from mistudio.explain.judge import Judge
-from mistudio.explain.keeping import Share, add_spending, merged
+from mistudio.explain.keeping import Share, add_spending
 from mistudio.explain.labels import choose_labels
 from mistudio.explain.material import Material
 from mistudio.explain.program import ProgramExplainer
@@ -25,15 +25,15 @@ from mistudio.explain.records import Evidence, Explanation
 from mistudio.explain.status import StatusCounts
 from mistudio.explain.tables import (
     EXPLANATIONS_NAME,
-    LABELS_NAME,
     SUMMARY_NAME,
     TOKEN_SETS_NAME,
-    join_tables,
+    as_rows,
+    file_rows,
+    publish_explanations,
+    publish_labels,
     read_explanations,
-    read_table,
+    read_tables,
     write_explanations,
-    write_labels,
-    write_many,
 )
 from mistudio.features import FIRING_KINDS
 from mistudio.progress import progress, say
@@ -95,29 +95,24 @@ class Explaining:
                     self._block(name, first)
                     bar.advance(len(self._features(first)))
         with self.draft.stage_work(_work_name(PERSON)) as path:
-            write_explanations(path, people)
-        with self.draft.stage(EXPLANATIONS_NAME) as path:
-            self._join(path, self.config.explainers, EXPLANATIONS_NAME, [_work_name(PERSON)])
+            write_explanations(path, sorted(people, key=attrgetter("feature")))
+        names = self._join(self.config.explainers, EXPLANATIONS_NAME, [_work_name(PERSON)])
         if PROGRAM in self.config.explainers:
-            with self.draft.stage(TOKEN_SETS_NAME) as path:
-                self._join(path, [TOKEN_SET], TOKEN_SETS_NAME)
-        return self._publish()
+            self._join([TOKEN_SET], TOKEN_SETS_NAME)
+        return self._publish(names)
 
-    def _join(self, path: Path, explainers: Iterable[str], name: str, before: Sequence[str] = ()) -> None:
-        """Put the blocks one after the other, and what is kept of the base among them."""
+    def _join(self, explainers: Iterable[str], name: str, before: Sequence[str] = ()) -> list[str]:
+        """Put the blocks together by feature, and what is kept of the base among them; return the files' names."""
         firsts = range(0, len(self.shared.new_S), self.config.block_features)
-        blocks = {each: [_work_name(each, first) for first in firsts] for each in explainers}
-        if self.base is None:
-            join_tables(path, map(self.draft.work_file, chain(before, *blocks.values())))
-            return
-        parts = [self._read(before)]
-        for each, names in blocks.items():
-            parts.append(merged(said_by(self.base, each, self.shared.kept_F, name), self._read(names)))
-        write_many(path, chain(*parts))
+        streams = [self._rows(before)]
+        for each in explainers:
+            streams.append(as_rows(said_by(self.base, each, self.shared.kept_F, name)))
+            streams.append(self._rows([_work_name(each, first) for first in firsts]))
+        return publish_explanations(self.draft, self.num_features, streams, name)
 
-    def _read(self, names: Iterable[str]) -> Iterator[Explanation]:
+    def _rows(self, names: Iterable[str]) -> Iterator[pa.Table]:
         """What the blocks hold."""
-        return chain.from_iterable(map(read_table, map(self.draft.work_file, names)))
+        return file_rows(map(self.draft.work_file, names))
 
     def _features(self, first: int) -> NDArray[np.int64]:
         """The features of a block."""
@@ -164,12 +159,10 @@ class Explaining:
                 path.write_text(json.dumps(read))
         return self._program
 
-    def _publish(self) -> Summary:
-        explained = self.draft.file(EXPLANATIONS_NAME)
+    def _publish(self, names: Sequence[str]) -> Summary:
         status = StatusCounts(self.num_features)
-        labels = choose_labels(status.watch(read_table(explained)))
-        with self.draft.stage(LABELS_NAME) as path:
-            write_labels(path, labels)
+        labels = choose_labels(status.watch(read_tables(map(self.draft.file, names))))
+        publish_labels(self.draft, self.num_features, labels)
         before = json.loads(self.base.file(SUMMARY_NAME).read_bytes()) if self.base is not None else {}
         has_read = self.draft.has_work(_READ_NAME)
         read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if has_read else before.get("searched", {})

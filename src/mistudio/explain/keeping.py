@@ -6,10 +6,8 @@ rows go over into the new one as they are. Only what it lacks is made, and paid 
 Shape legend: F features, S features worked on.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from heapq import merge
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +19,6 @@ from mistudio.artifacts.manifest import InputRef, Manifest
 from mistudio.errors import DamagedArtifact, InputError, NotFound
 from mistudio.explain.config import PERSON
 from mistudio.explain.judge import UNUSABLE, Judge
-from mistudio.explain.records import Explanation
 from mistudio.features import EXPLANATIONS, FeatureSet
 from mistudio.features.selection import parse_selection
 from mistudio.features.tables import TableReader
@@ -130,11 +127,6 @@ def share(selected_S: NDArray[np.int64], base: Artifact | None, num_features: in
     num_held = int(there_F.sum())
     there_F[new_S] = False
     return Share(new_S, there_F, len(selected_S), num_held)
-
-
-def merged(kept: Iterable[Explanation], new: Iterable[Explanation]) -> Iterator[Explanation]:
-    """Both by rising feature."""
-    return merge(kept, new, key=attrgetter("feature"))
 
 
 def best_base(

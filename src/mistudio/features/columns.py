@@ -1,26 +1,34 @@
 """Columns of one value a feature, by name: of the search, of the map, of labels, texts and scores.
 
-Each is read when it is first asked for, and kept; it takes a few bytes a feature, or those of the words.
+Of few features a column is read when it is first asked for, and kept. Of many it is kept as a file
+(:mod:`mistudio.features.column_files`), and a block of it is in memory at a time.
 
-Shape legend: F features.
+Shape legend: F features, R of them at hand.
 """
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact
+from mistudio.artifacts.scratch import scratch_folder
 from mistudio.errors import InputError
+from mistudio.features import column_files
+from mistudio.features.column_files import ColumnFile, ColumnFiles, in_blocks, spread
 from mistudio.features.figures import Figure, main_figure
 from mistudio.features.schema import EXPLANATIONS, FEATURES, LABELS, MAP, SCORES, SCORES_SUMMARY_NAME
 from mistudio.features.tables import TableReader
 from mistudio.plain_text import shortened
 
 TEXT, SCORE = "text", "score"
+FOLDER = "columns"  # in the private folder of this machine
+KEPT_FEATURES = 16_384  # columns of so many stay in memory
 _OF_MAP, _OF_LABELS = MAP.single[1:], LABELS.single[1:]  # the feature comes first
 
 
@@ -36,6 +44,7 @@ class Columns:
         places: the map.
         explanations: artifact of kind ``explanations``, if there is one.
         scores: artifact of kind ``scores``, if there is one.
+        trials: artifact of kind ``trials`` that is laid over the table of features, if there is one.
     """
 
     def __init__(
@@ -45,10 +54,14 @@ class Columns:
         places: TableReader,
         explanations: Artifact | None,
         scores: Artifact | None,
+        trials: Artifact | None = None,
     ) -> None:
         self._num_features, self._features, self._places = num_features, features, places
         self._explanations, self._scores = explanations, scores
+        made_of = (features.artifact, explanations, scores, trials)
+        self._key = " ".join("-" if each is None else each.digest for each in made_of)
         self._kept: dict[str, pa.Array] = {}
+        self._lock = Lock()
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
@@ -73,49 +86,105 @@ class Columns:
         return {"/".join(figure): figure for figure in figures}
 
     def get(self, name: str) -> pa.Array:
-        """The column of this name [F].
+        """The whole column of this name [F].
 
         Raises:
             InputError: there is none.
         """
-        if name not in self._kept:
-            self._kept[name] = self._read(name)
-        return self._kept[name]
+        if self._is_few:
+            return self._in_memory(name)
+        self._check(name)
+        found = self._files.find(self._file_key(name))
+        blocks = found.blocks() if found is not None else self._read(name)
+        return pa.concat_arrays(list(blocks))
 
-    def _read(self, name: str) -> pa.Array:
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, dict[str, pa.Array]]]:
+        """Some columns, some features at a time: the first of them, and their values by name.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        if self._is_few:
+            yield 0, {name: self._in_memory(name) for name in names}
+            return
+        columns = {name: self._file(name).blocks() for name in names}
+        for start in range(0, self._num_features, column_files.BLOCK):
+            yield start, {name: next(blocks) for name, blocks in columns.items()}
+
+    def take(self, name: str, features_R: NDArray[np.int64]) -> pa.Array:
+        """The values of some features in a column, in their order [R].
+
+        Raises:
+            InputError: there is no such column.
+        """
+        if self._is_few:
+            return self._in_memory(name).take(pa.array(features_R))
+        return self._file(name).take(features_R)
+
+    @property
+    def _is_few(self) -> bool:
+        return self._num_features <= KEPT_FEATURES
+
+    def _in_memory(self, name: str) -> pa.Array:
+        with self._lock:
+            if name not in self._kept:
+                self._check(name)
+                self._kept[name] = pa.concat_arrays(list(self._read(name)))
+            return self._kept[name]
+
+    @cached_property
+    def _files(self) -> ColumnFiles:
+        return ColumnFiles(scratch_folder(self._features.artifact.store) / FOLDER)
+
+    def _file(self, name: str) -> ColumnFile:
+        self._check(name)
+        return self._files.get(self._file_key(name), lambda: in_blocks(self._read(name)))
+
+    def _file_key(self, name: str) -> str:
+        return f"{self._key} {name}"
+
+    def _check(self, name: str) -> None:
         if name not in self.names:
             message = (
                 f"There is no column {shortened(name)} of one value a feature: use one of {', '.join(self.names)}."
             )
             raise InputError(message)
+
+    def _read(self, name: str) -> Iterator[pa.Array]:
+        """A column out of its table, some features at a time."""
         if name in FEATURES.single:
-            return self._features.column(name)
+            return self._features.column_parts(name)
         if name in _OF_MAP:
-            return self._places.column(name)
+            return self._places.column_parts(name)
         if name in _OF_LABELS and self._explanations is not None:
             labels = TableReader(self._explanations, LABELS)
-            return self._by_feature(labels.column("feature"), labels.column(name))
+            kind = LABELS.schema.field(name).type
+            return spread(_pairs(labels.ascending([name]), name), self._num_features, kind)
         if name == TEXT and self._explanations is not None:
             return self._texts(TableReader(self._explanations, EXPLANATIONS))
-        figure = self.figures.get(name) or main_figure(self.figures.values())
-        return self._values(figure)
+        return self._values(self.figures.get(name) or main_figure(self.figures.values()))
 
-    def _texts(self, explanations: TableReader) -> pa.Array:
-        explained = pc.equal(explanations.column("status"), "explained")
-        feature, text = (explanations.column(name).filter(explained) for name in ("feature", "text"))
-        first = np.unique(feature.to_numpy(), return_index=True)[1]
-        return self._by_feature(feature.take(pa.array(first)), text.take(pa.array(first)))
+    def _texts(self, explanations: TableReader) -> Iterator[pa.Array]:
+        rows = explanations.ascending(["status", TEXT])
+        explained = (each.filter(pc.equal(each["status"], "explained")) for each in rows)
+        return spread(_pairs(explained, TEXT), self._num_features, pa.string())
 
-    def _values(self, figure: Figure | None) -> pa.Array:
+    def _values(self, figure: Figure | None) -> Iterator[pa.Array]:
         if figure is None or self._scores is None:
-            return pa.nulls(self._num_features, pa.float32())
-        wanted = [(name, "=", value) for name, value in zip(("explainer", "scorer", "metric"), figure, strict=True)]
-        rows = pq.read_table(self._scores.file(SCORES.name), columns=["feature", "value"], filters=wanted)
-        return self._by_feature(rows["feature"], rows["value"])
+            return iter([pa.nulls(self._num_features, pa.float32())])
+        rows = TableReader(self._scores, SCORES).ascending(["explainer", "scorer", "metric", "value"])
+        return spread(_pairs((_of(figure, each) for each in rows), "value"), self._num_features, pa.float32())
 
-    def _by_feature(self, feature: pa.Array, values: pa.Array) -> pa.Array:
-        """Values in the order of all features; null where there is none."""
-        row_F = np.full(self._num_features, -1, dtype=np.int64)
-        row_F[feature.to_numpy()] = np.arange(len(feature))
-        found = values.take(pa.array(row_F, mask=row_F < 0))
-        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+def _of(figure: Figure, rows: pa.Table) -> pa.Table:
+    """The rows of one figure."""
+    for name, value in zip(("explainer", "scorer", "metric"), figure, strict=True):
+        rows = rows.filter(pc.equal(rows[name], value))
+    return rows
+
+
+def _pairs(tables: Iterable[pa.Table], name: str) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Features and their values in a column, some at a time."""
+    for rows in tables:
+        if len(rows):
+            yield rows["feature"].combine_chunks(), rows[name].combine_chunks()

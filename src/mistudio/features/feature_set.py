@@ -1,9 +1,10 @@
 """All that is known of the features of a search, for those who look at them: one, a page, or each in turn.
 
-Nothing is read until it is asked for, and little is kept: the footers of the tables, and columns of one value a feature
-that were asked for. Any number of threads may read one feature set.
+Nothing is read until it is asked for, and little is kept, however many features there are: some footers of the tables,
+and of few features the columns of one value a feature that were asked for. Any number of threads may read one feature
+set.
 
-Shape legend: F features, n neighbours.
+Shape legend: F features, n neighbours, R features at hand.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from mistudio.errors import InputError, NotFound
 from mistudio.features.about import About
 from mistudio.features.columns import Columns
 from mistudio.features.figures import Figure
+from mistudio.features.layout import parts_of
 from mistudio.features.overlay import OverlaidReader, Overlay
 from mistudio.features.paging import Condition, Order, Page, Row, choose
 from mistudio.features.schema import (
@@ -30,6 +32,7 @@ from mistudio.features.schema import (
     CONTEXTS,
     EXPLANATIONS,
     FEATURES,
+    LABELS,
     MAP,
     NEIGHBOURS,
     SCORES,
@@ -87,17 +90,21 @@ class FeatureSet:
             self._features = OverlaidReader(features, overlay, of_contexts=False)
             self._contexts = OverlaidReader(features, overlay, of_contexts=True)
         self._places, self._neighbours = TableReader(features, MAP), TableReader(features, NEIGHBOURS)
-        self._columns = Columns(self.num_features, self._features, self._places, explanations, scores)
-        self._explanation_tables: list[TableReader] = []
-        if explanations is not None:
-            there = [table for table in (EXPLANATIONS, TOKEN_SETS) if table.name in explanations.paths()]
-            self._explanation_tables = [TableReader(explanations, table) for table in there]
+        self._columns = Columns(self.num_features, self._features, self._places, explanations, scores, trials)
+        self._labels = TableReader(explanations, LABELS) if explanations is not None else None
         self._scores = TableReader(scores, SCORES) if scores is not None else None
 
     @cached_property
     def about(self) -> About:
         """What the tables were made with."""
         return About.model_validate_json(self.artifact.file(ABOUT_NAME).read_bytes())
+
+    @cached_property
+    def _explanation_tables(self) -> list[TableReader]:
+        if self.explained is None:
+            return []
+        there = [table for table in (EXPLANATIONS, TOKEN_SETS) if parts_of(self.explained, table)]
+        return [TableReader(self.explained, table) for table in there]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,8 +131,41 @@ class FeatureSet:
             NotFound: there is no such feature.
         """
         (row,), (place,) = (self._rows(table, feature) for table in (self._features, self._places))
-        labels = _LABELS if self.explained is not None else ()
-        return row | place | {name: self.column(name)[feature].as_py() for name in labels}
+        return row | place | self._label(feature)
+
+    def label(self, feature: int) -> str | None:
+        """What a feature is called, if anything.
+
+        Raises:
+            NotFound: there is no such feature.
+        """
+        self._check(feature)
+        label = self._label(feature).get("label")
+        return None if label is None else str(label)
+
+    def maximum(self, feature: int) -> float:
+        """The largest activation of a feature.
+
+        Raises:
+            NotFound: there is no such feature.
+        """
+        ((largest,),) = (row.values() for row in self._rows(self._features, feature, columns=["max"]))
+        return float(largest)
+
+    def rows(self, features: Sequence[int], columns: Sequence[str] | None = None) -> list[Row]:
+        """Some features as rows, in their order.
+
+        Args:
+            features: which; at most a few thousand, as all rows are in memory.
+            columns: what a row has besides its feature, also lists of their table; None: what a list of features shows.
+
+        Raises:
+            NotFound: there is no such feature.
+            InputError: there is no such column.
+        """
+        for feature in features:
+            self._check(feature)
+        return self._as_rows(np.array(features, dtype=np.int64), columns)
 
     def contexts(self, feature: int, limits: Limits | None = None) -> list[Row]:
         """The contexts of a feature, by kind and rank: all, or of each kind that is named the first.
@@ -182,15 +222,8 @@ class FeatureSet:
         if offset < 0 or limit < 0:
             message = f"offset {offset} and limit {limit} count features: give 0 or more."
             raise InputError(message)
-        matching = choose(self.column, where, order, self.num_features)
-        chosen = matching.slice(offset, limit)
-        columns = self._columns.shown if columns is None else columns
-        lists = [name for name in columns if name in FEATURES.names and name not in FEATURES.single]
-        singles = {name: self.column(name).take(chosen) for name in columns if name not in lists}
-        rows: list[Row] = pa.table({"feature": chosen, **singles}).to_pylist()
-        for row in rows if lists else ():
-            row |= self._features.read(row["feature"], row["feature"] + 1, lists).to_pylist()[0]
-        return Page(rows, len(matching))
+        first, total = choose(self._columns.blocks, where, order, offset + limit)
+        return Page(self._as_rows(first[offset:], columns), total)
 
     def stream(
         self,
@@ -236,14 +269,37 @@ class FeatureSet:
             count_F += np.bincount(batch["feature"].filter(wanted).to_numpy(), minlength=self.num_features)
         return count_F
 
-    def _rows(self, table: TableReader, feature: int, limits: Limits | None = None) -> list[Row]:
+    def _as_rows(self, features_R: NDArray[np.int64], columns: Sequence[str] | None) -> list[Row]:
+        columns = self._columns.shown if columns is None else columns
+        lists = [name for name in columns if name in FEATURES.names and name not in FEATURES.single]
+        singles = {name: self._columns.take(name, features_R) for name in columns if name not in lists}
+        numbers = pa.array(features_R, pa.int32())
+        rows: list[Row] = pa.table({"feature": numbers, **singles}).to_pylist()
+        for row in rows if lists else ():
+            row |= self._features.read(row["feature"], row["feature"] + 1, lists).to_pylist()[0]
+        return rows
+
+    def _rows(
+        self, table: TableReader, feature: int, limits: Limits | None = None, columns: Sequence[str] | None = None
+    ) -> list[Row]:
+        self._check(feature)
+        found = table.read(feature, feature + 1, columns)
+        rows: list[Row] = _limited(found if columns is None else found.select(columns), limits).to_pylist()
+        return rows
+
+    def _label(self, feature: int) -> Row:
+        """The columns of labels of a feature; empty where nothing was explained."""
+        if self._labels is None:
+            return {}
+        rows = self._labels.read(feature, feature + 1, _LABELS).to_pylist()
+        return {name: rows[0][name] if rows else None for name in _LABELS}
+
+    def _check(self, feature: int) -> None:
         if not _is_whole(feature) or not 0 <= feature < self.num_features:
             message = (
                 f"{self.artifact.uri} has no feature {shortened(feature)}: there are 0 to {self.num_features - 1}."
             )
             raise NotFound(message)
-        rows: list[Row] = _limited(table.read(feature, feature + 1), limits).to_pylist()
-        return rows
 
 
 def _is_whole(feature: object) -> bool:

@@ -76,11 +76,13 @@ class OverlaidReader(TableReader):
         """As in the table, with what was tried; of contexts the kind and the rank have to be among the columns."""
         yield from map(self._laid_over, super().groups(first, stop, columns))
 
-    def column(self, name: str) -> pa.Array:
-        """One whole column."""
+    def column_parts(self, name: str) -> Iterator[pa.Array]:
+        """One column of all rows, some row groups at a time."""
         if name not in (*EFFECTS, TRIED):
-            return super().column(name)
-        return pa.concat_tables(self.groups(columns=[name]))[name].combine_chunks()
+            yield from super().column_parts(name)
+            return
+        for rows in self.groups(columns=[name]):
+            yield rows[name].combine_chunks()
 
 
 def _key(rows: pa.Table) -> NDArray[np.int64]:

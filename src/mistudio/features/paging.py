@@ -1,11 +1,12 @@
 """Which features a page of a list shows: those that conditions hold for, in an order, a few of them."""
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from mistudio.errors import InputError
 from mistudio.plain_text import shortened
@@ -13,6 +14,8 @@ from mistudio.plain_text import shortened
 Direction = Literal["ascending", "descending"]
 Order = tuple[str, Direction]  # of a column
 Row = dict[str, Any]
+
+_FEATURE = "feature"
 
 
 class Condition(NamedTuple):
@@ -48,22 +51,54 @@ _TESTS: dict[str, Callable[[pa.Array, Any], pa.Array]] = {
 }
 
 
+class Chosen(NamedTuple):
+    """The first features that match, and how many do."""
+
+    feature: NDArray[np.int64]
+    total: int
+
+
 def choose(
-    get: Callable[[str], pa.Array], where: Sequence[Condition], order: Sequence[Order], num_features: int
-) -> pa.Array:
-    """Numbers of the features that match all of ``where``, in ``order``; like ones by number, without a value last.
+    blocks: Callable[[Sequence[str]], Iterator[tuple[int, dict[str, pa.Array]]]],
+    where: Sequence[Condition],
+    order: Sequence[Order],
+    count: int,
+) -> Chosen:
+    """The first features that match all of ``where``, in ``order``; like ones by number, without a value last.
+
+    Some features are looked at after the other: of those that match, no more than the first ``count`` are kept.
+
+    Args:
+        blocks: gives columns of all features, some features at a time; the feature is a column too.
+        where: conditions.
+        order: columns to sort by, with their direction.
+        count: how many are wanted.
 
     Raises:
         InputError: a condition does not fit its column.
     """
-    feature = pa.array(range(num_features), pa.int32())
-    if where:
-        feature = feature.filter(reduce(pc.and_, (_holds(get(each[0]), Condition(*each)) for each in where)))
-    if not order:
-        return feature
-    columns = {str(number): get(name).take(feature) for number, (name, _) in enumerate(order)}
+    where = [Condition(*each) for each in where]
+    names = list(dict.fromkeys((_FEATURE, *(each.column for each in where), *(name for name, _ in order))))
     keys = [(str(number), direction) for number, (_, direction) in enumerate(order)]
-    return feature.take(pc.sort_indices(pa.table(columns), sort_keys=keys))
+    best: pa.Table | None = None
+    total = 0
+    for _, columns in blocks(names):
+        rows = pa.table(columns)
+        for condition in where:
+            rows = rows.filter(_holds(rows[condition.column], condition))
+        total += len(rows)
+        sorted_by = {str(number): rows[name] for number, (name, _) in enumerate(order)}
+        rows = pa.table({_FEATURE: rows[_FEATURE], **sorted_by})
+        best = _first(rows if best is None else pa.concat_tables([best, rows]), keys, count)
+    feature = np.empty(0, dtype=np.int64) if best is None else best[_FEATURE].to_numpy().astype(np.int64)
+    return Chosen(feature, total)
+
+
+def _first(rows: pa.Table, keys: list[Order], count: int) -> pa.Table:
+    """The first rows by some columns; equal ones stay in their order."""
+    if not keys:
+        return rows.slice(0, count)
+    return rows.take(pc.sort_indices(rows, sort_keys=keys).slice(0, count))
 
 
 def _holds(values: pa.Array, condition: Condition) -> pa.Array:

@@ -37,7 +37,7 @@ class Table:
         name: of its file; or of a folder, whose files are named by the first feature in them.
         rows: what a row is, and how they are ordered.
         columns: all of them, in their order.
-        by_feature: whether its rows ascend by feature.
+        by_feature: whether its rows ascend by feature in every artifact; else each file says whether they do.
     """
 
     name: str
@@ -189,7 +189,7 @@ TRACES = Table(
 )
 EXPLANATIONS = Table(
     "explanations.parquet",
-    "one a feature and explainer, by explainer",
+    "one a feature and explainer, by feature",
     (
         Column("feature", _ID, "number of the feature"),
         Column("explainer", _TEXT, "what made it: `program`, `max-activating`, …, or `person`"),
@@ -218,7 +218,7 @@ LABELS = Table(
 )
 SCORES = Table(
     "scores.parquet",
-    "one a figure, by scorer",
+    "one a figure, by feature and scorer",
     (
         Column("feature", _ID, "number of the feature"),
         Column("explainer", _TEXT, "whose explanation it is"),

@@ -1,12 +1,15 @@
-"""Parquet tables that are read a few features at a time, and written so that this is one small read.
+"""Parquet tables that are read a few features at a time (:mod:`mistudio.features.layout` says how they lie).
 
-Of each file the footer is kept, which says which features its row groups hold; nothing else is. Any number of threads
-may read at once: each read opens the file for itself.
+Of the files that were read last the footers are kept, which say which features their row groups hold; nothing else is.
+Any number of threads may read at once: each read opens the file for itself.
+
+Tables of explanations and scores that were published before they lay by feature lie by explainer or scorer. They are
+read all the same: of each row group the bounds are looked at, and what has to ascend is sorted in memory.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -18,31 +21,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mistudio.artifacts import Artifact
+from mistudio.features.layout import first_of, is_ascending, parts_of, writing
 from mistudio.features.schema import Table
+
+__all__ = ["TableReader", "writing"]
 
 _FEATURE = "feature"
 _GROUPS_AT_ONCE = 64
+_FOOTERS_KEPT = 16  # of a table, so that what is kept does not grow with the features
 _NO_END = 1 << 31  # behind every feature
-
-
-@contextmanager
-def writing(path: Path, table: Table) -> Iterator[pq.ParquetWriter]:
-    """Open a file of ``table``; each table that is written becomes a row group.
-
-    Only the features of a row group are noted in the footer, which has to be read before anything else is. Dictionaries
-    are for texts alone: with few rows, those of numbers save nothing and take time.
-    """
-    with pq.ParquetWriter(
-        path, table.schema, compression="zstd", write_statistics=[_FEATURE], use_dictionary=_text_columns(table)
-    ) as writer:
-        yield writer
-
-
-def _text_columns(table: Table) -> list[str]:
-    """Columns of texts, and of lists of them, as Parquet calls them."""
-    singles = [column.name for column in table.columns if pa.types.is_string(column.type)]
-    lists = [column.name for column in table.columns if column.type.equals(pa.list_(pa.string()))]
-    return [*singles, *(f"{name}.list.element" for name in lists)]
 
 
 @dataclass(frozen=True)
@@ -69,6 +56,14 @@ class _File:
         start = bisect_left(everything, first, key=lambda group: self._bound(group)[1])
         return range(start, bisect_left(everything, stop, lo=start, key=lambda group: self._bound(group)[0]))
 
+    def between(self, rows: pa.Table, first: int, stop: int) -> pa.Table:
+        """Of the rows of a row group those of some features."""
+        feature = rows[_FEATURE]
+        if not self.by_feature:
+            return rows.filter(pc.and_(pc.greater_equal(feature, first), pc.less(feature, stop)))
+        start, end = np.searchsorted(feature.to_numpy(), (first, stop))
+        return rows.slice(start, end - start)
+
     @cached_property
     def _bounds(self) -> list[tuple[int, int]]:
         return [self._bound(group) for group in range(self.metadata.num_row_groups)]
@@ -90,11 +85,17 @@ class TableReader:
 
     def __init__(self, artifact: Artifact, table: Table) -> None:
         self.artifact, self.table = artifact, table
-        is_file = bool(PurePath(table.name).suffix)
-        self._paths = [table.name] if is_file else artifact.paths(f"{table.name}/")
-        self._firsts = [0] if is_file else [int(PurePath(path).stem) for path in self._paths]
-        self._files: dict[str, _File] = {}
+        self._files: OrderedDict[str, _File] = OrderedDict()
         self._lock = Lock()
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        is_file = bool(PurePath(self.table.name).suffix)
+        return parts_of(self.artifact, self.table) or ([self.table.name] if is_file else [])
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [first_of(path) for path in self._paths]
 
     def groups(
         self, first: int = 0, stop: int | None = None, columns: Sequence[str] | None = None
@@ -112,20 +113,28 @@ class TableReader:
         """
         wanted = None if columns is None else list(dict.fromkeys((_FEATURE, *columns)))
         stop = _NO_END if stop is None else stop
-        for path, start in zip(self._paths, self._firsts, strict=True):
-            if start >= stop or self._ends_before(start, first):
-                continue
+        behind = bisect_left(self._firsts, stop)
+        for path in self._paths[max(bisect_right(self._firsts, first) - 1, 0) : behind]:
             file = self._file(path)
             with file.open() as parquet:
                 for group in file.groups(first, stop):
-                    yield self._between(parquet.read_row_group(group, wanted, use_threads=False), first, stop)
+                    yield file.between(parquet.read_row_group(group, wanted, use_threads=False), first, stop)
+
+    def ascending(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows by rising feature, those of a feature as they lie; all in memory where the file does not ascend."""
+        if all(self._file(path).by_feature for path in self._paths):
+            yield from self.groups(columns=columns)
+            return
+        rows = pa.concat_tables(self.groups(columns=columns))
+        yield rows.take(pc.sort_indices(rows, sort_keys=[(_FEATURE, "ascending")]))
 
     def read(self, first: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of features ``first`` to before ``stop``; few, as all are in memory."""
         parts = list(self.groups(first, stop, columns))
         if parts:
             return pa.concat_tables(parts)
-        return self.table.schema.empty_table().select(columns or self.table.names)
+        names = self.table.names if columns is None else list(dict.fromkeys((_FEATURE, *columns)))
+        return self.table.schema.empty_table().select(names)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of all rows, many row groups at a time."""
@@ -136,27 +145,25 @@ class TableReader:
                     some = range(start, min(start + _GROUPS_AT_ONCE, parquet.num_row_groups))
                     yield from parquet.read_row_groups(some, list(columns), use_threads=False).to_batches()
 
+    def column_parts(self, name: str) -> Iterator[pa.Array]:
+        """One column of all rows, many row groups at a time."""
+        yield pa.array([], self.table.schema.field(name).type)  # so that there is one
+        for batch in self.batches([name]):
+            yield batch.column(0)
+
     def column(self, name: str) -> pa.Array:
         """One whole column."""
-        parts = [batch.column(0) for batch in self.batches([name])]
-        return pa.concat_arrays(parts) if parts else pa.array([], self.table.schema.field(name).type)
-
-    def _ends_before(self, start: int, first: int) -> bool:
-        """Whether the file of features from ``start`` on ends before ``first``."""
-        following = bisect_left(self._firsts, start + 1)
-        return following < len(self._firsts) and self._firsts[following] <= first
+        return pa.concat_arrays(list(self.column_parts(name)))
 
     def _file(self, path: str) -> _File:
         """A file with its footer; checked and read by the first thread that wants it."""
         with self._lock:
             if path not in self._files:
                 local = self.artifact.file(path)
-                self._files[path] = _File(self.artifact, path, local, pq.read_metadata(local), self.table.by_feature)
+                metadata = pq.read_metadata(local)
+                ascends = self.table.by_feature or is_ascending(metadata)
+                self._files[path] = _File(self.artifact, path, local, metadata, ascends)
+            self._files.move_to_end(path)
+            if len(self._files) > _FOOTERS_KEPT:
+                self._files.popitem(last=False)
             return self._files[path]
-
-    def _between(self, rows: pa.Table, first: int, stop: int) -> pa.Table:
-        feature = rows[_FEATURE]
-        if not self.table.by_feature:
-            return rows.filter(pc.and_(pc.greater_equal(feature, first), pc.less(feature, stop)))
-        start, end = np.searchsorted(feature.to_numpy(), (first, stop))
-        return rows.slice(start, end - start)

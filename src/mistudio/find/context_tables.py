@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mistudio.artifacts import Draft
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.features import CONTEXT_KINDS, CONTEXTS
-from mistudio.features.tables import writing
+from mistudio.features.layout import writing
 from mistudio.find.causal import Trials
 from mistudio.find.contexts import TopContexts
 from mistudio.find.sample import Sample
@@ -24,7 +24,7 @@ from mistudio.find.statistics import FeatureStatistics
 
 _ROWS_OF_GROUP = 1024  # contexts, so that those of one feature are a small read
 _MOST_OF_GROUP = 256  # features
-_GROUPS_OF_FILE = 256  # so that the footer of a file is read at once
+_GROUPS_OF_FILE = 64  # so that the footer of a file is read at once
 _FEATURES_AT_ONCE = 256
 _WINDOW_TOKENS_AT_ONCE = 1 << 22
 

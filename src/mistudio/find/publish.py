@@ -14,7 +14,7 @@ from mistudio.activations import OrderedRows
 from mistudio.artifacts import Draft, Summary
 from mistudio.corpus.reader import TokenCorpus
 from mistudio.errors import SubjectError
-from mistudio.features import ABOUT_NAME, FEATURES, MAP, NEIGHBOURS
+from mistudio.features import ABOUT_NAME, MAP, NEIGHBOURS
 from mistudio.find.association import associations, chance_agreement, coherence
 from mistudio.find.causal import Trials, Trying, Window, summary_of, tried
 from mistudio.find.config import FindConfig
@@ -28,6 +28,8 @@ from mistudio.find.silent import SilentSearch
 from mistudio.find.tables import (
     Lens,
     about,
+    feature_rows,
+    is_written,
     logit_lens,
     statistics_columns,
     write_features,
@@ -65,9 +67,8 @@ def publish(draft: Draft, opened: Searched, subject: Subject, config: FindConfig
     coherence_F = _coherences(opened, sample, tokens)
     with in_background(partial(_projection, draft, opened.sae.W_dec.detach().cpu(), config, seed)) as projection:
         trials, figures = _trials(draft, trying, search, coherence_F, config.causal_tflop)
-        if not draft.has(MAP.name):
-            with draft.stage(MAP.name) as path:
-                write_map(path, projection(), group_F)
+        if not is_written(draft, MAP, len(group_F)):
+            write_map(draft, projection(), group_F)
     silent = SilentSearch(sample, config.context_before, config.context_after)
     contexts = Contexts(
         search.top,
@@ -124,15 +125,14 @@ def _compare(
     nearest = {"decoder": nearest_directions(opened.sae.W_dec, config.neighbours)}
     nearest |= fire_together(sample, config.neighbours)
     group_F = near_duplicates(nearest["decoder"], config.duplicate_cosine)
-    if not draft.has(NEIGHBOURS.name):
-        with draft.stage(NEIGHBOURS.name) as path:
-            write_neighbours(path, nearest)
+    if not is_written(draft, NEIGHBOURS, len(group_F)):
+        write_neighbours(draft, nearest)
     return nearest, group_F
 
 
 def _projection(draft: Draft, W_dec_FD: Tensor, config: FindConfig, seed: int) -> Projection | None:
     """The map, if one is wanted and none is there: it takes as long as trying the features, and needs no model."""
-    return lay_out(W_dec_FD, seed) if config.map and not draft.has(MAP.name) else None
+    return lay_out(W_dec_FD, seed) if config.map and not is_written(draft, MAP, len(W_dec_FD)) else None
 
 
 def _interleaved(one: Nearest, two: Nearest) -> np.ndarray:
@@ -181,8 +181,7 @@ def _write_features(
     if config.include_statistics:
         found = associations(sample, len(tokens), config.lens_tokens)
         more |= statistics_columns(opened.search.statistics, found, tokens)
-    with draft.stage(FEATURES.name) as path:
-        write_features(path, opened.search.statistics, lens, tokens, more)
+    write_features(draft, feature_rows(opened.search.statistics, lens, tokens, more))
 
 
 def _figures(search: Search, coherence_F: np.ndarray, group_F: np.ndarray, config: FindConfig) -> Summary:

@@ -4,7 +4,6 @@ Shape legend: F features, D model width, V vocabulary, Q quantiles, n neighbours
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mistudio.artifacts import Draft
 from mistudio.features import FEATURES, MAP, NEIGHBOURS, About, Table
-from mistudio.features.tables import writing
+from mistudio.features.layout import part_names, write_rows
 from mistudio.find.association import Associated, Associations
 from mistudio.find.neighbours import Nearest
 from mistudio.find.projection import Projection
@@ -23,7 +23,7 @@ from mistudio.subject import Subject, unembed
 
 _FEATURES_AT_ONCE = 256
 # Of a row group: few, so that one feature is a small read, and enough for a footer that is read at once.
-_ROWS_OF_GROUP = 256
+_FEATURES_OF_GROUP = 128
 _NEIGHBOUR_FEATURES_OF_GROUP = 256
 _PLACES_OF_GROUP = 4096
 
@@ -57,18 +57,17 @@ def logit_lens(subject: Subject, W_dec_FD: Tensor, num_tokens: int) -> Lens:
     return lens
 
 
-def write_features(
-    path: Path,
+def feature_rows(
     statistics: FeatureStatistics,
     lens: Lens | None,
     tokens: list[str],
     more: Mapping[str, pa.Array] | None = None,
-) -> None:
+) -> pa.Table:
     """One row a feature: how often and how strongly it fires, which output tokens it moves, and ``more``."""
     num_features = statistics.num_features
     empty: list[list[int]] = [[] for _ in range(num_features)]
     lens = lens or Lens(empty, [[] for _ in empty], empty, [[] for _ in empty])
-    rows = FEATURES.build(
+    return FEATURES.build(
         {
             "feature": np.arange(num_features, dtype=np.int32),
             "count": statistics.count_F.numpy(),
@@ -84,7 +83,6 @@ def write_features(
             **(more or {}),
         }
     )
-    _write(path, FEATURES, rows, _ROWS_OF_GROUP)
 
 
 def statistics_columns(
@@ -99,17 +97,25 @@ def statistics_columns(
     return columns
 
 
-def write_neighbours(path: Path, nearest: Mapping[str, Nearest]) -> None:
+def write_features(draft: Draft, rows: pa.Table) -> None:
+    """Write what :func:`feature_rows` made."""
+    write_rows(draft, FEATURES, len(rows), _FEATURES_OF_GROUP, [rows])
+
+
+def write_neighbours(draft: Draft, nearest: Mapping[str, Nearest]) -> None:
     """One row a neighbour, by feature, relation and rank."""
     num_features = len(next(iter(nearest.values())).other)
-    with writing(path, NEIGHBOURS) as writer:
-        for first in range(0, num_features, _NEIGHBOUR_FEATURES_OF_GROUP):
-            rows = _neighbour_rows(nearest, first)
-            if len(rows):
-                writer.write_table(rows)
+    firsts = range(0, num_features, _NEIGHBOUR_FEATURES_OF_GROUP)
+    rows = (_neighbour_rows(nearest, first) for first in firsts)
+    write_rows(draft, NEIGHBOURS, num_features, _NEIGHBOUR_FEATURES_OF_GROUP, rows)
 
 
-def write_map(path: Path, projection: Projection | None, group_F: NDArray[np.int32]) -> None:
+def is_written(draft: Draft, table: Table, num_features: int) -> bool:
+    """Whether a draft has the whole of a table: its last file comes last."""
+    return draft.has(part_names(table, num_features)[-1])
+
+
+def write_map(draft: Draft, projection: Projection | None, group_F: NDArray[np.int32]) -> None:
     """One row a feature: where it lies, its cluster and its group of near-duplicates; null where it has none."""
     count = len(group_F)
     place = projection.place if projection else np.full((count, 2), np.nan, dtype=np.float32)
@@ -123,7 +129,7 @@ def write_map(path: Path, projection: Projection | None, group_F: NDArray[np.int
             "group": pa.array(group_F, mask=group_F < 0),
         }
     )
-    _write(path, MAP, rows, _PLACES_OF_GROUP)
+    write_rows(draft, MAP, count, _PLACES_OF_GROUP, [rows])
 
 
 def about(search: Search) -> About:
@@ -166,8 +172,3 @@ def _tokens(name: str, ids: list[list[int]], tokens: list[str]) -> dict[str, pa.
         f"{name}_token_ids": pa.array(ids, pa.list_(pa.int32())),
         f"{name}_tokens": pa.array(words, pa.list_(pa.string())),
     }
-
-
-def _write(path: Path, table: Table, rows: pa.Table, at_once: int) -> None:
-    with writing(path, table) as writer:
-        writer.write_table(rows, row_group_size=at_once)

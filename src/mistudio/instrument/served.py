@@ -33,21 +33,13 @@ class ServedFeatures:
             return None
         return FeatureSet(found, self.line.explanations, self.line.scores)
 
-    @cached_property
-    def _maxima(self) -> list[float | None] | None:
-        features = self.features
-        return None if features is None else features.column("max").to_pylist()
-
     def maximum(self, feature: int) -> float | None:
         """The largest activation of a feature that was found."""
-        return self._maxima[feature] if self._maxima is not None else None
+        return None if self.features is None else self.features.maximum(feature)
 
     def label(self, feature: int) -> str | None:
         """What was said of a feature."""
-        if self.features is None or "label" not in self.features.names:
-            return None
-        label = self.features.column("label")[feature].as_py()
-        return None if label is None else str(label)
+        return None if self.features is None else self.features.label(feature)
 
 
 @dataclass(eq=False)

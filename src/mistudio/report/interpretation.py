@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact
-from mistudio.explain import EXPLANATIONS_NAME, LABELS_NAME, TOKEN_SETS_NAME
 from mistudio.explain.config import PROGRAM, TOKEN_SET
-from mistudio.features import Figure, is_control, main_figure
+from mistudio.features import EXPLANATIONS, LABELS, SCORES, TOKEN_SETS, Figure, Table, is_control, main_figure
+from mistudio.features.layout import parts_of
+from mistudio.features.tables import TableReader
 from mistudio.report.metrics import rounded
 from mistudio.report.worth import Standing
-from mistudio.score import SCORES_NAME
 from mistudio.score import SUMMARY_NAME as SCORES_SUMMARY_NAME
 from mistudio.score.program import FIRES
 from mistudio.score.summary import INTERPRETABLE
@@ -29,6 +29,7 @@ _METRIC_LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "auroc":
 _CHANCE = {"balanced_accuracy": 0.5, "auroc": 0.5, "accuracy": 0.5}  # 0 for the others
 _SHUFFLED = "-shuffled"  # ends the name of a scorer's control
 _BINS = 20
+_ROWS_AT_ONCE = 1024
 # Of the summary of the scores: counts of features, and means over them.
 _COUNTS = (
     ("… by a bare set of tokens", "interpretable_token_sets"),
@@ -91,11 +92,10 @@ class Interpretation:
         self.summary: Row = json.loads(scores.file(SCORES_SUMMARY_NAME).read_text(encoding="utf-8"))
         self.table = _read_scores(scores)
         self.explanations: dict[int, list[Row]] = defaultdict(list)
-        token_sets = [TOKEN_SETS_NAME] if TOKEN_SETS_NAME in explanations.paths() else []
-        for name in (EXPLANATIONS_NAME, *token_sets):
-            for row in _rows(explanations, name, _WORDS):
+        for table in (EXPLANATIONS, TOKEN_SETS):
+            for row in _rows(explanations, table, _WORDS):
                 self.explanations[row.pop("feature")].append({**row, "confidence": rounded(row["confidence"])})
-        labels = list(_rows(explanations, LABELS_NAME, ["feature", "label", "explainer"]))
+        labels = list(_rows(explanations, LABELS, ["feature", "label", "explainer"]))
         self.labels = {row["feature"]: row["label"] for row in labels}
         self.labelled_by: dict[str, list[int]] = defaultdict(list)
         for row in labels:
@@ -239,7 +239,9 @@ def _thousandths(value: float) -> float | None:
 
 def _read_scores(scores: Artifact) -> ScoreTable:
     names = ["explainer", "scorer", "metric"]
-    table = pq.read_table(scores.file(SCORES_NAME), read_dictionary=names).unify_dictionaries().combine_chunks()
+    read = pa.Table.from_batches(TableReader(scores, SCORES).batches(SCORES.names), SCORES.schema)
+    table = pa.table({name: read[name].dictionary_encode() if name in names else read[name] for name in SCORES.names})
+    table = table.unify_dictionaries().combine_chunks()
     feature = table["feature"].to_numpy().astype(np.int64)
     order = np.argsort(feature, kind="stable")
     columns = [table[name].combine_chunks() for name in names]
@@ -256,7 +258,7 @@ def _read_scores(scores: Artifact) -> ScoreTable:
     )
 
 
-def _rows(artifact: Artifact, name: str, columns: list[str]) -> Iterable[Row]:
-    with pq.ParquetFile(artifact.file(name)) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            yield from batch.to_pylist()
+def _rows(artifact: Artifact, table: Table, columns: list[str]) -> Iterable[Row]:
+    for batch in TableReader(artifact, table).batches(columns) if parts_of(artifact, table) else ():
+        for some in pa.Table.from_batches([batch]).to_batches(_ROWS_AT_ONCE):
+            yield from some.to_pylist()

@@ -6,8 +6,6 @@ Shape legend: F features.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import merge
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 from mistudio.artifacts import Artifact, canonical_json, open_input
 from mistudio.errors import InputError
 from mistudio.explain import EXPLANATIONS_NAME, TOKEN_SETS_NAME, read_explanations
-from mistudio.explain.config import PERSON, PROGRAM, TOKEN_SET
+from mistudio.explain.config import PROGRAM
 from mistudio.explain.keeping import Kept
+from mistudio.explain.tables import holds_token_sets
 from mistudio.plain_text import shortened
 from mistudio.progress import say
 from mistudio.score.records import Score
@@ -110,14 +109,7 @@ def _is_open(score: Score) -> bool:
 def _said(explanations: Artifact) -> dict[int, bytes]:
     """All that is said of each feature."""
     rows: dict[int, list[object]] = {}
-    tables = [name for name in (EXPLANATIONS_NAME, TOKEN_SETS_NAME) if name in explanations.paths()]
-    for name in tables:
+    for name in (EXPLANATIONS_NAME, *([TOKEN_SETS_NAME] if holds_token_sets(explanations) else [])):
         for each in read_explanations(explanations, name):
             rows.setdefault(each.feature, []).append(each.model_dump(mode="json"))
     return {feature: canonical_json(said) for feature, said in rows.items()}
-
-
-def merged(kept: Iterable[Score], new: Iterable[Score], explainers: Sequence[str]) -> Iterator[Score]:
-    """Both in the order of the explanations: by explainer, then by feature."""
-    rank = {name: place for place, name in enumerate((PERSON, *explainers, TOKEN_SET))}
-    return merge(kept, new, key=lambda score: (rank[score.explainer], score.feature))

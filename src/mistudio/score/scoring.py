@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain, groupby, islice
 from typing import cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, Draft, Summary
@@ -23,23 +23,23 @@ from mistudio.explain.keeping import add_spending
 from mistudio.explain.material import Material
 from mistudio.explain.programs import Context, Program
 from mistudio.explain.records import Explanation
+from mistudio.explain.tables import holds_token_sets
 from mistudio.explain.tokens import Tokens
 from mistudio.parallel import in_parallel
 from mistudio.progress import progress, say
 from mistudio.score.config import PROGRAM, SCORERS, ScoreConfig
 from mistudio.score.cost import most_requests
-from mistudio.score.keeping import SHUFFLED, Share, merged
+from mistudio.score.keeping import SHUFFLED, Share
 from mistudio.score.program import ProgramScorer
 from mistudio.score.records import Score, Scorer
 from mistudio.score.sampling import ExampleSampler
 from mistudio.score.summary import summarise
 from mistudio.score.tables import (
-    SCORES_NAME,
     SUMMARY_NAME,
-    join_scores,
-    read_score_table,
-    read_scores,
-    write_many,
+    file_rows,
+    kept_rows,
+    publish_scores,
+    read_score_tables,
     write_scores,
 )
 
@@ -90,28 +90,23 @@ class Scoring:
                 for scorer, work_name in self._programs() if name == PROGRAM else self._judged(name):
                     blocks.setdefault(scorer, []).append(work_name)
                 bar.advance()
-        with self.draft.stage(SCORES_NAME) as path:
-            self._join(path, blocks)
-        return self._publish()
+        return self._publish(self._join(blocks))
 
-    def _join(self, path: Path, blocks: Mapping[str, Sequence[str]]) -> None:
-        """Put the blocks one after the other, and what is kept of the base among them."""
-        if self.base is None:
-            join_scores(path, map(self.draft.work_file, chain.from_iterable(blocks.values())))
-            return
-        explainers = list(dict.fromkeys(each.explainer for each in read_explanations(self.explanations)))
+    def _join(self, blocks: Mapping[str, Sequence[str]]) -> list[str]:
+        """Put the blocks together by feature, and what is kept of the base among them; return the files' names."""
         scorers = [each for name in self.config.scorers for each in ((name, SHUFFLED) if name == PROGRAM else (name,))]
-        parts = []
+        streams: list[Iterable[pa.Table]] = []
         for scorer in scorers:
-            files = map(self.draft.work_file, blocks.get(scorer, ()))
-            parts.append(merged(self._kept(scorer), chain.from_iterable(map(read_score_table, files)), explainers))
-        write_many(path, chain.from_iterable(parts))
+            streams.append(self._kept(scorer))
+            by_list = groupby(blocks.get(scorer, ()), key=_list_of)  # each list of explanations is by feature
+            streams += [file_rows([self.draft.work_file(name) for name in names]) for _, names in by_list]
+        return publish_scores(self.draft, self.material.num_features, streams)
 
-    def _kept(self, scorer: str) -> Iterator[Score]:
+    def _kept(self, scorer: str) -> Iterable[pa.Table]:
         """What is kept of the base; programs are shuffled among all that there are now, so that those are new."""
-        for each in read_scores(self.base) if self.base is not None and scorer != SHUFFLED else ():
-            if each.scorer == scorer and self.shared.kept_F[each.feature]:
-                yield each
+        if self.base is None or scorer == SHUFFLED:
+            return ()
+        return kept_rows(self.base, scorer, self.shared.kept_F)
 
     def _say_cost(self) -> None:
         """Say what a language model will be asked, before it is."""
@@ -135,7 +130,7 @@ class Scoring:
                 "other scorers, such as detection."
             )
             raise ConfigError(message)
-        has_sets = TOKEN_SETS_NAME in self.explanations.paths()
+        has_sets = holds_token_sets(self.explanations)
         token_sets = read_explanations(self.explanations, TOKEN_SETS_NAME) if has_sets else iter(())
         new_F, scored_F = self.shared.new_F, self.shared.scored_F
         lists = (
@@ -167,7 +162,7 @@ class Scoring:
         asked = self.config.scorers.index(name)
         explanations = _of(self.shared.new_F, read_explanations(self.explanations))
         for first, block in _blocks(explanations, self.config.block_features):
-            work_name = f"judged-{asked}-{first:07d}.parquet"
+            work_name = f"told-{asked}-{first:07d}.parquet"
             if not self.draft.has_work(work_name):
                 sampler = sampler or self._sampler()
                 scorer = scorer or SCORERS.new(name, self.config, self.judge, self.seed, self.material)
@@ -234,12 +229,12 @@ class Scoring:
             "not_explained": int((~shared.explained_F).sum()),
         }
 
-    def _publish(self) -> Summary:
+    def _publish(self, names: Sequence[str]) -> Summary:
         before = json.loads(self.base.file(SUMMARY_NAME).read_bytes()) if self.base is not None else {}
         has_read = self.draft.has_work(_READ_NAME) or not before
         read = json.loads(self.draft.work_file(_READ_NAME).read_bytes()) if has_read else before["heldout"]
         content = summarise(
-            read_score_table(self.draft.file(SCORES_NAME)),
+            read_score_tables(map(self.draft.file, names)),
             read_explanations(self.explanations),
             self.material.found.column("count").to_numpy(),
             self.material.found.column("density").to_numpy(),
@@ -287,6 +282,11 @@ def _shuffled(programs: Callable[[], Iterable[Explanation]], seed: int) -> Itera
     for other, each in zip(following.tolist(), written, strict=True):
         if len(texts) > 1:
             yield each.model_copy(update={"program": texts[other]})
+
+
+def _list_of(work_name: str) -> str:
+    """Which list of explanations a working file is of."""
+    return work_name.rpartition("-")[0]
 
 
 def _blocks(explanations: Iterable[Explanation], size: int) -> Iterator[tuple[int, list[Explanation]]]:

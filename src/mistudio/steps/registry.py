@@ -5,6 +5,7 @@ from mistudio.steps.explaining import EXPLAIN, SCORE
 from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.hosts import TRAIN_ON_HOSTS
+from mistudio.steps.indexing import INDEX
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.registering import REGISTER
@@ -30,6 +31,7 @@ _ALL = (
     PROBE,
     DIRECTION,
     STEER_EVALUATE,
+    INDEX,
     COMPARE,
     GRID,
     GATE,

@@ -87,12 +87,12 @@ def test_method_model_and_text_are_taken_from_the_file(llama: TinyRun, features:
     artifact = import_explanations(llama.store, path, features).artifact
     found = list(read_explanations(artifact))
     assert [(each.explainer, each.feature, each.model) for each in found] == [
-        ("neuronpedia", 7, "gpt-4o-mini"),
         (METHOD, 3, "gpt-4o-mini"),
+        ("neuronpedia", 7, "gpt-4o-mini"),
         (METHOD, 7, "gpt-4o-mini"),
         (METHOD, 12, "gpt-4o-mini"),
     ]
-    assert [each.text for each in found][:3] == ["pets", "numbers", "words about dogs"]
+    assert [each.text for each in found][:3] == ["numbers", "pets", "words about dogs"]
     labels = pq.read_table(artifact.file("labels.parquet")).to_pylist()
     assert [(each["feature"], each["label"]) for each in labels[:2]] == [(3, "numbers"), (7, "pets")]
     assert len(labels[2]["label"]) <= 72

@@ -167,13 +167,14 @@ def test_peoples_labels_stay_with_what_is_added_to(llama: TinyRun, features: Art
     path = tmp_path / "mine.csv"
     path.write_text("feature,label\n7,greetings\n40,numbers\n", encoding="utf-8")
     first = explain(*line, only("6-8"), labels=path).artifact
-    assert explained(first) == [7, 40, 6, 7, 8]  # a person's come first
+    assert explained(first) == [6, 7, 7, 8, 40]
     added = explain(*line, only("9"), base=first).artifact
     assert {row["feature"]: row["label"] for row in rows(added, TABLES[2])}[40] == "numbers"
     path.write_text("feature,label\n7,farewells\n", encoding="utf-8")
     other = explain(*line, only("6-8"), labels=path, base=first).artifact
     assert {row["feature"]: row["label"] for row in rows(other, TABLES[2])}[7] == "farewells"
-    assert explained(other) == [7, 6, 7, 8]
+    assert explained(other) == [6, 7, 7, 8]
+    assert [each.explainer for each in read_explanations(other)][1:3] == ["person", "program"]  # a person's come first
 
 
 def test_a_base_that_was_made_otherwise_is_refused_and_never_chosen(llama: TinyRun, features: Artifact) -> None:

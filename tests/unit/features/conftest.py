@@ -17,7 +17,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context_tables, "_ROWS_OF_GROUP", 100)
         patch.setattr(context_tables, "_GROUPS_OF_FILE", 5)
-        patch.setattr(tables, "_ROWS_OF_GROUP", 10)
+        patch.setattr(tables, "_FEATURES_OF_GROUP", 10)
         patch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 7)
         patch.setattr(tables, "_PLACES_OF_GROUP", 20)
         yield found_features(llama_run(tmp_path_factory), map=True)

@@ -27,7 +27,7 @@ from mistudio.find.reading import HookedSubject, Readings
 from mistudio.find.search import Search, chunks_of_part
 from mistudio.find.statistics import FeatureStatistics, histogram_edges
 from mistudio.find.step import find_features, find_part
-from mistudio.find.tables import Lens, write_features
+from mistudio.find.tables import Lens, feature_rows
 from mistudio.report import report
 from mistudio.sae import NormLimit, SparseAutoencoder, StandardConfig, TopKConfig, load_autoencoder, new_autoencoder
 from mistudio.subject import SubjectConfig, token_strings
@@ -214,10 +214,9 @@ def test_a_model_without_a_head_has_no_logit_lens(
     assert found.manifest.summary["logit_lens"] is False
 
 
-def test_output_tokens_that_the_tokenizer_does_not_know_are_shown_as_unused(tmp_path: Path) -> None:
+def test_output_tokens_that_the_tokenizer_does_not_know_are_shown_as_unused() -> None:
     lens = Lens([[0, 3]], [[2.0, 1.0]], [[2, 9]], [[-2.0, -1.0]])
-    write_features(tmp_path / "features.parquet", FeatureStatistics(1, 1.0), lens, ["a", "b", "c"])
-    (row,) = pq.read_table(tmp_path / "features.parquet").to_pylist()
+    (row,) = feature_rows(FeatureStatistics(1, 1.0), lens, ["a", "b", "c"]).to_pylist()
     assert row["promoted_tokens"] == ["a", "<unused 3>"]
     assert row["suppressed_tokens"] == ["c", "<unused 9>"]
     assert (row["promoted_token_ids"], row["suppressed_token_ids"]) == ([0, 3], [2, 9])
@@ -243,7 +242,7 @@ def test_how_many_features_are_written_at_once_does_not_change_the_tables(
     monkeypatch.setattr(context_tables, "_ROWS_OF_GROUP", 100)
     monkeypatch.setattr(context_tables, "_GROUPS_OF_FILE", 5)
     monkeypatch.setattr(context_tables, "_WINDOW_TOKENS_AT_ONCE", 9 * 60 * 9)
-    monkeypatch.setattr(tables, "_ROWS_OF_GROUP", 20)
+    monkeypatch.setattr(tables, "_FEATURES_OF_GROUP", 20)
     monkeypatch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 30)
     monkeypatch.setattr(silent, "_FEATURES_AT_ONCE", 50)
     monkeypatch.setattr(neighbours, "_BLOCK_PAIRS", 96 * 10)

@@ -7,6 +7,7 @@ from mistudio.errors import InputError
 from mistudio.explain import TOKEN_SETS_NAME, read_explanations
 from mistudio.explain.config import PROGRAM
 from mistudio.explain.programs import Program
+from mistudio.explain.tables import holds_token_sets
 from mistudio.features import FeatureSet
 from mistudio.features.schema import FIRING_KINDS
 from mistudio.features.selection import parse_selection
@@ -59,7 +60,7 @@ def _programs(explained: Artifact | None, features: set[int]) -> Mapping[int, Pr
     if explained is None:
         return {}
     found: dict[int, Program] = {}
-    if TOKEN_SETS_NAME in explained.paths():
+    if holds_token_sets(explained):
         for each in read_explanations(explained, TOKEN_SETS_NAME):
             if each.feature in features and each.program is not None:
                 found[each.feature] = Program.from_json(each.program)
