@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mistudio.artifacts import Artifact, Draft, Recipe, open_artifact, open_store, produce
+from mistudio.artifacts import Artifact, Draft, Recipe, open_store, produce
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.features import EXPLANATIONS, FEATURES, SCORES, Condition, FeatureSet, column_files, columns, layout
 from mistudio.features import tables as tables_module
@@ -259,9 +259,7 @@ def test_every_file_of_a_table_is_written_also_where_it_holds_nothing(tmp_path: 
         return {"features": 1_000}
 
     store = open_store(str(tmp_path))
-    made = open_artifact(
-        store, produce(store, Recipe(kind="features", config={}, inputs={}), "find", build).artifact.uri
-    )
+    made = produce(store, Recipe(kind="features", config={}, inputs={}), "find", build).artifact
     assert parts_of(made, FEATURES) == [f"features/{first:07d}.parquet" for first in (0, 300, 600, 900)]
     held = [pq.read_table(made.file(path))["feature"].to_pylist() for path in parts_of(made, FEATURES)]
     assert held == [[5], [310, 311], [640], []]
