@@ -146,6 +146,7 @@ class RandomVectors:
     name, identity, centred, at_once = "random", "random", False, 65_536
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One for each text [N, D]."""
         return np.random.default_rng(len(texts)).standard_normal((len(texts), WIDTH), dtype=np.float32)
 
 
