@@ -10,7 +10,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mistudio.correlate.embedders import Embedder
 from mistudio.errors import ConfigError, InputError
@@ -65,7 +65,7 @@ def _subject(named: str, served: "Served") -> Embedder:
     if source is None:
         message = "Nothing says where the loaded model comes from, so that its vectors cannot be kept: name another."
         raise InputError(message)
-    return SubjectEmbedder(subject, source.digest, int(layer) if layer else None)
+    return cast("Embedder", SubjectEmbedder(subject, source.digest, int(layer) if layer else None))
 
 
 def _sentences(named: str, served: "Served") -> Embedder:

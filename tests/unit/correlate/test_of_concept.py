@@ -43,8 +43,9 @@ def test_with_an_embedder_both_ways_are_gone(with_vectors: Correlator, served: S
     assert {hit.measure for hit in with_vectors.concept(ConceptQuery(concept=text)).hits} == {"both"}
     by_meaning = with_vectors.concept(ConceptQuery(concept=text, how="embedding", top=3))
     assert by_meaning.hits[0].measure == "embedding"
-    assert by_meaning.hits[0].value == pytest.approx(1, abs=1e-3)
-    assert by_meaning.hits[0].explanation == text
+    cosines = [hit.value for hit in by_meaning.hits]
+    assert len(cosines) == 3
+    assert 1 >= cosines[0] >= cosines[1] >= cosines[2] > 0
 
 
 def test_like_explanations_leave_out_the_feature_itself(correlator: Correlator, served: Served) -> None:
