@@ -56,7 +56,13 @@ class Routes:
 
     async def status(self) -> Response:
         """What is watched, what the monitor is at, and what it has counted."""
-        return JSONReply(jsonable(await self._served.read(_status)))
+
+        def work(monitor: "MonitorService") -> dict[str, Any]:
+            stats = self._served.stats()
+            counts = {} if stats is None else asdict(stats)
+            return {"is_alive": monitor.is_alive, **monitor.description(), "counts": counts}
+
+        return JSONReply(jsonable(await self._served.read(work)))
 
     async def alerts(self, request: Request) -> Response:
         """Alerts, the newest first."""
@@ -136,10 +142,6 @@ def sample_body(one: "Seen") -> dict[str, Any]:
         "features": fired,
     }
     return body if one.text is None else {**body, "text": one.text}
-
-
-def _status(monitor: "MonitorService") -> dict[str, Any]:
-    return {"is_alive": monitor.is_alive, **monitor.description(), "counts": asdict(monitor.stats())}
 
 
 def _asker(request: Request) -> str:

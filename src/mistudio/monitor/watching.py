@@ -123,6 +123,15 @@ class Watcher:
         return [each for group in self._groups(readable) for each in self._observed(group)]
 
     @torch.inference_mode()
+    def run_bare(self, exchanges: Sequence[Exchange]) -> None:
+        """The same passes without reading anything: what the cost of watching is measured against."""
+        found = self._samples.read([sample for exchange in exchanges for sample in exchange.samples])
+        tokens = [each for each in found if not isinstance(each, InputError)]
+        pieces = list(pieces_of(tokens, self._most, self._overlap))
+        for number_B in self._batches(pieces):
+            self._reader.bare(piece_batch(self._subject, [pieces[number] for number in number_B.tolist()]))
+
+    @torch.inference_mode()
     def observe_tokens(self, samples: Sequence[Sample]) -> list[TokenValues]:
         """The columns on each token of each sample.
 
