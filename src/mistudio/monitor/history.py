@@ -84,7 +84,7 @@ class History:
         alerts: Sequence[Alert] = (),
         states: Mapping[str, bytes] | None = None,
         deltas: Mapping[str, bytes] | None = None,
-    ) -> None:
+    ) -> int | None:
         """Keep all of it or, after a crash, nothing; and drop what is beyond the bounds.
 
         Args:
@@ -93,6 +93,9 @@ class History:
             states: by name, what takes the place of what was saved there, deltas included.
             deltas: by name, what is added to what was saved there.
 
+        Returns:
+            Number of the first of these samples in the history, which the others follow; None: there are none.
+
         Raises:
             InputError: the history was opened to be read, or is closed.
             StorageFull: no space is left; what was committed before stays.
@@ -100,10 +103,11 @@ class History:
         """
         with self._writing() as database:
             writing = Writing(database, self.config, self._keeping)
-            writing.samples(observations, self._names)
+            first = writing.samples(observations, self._names)
             writing.alerts(alerts)
             writing.states(states or {}, deltas or {})
             Dropping(database, self.config).drop(self._clock())
+        return first
 
     def state(self, name: str) -> SavedState:
         """What was last committed under a name."""

@@ -29,14 +29,15 @@ class Writing:
     def __init__(self, database: sqlite3.Connection, config: HistoryConfig, keeping: Keeping) -> None:
         self._database, self._config, self._keeping = database, config, keeping
 
-    def samples(self, observations: Sequence[Observation], names: Sequence[str]) -> None:
-        """Samples, and by which features they are found.
+    def samples(self, observations: Sequence[Observation], names: Sequence[str]) -> int | None:
+        """Samples, and by which features they are found; number of the first, which the others follow.
 
         Raises:
             InputError: an observation has other columns than named.
         """
         if not observations:
-            return
+            return None
+        first: int | None = None
         columns = self._number("columns", "names", json.dumps(list(names)))
         uris = dict.fromkeys(uri for each in observations for uri in each.fired)
         autoencoders = {uri: self._number("autoencoders", "uri", uri) for uri in uris}
@@ -46,8 +47,10 @@ class Writing:
                 raise InputError(message)
             row = sample_row(each, columns, autoencoders, self._config.top_features, self._keeping.text(each))
             number = self._insert("samples", SAMPLE_COLUMNS, row).lastrowid
+            first = number if first is None else first
             keys = [(*key, number) for key in fired_in(row[SAMPLE_COLUMNS.index("fired")])]
             self._database.executemany("INSERT INTO fired VALUES (?, ?, ?)", keys)
+        return first
 
     def alerts(self, alerts: Sequence[Alert]) -> None:
         """Alerts, and by what they are found."""

@@ -81,13 +81,15 @@ class MonitorService:
         self._handed = Handed(config.traffic.max_queue)
         self.following = None
         if follows_generated and config.follow_generated:
-            self.following = Following(served, self.watch_list, self.live, self._hand)
+            self.following = Following(
+                served, self.watch_list, self.live, self._handed.put, tells_words=config.tell_words
+            )
         self.history: History = open_history(config, served, names)
         try:
             rules, book = restored_rules(self.history, open_rules(config), self.watch_list)
             self._actions = Actions(rules, self.following)
             self._use(rules)
-            self._drift = restored_drift(self.history, config, served, None)
+            self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
         except BaseException:
             self.history.close()
@@ -267,9 +269,6 @@ class MonitorService:
         self._worker.close()
         self._actions.close()
         self.history.close()
-
-    def _hand(self, observation: Observation) -> None:
-        self._handed.put(observation)
 
     def _use(self, rules: Rules) -> None:
         if self.following is not None:
