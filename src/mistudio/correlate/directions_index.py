@@ -37,5 +37,5 @@ def open_index(artifact: Artifact) -> DirectionIndex:
     from mistudio.correlate.faiss_kinds import map_index
 
     name = f"{artifact.uri}/{FAISS_NAME}"
-    index = map_index(artifact.file(FAISS_NAME), record.num_features, record.width, name)
+    index = map_index(record.kind, artifact.file(FAISS_NAME), record.num_features, record.width, name)
     return FaissIndex(index, exact, record.candidates, record.breadth)

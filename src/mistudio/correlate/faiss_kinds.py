@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mistudio.correlate.exact_index import ExactIndex
 from mistudio.correlate.index_config import IndexConfig
 from mistudio.errors import ConfigError, DamagedArtifact
 
@@ -103,38 +104,48 @@ def shortlist(index: "Index", unit_QD: Vectors, count: int) -> NDArray[np.int64]
     return found_QN
 
 
+def candidate_cosines(exact: ExactIndex, unit_D: Vectors, feature_N: NDArray[np.int64]) -> Vectors:
+    """As :meth:`ExactIndex.cosines`, without a copy of the rows: a third of the time of re-ranking."""
+    faiss = import_faiss()
+    rows_FD, feature_N = exact.decoder_FD, np.ascontiguousarray(feature_N)
+    if not len(feature_N) or feature_N.min() < 0 or feature_N.max() >= len(rows_FD) or not rows_FD.flags.c_contiguous:
+        return exact.cosines(unit_D, feature_N)  # what follows reads wherever a number points
+    product_N = np.empty(len(feature_N), dtype=np.float32)
+    to, of, rows, numbers = (faiss.swig_ptr(each) for each in (product_N, unit_D, rows_FD, feature_N))
+    with one_thread():
+        faiss.fvec_inner_products_by_idx(to, of, rows, numbers, len(unit_D), 1, len(feature_N))
+    cosine_N: Vectors = np.clip(product_N * exact.scale_F[feature_N], -1, 1)
+    return cosine_N
+
+
 def save_index(index: "Index", path: Path) -> None:
     """Write the index to a file."""
     import_faiss().write_index(index, str(path))
 
 
-def map_index(path: Path, num_features: int, width: int, name: str) -> "Index":
+def map_index(kind: Approximate, path: Path, num_features: int, width: int, name: str) -> "Index":
     """The index of a file, mapped into memory: its codes are read as searches look at them.
 
     Raises:
-        DamagedArtifact: it is no index, or one of something else.
+        DamagedArtifact: it is no index, or one of another kind or of something else.
     """
     faiss = import_faiss()
     try:
-        index: Index = _mapped(faiss, str(path))
+        # Each flag maps one of the two: lists, or what a graph has.
+        index: Index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if kind == "hnsw" else faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
         message = f"{name} is no index that can be read: {str(error)[:200]}"
         raise DamagedArtifact(message) from error
-    if (index.ntotal, index.d) != (num_features, width) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        message = f"{name} is an index of {index.ntotal} rows of {index.d}, and not of {num_features} of {width}."
-        raise DamagedArtifact(message)
-    return index
-
-
-def _mapped(faiss: Any, path: str) -> "Index":
-    index: Index = faiss.read_index(path, faiss.IO_FLAG_MMAP)
     lists = _lists(index)
-    if lists is None:
-        index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)  # another flag maps what a graph has
-        return index
-    inverted = faiss.downcast_InvertedLists(lists.invlists)
-    if hasattr(inverted, "prefetch_nthread"):
-        inverted.prefetch_nthread = 0  # threads that read ahead of each search
+    is_graph = hasattr(faiss.downcast_index(index), "hnsw")
+    if (lists is None, is_graph) != ((kind == "hnsw",) * 2) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        message = f"{name} holds no index of kind {kind}."
+        raise DamagedArtifact(message)
+    if (index.ntotal, index.d) != (num_features, width):
+        message = f"{name} is an index of {index.ntotal:,} rows of {index.d}, and not of {num_features:,} of {width}."
+        raise DamagedArtifact(message)
+    if lists is not None:
+        faiss.downcast_InvertedLists(lists.invlists).prefetch_nthread = 0  # threads that read ahead of each search
     return index
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mistudio.artifacts import Artifact, Draft
 from mistudio.features.schema import Table
 
-FEATURES_OF_FILE = 16_384
+FEATURES_OF_FILE = 4_096
 _FEATURE = "feature"
 
 
@@ -44,19 +44,20 @@ def writing(path: Path, table: Table) -> Iterator[pq.ParquetWriter]:
 
 def part_names(table: Table, num_features: int) -> list[str]:
     """Names of the files that hold a table of so many features, in order."""
-    if num_features <= FEATURES_OF_FILE:
+    is_folder = not PurePath(table.name).suffix
+    if num_features <= FEATURES_OF_FILE and not is_folder:
         return [table.name]
     return [f"{_folder(table)}/{first:07d}.parquet" for first in range(0, num_features, FEATURES_OF_FILE)]
 
 
 def parts_of(artifact: Artifact, table: Table) -> list[str]:
     """Names of the files that an artifact holds a table in, in order; none where it has no such table."""
-    return [table.name] if table.name in artifact.paths() else artifact.paths(f"{_folder(table)}/")
+    return artifact.paths(f"{_folder(table)}/") or [path for path in artifact.paths(table.name) if path == table.name]
 
 
 def first_of(part: str) -> int:
     """The feature from which on a file holds those that it does."""
-    stem = PurePath(part).stem
+    stem = part.rpartition("/")[2].partition(".")[0]
     return int(stem) if stem.isdecimal() else 0
 
 

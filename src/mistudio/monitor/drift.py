@@ -107,12 +107,12 @@ class DriftDetector:
             num_told += len(told_I)
         return num_told
 
-    def rebaseline(self, watched: Sequence[str] = (), group: str | None = None) -> int:
+    def rebaseline(self, group: str | None = None, watched: Sequence[str] = ()) -> int:
         """Take what came since a change that was told for what is usual, and start its test anew; how many there were.
 
         Args:
-            watched: features or columns as in alerts; none: all that were told.
             group: of one stream alone, as alerts name it.
+            watched: features or columns as in alerts; none: all that were told.
         """
         num_told = 0
         for family in self._chosen(group):

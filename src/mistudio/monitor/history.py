@@ -22,7 +22,7 @@ from mistudio.monitor import history_queries
 from mistudio.monitor.history_config import HistoryConfig
 from mistudio.monitor.history_database import open_to_read, open_to_write, take_lock, telling_why, used_bytes
 from mistudio.monitor.history_dropping import Dropping
-from mistudio.monitor.history_queries import AlertQuery, SampleQuery
+from mistudio.monitor.history_queries import AlertQuery, SampleQuery, asked_for
 from mistudio.monitor.history_rows import Keeping, Redaction, Seen, alert_of
 from mistudio.monitor.history_writing import Writing
 from mistudio.monitor.records import Alert, Observation
@@ -87,14 +87,13 @@ class History:
     ) -> int | None:
         """Keep all of it or, after a crash, nothing; and drop what is beyond the bounds.
 
+        The number of the first of the samples in the history is returned; None where there are none.
+
         Args:
             observations: in the order of traffic.
             alerts: what was told of them; one that is there already is left as it is.
             states: by name, what takes the place of what was saved there, deltas included.
             deltas: by name, what is added to what was saved there.
-
-        Returns:
-            Number of the first of these samples in the history, which the others follow; None: there are none.
 
         Raises:
             InputError: the history was opened to be read, or is closed.
@@ -121,19 +120,30 @@ class History:
         with self._reading() as database:
             return int(database.execute("SELECT count(*) FROM deltas WHERE name = ?", (name,)).fetchone()[0])
 
-    def samples(self, query: SampleQuery | None = None) -> list[Seen]:
-        """Samples that match all that a query asks, the newest first.
+    def samples(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Seen]:
+        """Samples that match all that is asked, the newest first.
+
+        Args:
+            origin: model, endpoint, namespace or tenant, by name.
+            asked: fields of :class:`~mistudio.monitor.history_queries.SampleQuery` (since, until, exchange, feature,
+                column, min_value, before, limit).
 
         Raises:
-            InputError: a feature is not given as ``uri#number``.
+            InputError: one is none of them, or out of range.
         """
+        query = asked_for(SampleQuery, {**(origin or {}), **asked})
         with self._reading() as database:
-            return history_queries.samples(database, query or SampleQuery())
+            return history_queries.samples(database, query)
 
-    def alerts(self, query: AlertQuery | None = None) -> list[Alert]:
-        """Alerts that match all that a query asks, the newest first."""
+    def alerts(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Alert]:
+        """Alerts that match all that is asked, the newest first; arguments and errors as :meth:`samples`.
+
+        Fields are those of :class:`~mistudio.monitor.history_queries.AlertQuery` (since, until, exchange, rule, kind,
+        watched, is_open, before, limit).
+        """
+        query = asked_for(AlertQuery, {**(origin or {}), **asked})
         with self._reading() as database:
-            return history_queries.alerts(database, query or AlertQuery())
+            return history_queries.alerts(database, query)
 
     def acknowledge(self, alert: str) -> Alert:
         """Note that somebody has seen an alert, and give it.

@@ -2,21 +2,25 @@
 
 import json
 import sqlite3
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mistudio.errors import InputError
 from mistudio.monitor.history_rows import ORIGIN, Seen, alert_of, seen_of
 from mistudio.monitor.records import Alert
 from mistudio.plain_text import shortened
-from mistudio.settings import Settings
+from mistudio.settings import Settings, refused
 
 MOST_SHOWN = 1000
 MOST_LOOKED_AT = 200_000  # samples whose columns are looked at for one query
 Text = Annotated[str, Field(max_length=512)]
 Time = Annotated[float, Field(ge=-1e12, le=1e12)]
+
+
+Query = TypeVar("Query", bound="OfTraffic")
 
 
 class OfTraffic(Settings):
@@ -58,6 +62,19 @@ class AlertQuery(OfTraffic):
     kind: Text | None = Field(None, description="threshold, rate, set or drift")
     watched: Text | None = Field(None, description="name of a column, or a feature as uri#number")
     is_open: bool | None = Field(None, description="whether nobody has acknowledged it")
+
+
+def asked_for(kind: type[Query], asked: Mapping[str, object]) -> Query:
+    """A query of what was asked.
+
+    Raises:
+        InputError: a field is unknown, or out of range.
+    """
+    try:
+        return kind.model_validate(asked)
+    except ValidationError as error:
+        message = f"The history cannot be asked so: {refused(error)}"
+        raise InputError(message) from error
 
 
 def samples(database: sqlite3.Connection, query: SampleQuery) -> list[Seen]:

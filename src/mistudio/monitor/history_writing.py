@@ -30,13 +30,11 @@ class Writing:
         self._database, self._config, self._keeping = database, config, keeping
 
     def samples(self, observations: Sequence[Observation], names: Sequence[str]) -> int | None:
-        """Samples, and by which features they are found; number of the first, which the others follow.
+        """Samples, and by which features they are found; the number of the first.
 
         Raises:
             InputError: an observation has other columns than named.
         """
-        if not observations:
-            return None
         first: int | None = None
         columns = self._number("columns", "names", json.dumps(list(names)))
         uris = dict.fromkeys(uri for each in observations for uri in each.fired)
@@ -47,9 +45,9 @@ class Writing:
                 raise InputError(message)
             row = sample_row(each, columns, autoencoders, self._config.top_features, self._keeping.text(each))
             number = self._insert("samples", SAMPLE_COLUMNS, row).lastrowid
-            first = number if first is None else first
             keys = [(*key, number) for key in fired_in(row[SAMPLE_COLUMNS.index("fired")])]
             self._database.executemany("INSERT INTO fired VALUES (?, ?, ?)", keys)
+            first = number if first is None else first
         return first
 
     def alerts(self, alerts: Sequence[Alert]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mistudio.monitor.drift import DriftConfig, DriftDetector
-from mistudio.monitor.history import History, SampleQuery
+from mistudio.monitor.history import History
 from mistudio.monitor.records import Observation
 from tests.support.firing import drawn, profile_of
 
@@ -74,7 +74,7 @@ def _check(folder: Path, texts: list[Observation], at_least: int) -> int:
     with History(folder, clock=lambda: 2000.0) as history:
         kept = int(history.counts()["samples"])
         assert at_least <= kept <= at_least + BATCH
-        newest = history.samples(SampleQuery(limit=1000))
+        newest = history.samples(limit=1000)
         assert [one.exchange for one in newest] == [
             f"r{number}" for number in range(kept - 1, kept - 1 - len(newest), -1)
         ]
