@@ -36,6 +36,7 @@ class ServerSettings(Settings):
     max_sinks: int = Field(
         64, ge=1, le=100_000, description="events of other servers that are read at once, beside those"
     )
+    max_sink_bytes: int = Field(8 << 20, ge=1024, le=1 << 30, description="bytes of an event, or of a batch of them")
     sink_keys: tuple[str, ...] = Field(
         (), max_length=1000, description="names of keys that may send events and nothing else"
     )
