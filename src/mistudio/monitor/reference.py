@@ -1,97 +1,159 @@
-"""What drift is measured against: how often each feature fires in the corpus that its autoencoder was trained on.
+"""What a watch list sees in reference texts, kept so that a later version of the model can be held to it.
 
-Counting that takes a while, and has to give the same after each start; so it is kept beside what was counted since.
+An artifact of kind ``reference``: token ids of texts, the value of each column in each, and activations at the hook
+points on some of the tokens. The new version reads the same token ids; labels are needed neither now nor then.
+
+Shape legend: S texts, T tokens of all texts, W columns, N tokens whose activations are kept, D width of a hook point.
 """
 
-import io
 import json
-import logging
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 
-from mistudio.artifacts import Line
-from mistudio.errors import MistudioError
-from mistudio.instrument.served import Served
-from mistudio.monitor.config import MonitorConfig
-from mistudio.monitor.history import History
-from mistudio.monitor.profile import FiringProfile, Profile
-from mistudio.monitor.stored_firing import stored_profile
+from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
+from mistudio.errors import DamagedArtifact
+from mistudio.monitor.revalidate_config import ReferenceConfig
+from mistudio.monitor.watch_list import WatchList
+from mistudio.settings import Settings
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mistudio.instrument.served import Served
 
-STATE = "reference"
+KIND = "reference"
+RECORD_NAME, TEXTS_NAME, ACTS_NAME = "reference.json", "texts.safetensors", "activations.safetensors"
 
 
-def open_reference(config: MonitorConfig, served: Served, history: History) -> Profile | None:
-    """The reference, as it was kept or counted anew; None where drift is not looked for, or nothing is known.
+class ReferenceRecord(Settings):
+    """What an artifact says of itself: the content of ``reference.json``."""
+
+    subject: str = Field(description="model that read the texts, for people")
+    subject_digest: str = Field(description="of that model's content")
+    watch_list: WatchList = Field(description="what was read")
+    hooks: tuple[str, ...] = Field(description="hook points of its columns")
+    num_prefix: int = Field(ge=0, description="special tokens at the start of each text")
+    num_suffix: int = Field(ge=0, description="special tokens at the end")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceTexts:
+    """Reference texts, and what was seen in them.
+
+    Attributes:
+        record: of which model, and by which watch list.
+        token_ids: of each text, special tokens included.
+        value_SW: pooled values.
+        acts: by hook point, of some tokens [N, D].
+        row_N: which tokens those are, of all that are text, in the order of the texts.
+    """
+
+    record: ReferenceRecord
+    token_ids: Sequence[NDArray[np.int32]]
+    value_SW: NDArray[np.float32]
+    acts: Mapping[str, NDArray[np.float32]]
+    row_N: NDArray[np.int64]
+
+
+def reference(
+    served: "Served", corpus: Artifact, watch_list: WatchList, config: ReferenceConfig, seed: int = 0
+) -> Produced:
+    """Publish what a watch list sees in texts of a corpus.
 
     Args:
-        config: says how many texts, and what a text is.
-        served: the autoencoders.
-        history: keeps it.
+        served: the model with its autoencoders.
+        corpus: artifact of kind ``corpus``, of this model's tokenizer.
+        watch_list: what is read.
+        config: how many texts.
+        seed: of which ones.
+
+    Raises:
+        NotFound: an autoencoder, a feature or a direction is not there.
+        InputError: a direction is of another model.
     """
-    if not config.reference_texts or not config.full or not served.features:
-        return None
-    lines = [one.line for one in served.features]
-    key = _key(config, lines)
-    saved = history.state(STATE).whole
-    found = None if saved is None else unpacked(saved, key)
-    if found is None:
-        found = _counted(config, lines)
-        if found is not None:
-            history.commit((), (), {STATE: packed(found, key)})
+    source = served.session.source
+    inputs = {"corpus": corpus.ref} | {f"sae{n}": one.line.sae.ref for n, one in enumerate(served.features)}
+    if source is not None:
+        inputs["subject"] = InputRef(uri=source.uri, digest=source.digest)
+    settings = {**config.model_dump(mode="json"), "watch_list": watch_list.model_dump(mode="json")}
+    recipe = Recipe(kind=KIND, config=settings, inputs=inputs, seed=seed)
+
+    def build(draft: Draft) -> Summary:
+        return _write(draft, _read(served, corpus, watch_list, config, seed))
+
+    return produce(served.store, recipe, "reference", build)
+
+
+def open_reference(artifact: Artifact) -> ReferenceTexts:
+    """The texts of an artifact of kind ``reference``.
+
+    Raises:
+        DamagedArtifact: its files do not belong together.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        record = ReferenceRecord.model_validate_json(artifact.file(RECORD_NAME).read_bytes())
+        texts, acts = load_file(artifact.file(TEXTS_NAME)), load_file(artifact.file(ACTS_NAME))
+        token_ids = np.split(texts["token_ids"], np.cumsum(texts["lengths"])[:-1])
+        found = ReferenceTexts(record, token_ids, texts["values"], {hook: acts[hook] for hook in record.hooks},
+                               texts["rows"])  # fmt: skip
+    except (ValidationError, KeyError) as error:
+        message = f"{artifact.uri} is damaged: {error}"
+        raise DamagedArtifact(message) from error
     return found
 
 
-def packed(profile: Profile, key: str) -> bytes:
-    """A reference as it is kept: what it is of, and its numbers; without pickle."""
-    head = {
-        "key": key,
-        "about": dict(profile.about),
-        "fired": [[uri, own.num_texts, own.num_tokens] for uri, own in profile.fired.items()],
+def corpus_of(store: Store, served: "Served", uri: str | None) -> Artifact:
+    """The corpus that was named, or that of the first autoencoder's line."""
+    from mistudio.artifacts import open_artifact
+
+    return open_artifact(store, uri, "corpus") if uri else served.features[0].line.corpus
+
+
+def _read(
+    served: "Served", corpus: Artifact, watch_list: WatchList, config: ReferenceConfig, seed: int
+) -> ReferenceTexts:
+    from mistudio.corpus.reader import TokenCorpus
+    from mistudio.monitor.revalidate_reading import ColumnReader
+
+    tokens = TokenCorpus(corpus)
+    draw = np.random.default_rng(seed)
+    numbers = np.sort(draw.permutation(tokens.num_sequences(config.split))[: config.max_texts]).astype(np.int64)
+    token_ids = [np.asarray(ids, dtype=np.int32) for ids in tokens.batch(config.split, numbers).token_ids]
+    reader = ColumnReader(served, watch_list)
+    num_rows = sum(max(len(ids) - tokens.num_prefix - tokens.num_suffix, 0) for ids in token_ids)
+    row_N = np.sort(draw.permutation(num_rows)[: config.max_tokens]).astype(np.int64)
+    found = reader.read(token_ids, tokens.num_prefix, tokens.num_suffix, row_N)
+    source = served.session.source
+    record = ReferenceRecord(
+        subject=source.uri if source else served.name,
+        subject_digest=source.digest if source else "",
+        watch_list=watch_list,
+        hooks=reader.hooks,
+        num_prefix=tokens.num_prefix,
+        num_suffix=tokens.num_suffix,
+    )
+    return ReferenceTexts(record, token_ids, found.value_SW, found.acts, row_N)
+
+
+def _write(draft: Draft, found: ReferenceTexts) -> Summary:
+    from safetensors.numpy import save_file
+
+    lengths_S = np.array([len(ids) for ids in found.token_ids], dtype=np.int64)
+    texts: dict[str, NDArray[np.generic]] = {"token_ids": np.concatenate(found.token_ids), "lengths": lengths_S, "values": found.value_SW}
+    with draft.stage(TEXTS_NAME) as path:
+        save_file({**texts, "rows": found.row_N}, path)
+    with draft.stage(ACTS_NAME) as path:
+        save_file(dict(found.acts), path)
+    draft.write(RECORD_NAME, json.dumps(found.record.model_dump(mode="json"), indent=1).encode())
+    return {
+        "texts": len(lengths_S),
+        "tokens": int(lengths_S.sum()),
+        "columns": found.value_SW.shape[1],
+        "hooks": ", ".join(found.record.hooks),
+        "never_fires": int((found.value_SW == found.value_SW[:1]).all(axis=0).sum()),
     }
-    arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)}
-    for number, own in enumerate(profile.fired.values()):
-        arrays |= {f"texts_{number}": own.texts_F, f"tokens_{number}": own.tokens_F}
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-def unpacked(content: bytes, key: str) -> Profile | None:
-    """The reference that was kept; None where it is of something else, or cannot be read."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            head = json.loads(bytes(arrays["head"]))
-            if head["key"] != key:
-                return None
-            fired = {
-                uri: FiringProfile(num_texts, num_tokens, arrays[f"texts_{number}"], arrays[f"tokens_{number}"])
-                for number, (uri, num_texts, num_tokens) in enumerate(head["fired"])
-            }
-    except (OSError, ValueError, KeyError, TypeError):
-        logger.warning("The reference of drift that was kept cannot be read, and is counted anew.")
-        return None
-    return Profile(fired, None, head["about"])
-
-
-def _counted(config: MonitorConfig, lines: list[Line]) -> Profile | None:
-    logger.info("Counting what is usual in up to %d texts of the corpus, for drift.", config.reference_texts)
-    fired: dict[str, FiringProfile] = {}
-    about: dict[str, str] = {}
-    for line in lines:
-        try:
-            found = stored_profile(line, "train", config.reference_unit, config.reference_texts)
-        except MistudioError as error:
-            logger.warning("Drift is not looked for in features of %s: %s", line.sae.uri, error)
-            continue
-        fired |= found.fired
-        about |= found.about
-    return Profile(fired, None, about) if fired else None
-
-
-def _key(config: MonitorConfig, lines: list[Line]) -> str:
-    what = [line.sae.digest for line in lines]
-    return json.dumps([what, config.reference_texts, config.reference_unit])
