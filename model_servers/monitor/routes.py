@@ -68,13 +68,13 @@ class Routes:
     async def alerts(self, request: Request) -> Response:
         """Alerts, the newest first."""
         asked = read_query(AlertQuery, request.query_params)
-        found = await self._served.read(lambda monitor: monitor.history.alerts(asked))
+        found = await self._served.read(lambda monitor: monitor.history.alerts(**asked.model_dump()))
         return JSONReply({"alerts": [alert_body(alert) for alert in found]})
 
     async def history(self, request: Request) -> Response:
         """Samples that were read, the newest first; ``next`` is what to give as ``before`` for the next page."""
         asked = read_query(SampleQuery, request.query_params)
-        found = await self._served.read(lambda monitor: monitor.history.samples(asked))
+        found = await self._served.read(lambda monitor: monitor.history.samples(**asked.model_dump()))
         following = found[-1].number if len(found) == asked.limit else None
         return JSONReply(jsonable({"samples": [sample_body(each) for each in found], "next": following}))
 

@@ -150,7 +150,7 @@ class Judging:
         """
         with self._lock:
             drift = self._known_drift()
-            count = drift.rebaseline(watched, group) if rebaseline else drift.acknowledge(watched, group)
+            count = drift.rebaseline(group, watched) if rebaseline else drift.acknowledge(watched, group)
             what = f"{count} changes were {'taken for what is usual' if rebaseline else 'acknowledged'}"
             note = _note(f"{what}, by {by}.")
             self._history.commit((), [note], {DRIFT_STATE: drift.state()})

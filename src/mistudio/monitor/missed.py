@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mistudio.monitor.history import History, Seen
-from mistudio.monitor.history_queries import AlertQuery, SampleQuery
 from mistudio.monitor.live import Follower, Named, Wanted
 from mistudio.monitor.live_events import LiveEvent, alert_event
 
@@ -26,13 +25,13 @@ def missed(history: History, columns: Sequence[Named], wanted: Wanted, last: int
         wanted: what the follower wants.
         last: number of the last sample that it knows.
     """
-    newest = [one for one in history.samples(SampleQuery(limit=MOST_MISSED)) if one.number > last]
+    newest = [one for one in history.samples(limit=MOST_MISSED) if one.number > last]
     newest.reverse()
     follower = Follower(wanted, columns, len(newest) + MOST_MISSED, lambda: None)
     for one in newest:
         follower.put(_sample(one, columns))
     if newest:
-        alerts = history.alerts(AlertQuery(since=newest[0].time, limit=MOST_MISSED))
+        alerts = history.alerts(since=newest[0].time, limit=MOST_MISSED)
         for alert in reversed(alerts):
             follower.put(alert_event(alert, None))
     told = [{**event, "replayed": True} for event in follower.take()]
