@@ -205,7 +205,7 @@ class DriftDetector:
             group=shown(key, self.config.primary),
             name=partial(self._happening.name, key.uri),
             label=lambda number: self._label(key.uri, number) if self._label and key.uri != COLUMNS else None,
-            reference=lambda number: None if key.is_against else float(yes_H[number] / num_texts),
+            reference=lambda number: None if key.is_against or not num_texts else float(yes_H[number] / num_texts),
             log_needed=self._log_needed(key.group),
             confidence=self.config.confidence,
         )
