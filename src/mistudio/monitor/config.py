@@ -24,12 +24,14 @@ class MonitorConfig(Settings):
         description="folder of the history and of the state of rules and drift; None: one of this machine's own, which "
         "the log names",
     )
+    reference: str | None = Field(
+        None,
+        max_length=200,
+        description="artifact of kind profile, with the firing rates that drift is measured against; None: those of "
+        "the corpus that the autoencoders were trained on",
+    )
     reference_texts: int = Field(
-        1000,
-        ge=0,
-        le=1_000_000,
-        description="texts of the corpus that the autoencoders were trained on, whose firing rates drift is measured "
-        "against; 0: drift is not looked for",
+        1000, ge=0, le=1_000_000, description="texts of that corpus, from its start; 0: drift is not looked for"
     )
     reference_unit: Literal["document", "sequence"] = Field(
         "document", description="what a text of the corpus is: a document, or a sequence of its context length"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistudio.artifacts import Line
+from mistudio.artifacts import Line, open_artifact
 from mistudio.errors import MistudioError
 from mistudio.instrument.served import Served
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.history import History
 from mistudio.monitor.profile import FiringProfile, Profile
-from mistudio.monitor.stored_firing import stored_profile
+from mistudio.monitor.profile_artifact import KIND, ProfileConfig, joined, open_profile, usual_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,16 @@ def open_reference(config: MonitorConfig, served: Served, history: History) -> P
         config: says how many texts, and what a text is.
         served: the autoencoders.
         history: keeps it.
+
+    Raises:
+        NotFound: there is no such artifact as the settings name.
+        InputError: it is of another kind.
     """
-    if not config.reference_texts or not config.full or not served.features:
+    if not config.full or not served.features:
+        return None
+    if config.reference is not None:
+        return open_profile(open_artifact(served.store, config.reference, KIND))
+    if not config.reference_texts:
         return None
     lines = [one.line for one in served.features]
     key = _key(config, lines)
@@ -79,17 +87,14 @@ def unpacked(content: bytes, key: str) -> Profile | None:
 
 def _counted(config: MonitorConfig, lines: list[Line]) -> Profile | None:
     logger.info("Counting what is usual in up to %d texts of the corpus, for drift.", config.reference_texts)
-    fired: dict[str, FiringProfile] = {}
-    about: dict[str, str] = {}
+    wanted = ProfileConfig(unit=config.reference_unit, max_texts=config.reference_texts)
+    found: list[Profile] = []
     for line in lines:
         try:
-            found = stored_profile(line, "train", config.reference_unit, config.reference_texts)
+            found.append(usual_of(line, wanted))
         except MistudioError as error:
             logger.warning("Drift is not looked for in features of %s: %s", line.sae.uri, error)
-            continue
-        fired |= found.fired
-        about |= found.about
-    return Profile(fired, None, about) if fired else None
+    return joined(found) if found else None
 
 
 def _key(config: MonitorConfig, lines: list[Line]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
+from mistudio.monitor.calibration import with_calibration
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
@@ -72,10 +73,11 @@ class MonitorService:
     ) -> None:
         self.config = config = config or MonitorConfig()
         self._clock, self._tally = clock, Tally()
-        self.watch_list = open_watch_list(config, served)
-        names, reading = self.watch_list.names, watch_config(config)
-        watcher = Watcher(served, self.watch_list, reading)
+        reading = watch_config(config)
+        watcher = Watcher(served, open_watch_list(config, served), reading)
         self.columns = watcher.columns
+        self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
+        names = self.watch_list.names
         self.live = Live(self.columns, config.subscribers, config.subscriber_events)
         self._intake = Intake(config.traffic)
         self._handed = Handed(config.traffic.max_queue)
