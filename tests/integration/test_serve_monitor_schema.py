@@ -17,7 +17,7 @@ from tests.support.monitored import EVENTS, watching
 from tests.support.served import tiny_store
 from tests.support.serving import url_of
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 ENDLESS = "/v1/monitor/stream"
 
 
@@ -34,18 +34,18 @@ def api(server: ModelServer) -> Any:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_no_request_is_answered_by_an_error_of_the_server(api: Any, mode: GenerationMode) -> None:
+def test_no_request_is_answered_by_an_error_of_the_server(api: Any, server: ModelServer, mode: GenerationMode) -> None:
     statuses: Counter[tuple[str, str, int]] = Counter()
     for operation in (found.ok() for found in api.get_all_operations()):
         if "/monitor/" in operation.path or operation.path.endswith((":predict", "/infer")):
-            _try_out(operation, mode, statuses)
+            _try_out(operation, mode, statuses, url_of(server))
     if mode is GenerationMode.POSITIVE:
         for path in ("alerts", "history", "status", "rules", "drift"):
             assert statuses["get", f"/v1/monitor/{path}", 200], statuses
         assert statuses["post", EVENTS, 202] + statuses["post", EVENTS, 400], statuses
 
 
-def _try_out(operation: Any, mode: GenerationMode, statuses: "Counter[tuple[str, str, int]]") -> None:
+def _try_out(operation: Any, mode: GenerationMode, statuses: "Counter[tuple[str, str, int]]", url: str) -> None:
     @settings(
         max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
@@ -54,7 +54,7 @@ def _try_out(operation: Any, mode: GenerationMode, statuses: "Counter[tuple[str,
         if "model_name" in case.path_parameters:
             case.path_parameters["model_name"] = "monitor"
         if operation.path == ENDLESS:
-            _begun(case)
+            _begun(url, case.query)
             return
         response = case.call()
         statuses[operation.method, operation.path, response.status_code] += 1
@@ -69,10 +69,10 @@ def _try_out(operation: Any, mode: GenerationMode, statuses: "Counter[tuple[str,
         assert mode is GenerationMode.NEGATIVE
 
 
-def _begun(case: Any) -> None:
+def _begun(url: str, query: Any) -> None:
     """A stream has no end: its head is enough."""
-    with (
-        httpx.Client(timeout=60) as client,
-        client.stream("GET", case.operation.schema.get_base_url() + ENDLESS, params=case.query) as response,
-    ):
-        assert response.status_code in (200, 400), response.status_code
+    try:
+        with httpx.Client(timeout=60) as client, client.stream("GET", url + ENDLESS, params=query) as response:
+            assert response.status_code in (200, 400), response.status_code
+    except httpx.InvalidURL:  # longer than this client sends
+        pass
