@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
+from mistudio.monitor.calibration import with_calibration
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
@@ -72,22 +73,25 @@ class MonitorService:
     ) -> None:
         self.config = config = config or MonitorConfig()
         self._clock, self._tally = clock, Tally()
-        self.watch_list = open_watch_list(config, served)
-        names, reading = self.watch_list.names, watch_config(config)
-        watcher = Watcher(served, self.watch_list, reading)
+        reading = watch_config(config)
+        watcher = Watcher(served, open_watch_list(config, served), reading)
         self.columns = watcher.columns
+        self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
+        names = self.watch_list.names
         self.live = Live(self.columns, config.subscribers, config.subscriber_events)
         self._intake = Intake(config.traffic)
         self._handed = Handed(config.traffic.max_queue)
         self.following = None
         if follows_generated and config.follow_generated:
-            self.following = Following(served, self.watch_list, self.live, self._hand)
+            self.following = Following(
+                served, self.watch_list, self.live, self._handed.put, tells_words=config.tell_words
+            )
         self.history: History = open_history(config, served, names)
         try:
             rules, book = restored_rules(self.history, open_rules(config), self.watch_list)
             self._actions = Actions(rules, self.following)
             self._use(rules)
-            self._drift = restored_drift(self.history, config, served, None)
+            self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
         except BaseException:
             self.history.close()
@@ -267,9 +271,6 @@ class MonitorService:
         self._worker.close()
         self._actions.close()
         self.history.close()
-
-    def _hand(self, observation: Observation) -> None:
-        self._handed.put(observation)
 
     def _use(self, rules: Rules) -> None:
         if self.following is not None:
