@@ -3,15 +3,18 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistudio.errors import ConfigError, MistudioError
+from mistudio.instrument.listening import Relay
+from mistudio.monitor.config import MonitorConfig
 from mistudio.plain_text import shortened
-from mistudio.settings import Leaf, leaves, nested, validated
+from mistudio.settings import Leaf, Settings, leaves, nested, validated
 from mistudio.steer.config import ServiceConfig
 from model_servers.base.settings import ServerSettings
+from model_servers.correlate.config import ServingConfig
 
 if TYPE_CHECKING:  # KServe takes a second to import, which --help need not wait for
     from mistudio.instrument.served import Served
@@ -23,14 +26,62 @@ _EXAMPLES = """examples:
       serve the newest model of a store, with its newest autoencoder, at 127.0.0.1:8080
   mistudio serve --store ./store --line scores/1f2e --line sae/9a8b --rows 32
       serve two autoencoders of one model, named by artifacts
+  mistudio serve --store ./store --models correlate,steer --correlate-passes 4
+      look up features and steer with them, in one process that loads the model once
+  mistudio serve --store ./store --models monitor,steer --monitor-watch-list watch.yaml --monitor-rules rules.yaml
+      watch the traffic of any model, and what is generated here
   MISTUDIO_API_KEYS=alice:$SECRET mistudio serve --store ./store --host 0.0.0.0 --grpc-port 8081
       serve other machines, over HTTP and gRPC, with a key
 
   curl http://127.0.0.1:8080/describe
+  curl http://127.0.0.1:8080/v1/correlate/text -H 'Content-Type: application/json' -d '{"text": "Once upon a time"}'
   curl http://127.0.0.1:8080/openai/v1/completions -H 'Content-Type: application/json' -d '{"model": "NAME",
       "prompt": "Once", "steering": {"edits": [{"op": "add", "feature": 12, "strength": 1, "unit": "relative"}]}}'
 """
-_QUEUE = "queue"  # of the engine: the server's max_queue
+
+
+class _Offered(NamedTuple):
+    """A configuration whose settings are options.
+
+    Attributes:
+        config: the configuration.
+        prefix: what its options begin with, where names of others would be the same.
+        of_the_server: settings that are the server's.
+        by_path: whether options are named by where a setting is, for the last part of that says too little.
+    """
+
+    config: type[Settings]
+    prefix: str = ""
+    of_the_server: frozenset[str] = frozenset()
+    by_path: bool = False
+
+    def leaves(self) -> Iterator[tuple[str, Leaf]]:
+        """Each setting, by the name of its option, with underscores."""
+        for leaf in leaves(self.config):
+            if leaf.name not in self.of_the_server:
+                name = leaf.path.replace(".", "_") if self.by_path else leaf.name
+                yield f"{self.prefix}{name}", leaf
+
+    def content(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given of them, where it belongs in the configuration."""
+        known = dict(self.leaves())
+        given = {name: options[name] for name in known if options[name] is not None}
+        plain = {known[name].path: value if known[name].kind is bool else known[name].parse(value)
+                 for name, value in given.items()}  # fmt: skip
+        return nested(list(known.values()), plain, "the command line")
+
+
+class _Entry(NamedTuple):
+    """A predictor that can be served, and its settings."""
+
+    make: "Make"
+    offered: _Offered
+
+
+Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
+_SERVER = _Offered(ServerSettings)
+_QUEUE = frozenset({"queue"})  # the server's max_queue
+_RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,9 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _serve(options: Mapping[str, Any]) -> None:
-    settings = validated(ServerSettings, _content(ServerSettings, options))
-    names, shared = _names(options["models"]), _shared(options)
-    predictors = [_PREDICTORS[name](options, settings, shared) for name in names]
+    settings = validated(ServerSettings, _SERVER.content(options))
+    names = _names(options["models"])
+    _check_owners(options, names)
+    shared = _shared(options)
+    predictors = [_PREDICTORS[name].make(options, settings, shared) for name in names]
 
     import prometheus_client
 
@@ -72,28 +125,58 @@ def _names(models: str) -> list[str]:
     return names
 
 
+def _check_owners(options: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse a setting of a predictor that is not served: it would change nothing."""
+    for name, entry in _PREDICTORS.items():
+        given = [option for option, _ in entry.offered.leaves() if options[option] is not None]
+        if given and name not in names:
+            message = (
+                f"{_flag(given[0])} is a setting of {name}, which is not served: name it too, as in --models "
+                f"{','.join([*names, name])}, or leave the setting out."
+            )
+            raise ConfigError(message)
+
+
+def _correlate(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
+    """The predictor ``correlate``."""
+    from model_servers.correlate.predictor import CorrelatePredictor
+
+    content = _PREDICTORS["correlate"].offered.content(options) | {"queue": settings.max_queue}
+    return CorrelatePredictor(shared, validated(ServingConfig, content), _text(options["chat_template"]))
+
+
+def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
+    """The predictor ``monitor``."""
+    from model_servers.monitor.predictor import MonitorPredictor
+
+    config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
+    return MonitorPredictor(shared, config, _RELAY if "steer" in _names(options["models"]) else None)
+
+
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
     """The predictor ``steer``."""
     from mistudio.steer.audit import AuditLog
     from model_servers.steer.predictor import SteerPredictor
 
-    content = _content(ServiceConfig, options) | {_QUEUE: settings.max_queue}
-    config = validated(ServiceConfig, content)
-    template = _text(options["chat_template"])
+    content = _PREDICTORS["steer"].offered.content(options) | {"queue": settings.max_queue}
     audit = AuditLog(Path(options["audit_log"])) if options["audit_log"] else None
-    return SteerPredictor(shared, config, template, audit)
+    return SteerPredictor(shared, validated(ServiceConfig, content), _text(options["chat_template"]), audit, _RELAY)
 
 
-Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
-_PREDICTORS: dict[str, Make] = {"steer": _steer}
+_PREDICTORS: dict[str, _Entry] = {
+    "correlate": _Entry(_correlate, _Offered(ServingConfig, "correlate_", _QUEUE)),
+    "monitor": _Entry(_monitor, _Offered(MonitorConfig, "monitor_", by_path=True)),
+    "steer": _Entry(_steer, _Offered(ServiceConfig, of_the_server=_QUEUE)),
+}
 
 
 def _shared(options: Mapping[str, Any]) -> "Shared[Served]":
     """The model for all predictors; the store is opened now, and the model when the first of them is loaded."""
-    from mistudio.artifacts import default_store_url, open_to_read
+    from mistudio.artifacts import default_store_url, open_store, open_to_read
     from model_servers.base.shared import Shared
 
-    store = open_to_read(options["store"] or default_store_url())
+    opening = open_store if options["correlate_allow_saving"] else open_to_read
+    store = opening(options["store"] or default_store_url())
 
     def opened() -> "Served":
         from mistudio.instrument.served import open_served
@@ -118,14 +201,15 @@ def _text(path: str | None) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mistudio serve",
-        description="Serve models of a store over HTTP: OpenAI's API, and KServe's protocols V1 and V2. The same as "
-        "python -m model_servers.",
+        description="Serve models of a store over HTTP: look-ups of features, OpenAI's API, and KServe's protocols V1 "
+        "and V2. The same as python -m model_servers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument_group("what is served").add_argument
-    add("--models", default="steer", help="predictors, with commas between them: steer (default: %(default)s)")
+    add("--models", default="steer", help=f"predictors, with commas between them: any of {', '.join(_PREDICTORS)} "
+        "(default: %(default)s)")  # fmt: skip
     add(
         "--store",
         help="store, read only: a folder, or s3://bucket/prefix (default: MISTUDIO_STORE, else the user's data folder)",
@@ -135,29 +219,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--subject", help="the language model, where it is not found as the captures name it")
     add("--chat-template", metavar="FILE", help="Jinja template for chats, in place of the tokenizer's own")
     add("--audit-log", metavar="FILE", help="append every request that changes the model; see mistudio audit verify")
-    _add_settings(parser.add_argument_group("server"), ServerSettings)
-    _add_settings(parser.add_argument_group("steer"), ServiceConfig)
+    _add_settings(parser.add_argument_group("server"), _SERVER)
+    for name, entry in _PREDICTORS.items():
+        _add_settings(parser.add_argument_group(name, f"where --models names {name}"), entry.offered)
     return parser
 
 
-def _add_settings(group: "argparse._ArgumentGroup", config: type[ServerSettings] | type[ServiceConfig]) -> None:
-    for leaf in _offered(config):
-        flag = f"--{leaf.name.replace('_', '-')}"
-        shown = "" if leaf.default is None else f" (default: {leaf.default})"
+def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered) -> None:
+    for name, leaf in offered.leaves():
+        shown = "" if leaf.default in (None, (), []) else f" (default: {leaf.default})"
         text = f"{leaf.text}{shown}".replace("%", "%%")
         if leaf.kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+            group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(flag, metavar=leaf.kind.__name__.upper(), choices=leaf.choices or None, help=text)
+            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=leaf.choices or None, help=text)
 
 
-def _content(config: type[ServerSettings] | type[ServiceConfig], options: Mapping[str, Any]) -> dict[str, Any]:
-    known = _offered(config)
-    given = {leaf.name: options[leaf.name] for leaf in known if options[leaf.name] is not None}
-    plain = {leaf.name: value if leaf.kind is bool else leaf.parse(value) for leaf in known
-             if (value := given.get(leaf.name)) is not None}  # fmt: skip
-    return nested(known, plain, "the command line")
-
-
-def _offered(config: type[ServerSettings] | type[ServiceConfig]) -> list[Leaf]:
-    return [leaf for leaf in leaves(config) if leaf.name != _QUEUE]
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -58,11 +58,12 @@ class Application:
         self._settings = settings
         self._pool = ThreadPoolExecutor(1, "model-server-life")
         self.metrics = Metrics()
-        self.state = ServerState(settings.max_requests, self.metrics, self._is_alive)
+        self.state = ServerState(settings, self.metrics, self._is_alive)
         self.access = Access(keys, settings)
         self.dataplane = DataPlane(ModelRepository())
         self.fastapi = self._routes()
-        guarded: ASGIApp = Guarding(self.fastapi, self.access, self.state, settings)
+        lanes = {path: lane for each in self._predictors for path, lane in each.lanes.items()}
+        guarded: ASGIApp = Guarding(self.fastapi, self.access, self.state, settings, lanes)
         self.asgi: ASGIApp = Recording(guarded, self.metrics)
 
     async def load(self) -> None:
@@ -84,8 +85,8 @@ class Application:
         self.state.is_loaded = True
 
     async def drain(self, timeout_s: float) -> None:
-        """Answer no further requests, and wait until those that are there are answered, up to a time."""
-        self.state.is_draining = True
+        """Answer no further requests, end streams, and wait until what else is there is answered, up to a time."""
+        self.state.drain()
         _log.info("draining")
         draining = [
             asyncio.get_running_loop().run_in_executor(None, each.drain, timeout_s) for each in self._predictors
@@ -139,6 +140,7 @@ class Application:
         limits = {
             "max_body_bytes": settings.max_body_bytes,
             "max_requests": settings.max_requests,
+            "max_streams": settings.max_streams,
             "max_queue": settings.max_queue,
             "request_timeout_s": settings.request_timeout_s,
             "requests_per_minute": settings.requests_per_minute,
@@ -150,6 +152,8 @@ class Application:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
+    if request.scope["type"] == "websocket":
+        raise error  # the outermost layer knows whether it is open, and so how to say it
     if isinstance(error, RequestValidationError):
         problem = Problem(400, "The path or the query is none that is served.", "invalid_value")
     else:

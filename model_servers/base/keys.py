@@ -4,6 +4,8 @@ A file has a line ``name:secret`` for each key; empty lines and those that begin
 MISTUDIO_API_KEYS may hold such lines too, with line ends or commas between them.
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
 import os
@@ -41,10 +43,25 @@ class Keys:
                 found = name
         return found
 
-    def bearer(self, authorization: str) -> str | None:
-        """The name of the key in an ``Authorization`` header, or None."""
-        scheme, _, secret = authorization.partition(" ")
-        return self.name_of(secret.strip()) if scheme.lower() == "bearer" else None
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all keys."""
+        return frozenset(name for name, _ in self.digests)
+
+    def named_by(self, authorization: str) -> str | None:
+        """The name of the key in an ``Authorization`` header, or None.
+
+        ``Bearer KEY``; or ``Basic``, whose password is the key and whose user is its name or nothing: that is what
+        programs send that can be told an address alone, such as ``http://name:KEY@host``.
+        """
+        scheme, _, sent = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return self.name_of(sent.strip())
+        if scheme.lower() != "basic":
+            return None
+        user, secret = _user_and_secret(sent.strip())
+        name = self.name_of(secret)
+        return name if user in ("", name) else None
 
 
 def read_keys(settings: ServerSettings, environment: Mapping[str, str] = os.environ) -> Keys:
@@ -98,6 +115,14 @@ def _parsed(lines: Iterable[str]) -> list[tuple[str, bytes]]:
             raise ConfigError(message)
         found.append((name, digest))
     return found
+
+
+def _user_and_secret(sent: str) -> tuple[str, str]:
+    try:
+        user, _, secret = base64.b64decode(sent, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return "", ""
+    return user, secret
 
 
 def _digest(secret: str) -> bytes:

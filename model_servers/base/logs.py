@@ -25,7 +25,8 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JSONFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for name in ("httpx", "httpcore", "asyncio", "urllib3"):
+    # Uvicorn's tells paths with what stands behind them, and at "debug" what is sent by WebSockets, keys included.
+    for name in ("httpx", "httpcore", "asyncio", "urllib3", "websockets", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 NO_ROUTE = "none"  # of paths that nothing is served at
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET"})
 _DURATIONS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -37,6 +37,9 @@ class Metrics:
         self.in_flight = prometheus.Gauge(
             "mistudio_requests_active", "Requests that are read or answered.", registry=self.registry
         )
+        self.streams = prometheus.Gauge(
+            "mistudio_streams_active", "Streams (server-sent events, WebSockets) that are open.", registry=self.registry
+        )
         self._loading = prometheus.Gauge(
             "mistudio_model_loading_duration_seconds",
             "Seconds that loading a predictor took.",
@@ -45,11 +48,12 @@ class Metrics:
         )
         self.registry.register(_MemoryOfGPUs())
 
-    def count(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """A request that was answered, or left."""
+    def count(self, route: str | None, method: str, status: int, seconds: float | None) -> None:
+        """A request that was answered, or left; of a stream without seconds, which say nothing of the server."""
         name = route or NO_ROUTE
         self._requests.labels(name, method if method in _METHODS else "other", str(status)).inc()
-        self._durations.labels(name).observe(seconds)
+        if seconds is not None:
+            self._durations.labels(name).observe(seconds)
 
     def loaded(self, predictor: str, seconds: float) -> None:
         """A predictor that was loaded."""

@@ -1,12 +1,14 @@
 """What a predictor is to the server that runs it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 from kserve import Model
 from pydantic import BaseModel
 
+from model_servers.base.lanes import Lane
 from model_servers.base.metrics import Metrics
 
 
@@ -18,11 +20,13 @@ class Predictor(ABC):
     Attributes:
         name: what ``--models`` calls it.
         instance: what an instance of V1 is, and bodies: what routes of its own read; for the OpenAPI document.
+        lanes: paths of its own that are streams or sinks; all others are requests.
     """
 
     name: str
     instance: type[BaseModel]
     bodies: tuple[type[BaseModel], ...] = ()
+    lanes: Mapping[str, Lane] = {}
 
     @abstractmethod
     def load(self) -> list[Model]:

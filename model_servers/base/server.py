@@ -121,7 +121,9 @@ class ModelServer:
             self.application.asgi,
             http=HeadTimedProtocol,  # by h11, whose heads are bounded in size too
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=self._settings.max_body_bytes,
+            ws_per_message_deflate=False,  # what is sent is small, or would unpack to far more than it is
             lifespan="off",
             log_config=None,
             access_log=False,

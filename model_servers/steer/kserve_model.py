@@ -5,9 +5,8 @@ from typing import Any
 
 from kserve import InferRequest, InferResponse, Model
 
-from mistudio.plain_text import shortened
 from mistudio.steer.requests import GenerationRequest
-from model_servers.base.problems import wrong
+from model_servers.base.instances import check_number, instances_in
 from model_servers.steer.answers import Answer, Outcome, finite, outcomes, steering_of, usage_of
 from model_servers.steer.openai.choices import ending
 from model_servers.steer.parsing import generation_request
@@ -15,6 +14,7 @@ from model_servers.steer.served import Served
 from model_servers.steer.tensors import INPUTS, OUTPUTS, instances_of, tensors_of
 
 MAX_INSTANCES = 128
+_EXAMPLE = '{"prompt": "Once upon"}'
 
 
 class TextModel(Model):  # type: ignore[misc]
@@ -48,7 +48,9 @@ class TextModel(Model):  # type: ignore[misc]
         is_v1 = isinstance(payload, dict)
         run = self._served.new_run("v1" if is_v1 else "v2", headers or {})
         try:
-            requests = await run.start(lambda: _requests(_of_v1(payload) if is_v1 else instances_of(payload), is_v1))
+            requests = await run.start(
+                lambda: _requests(instances_in(payload, _EXAMPLE) if is_v1 else instances_of(payload), is_v1)
+            )
             found = await outcomes(run, requests)
         finally:
             run.cancel()
@@ -57,23 +59,9 @@ class TextModel(Model):  # type: ignore[misc]
 
 
 def _requests(instances: Sequence[dict[str, Any]], is_v1: bool) -> list[GenerationRequest]:
-    if not 1 <= len(instances) <= MAX_INSTANCES:
-        message = f"There are {len(instances):,} instances: give 1 to {MAX_INSTANCES}."
-        raise wrong(message, "instances" if is_v1 else "inputs")
+    check_number(instances, MAX_INSTANCES, "instances" if is_v1 else "inputs")
     name = "instances" if is_v1 else "request"
     return [generation_request(each, above=f"{name}[{number}]") for number, each in enumerate(instances)]
-
-
-def _of_v1(payload: dict[str, Any]) -> list[dict[str, Any]]:
-    unknown = payload.keys() - {"instances"}
-    if unknown:
-        message = f"{shortened(min(unknown))} is unknown: a body has instances, and all else is in these."
-        raise wrong(message, min(unknown), "unknown_field")
-    instances = payload.get("instances")
-    if not isinstance(instances, list) or not all(isinstance(each, dict) for each in instances):
-        message = 'instances has to be a list of objects, such as [{"prompt": "Once upon"}].'
-        raise wrong(message, "instances")
-    return instances
 
 
 def _prediction(request: GenerationRequest, outcome: Outcome) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from kserve import Model
 
+from mistudio.instrument.listening import Listener
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig
 from model_servers.base.keys import NOBODY
@@ -40,6 +41,7 @@ class SteerPredictor(Predictor):
         config: how much is generated at once.
         chat_template: to be used in place of the tokenizer's own.
         audit: log of all that changes the model; None: none is kept.
+        listener: who else follows what is written, such as a monitor; None: nobody.
     """
 
     name = "steer"
@@ -52,7 +54,9 @@ class SteerPredictor(Predictor):
         config: ServiceConfig | None = None,
         chat_template: str | None = None,
         audit: "AuditLog | None" = None,
+        listener: Listener | None = None,
     ) -> None:
+        self._listener = listener
         self._shared, self._config, self._chat_template, self._audit = shared, config, chat_template, audit
         self._served: Served | None = None
         self._service: SteerService | None = None
@@ -80,6 +84,7 @@ class SteerPredictor(Predictor):
             self._chat_template,
             partial(named_edits, served),
             self._audit,
+            self._listener,
         )
         self._description = describe(served, service, is_logged=self._audit is not None).model_dump(mode="json")
         service.start()

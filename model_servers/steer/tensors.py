@@ -5,12 +5,9 @@ parameters of the request hold what all of them share, with lists and objects, s
 Out: ``text``, the first answer to each, and ``response``, all that is known of it, as JSON.
 """
 
-import math
-import struct
-from collections.abc import Iterator
 from typing import Any
 
-from kserve import InferInput, InferOutput, InferRequest, InferResponse
+from kserve import InferRequest, InferResponse
 from kserve.protocol.infer_type import to_http_parameters
 
 from mistudio.guarded_json import RefusedJSON, parse_json
@@ -18,10 +15,10 @@ from mistudio.plain_text import shortened
 from model_servers.base.bodies import json_object
 from model_servers.base.problems import wrong
 from model_servers.base.replies import json_bytes
+from model_servers.base.tensors import answer_of, texts_in
 
 INPUTS = ("prompt", "request")
 OUTPUTS = ("text", "response")
-_MAX_DIMENSIONS = 8
 
 
 def instances_of(request: InferRequest) -> list[dict[str, Any]]:
@@ -34,7 +31,7 @@ def instances_of(request: InferRequest) -> list[dict[str, Any]]:
     if len(names) != 1 or names[0] not in INPUTS:
         message = f"inputs are {shortened(names)}: give one BYTES tensor, called prompt or request."
         raise wrong(message, "inputs")
-    elements = list(_elements(request.inputs[0]))
+    elements = list(texts_in(request.inputs[0]))
     parameters = to_http_parameters(request.parameters or {})
     if names[0] == "request":
         if parameters:
@@ -58,51 +55,7 @@ def tensors_of(request: InferRequest, model_name: str, predictions: list[dict[st
         "text": [each["choices"][0]["text"] for each in predictions],
         "response": [json_bytes(each).decode() for each in predictions],
     }
-    wanted = [each.name for each in request.request_outputs or ()] or list(OUTPUTS)
-    unknown = sorted(set(wanted) - content.keys())
-    if unknown:
-        message = f"outputs names {shortened(unknown[0])}: there are {' and '.join(OUTPUTS)}."
-        raise wrong(message, "outputs")
-    return InferResponse(
-        response_id=request.id or "",
-        model_name=model_name,
-        infer_outputs=[InferOutput(name, [len(predictions)], "BYTES", content[name]) for name in wanted],
-        use_binary_outputs=request.from_grpc and request.use_binary_outputs,
-    )
-
-
-def _elements(tensor: InferInput) -> Iterator[str]:
-    if tensor.datatype != "BYTES":
-        message = f"datatype of {tensor.name} is {shortened(tensor.datatype)}: it has to be BYTES."
-        raise wrong(message, "inputs[0].datatype")
-    elements = tensor.data if tensor._raw_data is None else list(_unpacked(tensor._raw_data))
-    is_shape = len(tensor.shape) <= _MAX_DIMENSIONS and all(size >= 0 for size in tensor.shape)
-    if not is_shape or math.prod(tensor.shape) != len(elements):
-        message = f"shape of {tensor.name} is {shortened(tensor.shape)}, but it has {len(elements)} elements."
-        raise wrong(message, "inputs[0].shape")
-    for number, element in enumerate(elements):
-        try:
-            text = element.decode() if isinstance(element, bytes) else element
-        except UnicodeDecodeError as error:
-            message = f"Element {number} of {tensor.name} is not UTF-8."
-            raise wrong(message, "inputs[0].data") from error
-        if not isinstance(text, str):
-            message = f"Element {number} of {tensor.name} has to be a text, not {shortened(element)}."
-            raise wrong(message, "inputs[0].data")
-        yield text
-
-
-def _unpacked(raw: bytes) -> Iterator[bytes]:
-    """The elements of a tensor in one piece: four bytes of length before each, the lowest first."""
-    place = 0
-    while place < len(raw):
-        end = place + 4
-        size = struct.unpack("<I", raw[place:end])[0] if end <= len(raw) else len(raw)
-        if end + size > len(raw):
-            message = f"The raw tensor ends within an element, at byte {len(raw):,}."
-            raise wrong(message, "raw_input_contents")
-        yield raw[end : end + size]
-        place = end + size
+    return answer_of(request, model_name, content)
 
 
 def _plain(name: str, value: Any) -> Any:

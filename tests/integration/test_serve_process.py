@@ -157,7 +157,7 @@ def test_what_keeps_a_server_from_starting_is_one_line_and_status_2(
 
 
 def test_the_edit_that_help_shows_is_within_the_bounds_of_a_server_as_it_starts() -> None:
-    shown = re.search(r"-d '({.*})'", _EXAMPLES, re.DOTALL)
+    shown = re.search(r"completions .*?-d '({.*?})'\n", _EXAMPLES, re.DOTALL)
     assert shown
     (edit,) = json.loads(shown[1])["steering"]["edits"]
     assert edit["unit"] == "relative"

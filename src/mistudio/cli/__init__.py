@@ -11,9 +11,11 @@ from mistudio.cli import (
     artifacts,
     auditing,
     corpus,
+    correlating,
     demo,
     interchange,
     models,
+    monitoring,
     pipelines,
     runs,
     serving,
@@ -67,6 +69,8 @@ for part in (
     verify,
     serving,
     steering,
+    correlating,
+    monitoring,
     auditing,
 ):
     part.register(app)

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self, Unpack
 
 import httpx
 
 from mistudio.client.calls import Asked, Call, MessageLike, checked, generation, unreachable, wait_s
 from mistudio.client.events import EventReader
+from mistudio.client.look_ups import AsyncLookUps
+from mistudio.client.monitoring import AsyncMonitor, Streaming
 from mistudio.client.replies import Piece, Text, pieces_of, texts_of
 from mistudio.errors import NotFound
 
@@ -23,6 +26,10 @@ class AsyncClient:
         model: name of the model; None: the only one that is served.
         timeout_s: for which an answer is waited.
         retries: times that a busy server is asked again, after the time that it names.
+
+    Attributes:
+        correlate: look-ups of features, by text, concept, token, feature, examples and vector.
+        monitor: the watch on traffic: alerts, drift, history, rules, and a live stream.
     """
 
     def __init__(
@@ -31,6 +38,8 @@ class AsyncClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s)
         self._url, self._model, self._retries = url, model, retries
+        self.correlate = AsyncLookUps(self._post)
+        self.monitor = AsyncMonitor(self._send, self._open_stream)
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,6 +143,19 @@ class AsyncClient:
 
     async def _post(self, call: Call) -> Any:
         return await self._asked(lambda: self._http.post(call.path, json=call.body))
+
+    async def _send(self, method: str, call: Call) -> Any:
+        if method == "GET":
+            return await self._asked(lambda: self._http.get(call.path, params=call.body))
+        return await self._asked(lambda: self._http.request(method, call.path, json=call.body))
+
+    @asynccontextmanager
+    async def _open_stream(self, asked: Streaming) -> AsyncIterator[httpx.Response]:
+        try:
+            async with self._http.stream("GET", asked.path, params=asked.parameters) as response:
+                yield response
+        except httpx.TransportError as error:
+            raise unreachable(self._url, error) from error
 
     async def _asked(self, ask: Callable[[], Awaitable[httpx.Response]]) -> Any:
         for tries_left in range(self._retries, -1, -1):

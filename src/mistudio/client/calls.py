@@ -70,20 +70,20 @@ def generation(
     if steering:
         body["steering"] = steering
     if messages is None:
-        return Call("/openai/v1/completions", _plain({**body, "prompt": prompt}))
+        return Call("/openai/v1/completions", plain({**body, "prompt": prompt}))
     if "logprobs" in body:  # as OpenAI's API has it in chats
         body["logprobs"], body["top_logprobs"] = True, body["logprobs"]
-    return Call("/openai/v1/chat/completions", _plain({**body, "messages": messages}))
+    return Call("/openai/v1/chat/completions", plain({**body, "messages": messages}))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON has it, with the models' own fields where one is given."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=False, exclude_none=True)
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self, Unpack
 
 import httpx
 
 from mistudio.client.calls import Asked, Call, MessageLike, checked, generation, unreachable, wait_s
 from mistudio.client.events import EventReader
+from mistudio.client.look_ups import LookUps
+from mistudio.client.monitoring import Monitor, Streaming
 from mistudio.client.replies import Piece, Text, pieces_of, texts_of
 from mistudio.errors import NotFound
 
@@ -23,6 +26,10 @@ class Client:
         model: name of the model; None: the only one that is served.
         timeout_s: for which an answer is waited.
         retries: times that a busy server is asked again, after the time that it names.
+
+    Attributes:
+        correlate: look-ups of features, by text, concept, token, feature, examples and vector.
+        monitor: the watch on traffic: alerts, drift, history, rules, and a live stream.
     """
 
     def __init__(
@@ -31,6 +38,8 @@ class Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         self._url, self._model, self._retries = url, model, retries
+        self.correlate = LookUps(self._post)
+        self.monitor = Monitor(self._send, self._open_stream)
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +142,19 @@ class Client:
 
     def _post(self, call: Call) -> Any:
         return self._asked(lambda: self._http.post(call.path, json=call.body))
+
+    def _send(self, method: str, call: Call) -> Any:
+        if method == "GET":
+            return self._asked(lambda: self._http.get(call.path, params=call.body))
+        return self._asked(lambda: self._http.request(method, call.path, json=call.body))
+
+    @contextmanager
+    def _open_stream(self, asked: Streaming) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream("GET", asked.path, params=asked.parameters) as response:
+                yield response
+        except httpx.TransportError as error:
+            raise unreachable(self._url, error) from error
 
     def _asked(self, ask: Callable[[], httpx.Response]) -> Any:
         for tries_left in range(self._retries, -1, -1):

@@ -52,7 +52,20 @@ def pool_examples(draft: Draft, session: Session, examples: Sequence[Example], c
             name = f"examples-{start // _BLOCK_EXAMPLES:05d}.safetensors"
             blocks.append(load_file(draft.work_once(name, partial(_save_block, session, block, config))))
             bar.advance(len(block))
-    pooled = Pooled(*(np.concatenate([block[name] for block in blocks]) for name in Pooled._fields))
+    return _finite(Pooled(*(np.concatenate([block[name] for block in blocks]) for name in Pooled._fields)), config)
+
+
+def pool_in_memory(session: Session, examples: Sequence[Example], config: DirectionConfig) -> Pooled:
+    """As :func:`pool_examples`, for examples that are few enough to be read at once, of which nothing is kept.
+
+    Raises:
+        SubjectError: as there.
+        InputError: as there.
+    """
+    return _finite(_pool(session, examples, config), config)
+
+
+def _finite(pooled: Pooled, config: DirectionConfig) -> Pooled:
     if not (np.isfinite(pooled.acts_ED).all() and np.isfinite(pooled.norm_N).all()):
         message = f"Activations at {config.hook} are not all finite: load the model in another number format (dtype)."
         raise InputError(message)
@@ -60,6 +73,10 @@ def pool_examples(draft: Draft, session: Session, examples: Sequence[Example], c
 
 
 def _save_block(session: Session, examples: Sequence[Example], config: DirectionConfig, path: Path) -> None:
+    save_file(_pool(session, examples, config)._asdict(), path)
+
+
+def _pool(session: Session, examples: Sequence[Example], config: DirectionConfig) -> Pooled:
     point = HookPoint.parse(config.hook)
     vectors, counts, whole, norms = [], [], [], []
     readings = session.activations(
@@ -74,7 +91,7 @@ def _save_block(session: Session, examples: Sequence[Example], config: Direction
         whole.append(is_whole)
         norms.append(kept_TD.norm(dim=1))
     content = (torch.stack(vectors), torch.tensor(counts), torch.tensor(whole), torch.cat(norms))
-    save_file({name: each.cpu().numpy() for name, each in zip(Pooled._fields, content, strict=True)}, path)
+    return Pooled(*(each.cpu().numpy() for each in content))
 
 
 def _lay_out(subject: Subject) -> LayOut:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mistudio.artifacts import Draft, InputRef, JsonScalar, Produced, Recipe, Store, Summary, produce
@@ -13,8 +14,12 @@ from mistudio.evaluate.step import numerics
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from mistudio.directions.example_pooling import Pooled
     from mistudio.directions.fit import Fitted
+    from mistudio.instrument import Session
 
 
 def direction(
@@ -24,8 +29,18 @@ def direction(
     subject_config: SubjectConfig,
     config: DirectionConfig,
     seed: int = 0,
+    session: "Session | None" = None,
 ) -> Produced:
     """Publish the direction from negative to positive examples, and how well it tells held-out ones apart.
+
+    Args:
+        store: where it is published.
+        files: the examples.
+        source: the model.
+        subject_config: how it is loaded, or was.
+        config: where and how.
+        seed: of the halves, resamples and controls.
+        session: that model where it is loaded already; None: it is loaded for this.
 
     Raises:
         ConfigError: the labels do not tell the classes apart, or there is no such hook point.
@@ -40,7 +55,12 @@ def direction(
     def build(draft: Draft) -> Summary:
         labels = config.positive_label, config.negative_label
         return _make(
-            draft, read_examples(files, *labels, config.max_examples, seed), source, subject_config, config, seed
+            draft,
+            read_examples(files, *labels, config.max_examples, seed),
+            source,
+            config,
+            seed,
+            lambda: nullcontext(session) if session is not None else _opened(source, subject_config),
         )
 
     return produce(store, recipe, "direction", build)
@@ -50,17 +70,16 @@ def _make(
     draft: Draft,
     examples: Examples,
     source: SubjectSource,
-    subject_config: SubjectConfig,
     config: DirectionConfig,
     seed: int,
+    opened: "Callable[[], AbstractContextManager[Session]]",
 ) -> Summary:
     import numpy as np
 
     from mistudio.directions.example_pooling import pool_examples
     from mistudio.directions.fit import fit_direction
-    from mistudio.instrument import open_session
 
-    with open_session((), source, subject_config) as session:
+    with opened() as session:
         pooled = pool_examples(draft, session, examples.found, config)
     kept_E = pooled.tokens_E > 0
     is_positive_E = np.array([each.is_positive for each in examples.found], dtype=np.bool_)[kept_E]
@@ -70,6 +89,12 @@ def _make(
     record = _record(fitted, pooled, source, config)
     _write(draft, fitted, record)
     return _summary(record, config, is_positive_E.tolist(), examples.left_out, int(pooled.whole_E.sum()))
+
+
+def _opened(source: SubjectSource, subject_config: SubjectConfig) -> "Session":
+    from mistudio.instrument import open_session
+
+    return open_session((), source, subject_config)
 
 
 def _record(fitted: "Fitted", pooled: "Pooled", source: SubjectSource, config: DirectionConfig) -> Record:

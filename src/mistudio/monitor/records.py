@@ -77,6 +77,15 @@ class Fired(NamedTuple):
     max_A: NDArray[np.float32]
 
 
+class Pooled(NamedTuple):
+    """The watched columns over some tokens of a sample."""
+
+    num_tokens: int
+    max_W: NDArray[np.float32]  # largest value
+    place_W: NDArray[np.int64]  # token at which it is; -1 where there are no tokens, or it is 0: nothing fired
+    top_W: NDArray[np.float32]  # mean of the m largest values
+
+
 @dataclass(frozen=True, eq=False)
 class Observation:
     """What was seen in one sample.
@@ -89,10 +98,12 @@ class Observation:
         num_tokens: that were read; special ones around a text are left out.
         reply_from: first token of the answer; None: there is none, or it cannot be told.
         max_W: largest value over tokens of each watched column.
-        place_W: token at which it is; -1 where there are no tokens.
+        place_W: token at which it is, special ones counted; -1 where there are no tokens, or it is 0: nothing fired.
         top_W: mean of the m largest values over tokens.
         fired: by URI of an autoencoder that is encoded in full.
         strings: of the tokens, only where keeping text is switched on.
+        prompt: the columns over the prompt alone; None: there is no answer, or parts are not told apart.
+        reply: the columns over the answer alone; likewise.
     """
 
     exchange: str
@@ -106,6 +117,19 @@ class Observation:
     top_W: NDArray[np.float32]
     fired: Mapping[str, Fired] = field(default_factory=dict)
     strings: tuple[str, ...] | None = None
+    prompt: Pooled | None = None
+    reply: Pooled | None = None
+
+    @property
+    def whole(self) -> Pooled:
+        """The columns over all tokens."""
+        return Pooled(self.num_tokens, self.max_W, self.place_W, self.top_W)
+
+    def over(self, part: str) -> Pooled | None:
+        """The columns over ``all``, ``prompt`` or ``reply``; without an answer all of it is the prompt."""
+        if part == "reply":
+            return self.reply
+        return self.prompt if part == "prompt" and self.prompt is not None else self.whole
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Self
 from mistudio.errors import Busy, Draining, MistudioError, Unavailable
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.engine import Engine, Generation, Written
+from mistudio.instrument.listening import Listener
 from mistudio.instrument.prompts import PromptReader
 from mistudio.instrument.session import Session
 from mistudio.instrument.text_engine import TextEngine
@@ -40,7 +41,6 @@ from mistudio.steer.tickets import Answer, Prepared, Ticket
 
 logger = logging.getLogger(__name__)
 
-_KEPT_EDITS = 512
 _IDLE_S = 0.5
 
 
@@ -71,6 +71,7 @@ class SteerService:
         chat_template: to be used in place of the tokenizer's own.
         presets: finds the edits of a preset by its name; None: there are none.
         audit: where every request that changes the model is written down; None: nowhere.
+        listener: who else follows all answers as they are written; None: nobody.
 
     Raises:
         SubjectError: the model is an encoder.
@@ -84,7 +85,9 @@ class SteerService:
         chat_template: str | None = None,
         presets: Callable[[str], NamedEdits] | None = None,
         audit: AuditLog | None = None,
+        listener: Listener | None = None,
     ) -> None:
+        self._listener = listener
         self.nameable, self.name, self.config = nameable, name, config or ServiceConfig()
         self._recorder = Recorder(audit, name) if audit is not None else None
         subject = nameable.session.subject
@@ -142,9 +145,15 @@ class SteerService:
             Draining: the service is about to end.
             Unavailable: the log of interventions cannot be written.
         """
-        ticket = Ticket(prepared, tell, self._tokenizer, self._ends)
-        ticket.caller = caller or Caller(f"local-{uuid.uuid4().hex}")
-        self._take(ticket)
+        caller = caller or Caller(f"local-{uuid.uuid4().hex}")
+        followed = self._listener.follow(caller.request, caller.key) if self._listener is not None else None
+        ticket = Ticket(prepared, tell, self._tokenizer, self._ends, followed)
+        ticket.caller = caller
+        try:
+            self._take(ticket)
+        except Unavailable:
+            ticket.leave()
+            raise
         return ticket
 
     def _take(self, ticket: Ticket) -> None:
@@ -293,6 +302,7 @@ class SteerService:
     def _gone(self, ticket: Ticket) -> None:
         """Note that nobody waits for a request any more."""
         self._counts["cancelled"] += 1
+        ticket.leave()
         self._record(ticket, "cancelled")
 
     def _arrived(self) -> list[Ticket]:

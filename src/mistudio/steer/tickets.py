@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mistudio.instrument.compiled import CompiledEdits
 from mistudio.instrument.edits import Edits
 from mistudio.instrument.engine import Generation, Written
+from mistudio.instrument.listening import Followed
 from mistudio.instrument.sampling import Choosing
 from mistudio.instrument.table import Latent
 from mistudio.instrument.where import PromptTokens
@@ -75,12 +76,20 @@ class Ticket:
         tell: is called with each event, on the service's thread: it has to be quick.
         tokenizer: of the model.
         ends: tokens that end a text.
+        followed: who else follows what is written; None: nobody.
     """
 
-    def __init__(self, prepared: Prepared, tell: Callable[[Event], None], tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        tell: Callable[[Event], None],
+        tokenizer: Any,
+        ends: frozenset[int],
+        followed: Followed | None = None,
+    ) -> None:
         self.prepared, self.submitted_at, self.started_at = prepared, time.monotonic(), 0.0
         self.caller = Caller("")
-        self._tell, self._tokenizer = tell, tokenizer
+        self._tell, self._tokenizer, self._followed = tell, tokenizer, followed
         self._cancelled, self._is_over = threading.Event(), False
         request = prepared.request
         ends = frozenset() if request.ignore_eos else ends
@@ -113,12 +122,19 @@ class Ticket:
         """End with an error."""
         if not self._is_over:
             self._is_over = True
+            self.leave()
             self.tell(Failed(error))
 
     def close(self, event: Event) -> None:
         """End with an event."""
         self._is_over = True
+        self.leave()
         self.tell(event)
+
+    def leave(self) -> None:
+        """Say to whoever else follows that nothing more comes."""
+        if self._followed is not None:
+            self._followed.ended()
 
     def take(self, answer: Answer, written: Written) -> bool:
         """Pass on a token; whether the answer is at its end with it."""
@@ -130,15 +146,20 @@ class Ticket:
         text = "" if is_end else answer.stream.add(written.token)
         if answer.stream.stopped_by is None and written.finish is not None:
             text += answer.stream.finish()
-        if written.watched is not None:
-            answer.watched.append(written.watched)
+        num_own = len(self.prepared.watched)
+        watched = written.watched[:num_own] if written.watched is not None and num_own else None
+        if watched is not None:
+            answer.watched.append(watched)
+        why = None
         if answer.index >= 0:
-            self.tell(Delta(answer.index, text, (written.token,), self._logprobs(written), _one(written.watched)))
+            self.tell(Delta(answer.index, text, (written.token,), self._logprobs(written), _one(watched)))
+            if self._followed is not None:
+                why = self._followed.wrote(answer.index, text, (written.watched or ())[num_own:])
         if answer.stream.stopped_by is not None:
             return self.end(answer, "stop", None)
         if written.finish is not None:
             return self.end(answer, "length" if written.finish == "length" else "stop", None)
-        return False
+        return why is not None and self.end(answer, "content_filter", why)
 
     def end(self, answer: Answer, reason: Reason, detail: str | None) -> bool:
         """End an answer; always true."""
@@ -158,6 +179,7 @@ class Ticket:
     def _answer(self, index: int, edits: CompiledEdits | None, seed: int, ends: frozenset[int]) -> Answer:
         prepared, request = self.prepared, self.prepared.request
         sampling = request.sampling
+        heard = tuple(self._followed.latents) if self._followed is not None and index >= 0 else ()
         choosing = Choosing(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -173,7 +195,7 @@ class Ticket:
             choosing=choosing,
             ends=ends,
             alternatives=request.logprobs,
-            watched=prepared.watched,
+            watched=prepared.watched + heard,
         )
         return Answer(index, generation, TextStream(self._tokenizer, request.stop))
 

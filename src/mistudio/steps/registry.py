@@ -5,7 +5,9 @@ from mistudio.steps.explaining import EXPLAIN, SCORE
 from mistudio.steps.finding import FIND, FIND_MORE, FIND_PART
 from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.hosts import TRAIN_ON_HOSTS
+from mistudio.steps.indexing import INDEX
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
+from mistudio.steps.monitoring import CALIBRATE
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.registering import REGISTER
 from mistudio.steps.reporting import COMPARE, REPORT
@@ -30,6 +32,8 @@ _ALL = (
     PROBE,
     DIRECTION,
     STEER_EVALUATE,
+    CALIBRATE,
+    INDEX,
     COMPARE,
     GRID,
     GATE,

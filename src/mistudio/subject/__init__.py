@@ -11,7 +11,7 @@ from mistudio.subject.tokens import load_tokenizer, token_strings
 if TYPE_CHECKING:
     from mistudio.subject.batches import TextRows, TokenBatch, text_rows, token_batch
     from mistudio.subject.hooks import ResolvedHook, observed, resolve_hooks, run_captured, spliced
-    from mistudio.subject.lens import unembed
+    from mistudio.subject.lens import unembed, unembedding_rows
     from mistudio.subject.load import Subject, forward_logits, load_subject, subject_from_model
     from mistudio.subject.taps import unedited
 else:
@@ -45,4 +45,5 @@ __all__ = [
     "token_strings",
     "unedited",
     "unembed",
+    "unembedding_rows",
 ]

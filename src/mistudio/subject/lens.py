@@ -1,8 +1,10 @@
 """Logit lens: which output tokens a direction in the residual stream promotes and suppresses.
 
-Shape legend: F directions, D model width, V vocabulary, B sequences, T tokens.
+Shape legend: F directions, D model width, V vocabulary, H width of the output embeddings, K chosen tokens, B sequences,
+T tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from mistudio.subject.taps import unedited
 from mistudio.subject.trace import Call, called_once, watch
 
 _NORM_PROBE = 16.0  # large, so that the norm's epsilon does not matter
+_ROWS_AT_ONCE = 256
 _CENTRES_BELOW = 0.05  # effect of a constant shift, relative to the weight; without centring it is near 1
 
 
@@ -42,9 +45,7 @@ def unembed(subject: Subject, direction_FD: Tensor) -> Tensor:
     Raises:
         SubjectError: the model has no output embeddings, or they are not as wide as the residual stream.
     """
-    if "readout" not in subject.cache:
-        subject.cache["readout"] = _find_readout(subject)
-    readout: _Readout = subject.cache["readout"]
+    readout = _readout(subject)
     x_FD = direction_FD.to(subject.device, torch.float32)
     if readout.centres:
         x_FD = x_FD - x_FD.mean(-1, keepdim=True)
@@ -53,6 +54,42 @@ def unembed(subject: Subject, direction_FD: Tensor) -> Tensor:
     if readout.projection is not None:
         x_FD = _linear_part(readout.projection, x_FD)
     return _linear_part(readout.head, x_FD).float()
+
+
+@torch.no_grad()
+def unembedding_rows(subject: Subject, token_ids: Sequence[int]) -> Tensor:
+    """What a direction is multiplied by to give the logit of a token [K, D], float32: columns of :func:`unembed`.
+
+    ``direction_FD @ unembedding_rows(subject, ids).T`` are the logits of these tokens alone, for the price of them.
+
+    Raises:
+        SubjectError: as :func:`unembed`.
+    """
+    readout = _readout(subject)
+    rows_KH = _head_rows(readout.head, torch.tensor(token_ids, dtype=torch.int64), subject.device)
+    if readout.projection is not None:
+        eye_DD = torch.eye(subject.d_model, device=subject.device)
+        rows_KH = rows_KH @ _linear_part(readout.projection, eye_DD).float().T
+    if readout.norm_weight_D is not None:
+        rows_KH = rows_KH * readout.norm_weight_D
+    return rows_KH - rows_KH.mean(-1, keepdim=True) if readout.centres else rows_KH
+
+
+def _head_rows(head: Any, token_K: Tensor, device: torch.device) -> Tensor:
+    """Rows of the output embeddings [K, H] in float32; where the weight is packed, by what the module computes."""
+    if isinstance(head, nn.Linear) and head.weight.is_floating_point() and not head.weight.is_meta:
+        return head.weight.detach()[token_K.to(head.weight.device)].to(device, torch.float32)
+    eye_HH = torch.eye(head.in_features, device=device)
+    starts = range(0, len(eye_HH), _ROWS_AT_ONCE)
+    parts = [_linear_part(head, eye_HH[start : start + _ROWS_AT_ONCE])[:, token_K.to(device)] for start in starts]
+    return torch.cat(parts).T.float()
+
+
+def _readout(subject: Subject) -> _Readout:
+    if "readout" not in subject.cache:
+        subject.cache["readout"] = _find_readout(subject)
+    found: _Readout = subject.cache["readout"]
+    return found
 
 
 def _find_readout(subject: Subject) -> _Readout:

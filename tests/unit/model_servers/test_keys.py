@@ -35,7 +35,7 @@ def test_a_key_is_known_by_its_whole_secret_alone() -> None:
     ],
 )
 def test_a_key_comes_as_a_bearer_token(header: str, name: str | None) -> None:
-    assert keys_from(f"alice:{SECRET}").bearer(header) == name
+    assert keys_from(f"alice:{SECRET}").named_by(header) == name
 
 
 def test_keys_come_from_a_file_and_the_environment_together(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Listed(NamedTuple):
     key: str  # of a folder with "/" at its end
     num_bytes: int
     etag: str
+    modified: float = 0.0  # seconds since the epoch, by the clock of the server
 
 
 class Upload(NamedTuple):
@@ -203,7 +204,8 @@ class Requests:
     def objects(self, prefix: str, doing: str, after: str = "") -> Iterator[Listed]:
         """The objects whose key begins with ``prefix`` and lies behind ``after``, by key."""
         for each in self._listed(prefix, doing, after, deep=True):
-            yield Listed(each.object_name or "", each.size or 0, each.etag or "")
+            modified = each.last_modified.timestamp() if each.last_modified else 0.0
+            yield Listed(each.object_name or "", each.size or 0, each.etag or "", modified)
 
     def folders(self, prefix: str, doing: str) -> Iterator[str]:
         """The beginnings up to the next "/" of keys that begin with ``prefix``, each once, by key; "/" at their end."""

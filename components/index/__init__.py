@@ -1,0 +1,1 @@
+"""The index step as a KFP component."""

@@ -1,0 +1,139 @@
+"""Chosen latents of an autoencoder on every token, as cheaply as can be without changing a value.
+
+Where latents do not compete (all architectures but TopK) the chosen latents' rows of the encoder are enough.
+
+In a TopK autoencoder a latent is active where it is among the K largest of all F, so that in general all F have to be
+computed. But most tokens can be told without them. A chosen latent whose pre-activation is not positive is not active.
+Nor is one that K of some *rivals* exceed, whoever they are: the K-th largest of a few latents is never above the K-th
+largest of all. So with the latents that are active most often as rivals, a token is decided by C + S products in place
+of F, unless a chosen latent comes near to being active on it; then all are computed. Nothing is estimated: the values
+are those of the whole encoder, up to the order of sums in a product.
+
+What this saves depends on how often the chosen latents fire. Where they are on for nearly every token (a thousand of
+some thousands are), all are computed all the same, and rivals are given up.
+
+Shape legend: N tokens, D width of the input, F latents, C chosen ones, S rivals, K active latents a token.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mistudio.sae import SparseAutoencoder
+from mistudio.sae.selection import top_indices
+from mistudio.sae.topk import TopKAutoencoder
+
+_LEARN_TOKENS = 2048  # read in full before rivals are chosen
+_RIVALS_OVER_K = 4
+_RIVALS_SHARE = 16  # of all latents, at most one in so many
+_WORTH = 0.6  # with more tokens than this left over, rivals cost more than they save
+_LOOK_TOKENS = 65_536  # after which it is looked at again
+
+
+def column_reader(sae: SparseAutoencoder, latents: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """What gives the values [..., C] of some latents, in their order, of activations [..., D]; in float32.
+
+    Raises:
+        InputError: there is no such latent.
+    """
+    latents_C = torch.tensor(latents, dtype=torch.int64, device=sae.W_dec.device)
+    encode = TopKColumns(sae, latents_C) if type(sae) is TopKAutoencoder else sae.encoder_of(latents_C)
+    dtype = sae.W_enc.dtype
+
+    def read(x_D: Tensor) -> Tensor:
+        flat_ND = x_D.reshape(-1, x_D.shape[-1]).to(dtype)
+        return encode(flat_ND).float().reshape(*x_D.shape[:-1], -1)
+
+    return read
+
+
+class TopKColumns:
+    """Chosen latents of a TopK autoencoder; see the module's docstring.
+
+    Args:
+        sae: the autoencoder.
+        latents_C: which latents.
+
+    Attributes:
+        tokens: that were asked for so far.
+        tokens_in_full: of those, how many needed all latents.
+    """
+
+    def __init__(self, sae: TopKAutoencoder, latents_C: Tensor) -> None:
+        self._whole = sae.encoder_of(latents_C)  # checks the numbers; knows what to do with equals
+        self._sae, self._latents_C = sae, latents_C
+        self._W_CD, self._b_C = sae.W_enc.detach()[latents_C], sae.b_enc.detach()[latents_C]
+        self._times_F = torch.zeros(sae.width, dtype=torch.int64, device=latents_C.device)
+        self._rivals: tuple[Tensor, Tensor] | None = None
+        self._learnt = self._looked = self._left = 0
+        self._until = 0
+        self.tokens = self.tokens_in_full = 0
+
+    @torch.no_grad()
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """Activations [N, C]."""
+        pre_NC = functional.linear(x_ND, self._W_CD, self._b_C)
+        best_N = pre_NC.amax(dim=1)
+        left_M = (best_N > 0).nonzero().squeeze(1)
+        self.tokens += len(x_ND)
+        if self._rivals is not None and len(left_M):
+            left_M = self._beyond_rivals(x_ND, best_N, left_M)
+        self.tokens_in_full += len(left_M)
+        acts_NC = torch.zeros_like(pre_NC)
+        if len(left_M):
+            acts_NC[left_M] = self._in_full(x_ND[left_M] if len(left_M) < len(x_ND) else x_ND)
+        if self._sae.norm_limit is None:
+            return acts_NC
+        return acts_NC.masked_fill_(~self._sae.norm_limit.keeps(x_ND)[:, None], 0.0)
+
+    def _beyond_rivals(self, x_ND: Tensor, best_N: Tensor, left_M: Tensor) -> Tensor:
+        """The tokens that rivals do not decide."""
+        assert self._rivals is not None  # noqa: S101
+        x_MD = x_ND[left_M] if len(left_M) < len(x_ND) else x_ND
+        pre_MS = functional.linear(x_MD, *self._rivals)
+        k = self._sae.config.k
+        least_M = pre_MS.gather(1, top_indices(pre_MS, k)).amin(dim=1)
+        # The two products round differently: what is as near as that is computed in full.
+        near_M = best_N[left_M] >= least_M - 1e-3 * least_M.abs()
+        self._looked += len(left_M)
+        self._left += int(near_M.sum())
+        if self._looked >= _LEARN_TOKENS:
+            if self._left > _WORTH * self._looked:
+                self._rivals, self._until = None, self.tokens + _LOOK_TOKENS
+                self._learnt = 0
+            self._looked = self._left = 0
+        return left_M[near_M]
+
+    def _in_full(self, x_MD: Tensor) -> Tensor:
+        """Activations of the chosen latents [M, C] by all pre-activations."""
+        sae, k = self._sae, self._sae.config.k
+        pre_MF = functional.linear(x_MD, sae.W_enc, sae.b_enc)
+        top_MK = top_indices(pre_MF, min(k, sae.width))
+        least_M1 = pre_MF.gather(1, top_MK).amin(dim=1, keepdim=True)
+        self._learn(top_MK)
+        pre_MC = pre_MF[:, self._latents_C]
+        acts_MC = torch.where((pre_MC >= least_M1) & (pre_MC > 0), pre_MC, 0.0)
+        tied_M = ((pre_MC == least_M1) & (pre_MC > 0)).any(dim=1)
+        if bool(tied_M.any()):
+            # Equals may compete for the last place; the chosen latent is often the last one itself, which is no tie.
+            is_more_M = (pre_MF >= least_M1).sum(dim=1) > k
+            tied_M &= is_more_M
+            if bool(tied_M.any()):
+                acts_MC[tied_M] = self._whole(x_MD[tied_M])
+        return acts_MC
+
+    def _learn(self, top_MK: Tensor) -> None:
+        """Count which latents are among the largest, until there are rivals."""
+        if self._rivals is not None or self.tokens < self._until:
+            return
+        most = min(self._sae.width // _RIVALS_SHARE, _RIVALS_OVER_K * self._sae.config.k + 256)
+        if most < 2 * self._sae.config.k:
+            return  # too few latents for rivals to be worth while
+        self._times_F += torch.bincount(top_MK.flatten(), minlength=self._sae.width)
+        self._learnt += len(top_MK)
+        if self._learnt >= _LEARN_TOKENS:
+            rival_S = self._times_F.topk(most // 8 * 8).indices
+            self._rivals = (self._sae.W_enc.detach()[rival_S], self._sae.b_enc.detach()[rival_S])
+            self._times_F.zero_()

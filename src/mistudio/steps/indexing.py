@@ -1,0 +1,29 @@
+"""What look-ups search: the step index."""
+
+from typing import TYPE_CHECKING
+
+from mistudio.artifacts import Produced
+from mistudio.steps.context import Context
+from mistudio.steps.spec import Input, Inputs, Output, Step
+
+if TYPE_CHECKING:
+    from mistudio.correlate.index_config import IndexConfig
+
+
+def _index(context: Context, inputs: Inputs, config: "IndexConfig") -> Produced:
+    from mistudio.correlate.index_step import index
+
+    return index(context.store, inputs.one("sae"), config, context.seed)
+
+
+INDEX = Step(
+    name="index",
+    title="Index directions",
+    summary="Make an index of decoder directions. What share of the nearest it finds is measured.",
+    config="mistudio.correlate.index_config:IndexConfig",
+    inputs=(Input("sae", "sae", "Trained autoencoder (sae/...)."),),
+    output=Output("index", "index", "The index, and its recall against brute force.", metrics=True),
+    uses=frozenset({"seed"}),
+    about=lambda values: str(values.get("sae", "")),
+    run=_index,
+)
