@@ -16,7 +16,7 @@ from mistudio.instrument.session import PlacedAutoencoder
 from mistudio.monitor.columns import Block
 from mistudio.monitor.passing import Look, look_at
 from mistudio.monitor.pieces import Piece
-from mistudio.monitor.pooling import Tops, tops
+from mistudio.monitor.pooling import Tops, side_by_side, tops
 from mistudio.monitor.records import Fired
 from mistudio.subject import HookPoint, ResolvedHook, Subject, token_batch
 
@@ -62,13 +62,13 @@ class BatchReader:
         subject: the model.
         blocks: of columns.
         in_full: autoencoders of which everything that fires is told.
-        most: largest values of a column that are kept.
+        most: largest values that are kept, of the columns of each block.
     """
 
     def __init__(
-        self, subject: Subject, blocks: Sequence[Block], in_full: Sequence[PlacedAutoencoder], most: int
+        self, subject: Subject, blocks: Sequence[Block], in_full: Sequence[PlacedAutoencoder], most: Sequence[int]
     ) -> None:
-        self._subject, self._in_full, self._most = subject, tuple(in_full), most
+        self._subject, self._in_full, self._most = subject, tuple(in_full), tuple(most)
         self._blocks: dict[HookPoint, list[tuple[int, Block]]] = {}
         self.hooks: dict[HookPoint, ResolvedHook] = {}
         for number, block in enumerate(blocks):
@@ -89,14 +89,14 @@ class BatchReader:
             for number, block in self._blocks.get(point, ()):
                 value_BTU = block.read(acts_BTD)
                 if has_tail:
-                    tails[number] = tops(value_BTU.clone(), batch.reply_BT, batch.place_BT, self._most)
-                heads[number] = tops(value_BTU, head_BT, batch.place_BT, self._most)
+                    tails[number] = tops(value_BTU.clone(), batch.reply_BT, batch.place_BT, self._most[number])
+                heads[number] = tops(value_BTU, head_BT, batch.place_BT, self._most[number])
             for placed in self._in_full:
                 if placed.ends.read.point == point:
                     fired[placed.uri] = _fired(placed, acts_BTD, batch.counts_BT)
 
         look_at(self._subject, self._looks(look), batch.ids_BT, batch.mask_BT)
-        return Seen(_side_by_side(heads), _side_by_side(tails) if has_tail else None, fired)
+        return Seen(_in_order(heads), _in_order(tails) if has_tail else None, fired)
 
     def values(self, batch: PieceBatch) -> Tensor:
         """Each column on each token [B, T, W], in the order of the blocks, on the CPU."""
@@ -123,14 +123,8 @@ def _bound(look: _LookAt, point: HookPoint) -> Look:
     return lambda acts_BTD: look(point, acts_BTD)
 
 
-def _side_by_side(found: dict[int, Tops]) -> Tops:
-    ordered = [found[number] for number in sorted(found)]
-    if len(ordered) == 1:
-        return Tops(ordered[0].value_BMU.cpu(), ordered[0].place_BU.cpu())
-    return Tops(
-        torch.cat([each.value_BMU for each in ordered], dim=2).cpu(),
-        torch.cat([each.place_BU for each in ordered], dim=1).cpu(),
-    )
+def _in_order(found: dict[int, Tops]) -> Tops:
+    return side_by_side([found[number] for number in sorted(found)])
 
 
 def _fired(placed: PlacedAutoencoder, acts_BTD: Tensor, counts_BT: Tensor) -> list[Fired]:
