@@ -92,6 +92,13 @@ def merged(some: Sequence[Tops]) -> Tops:
     return Tops(value_BMU, place_SBU.gather(0, first_SBU.argmax(dim=0, keepdim=True))[0])
 
 
+def one_after_the_other(some: Sequence[Tops]) -> Tops:
+    """The pieces of all."""
+    if len(some) == 1:
+        return some[0]
+    return Tops(torch.cat([each.value_BMU for each in some]), torch.cat([each.place_BU for each in some]))
+
+
 def side_by_side(some: Sequence[Tops]) -> Tops:
     """The columns of all, on the CPU; where some keep fewer values, there is nothing behind their last."""
     most = max(each.value_BMU.shape[1] for each in some)
