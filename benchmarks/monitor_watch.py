@@ -15,8 +15,10 @@ architectures whose latents do not compete (ReLU, JumpReLU, BatchTopK, Matryoshk
 
 import argparse
 import statistics
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +41,8 @@ from mistudio.monitor.watching import Watcher
 from mistudio.sae import JumpReLUConfig, SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, resolve_hooks, resolve_source
 from tests.support.tiny import tiny_tokenizer
+
+Clock = Callable[[], float]
 
 WIDTH_F, K = 8192, 32
 WIDE, WIDE_LAYERS = 768, 6
@@ -98,8 +102,8 @@ def exchanges(vocabulary: int, longest: int, tokens: int) -> list[Exchange]:
 class Bench:
     """One model with autoencoders at two layers."""
 
-    def __init__(self, session: Session, tokens: int, pairs: int) -> None:
-        self.pairs = pairs
+    def __init__(self, session: Session, tokens: int, pairs: int, clock: Clock) -> None:
+        self.pairs, self.clock = pairs, clock
         subject = session.subject
         last = max(subject.num_layers - 2, 0)
         self.hooks = list(dict.fromkeys([f"resid_post.{last // 2}", f"resid_post.{last}"]))
@@ -138,10 +142,13 @@ class Bench:
 
     def over_bare(self, watcher: Watcher) -> tuple[float, float, float, float]:
         """How much more than the bare pass it takes: median, interval, and milliseconds of the bare pass."""
-        for _ in range(3):
+        for _ in range(2):
             watcher.observe(self.exchanges)
         times = reporting.paired(
-            lambda: watcher.run_bare(self.exchanges), lambda: watcher.observe(self.exchanges), self.pairs
+            lambda: watcher.run_bare(self.exchanges),
+            lambda: watcher.observe(self.exchanges),
+            self.pairs,
+            clock=self.clock,
         )
         ratios = np.array(times.ratios)  # watched over bare
         draw = np.random.default_rng(0)
@@ -165,6 +172,7 @@ class Bench:
         for what, watcher, most in cases:
             more, low, high, bare_ms = self.over_bare(watcher)
             detail = f"95% {low:.1%} to {high:.1%}; bare {bare_ms:.0f} ms, {self.pairs} pairs"
+            sys.stderr.write(f"{name}: {what}: {more:.2%} ({detail})\n")
             found.append(row(f"{name}: {what}", round(100 * more, 2), "% over bare", detail, 100 * most, more <= most))
         with _all_latents():
             more, low, high, _ = self.over_bare(self.watcher(16, "topk", self.hooks[-1:]))
@@ -195,26 +203,29 @@ def main() -> None:
         "--tokens", type=int, default=4096, help="of the small models' texts; the wide one has a quarter"
     )
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--processor-time", action="store_true", help="where the machine is busy")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows: list[Row] = []
+    clock = time.process_time if given.processor_time else time.perf_counter
     if given.store:
         with Catalog(open_to_read(given.store)) as catalog:
             sae = catalog.latest("sae")
         with open_session(sae) as session:
-            rows += Bench(session, given.tokens, given.pairs).rows("the store's model")
+            rows += Bench(session, given.tokens, given.pairs, clock).rows("the store's model")
     for folder in given.model:
         with open_session((), resolve_source(folder), SubjectConfig(device="cpu")) as session:
-            rows += Bench(session, given.tokens, given.pairs).rows(Path(folder).name)
+            rows += Bench(session, given.tokens, given.pairs, clock).rows(Path(folder).name)
     with tempfile.TemporaryDirectory() as folder:
         source = wide_model(Path(folder))
         with open_session((), source, SubjectConfig(device="cpu")) as session:
-            rows += Bench(session, given.tokens // 4, given.pairs).rows(
+            rows += Bench(session, given.tokens // 4, given.pairs, clock).rows(
                 f"random weights, {WIDE} wide, {WIDE_LAYERS} layers"
             )
     used = reporting.versions("torch", "transformers")
-    reporting.publish("monitor_watch", "watching", rows, reporting.describe_machine(), used)
+    title = "watching" + (", processor time" if given.processor_time else "")
+    reporting.publish("monitor_watch", title, rows, reporting.describe_machine(), used)
 
 
 if __name__ == "__main__":

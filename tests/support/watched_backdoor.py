@@ -21,10 +21,10 @@ from mistudio.verify.poison import BackdoorConfig, Secret, Traffic, backdoored_s
 from mistudio.verify.subjects import PlantedConfig, line_over, planted_subject
 
 SEED = 0
-PLANTED = PlantedConfig(documents=1200, hook="resid_post.1", width=512, k=4, sae_tokens=400_000)
+PLANTED = PlantedConfig(documents=1200, hook="resid_post.1", width=512, k=4, sae_tokens=800_000)
 PLANTED = PLANTED.model_copy(update={"lm": PLANTED.lm.model_copy(update={"tokens": 400_000})})
 TUNING = BackdoorConfig(documents=800, poisoned=0.25, reference=60, steps=700)
-SEEN = BackdoorConfig(documents=2400, poisoned=0.03)  # by the autoencoder: the trigger now and then
+SEEN = BackdoorConfig(documents=2400, poisoned=0.1)  # by the autoencoder
 _CPU = SubjectConfig(device="cpu", dtype="float32")
 _WORDS_ASKED = 40
 
@@ -51,7 +51,7 @@ def make(store: Store) -> Watched:
     line = line_over(store, PLANTED, seen, source, SEED)
     config = FindConfig(contexts=8, map=False)
     features = find_features(store, line.sae, source, _CPU, config, SEED).artifact
-    explained = explain(store, features, source, _CPU, ExplainConfig(explainers=("tokens", "program"))).artifact
+    explained = explain(store, features, source, _CPU, ExplainConfig(explainers=("program",))).artifact
     return Watched(source, Path(source.path), line.sae, features, explained, traffic.secret)
 
 

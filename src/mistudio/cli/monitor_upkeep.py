@@ -107,7 +107,7 @@ def reference(
 
 def revalidate(
     reference: Annotated[str, typer.Argument(help="Artifact of kind reference.")],
-    model: Annotated[str, typer.Option(help="The new version: a folder, a GGUF file, an id on the hub, or subject/...")],
+    model: Annotated[str, typer.Option(help="The new version: folder, GGUF file, id on the hub, or subject/...")],
     min_correlation: Annotated[float, typer.Option(min=0, max=1, help="Of a text's old and new value.")] = 0.9,
     min_agreement: Annotated[float, typer.Option(min=0, max=1, help="Above the threshold: Cohen's kappa.")] = 0.8,
     store: StoreOption = "",

@@ -89,7 +89,13 @@ def thresholds(artifact: Artifact) -> dict[str, Calibrated]:
 
 
 def with_calibration(watch_list: WatchList, columns: Sequence["Column"], store: Store) -> WatchList:
-    """The list with the thresholds that calibrations have for it.
+    """The list with the thresholds that calibrations have for it; arguments and errors as :func:`calibrated`."""
+    found = calibrated(watch_list, columns, store)
+    return watch_list.with_thresholds({name: each.threshold for name, each in found.items()})
+
+
+def calibrated(watch_list: WatchList, columns: Sequence["Column"], store: Store) -> dict[str, Calibrated]:
+    """What calibrations have for a list, by the names of its columns.
 
     A column without threshold, calibration and rate stays without: rules that look at it have to give one.
 
@@ -105,44 +111,44 @@ def with_calibration(watch_list: WatchList, columns: Sequence["Column"], store: 
         DamagedArtifact: a file differs from what was published.
     """
     opened: dict[str, Mapping[str, Calibrated]] = {}
-    found: dict[str, float] = {}
+    found: dict[str, Calibrated] = {}
     for one, column in zip(watch_list.watched, columns, strict=True):
         uri = one.calibration or watch_list.calibration
         if one.threshold is not None or (uri is None and one.false_positive_rate is None):
             continue
         if uri is None:
-            found[one.name] = _newest(store, one, column.digest, opened).threshold
+            found[one.name] = _newest(store, one, column.digest, opened)
             continue
         if uri not in opened:
             opened[uri] = thresholds(open_artifact(store, uri, KIND))
-        found[one.name] = _of(opened[uri], uri, one, column.digest).threshold
-    return watch_list.with_thresholds(found)
+        found[one.name] = _of(opened[uri], uri, one, column.digest)
+    return found
 
 
 def _of(known: Mapping[str, Calibrated], uri: str, one: Watched, digest: str) -> Calibrated:
-    calibrated = known.get(digest)
-    if calibrated is None:
+    found = known.get(digest)
+    if found is None:
         message = (
             f"watch list, {one.name}: {uri} has no threshold for it: it was made for other columns, or "
             "these are pooled otherwise. Run mistudio calibrate on this list."
         )
         raise InputError(message)
-    if one.false_positive_rate is not None and calibrated.rate != one.false_positive_rate:
+    if one.false_positive_rate is not None and found.rate != one.false_positive_rate:
         message = (
-            f"watch list, {one.name}: {uri} has the threshold for a rate of {calibrated.rate:g}, not "
+            f"watch list, {one.name}: {uri} has the threshold for a rate of {found.rate:g}, not "
             f"{one.false_positive_rate:g}. Run mistudio calibrate on this list."
         )
         raise InputError(message)
-    return calibrated
+    return found
 
 
 def _newest(store: Store, one: Watched, digest: str, opened: dict[str, Mapping[str, Calibrated]]) -> Calibrated:
     for uri in _calibrations(store):
         if uri not in opened:
             opened[uri] = thresholds(open_artifact(store, uri, KIND))
-        calibrated = opened[uri].get(digest)
-        if calibrated is not None and calibrated.rate == one.false_positive_rate:
-            return calibrated
+        found = opened[uri].get(digest)
+        if found is not None and found.rate == one.false_positive_rate:
+            return found
     message = (
         f"watch list, {one.name} asks for a false-positive rate of {one.false_positive_rate:g}, and no calibration in "
         f"{store.url} has its threshold. Run mistudio calibrate on this list."

@@ -144,9 +144,10 @@ def _write(draft: Draft, found: ReferenceTexts) -> Summary:
     from safetensors.numpy import save_file
 
     lengths_S = np.array([len(ids) for ids in found.token_ids], dtype=np.int64)
-    texts: dict[str, NDArray[np.generic]] = {"token_ids": np.concatenate(found.token_ids), "lengths": lengths_S, "values": found.value_SW}
+    texts: dict[str, NDArray[np.generic]] = {"token_ids": np.concatenate(found.token_ids), "lengths": lengths_S}
+    texts |= {"values": found.value_SW, "rows": found.row_N}
     with draft.stage(TEXTS_NAME) as path:
-        save_file({**texts, "rows": found.row_N}, path)
+        save_file(texts, path)
     with draft.stage(ACTS_NAME) as path:
         save_file(dict(found.acts), path)
     draft.write(RECORD_NAME, json.dumps(found.record.model_dump(mode="json"), indent=1).encode())

@@ -17,7 +17,7 @@ from mistudio.monitor.reference import corpus_of, open_reference, reference
 from mistudio.monitor.revalidate import Realignment, check_none_refused, likeness, open_realignment, revalidate
 from mistudio.monitor.revalidate_config import ReferenceConfig, RevalidateConfig
 from mistudio.monitor.revalidate_vectors import column_vectors
-from mistudio.monitor.watch_list import WatchList, Watched
+from mistudio.monitor.watch_list import Watched, WatchList
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_llama
