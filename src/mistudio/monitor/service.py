@@ -145,9 +145,9 @@ class MonitorService:
         self._tally.numbers.update(ignored=found.num_ignored, malformed=len(found.refused))
         return found
 
-    def note_malformed(self) -> None:
-        """Count an event that was none."""
-        self._tally.numbers["malformed"] += 1
+    def note(self, outcome: str) -> None:
+        """Count what did not get as far as an event: ``malformed``, or ``overrun`` where it could not be looked at."""
+        self._tally.numbers[outcome] += 1
 
     def observe(self, asked: Asked, request: str = "") -> dict[str, Any]:
         """Read something at once: see :class:`~mistudio.monitor.direct.DirectReader`.
@@ -236,7 +236,7 @@ class MonitorService:
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
-            events={**outcomes, "ignored": numbers["ignored"], "malformed": numbers["malformed"]},
+            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun")}},
             exchanges={**counts, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],
