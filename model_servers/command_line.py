@@ -26,8 +26,8 @@ _EXAMPLES = """examples:
       serve the newest model of a store, with its newest autoencoder, at 127.0.0.1:8080
   mistudio serve --store ./store --line scores/1f2e --line sae/9a8b --rows 32
       serve two autoencoders of one model, named by artifacts
-  mistudio serve --store ./store --models correlate,steer --correlate-passes 4
-      look up features and steer with them, in one process that loads the model once
+  mistudio serve --store ./store --models correlate,monitor,steer --correlate-passes 4
+      look up features, watch traffic and steer, in one process that loads the model once
   mistudio serve --store ./store --models monitor,steer --monitor-watch-list watch.yaml --monitor-rules rules.yaml
       watch the traffic of any model, and what is generated here
   MISTUDIO_API_KEYS=alice:$SECRET mistudio serve --store ./store --host 0.0.0.0 --grpc-port 8081
