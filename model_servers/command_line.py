@@ -236,7 +236,8 @@ def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered) -> None:
         if leaf.kind is bool:
             group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=leaf.choices or None, help=text)
+            choices = None if leaf.many else leaf.choices or None
+            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=choices, help=text)
 
 
 def _flag(name: str) -> str:
