@@ -80,8 +80,8 @@ class _Entry(NamedTuple):
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
-# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go of
-# the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
+# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
+# of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
 _SWITCH_S = 0.0005
 _QUEUE = frozenset({"queue"})  # the server's max_queue
 _RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
