@@ -80,8 +80,8 @@ class _Entry(NamedTuple):
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
-# Engines, look-ups and the monitor compute in threads, each of which keeps the interpreter from the event loop for 5 ms at
-# a time unless told otherwise; and a sink has to answer within 10.
+# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
+# of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
 _SWITCH_S = 0.0005
 _QUEUE = frozenset({"queue"})  # the server's max_queue
 _RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
@@ -236,7 +236,8 @@ def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered) -> None:
         if leaf.kind is bool:
             group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=leaf.choices or None, help=text)
+            choices = None if leaf.many else leaf.choices or None
+            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=choices, help=text)
 
 
 def _flag(name: str) -> str:
