@@ -9,10 +9,10 @@ from mistudio.errors import ConfigError, MistudioError
 from mistudio.instrument.served import Served, ServedFeatures
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.drift import DriftDetector, Labels
+from mistudio.monitor.drift_reference import open_reference
 from mistudio.monitor.history import History
 from mistudio.monitor.history_config import HistoryConfig
 from mistudio.monitor.judging import BOOK_STATE, DRIFT_STATE
-from mistudio.monitor.drift_reference import open_reference
 from mistudio.monitor.rule_book import RuleBook
 from mistudio.monitor.rules import Rules, read_rules
 from mistudio.monitor.saved_rules import FILE_STATE, RULES_STATE, rules_at_start
