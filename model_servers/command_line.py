@@ -150,7 +150,7 @@ def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shar
     from model_servers.monitor.predictor import MonitorPredictor
 
     config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
-    return MonitorPredictor(shared, config, _RELAY)
+    return MonitorPredictor(shared, config, _RELAY if "steer" in _names(options["models"]) else None)
 
 
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":

@@ -35,7 +35,7 @@ CREATE VIRTUAL TABLE words USING fts5(label, text, content=said, content_rowid=n
 CREATE TABLE about (name TEXT PRIMARY KEY, value);
 """
 _FIND = """
-SELECT number, feature, explainer, label, said.text, -bm25(words) FROM words JOIN said ON number = words.rowid
+SELECT number, feature, explainer, said.label, said.text, -bm25(words) FROM words JOIN said ON number = words.rowid
 WHERE words MATCH ? ORDER BY bm25(words), number LIMIT ?
 """
 

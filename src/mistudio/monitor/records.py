@@ -125,6 +125,12 @@ class Observation:
         """The columns over all tokens."""
         return Pooled(self.num_tokens, self.max_W, self.place_W, self.top_W)
 
+    def over(self, part: str) -> Pooled | None:
+        """The columns over ``all``, ``prompt`` or ``reply``; without an answer all of it is the prompt."""
+        if part == "reply":
+            return self.reply
+        return self.prompt if part == "prompt" and self.prompt is not None else self.whole
+
 
 @dataclass(frozen=True)
 class Alert:

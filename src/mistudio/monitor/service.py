@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
+from mistudio.monitor.calibration import with_calibration
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
@@ -46,6 +47,7 @@ class MonitorService:
     Args:
         served: the model and its autoencoders; it is not closed.
         config: what is watched, and how much is kept.
+        follows_generated: whether something generates in this process, to be followed unless the settings say not.
         clock: seconds since 1970.
 
     Attributes:
@@ -62,26 +64,34 @@ class MonitorService:
     """
 
     def __init__(
-        self, served: Served, config: MonitorConfig | None = None, clock: Callable[[], float] = time.time
+        self,
+        served: Served,
+        config: MonitorConfig | None = None,
+        *,
+        follows_generated: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config = config or MonitorConfig()
         self._clock, self._tally = clock, Tally()
-        self.watch_list = open_watch_list(config, served)
-        names, reading = self.watch_list.names, watch_config(config)
-        watcher = Watcher(served, self.watch_list, reading)
+        reading = watch_config(config)
+        watcher = Watcher(served, open_watch_list(config, served), reading)
         self.columns = watcher.columns
+        self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
+        names = self.watch_list.names
         self.live = Live(self.columns, config.subscribers, config.subscriber_events)
         self._intake = Intake(config.traffic)
         self._handed = Handed(config.traffic.max_queue)
         self.following = None
-        if config.follow_generated:
-            self.following = Following(served, self.watch_list, self.live, self._hand)
+        if follows_generated and config.follow_generated:
+            self.following = Following(
+                served, self.watch_list, self.live, self._handed.put, tells_words=config.tell_words
+            )
         self.history: History = open_history(config, served, names)
         try:
             rules, book = restored_rules(self.history, open_rules(config), self.watch_list)
             self._actions = Actions(rules, self.following)
             self._use(rules)
-            self._drift = restored_drift(self.history, config, served, None)
+            self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
         except BaseException:
             self.history.close()
@@ -177,10 +187,10 @@ class MonitorService:
         return self.judging.replace(rules, by, self._use)
 
     def rules_status(self) -> dict[str, Any]:
-        """The rules, and what each of them and each action has met."""
+        """The rules, and what each of them and each action has met; without addresses, which may be secret."""
         return {
             "digest": self.rules.digest,
-            "rules": self.rules.model_dump(mode="json", exclude_defaults=True),
+            "rules": self.rules.model_dump(mode="json", exclude_defaults=True, exclude={"actions"}),
             "met": self.judging.status(),
             "actions": self._actions.status(),
         }
@@ -218,9 +228,8 @@ class MonitorService:
         }
 
     def stats(self) -> MonitorStats:
-        """Counts and depths."""
+        """Counts and depths; from any thread, without waiting for the worker."""
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
-        kept = self.history.counts()
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
             events={**outcomes, "ignored": numbers["ignored"], "malformed": numbers["malformed"]},
@@ -239,9 +248,9 @@ class MonitorService:
             queue_bytes=depth.queued_bytes,
             pending=depth.waiting,
             lag_s=self._tally.lag_s,
-            drift_log_e=self.judging.largest_log_e(),
-            history_rows=int(kept.get("samples", 0)),
-            history_bytes=int(kept.get("bytes", 0)),
+            drift_log_e=self._tally.drift_log_e,
+            history_rows=self._tally.kept.get("rows", 0),
+            history_bytes=self._tally.kept.get("bytes", 0),
             subscribers=self.live.num_followers,
             subscriber_dropped=self.live.num_dropped,
         )
@@ -262,9 +271,6 @@ class MonitorService:
         self._worker.close()
         self._actions.close()
         self.history.close()
-
-    def _hand(self, observation: Observation) -> None:
-        self._handed.put(observation)
 
     def _use(self, rules: Rules) -> None:
         if self.following is not None:

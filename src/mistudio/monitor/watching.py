@@ -11,7 +11,7 @@ Shape legend: S samples, P pieces, T tokens, M largest values that are kept, W w
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from mistudio.activations.plan import like_lengths
 from mistudio.errors import InputError
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.served import Served
-from mistudio.monitor.columns import Column, Columns
+from mistudio.monitor.columns import Column, Columns, Vector
 from mistudio.monitor.pieces import Piece, pieces_of
 from mistudio.monitor.pooling import Tops, merged, top_means
 from mistudio.monitor.records import Exchange, Fired, Observation, Pooled, Sample
@@ -78,6 +78,7 @@ class Watcher:
         served: the model and its autoencoders; it is not closed.
         watch_list: what to read.
         config: how; None: with its defaults.
+        directions: by name, beside those of the store.
 
     Attributes:
         columns: what each watched column is.
@@ -89,10 +90,16 @@ class Watcher:
         SubjectError: the tokenizer's special tokens cannot be told.
     """
 
-    def __init__(self, served: Served, watch_list: WatchList, config: WatchConfig | None = None) -> None:
+    def __init__(
+        self,
+        served: Served,
+        watch_list: WatchList,
+        config: WatchConfig | None = None,
+        directions: Mapping[str, Vector] | None = None,
+    ) -> None:
         self.config, self.watch_list = config or WatchConfig(), watch_list
         self._subject = served.session.subject
-        columns = Columns(served, watch_list)
+        columns = Columns(served, watch_list, directions)
         self.columns: tuple[Column, ...] = columns.columns
         self._place_W = columns.place_W
         self._top_W = torch.tensor([one.top for one in watch_list.watched])
@@ -121,6 +128,20 @@ class Watcher:
             self.counts[EMPTY] += not tokens.counts_T.any()
             readable.append(_Asked(exchange, number, tokens))
         return [each for group in self._groups(readable) for each in self._observed(group)]
+
+    def num_tokens(self, samples: Sequence[Sample]) -> list[int]:
+        """Tokens of each sample that count; 0 where it cannot be read."""
+        found = self._samples.read(samples)
+        return [0 if isinstance(each, InputError) else int(each.counts_T.sum()) for each in found]
+
+    @torch.inference_mode()
+    def run_bare(self, exchanges: Sequence[Exchange]) -> None:
+        """The same passes without reading anything: what the cost of watching is measured against."""
+        found = self._samples.read([sample for exchange in exchanges for sample in exchange.samples])
+        tokens = [each for each in found if not isinstance(each, InputError)]
+        pieces = list(pieces_of(tokens, self._most, self._overlap))
+        for number_B in self._batches(pieces):
+            self._reader.bare(piece_batch(self._subject, [pieces[number] for number in number_B.tolist()]))
 
     @torch.inference_mode()
     def observe_tokens(self, samples: Sequence[Sample]) -> list[TokenValues]:
