@@ -170,6 +170,38 @@ def whole_delays(
     return delay_S, others
 
 
+def repeated_rows(pool: Pool, draw: np.random.Generator, reference: int, num_texts: int = 4000) -> list[Row]:
+    """The same with the detector, which leaves repeats out."""
+    texts_F = pool.reference(draw, reference)
+    detector = DriftDetector(Profile({"sae": FiringProfile(reference, reference, texts_F, texts_F)}))
+    drawn_T = np.repeat(draw.integers(len(pool.texts), size=num_texts // 5), 5)
+    seen = [_observation(number, pool.texts[text]) for number, text in enumerate(drawn_T.tolist())]
+    found = len(detector.update(seen))
+    what = f"each text five times in a row, repeats left out: false alarms in {num_texts:,} texts"
+    rest = f"{detector.num_repeats:,} of {num_texts * 4 // 5:,} repeats left out"
+    return [row(what, found, "alarms", rest, 0, found == 0)]
+
+
+def cost_rows(draw: np.random.Generator, num_features: int, fired: int, num_texts: int = 200) -> list[Row]:
+    """What a text costs with so many features, and what is saved of it."""
+    texts_F = draw.integers(1, 5000, size=num_features)
+    detector = DriftDetector(Profile({"sae": FiringProfile(10_000, 10_000, texts_F, texts_F)}))
+    chosen = [np.sort(draw.choice(num_features, fired, replace=False)) for _ in range(num_texts)]
+    seen = [_observation(number, features) for number, features in enumerate(chosen)]
+    detector.update(seen[:1])
+    whole = len(detector.state())
+    start = time.perf_counter()
+    detector.update(seen[1:])
+    each_ms = (time.perf_counter() - start) / (num_texts - 1) * 1e3
+    what = f"{num_features:,} features, {fired} fire"
+    rest = "all looked at every 64 texts; loaded machine"
+    return [
+        row(f"{what}: a text", round(each_ms, 2), "ms", rest),
+        row(f"{what}: added to the state by a text", len(detector.delta()) // (num_texts - 1), "bytes"),
+        row(f"{what}: whole state", round(whole / 1e6, 2), "MB"),
+    ]
+
+
 def _observation(number: int, feature_A: NDArray[np.int64]) -> Observation:
     ones_A, none_W = np.ones(len(feature_A)), np.empty(0, dtype=np.float32)
     fired = {"sae": Fired(feature_A, ones_A.astype(np.int64), ones_A.astype(np.float32))}
@@ -214,7 +246,8 @@ def run(arguments: argparse.Namespace, pool: Pool) -> list[Row]:
     few = clean(pool, draw, max(num_streams // 10, 1) * 5, length // 5, 1000)
     rows += clean_rows(few, count, "reference of 1,000")
     repeated = clean(pool, draw, max(num_streams // 10, 1), length, arguments.reference, repeat=5)
-    rows += clean_rows(repeated, count, "each text five times in a row", is_promised=False)
+    rows += clean_rows(repeated, count, "each text five times in a row, all counted", is_promised=False)
+    rows += repeated_rows(pool, draw, arguments.reference)
     windows = max(arguments.windows // 10, 1)
     naive = naive_windows(pool, draw, windows, arguments.reference)
     rows.append(row(f"z-test with Bonferroni: false alarms in {windows:,} windows", naive, "windows", "promises 0.1"))
@@ -227,10 +260,14 @@ def run(arguments: argparse.Namespace, pool: Pool) -> list[Row]:
         if share:
             by_name[f"CUSUM told {share:g}"] = cusum_delays(draw, share, arguments.seeds, count, RATES[-1])
             rows += delay_rows(f"clean share {share:g}, CUSUM that knows it", by_name[f"CUSUM told {share:g}"])
+    for rate in (1e5, 1e6):
+        name = f"clean share 1e-05, 50,000 texts known, one false alarm in {rate:,.0f} texts"
+        rows += delay_rows(name, delays(draw, 1e-5, 50_000, arguments.seeds, count, rate))
     planted = int(pool.fires_PH.sum(axis=0).argmin())
     delay_S, others = whole_delays(pool, draw, 50_000, arguments.whole_seeds, planted)
     rows += delay_rows(f"detector over all {count:,} features, 50,000 texts known", delay_S, to_reach=True)
     rows.append(row("other alerts meanwhile", others, "alerts", "", 0, others == 0))
+    rows += cost_rows(draw, count, 320) + cost_rows(draw, 1_000_000, 320)
     reporting.FOLDER.mkdir(parents=True, exist_ok=True)
     draw_plot(reporting.FOLDER / "monitor_drift.png", found, count, by_name)
     return rows

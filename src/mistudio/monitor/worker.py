@@ -110,7 +110,7 @@ class Worker:
 
     def _work(self) -> None:
         go_last()
-        while not self._ends.is_set():
+        while not self._ends.is_set() or self._handed:
             try:
                 self._turn()
             except Exception:
