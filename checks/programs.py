@@ -33,6 +33,13 @@ _LIBRARIES = {
 _EVERYWHERE = frozenset({"HOME"})
 
 
+# What each predictor is asked, once it is ready.
+_ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "correlate": ("/v1/correlate/text", {"text": "once"}),
+    "monitor": ("/v1/monitor/status", {}),
+    "steer": ("/openai/v1/completions", {"prompt": "once", "max_tokens": 2}),
+}
+_ALL = frozenset(_ASKED)
 STORE_KEYS = {"AWS_ACCESS_KEY_ID": "replayed", "AWS_SECRET_ACCESS_KEY": KEY.partition(":")[2]}
 
 
@@ -129,8 +136,15 @@ def predictor_problems(container: Container, subject: str, store: str, sae: str)
         return
     if status:
         yield f"{container.place}: ends with {status} when it is told to end"
-    yield from metric_problems(exported_by(metrics))[1]
-    yield from label_problems(labels_by(metrics))
+    if served_by(container) >= _ALL:  # what rules and dashboards name is of all predictors
+        yield from metric_problems(exported_by(metrics))[1]
+        yield from label_problems(labels_by(metrics))
+
+
+def served_by(container: Container) -> set[str]:
+    """The predictors that a container serves."""
+    named = [each.partition("=")[2] for each in container.content["args"] if each.startswith("--models=")]
+    return {name for each in named for name in each.split(",")}
 
 
 def _answers(container: Container, url: str) -> Iterator[str]:
@@ -147,10 +161,13 @@ def _answers(container: Container, url: str) -> Iterator[str]:
         if models.status_code != 200:
             yield "does not take the key of its environment"
             return
-        asked = {"model": models.json()["models"][0], "prompt": "once", "max_tokens": 2}
-        answer = client.post("/openai/v1/completions", json=asked)
-        if answer.status_code != 200:
-            yield f"gives no completion: {answer.status_code} {answer.text[:200]}"
+        for name in sorted(served_by(container)):
+            path, body = _ASKED[name]
+            if name == "steer":
+                body = {**body, "model": client.get("/openai/v1/models").json()["data"][0]["id"]}
+            answer = client.request("POST" if body else "GET", path, json=body or None)
+            if answer.status_code != 200:
+                yield f"{name} does not answer {path}: {answer.status_code} {answer.text[:200]}"
 
 
 def look_trackers() -> tuple[str, Sequence[str]]:

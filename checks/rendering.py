@@ -34,18 +34,6 @@ kind: Kustomization
 resources: [../../serving/sample]
 patches: [{path: canary.yaml}]
 """
-_LOGGER = """
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [model.yaml]
-patches: [{path: logger.yaml}]
-"""
-_ANY_MODEL = """
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata: {name: any-model, namespace: mistudio-services}
-spec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: "s3://models/any"}}}
-"""
 
 
 def rendered() -> Mapping[str, list[Document]]:
@@ -99,12 +87,10 @@ def _copy(folder: Path) -> dict[str, Path]:
     for overlay in OVERLAYS:
         shutil.copytree(folder / "secrets.example", folder / "overlays" / overlay / "secrets")
         targets[overlay] = folder / "overlays" / overlay
-    targets["sample"] = folder / "serving" / "sample"
+    for sample in ("sample", "sample-correlate", "sample-monitor"):
+        targets[sample] = folder / "serving" / sample
     targets["minio"] = _target(folder, "minio", {"kustomization.yaml": _MINIO})
     targets["canary"] = _target(folder, "canary", {"kustomization.yaml": _CANARY}, "canary.yaml")
-    targets["logger"] = _target(
-        folder, "logger", {"kustomization.yaml": _LOGGER, "model.yaml": _ANY_MODEL}, "logger.yaml"
-    )
     return targets
 
 

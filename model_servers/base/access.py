@@ -33,6 +33,7 @@ class Access:
         self._is_local = is_loopback(settings.host)
         self._sink_keys = frozenset(settings.sink_keys)
         self._check_names(self._sink_keys)
+        self._open_sink = settings.open_sink
 
     def is_public(self, path: str) -> bool:
         """Whether a path is answered without a key, and counts for no limit: what probes and Prometheus read."""
@@ -49,7 +50,8 @@ class Access:
         Raises:
             Refused: there is no such key, it may not do this, or it asks too often.
         """
-        name = self._known(authorization, offered) if self._keys else NOBODY
+        is_open = not self._keys or (lane is Lane.SINK and self._open_sink and not authorization)
+        name = NOBODY if is_open else self._known(authorization, offered)
         if name in self._sink_keys and lane is not Lane.SINK:
             message = f"Key {name} may send events, and nothing else: use another key."
             raise Refused(Problem(403, message, "key_not_allowed"))

@@ -21,7 +21,8 @@ from model_servers.base.replies import JSONReply
 _log = logging.getLogger("model_servers")
 _FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+|\[\d{1,6}\]){0,8}): ")
 _MAX_NAMED = 3  # of many that are wrong with one request
-_UNION_TAGS = frozenset({"add", "clamp", "scale", "ablate", "cap"})  # pydantic puts them into the place of an error
+_EDITS, _RULES = ("add", "clamp", "scale", "ablate", "cap"), ("threshold", "rate", "set")
+_UNION_TAGS = frozenset({*_EDITS, *_RULES})  # pydantic puts them into the place of an error
 _OF_A_NAME = "[key]"  # ... and this, where a name in an object is wrong
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from kserve import Model
 
 from mistudio.correlate.queries import QUERIES, ExamplesQuery, Query
+from mistudio.errors import InputError, SubjectError
 from model_servers.base.keys import NOBODY
 from model_servers.base.metrics import Metrics
 from model_servers.base.predictor import Predictor
@@ -116,8 +117,11 @@ class CorrelatePredictor(Predictor):
         assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
         with self._metrics.look_up(look_up.name):
             left.check()
-            reply = correlator.ask(self._allowed(look_up.read(), key))
-            return reply.model_dump_json().encode()
+            query = self._allowed(look_up.read(), key)
+            try:
+                return correlator.ask(query).model_dump_json().encode()
+            except SubjectError as error:  # the model is loaded, and has not what this query needs
+                raise InputError(str(error)) from error
 
     def _allowed(self, query: Query, key: str) -> Query:
         """The query as it is done: what is kept says by which key."""

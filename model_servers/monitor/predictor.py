@@ -77,7 +77,7 @@ class MonitorPredictor(Predictor):
         from mistudio.monitor.service import MonitorService
 
         self._served = self._shared.take()
-        monitor = MonitorService(self._served, self._config)
+        monitor = MonitorService(self._served, self._config, follows_generated=self._relay is not None)
         monitor.start()
         self._monitor = monitor
         if self._relay is not None:
@@ -90,7 +90,7 @@ class MonitorPredictor(Predictor):
 
     def register_metrics(self, metrics: Metrics) -> None:
         """Put the monitor's numbers beside the server's."""
-        MonitorMetrics(metrics.registry, self._stats)
+        MonitorMetrics(metrics.registry, self.stats)
 
     def describe(self) -> dict[str, Any]:
         """What is watched, and how.
@@ -139,6 +139,13 @@ class MonitorPredictor(Predictor):
             raise unavailable(message, 5, "loading")
         return self._monitor
 
+    def stats(self) -> "MonitorStats | None":
+        """What the monitor is at, with what was passed on; None before it is loaded."""
+        if self._monitor is None or self._is_closed:
+            return None
+        stats = self._monitor.stats()
+        return stats if self._forwarder is None else replace(stats, forwarded=self._forwarder.counts())
+
     async def read(self, work: "Callable[[MonitorService], Made]") -> Made:
         """What ``work`` makes of the monitor, on a thread for what is looked up."""
         return await self._placed("read", work)
@@ -162,9 +169,3 @@ class MonitorPredictor(Predictor):
             self._loop = asyncio.get_running_loop()
             self._forwarding = self._loop.create_task(self._forwarder.run())
         self._forwarder.offer(request.headers.items(), body)
-
-    def _stats(self) -> "MonitorStats | None":
-        if self._monitor is None or self._is_closed:
-            return None
-        stats = self._monitor.stats()
-        return stats if self._forwarder is None else replace(stats, forwarded=self._forwarder.counts())

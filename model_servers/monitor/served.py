@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
     from mistudio.monitor.service import MonitorService
+    from mistudio.monitor.stats import MonitorStats
 
 Made = TypeVar("Made")
 
@@ -18,6 +19,9 @@ class Served(Protocol):
         Raises:
             Refused: it is not loaded yet.
         """
+
+    def stats(self) -> "MonitorStats | None":
+        """What the monitor is at; None before it is loaded."""
 
     async def read(self, work: Callable[["MonitorService"], Made]) -> Made:
         """What ``work`` makes of the monitor, on a thread for what is looked up.

@@ -253,7 +253,7 @@ def test_when_the_server_ends_streams_end_at_once_and_are_told() -> None:
 def test_events_get_in_while_all_places_of_requests_are_taken_and_whatever_the_rate() -> None:
     small = SmallPredictor()
     with (
-        serving([small], max_requests=1, requests_per_minute=0.01, burst=1) as server,
+        serving([small], max_requests=1, max_sink_bytes=5000, requests_per_minute=0.01, burst=1) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         waiting = threading.Thread(target=lambda: httpx.get(url_of(server) + SLOW, timeout=60))
@@ -261,6 +261,7 @@ def test_events_get_in_while_all_places_of_requests_are_taken_and_whatever_the_r
         until(lambda: metric(client, "mistudio_requests_active") == 1)
         assert client.get("/describe").status_code == 429
         assert [client.post(SINK, content=b"event").status_code for _ in range(20)] == [202] * 20
+        assert client.post(SINK, content=b"x" * 6000).status_code == 413
         assert server._loop is not None
         small.answer(server._loop)
         waiting.join(60)
@@ -290,6 +291,16 @@ def test_a_key_for_events_sends_events_and_nothing_else() -> None:
         wrong = httpx.post(f"http://alice:{OTHER}@127.0.0.1:{server.port}{SINK}", content=b"event")
         assert wrong.status_code == 401
         assert httpx.post(url_of(server) + SINK, content=b"event").status_code == 401
+
+
+def test_an_open_sink_takes_events_without_a_key_but_none_with_a_wrong_one_and_all_else_needs_one() -> None:
+    with (
+        serving([SmallPredictor()], two_keys(), open_sink=True) as server,
+        httpx.Client(base_url=url_of(server), timeout=60) as client,
+    ):
+        assert client.post(SINK, content=b"event").status_code == 202
+        assert client.post(SINK, content=b"event", headers={"authorization": "Bearer x"}).status_code == 401
+        assert [client.get(path).status_code for path in (EVENTS, SLOW, "/describe")] == [401] * 3
 
 
 def test_a_key_for_events_that_there_is_not_stops_the_start() -> None:

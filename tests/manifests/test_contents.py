@@ -10,6 +10,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from checks.pods import containers_of, pods_of
 from checks.rendering import MANIFESTS, OVERLAYS, rendered
+from model_servers.base.lanes import Lane
+from model_servers.monitor.predictor import MonitorPredictor
 from tests.support.manifests import needed, needs_rendering
 
 NAMESPACES = ("mistudio-data", "mistudio-services", "mistudio-monitoring")
@@ -34,14 +36,24 @@ def test_a_user_writes_ten_lines() -> None:
     assert "storageUri" not in model
 
 
-def test_one_runtime_is_chosen_by_itself() -> None:
+def test_one_runtime_is_chosen_by_itself_for_each_model_format() -> None:
     chosen = [
-        runtime["metadata"]["name"]
+        (each["name"], runtime["metadata"]["name"])
         for runtime in found("production", "ServingRuntime")
         for each in runtime["spec"]["supportedModelFormats"]
         if each["autoSelect"]
     ]
-    assert chosen == ["mistudio-steer"]
+    assert sorted(chosen) == [(name, name) for name in ("mistudio-correlate", "mistudio-monitor", "mistudio-steer")]
+
+
+@pytest.mark.parametrize("sample", ["sample", "sample-correlate", "sample-monitor"])
+def test_samples_name_runtimes_that_there_are(sample: str) -> None:
+    runtimes = {each["metadata"]["name"]: each["spec"] for each in found("microk8s", "ServingRuntime")}
+    for service in found(sample, "InferenceService"):
+        model = service["spec"]["predictor"]["model"]
+        if "runtime" in model:
+            formats = [each["name"] for each in runtimes[model["runtime"]]["supportedModelFormats"]]
+            assert model["modelFormat"]["name"] in formats
 
 
 def test_the_scaling_takes_its_name_from_the_predictor() -> None:
@@ -59,11 +71,38 @@ def test_a_canary_has_its_share_beside_the_predictor() -> None:
     assert canary["predictor"]["model"]["args"] != service["spec"]["predictor"]["model"]["args"]
 
 
-def test_no_overlay_sends_copies_of_requests_to_a_server_that_does_not_exist() -> None:
-    (service,) = found("logger", "InferenceService")
-    assert service["spec"]["predictor"]["logger"]["mode"] == "all"
+def test_watched_models_send_copies_of_requests_to_the_monitor_and_it_watches_itself_not() -> None:
+    (monitor,) = found("sample-monitor", "InferenceService", "monitor")
+    (watched,) = found("sample-monitor", "InferenceService", "assistant")
+    logger = watched["spec"]["predictor"]["logger"]
+    path = next(path for path, lane in MonitorPredictor.lanes.items() if lane is Lane.SINK)
+    assert logger == {"mode": "all", "url": f"http://monitor-predictor.mistudio-services.svc{path}"}
+    assert watched["metadata"]["labels"] == {"mistudio.ai/watched": "true"}
+    assert "logger" not in monitor["spec"]["predictor"]
     for overlay in (*OVERLAYS, "sample"):
-        assert "logger" not in yaml.safe_dump(rendered()[overlay])
+        assert not [each for each in found(overlay, "InferenceService") if "logger" in each["spec"]["predictor"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_sink_needs_no_key_only_where_the_network_says_who_reaches_it(overlay: str) -> None:
+    runtimes = {
+        each["metadata"]["name"]: each["spec"]["containers"][0]["args"] for each in found(overlay, "ServingRuntime")
+    }
+    is_open = {name for name, arguments in runtimes.items() if "--open-sink" in arguments}
+    assert is_open == {name for name in runtimes if name in ("mistudio-monitor", "mistudio-combined")}
+    assert found(overlay, "NetworkPolicy", "sink")
+
+
+@pytest.mark.parametrize(("overlay", "is_kept"), [("kind", False), ("microk8s", True), ("production", True)])
+def test_what_the_monitor_has_seen_outlives_its_pod_where_there_is_a_volume(overlay: str, is_kept: bool) -> None:
+    for runtime in found(overlay, "ServingRuntime"):
+        (container,) = runtime["spec"]["containers"]
+        folders = [each for each in container["args"] if each.startswith("--monitor-folder=")]
+        mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        assert bool(folders) == (runtime["metadata"]["name"] in ("mistudio-monitor", "mistudio-combined"))
+        for folder in folders:
+            volumes = {each["name"]: each for each in runtime["spec"]["volumes"]}
+            assert ("persistentVolumeClaim" in volumes[mounts[folder.partition("=")[2]]]) == is_kept
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

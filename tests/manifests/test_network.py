@@ -16,6 +16,8 @@ MLFLOW = Pod(DATA, {**OURS, "app.kubernetes.io/name": "mlflow", "app.kubernetes.
 RETENTION = Pod(DATA, {**OURS, "app.kubernetes.io/component": "retention"})
 DATABASE = Pod(DATA, {"app.kubernetes.io/name": "mlflow-database"})
 BACKUP = Pod(DATA, {"app.kubernetes.io/component": "backup"})
+MONITOR = Pod(SERVICES, {"component": "predictor", "serving.kserve.io/inferenceservice": "monitor"})
+WATCHED = Pod(SERVICES, {"component": "predictor", "mistudio.ai/watched": "true"})
 PREDICTOR = Pod(SERVICES, {"component": "predictor", "serving.kserve.io/inferenceservice": "stories"})
 PROMETHEUS = Pod(MONITORING, {"app.kubernetes.io/name": "prometheus"})
 GRAFANA = Pod(MONITORING, {"app.kubernetes.io/name": "grafana"})
@@ -43,6 +45,9 @@ OPEN = {
     "what is left over leaves the store": (RETENTION, STORE, 9000),
     "a predictor reads the store": (PREDICTOR, STORE, 9000),
     "the gateway asks a predictor": (GATEWAY, PREDICTOR, 8080),
+    "a watched model sends copies of its traffic to the monitor": (WATCHED, MONITOR, 8080),
+    "Prometheus reads the monitor's metrics": (PROMETHEUS, MONITOR, 8080),
+    "the monitor reads the store": (MONITOR, STORE, 9000),
     "Prometheus reads a predictor's metrics": (PROMETHEUS, PREDICTOR, 8080),
     "Prometheus reads the store's metrics": (PROMETHEUS, STORE, 9327),
     "Grafana asks Prometheus": (GRAFANA, PROMETHEUS, 9090),
@@ -53,6 +58,10 @@ CLOSED = {
     "a predictor tells MLflow": (PREDICTOR, MLFLOW, 5000),
     "a predictor reads MLflow's database": (PREDICTOR, DATABASE, 5432),
     "a predictor asks another": (PREDICTOR, PREDICTOR, 8080),
+    "a model that nobody watches sends events": (PREDICTOR, MONITOR, 8080),
+    "another namespace sends events": (ELSEWHERE, MONITOR, 8080),
+    "a watched model asks another predictor": (WATCHED, PREDICTOR, 8080),
+    "the monitor reaches what it watches": (MONITOR, WATCHED, 8080),
     "a predictor reaches a step": (PREDICTOR, STEP, 8080),
     "a pod of no run reads MLflow": (STRANGER, MLFLOW, 5000),
     "a pod of no run reads the store": (STRANGER, STORE, 9000),

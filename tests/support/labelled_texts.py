@@ -22,7 +22,11 @@ LANDS = ["cat", "dog", "hat", "mat", "ran", "gave"]
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> SubjectSource:
-    folder = tmp_path_factory.mktemp("model")
+    return saved_with_template(tmp_path_factory.mktemp("model"))
+
+
+def saved_with_template(folder: Path) -> SubjectSource:
+    """A tiny model whose tokenizer has a template for chats, in ``folder``."""
     tiny_llama(folder)
     tokenizer = tf.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE

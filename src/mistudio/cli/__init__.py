@@ -11,6 +11,7 @@ from mistudio.cli import (
     artifacts,
     auditing,
     corpus,
+    correlating,
     demo,
     interchange,
     models,
@@ -68,6 +69,7 @@ for part in (
     verify,
     serving,
     steering,
+    correlating,
     monitoring,
     auditing,
 ):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mistudio.artifacts import Artifact, Catalog
 from mistudio.correlate.background import Background
 from mistudio.correlate.concepts import ConceptSearch
-from mistudio.correlate.decoder_rows import mapped_weights
+from mistudio.correlate.decoder_rows import mapped_decoder, mapped_encoder
 from mistudio.correlate.directions_index import KIND as INDEX_KIND
 from mistudio.correlate.directions_index import DirectionIndex, ExactIndex, open_index
 from mistudio.correlate.embedders import Embedder
@@ -83,6 +83,11 @@ class Dictionary:
             raise InputError(message)
         return features
 
+    @property
+    def is_explained(self) -> bool:
+        """Whether anything was said of the features."""
+        return self.features is not None and self.features.explained is not None
+
     def background(self, what: str) -> Background:
         """What features do on the training tokens.
 
@@ -120,12 +125,12 @@ class Dictionary:
         """
         found = self._fresh("index", lambda: self._newest_from(self.served.line.sae, INDEX_KIND))
         if found is None:
-            return self._exact("W_dec"), None
+            return self._once("decoder", lambda: ExactIndex(mapped_decoder(self.served.line.sae))), None
         return self._once(f"index {found.digest}", lambda: open_index(found)), found.uri
 
     def encoder(self) -> DirectionIndex:
         """What compares a vector with all encoder directions."""
-        return self._exact("W_enc")
+        return self._once("encoder", lambda: ExactIndex(mapped_encoder(self.served.line.sae)))
 
     def page(self, feature: int) -> str | None:
         """Where the store has the page of a feature; None where it has none."""
@@ -138,9 +143,6 @@ class Dictionary:
     def _newest_from(self, artifact: Artifact, kind: str) -> Artifact | None:
         with Catalog(self.served.line.store) as catalog:
             return catalog.newest_from(artifact, kind)
-
-    def _exact(self, name: str) -> ExactIndex:
-        return self._once(name, lambda: ExactIndex(mapped_weights(self.served.line.sae, name)))
 
     def _once(self, name: str, make: Callable[[], Made]) -> Made:
         part = self._part(name)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from mistudio.correlate.decoder_rows import scales
 from mistudio.correlate.nearest import Nearest, Vectors, features_asked, joined, largest, unit_queries
 
-_BLOCK_BYTES = 1 << 23  # of decoder rows, and of cosines, that are worked on at once
+_QUERIES_AT_ONCE = 64
+_BLOCK_COSINES = 1 << 23  # 32 MiB: what is held at once
 
 
 class ExactIndex:
@@ -22,45 +23,45 @@ class ExactIndex:
     """
 
     def __init__(self, decoder_FD: Vectors, scale_F: Vectors | None = None) -> None:
-        self._decoder_FD = decoder_FD
-        self._scale_F = scales(decoder_FD) if scale_F is None else scale_F
-        self._rows = max(_BLOCK_BYTES // (4 * decoder_FD.shape[1]), 1)
+        self.decoder_FD = decoder_FD
+        self.scale_F = scales(decoder_FD) if scale_F is None else scale_F
 
     @property
     def num_features(self) -> int:
         """Decoder directions that are searched."""
-        return len(self._decoder_FD)
+        return len(self.decoder_FD)
 
     @property
     def width(self) -> int:
         """Components of a vector."""
-        return int(self._decoder_FD.shape[1])
+        return int(self.decoder_FD.shape[1])
 
     def search(self, vector_QD: NDArray[np.floating], count: int) -> Nearest:
         """The features with the largest cosines to each vector; see :meth:`DirectionIndex.search`."""
         unit_QD = unit_queries(vector_QD, self.width)
         count = features_asked(count, self.num_features)
-        at_once = max(_BLOCK_BYTES // (4 * (self._rows + count)), 1)
-        parts = [self._search(unit_QD[start : start + at_once], count) for start in range(0, len(unit_QD), at_once)]
-        return joined(parts, count)
+        starts = range(0, len(unit_QD), _QUERIES_AT_ONCE)
+        return joined([self._search(unit_QD[start : start + _QUERIES_AT_ONCE], count) for start in starts], count)
 
     def cosines(self, unit_D: Vectors, feature_N: NDArray[np.int64]) -> Vectors:
         """The cosines of some features with one vector of length one.
 
         Without BLAS, which would share so small a product out among threads that others use.
         """
-        product_N = np.einsum("nd,d->n", self._decoder_FD[feature_N], unit_D) * self._scale_F[feature_N]
+        product_N = np.einsum("nd,d->n", self.decoder_FD[feature_N], unit_D) * self.scale_F[feature_N]
         cosine_N: Vectors = np.clip(product_N, -1, 1)
         return cosine_N
 
     def _search(self, unit_QD: Vectors, count: int) -> Nearest:
         nothing = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         best: list[tuple[NDArray[np.int64], Vectors]] = [nothing] * len(unit_QD)
-        for start in range(0, self.num_features, self._rows):
-            block = slice(start, start + self._rows)
-            cosine_QR = np.clip((unit_QD @ self._decoder_FD[block].T) * self._scale_F[block], -1, 1)
+        rows = _BLOCK_COSINES // len(unit_QD)
+        for start in range(0, self.num_features, rows):
+            cosine_QR = unit_QD @ self.decoder_FD[start : start + rows].T
+            cosine_QR *= self.scale_F[start : start + rows]
             feature_R = np.arange(start, start + cosine_QR.shape[1])
             for query, cosine_R in enumerate(cosine_QR):
-                feature, cosine = best[query]
-                best[query] = largest(np.concatenate([feature, feature_R]), np.concatenate([cosine, cosine_R]), count)
-        return Nearest(np.stack([each[0] for each in best]), np.stack([each[1] for each in best]))
+                own, found = best[query], largest(feature_R, cosine_R, count)
+                best[query] = largest(np.concatenate([own[0], found[0]]), np.concatenate([own[1], found[1]]), count)
+        cosine_QK = np.clip(np.stack([each[1] for each in best]), -1, 1)
+        return Nearest(np.stack([each[0] for each in best]), cosine_QK)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.correlate.exact_index import ExactIndex
-from mistudio.correlate.faiss_kinds import set_breadth, shortlist
+from mistudio.correlate.faiss_kinds import candidate_cosines, set_breadth, shortlist
 from mistudio.correlate.nearest import Nearest, Vectors, features_asked, joined, largest, unit_queries
 
 if TYPE_CHECKING:
@@ -63,5 +63,5 @@ class FaissIndex:
         feature_N = np.sort(found_N[(found_N >= 0) & (found_N < self.num_features)])  # in the order of the file
         if len(feature_N) < count:
             return self._exact.search(unit_1D, count)
-        feature_K, cosine_K = largest(feature_N, self._exact.cosines(unit_1D[0], feature_N), count)
+        feature_K, cosine_K = largest(feature_N, candidate_cosines(self._exact, unit_1D[0], feature_N), count)
         return Nearest(feature_K[None], cosine_K[None])

@@ -7,8 +7,10 @@ from typing import NamedTuple
 from mistudio.artifacts import Artifact
 from mistudio.correlate.dictionary import Dictionary
 from mistudio.correlate.replies import Hit, Origin
+from mistudio.features import Row
 from mistudio.subject import SubjectSource
 
+_SHOWN = ("label", "score", "density")
 _DIGITS = 6  # of a value: more than single precision holds would be noise
 
 
@@ -27,7 +29,7 @@ def make_hits(dictionary: Dictionary, measure: str, found: Iterable[Found]) -> t
     """Hits in the order of what was found, with label, score, density, decoder norm and page of each."""
     found = list(found)
     features = [each.feature for each in found]
-    labels, scores, densities = (_of(dictionary, name, features) for name in ("label", "score", "density"))
+    known = _known(dictionary, features)
     norms = dictionary.placed.sae.W_dec.detach()[features].float().norm(dim=1).tolist() if features else []
     return tuple(
         Hit(
@@ -37,15 +39,15 @@ def make_hits(dictionary: Dictionary, measure: str, found: Iterable[Found]) -> t
             value=rounded(each.value),
             values={name: rounded(value) for name, value in each.values.items()},
             by_token=each.by_token,
-            label=label,
+            label=row.get("label"),
             explanation=each.explanation,
             explainer=each.explainer,
-            score=score,
-            density=density,
+            score=_finite(row.get("score")),
+            density=row.get("density"),
             decoder_norm=rounded(norm),
             page=dictionary.page(each.feature),
         )
-        for each, label, score, density, norm in zip(found, labels, scores, densities, norms, strict=True)
+        for each, row, norm in zip(found, known, norms, strict=True)
     )
 
 
@@ -69,11 +71,13 @@ def lineage(dictionary: Dictionary, source: SubjectSource | None) -> dict[str, O
     }
 
 
-def _of(dictionary: Dictionary, column: str, features: Sequence[int]) -> list[object]:
-    """One value of each feature; None where it is not known."""
+def _known(dictionary: Dictionary, features: Sequence[int]) -> list[Row]:
+    """What is known of each feature; nothing where nothing was looked for."""
     known = dictionary.features
-    if known is None or column not in known.names:
-        return [None] * len(features)
-    values = known.column(column)
-    found = [values[feature].as_py() for feature in features]
-    return [None if isinstance(each, float) and math.isnan(each) else each for each in found]
+    if known is None:
+        return [{} for _ in features]
+    return known.rows(features, [name for name in _SHOWN if name in known.names])
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

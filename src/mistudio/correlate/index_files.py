@@ -5,13 +5,13 @@ decoder's rows are not in it: they are read from the autoencoder that the artifa
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from mistudio.artifacts import Artifact, Draft
-from mistudio.correlate.index_config import Kind
 from mistudio.correlate.nearest import Vectors
 from mistudio.errors import DamagedArtifact
 from mistudio.settings import Settings, refused
@@ -24,12 +24,12 @@ _SCALE = "scale"
 class Record(Settings):
     """What an artifact says of its index: the content of ``index.json``."""
 
-    kind: Kind = Field(description="of the index; never auto")
+    kind: Literal["flat", "codes", "ivfpq", "hnsw"] = Field(description="of the index")
     made: str = Field(description="what it is, as faiss's index factory reads it; empty for a flat one")
     num_features: int = Field(ge=1, description="rows of the decoder")
     width: int = Field(ge=1, description="components of a row")
     candidates: int = Field(ge=0, description="candidates of a query that are compared exactly; 0 for a flat one: all")
-    breadth: int = Field(ge=0, description="lists, or candidates in a graph, that a search looks at; 0 for a flat one")
+    breadth: int = Field(ge=0, description="lists, or candidates in a graph, that a search looks at; 0 for all")
 
 
 def write_record(draft: Draft, record: Record, scale_F: Vectors) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mistudio.correlate.exact_index import ExactIndex
 from mistudio.correlate.faiss_index import RECALL_AT
-from mistudio.correlate.faiss_kinds import shortlist
+from mistudio.correlate.faiss_kinds import candidate_cosines, shortlist
 from mistudio.correlate.nearest import DirectionIndex, Vectors
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def recall_by_candidates(index: "faiss.Index", exact: ExactIndex, queries: Known
         queries.unit_QD, shortlist(index, queries.unit_QD, most), queries.least_Q, strict=True
     ):
         is_found_N = np.zeros(most, dtype=np.bool_)
-        is_found_N[candidate_N >= 0] = exact.cosines(unit_D, candidate_N[candidate_N >= 0]) >= least - _EQUAL
+        is_found_N[candidate_N >= 0] = candidate_cosines(exact, unit_D, candidate_N[candidate_N >= 0]) >= least - _EQUAL
         found_N += np.minimum(is_found_N.cumsum(), nearest)
     recall_N: NDArray[np.float64] = found_N / (nearest * len(queries.unit_QD))
     return recall_N

@@ -62,7 +62,8 @@ def _explained_alike(query: FeatureQuery, dictionary: Dictionary) -> tuple[Hit, 
     """What the search for concepts finds with the feature's own explanation."""
     search = dictionary.concepts("relations: explanation")
     features = dictionary.known("relations: explanation")
-    own = features.column("text")[query.feature].as_py() or features.column("label")[query.feature].as_py()
+    (row,) = features.rows([query.feature], ["text", "label"])
+    own = row["text"] or row["label"]
     if not own:
         message = f"relations: nothing was said of feature {query.feature}, so that nothing is like it."
         raise InputError(message)

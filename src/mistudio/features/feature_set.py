@@ -92,16 +92,19 @@ class FeatureSet:
         self._places, self._neighbours = TableReader(features, MAP), TableReader(features, NEIGHBOURS)
         self._columns = Columns(self.num_features, self._features, self._places, explanations, scores, trials)
         self._labels = TableReader(explanations, LABELS) if explanations is not None else None
-        self._explanation_tables: list[TableReader] = []
-        if explanations is not None:
-            there = [table for table in (EXPLANATIONS, TOKEN_SETS) if parts_of(explanations, table)]
-            self._explanation_tables = [TableReader(explanations, table) for table in there]
         self._scores = TableReader(scores, SCORES) if scores is not None else None
 
     @cached_property
     def about(self) -> About:
         """What the tables were made with."""
         return About.model_validate_json(self.artifact.file(ABOUT_NAME).read_bytes())
+
+    @cached_property
+    def _explanation_tables(self) -> list[TableReader]:
+        if self.explained is None:
+            return []
+        there = [table for table in (EXPLANATIONS, TOKEN_SETS) if parts_of(self.explained, table)]
+        return [TableReader(self.explained, table) for table in there]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -85,11 +85,17 @@ class TableReader:
 
     def __init__(self, artifact: Artifact, table: Table) -> None:
         self.artifact, self.table = artifact, table
-        is_file = bool(PurePath(table.name).suffix)
-        self._paths = parts_of(artifact, table) or ([table.name] if is_file else [])
-        self._firsts = [first_of(path) for path in self._paths]
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._lock = Lock()
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        is_file = bool(PurePath(self.table.name).suffix)
+        return parts_of(self.artifact, self.table) or ([self.table.name] if is_file else [])
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [first_of(path) for path in self._paths]
 
     def groups(
         self, first: int = 0, stop: int | None = None, columns: Sequence[str] | None = None

@@ -23,7 +23,7 @@ from mistudio.subject import Subject, unembed
 
 _FEATURES_AT_ONCE = 256
 # Of a row group: few, so that one feature is a small read, and enough for a footer that is read at once.
-_FEATURES_OF_GROUP = 256
+_FEATURES_OF_GROUP = 128
 _NEIGHBOUR_FEATURES_OF_GROUP = 256
 _PLACES_OF_GROUP = 4096
 

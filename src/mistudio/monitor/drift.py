@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mistudio.monitor.drift_changes import RULE, Change, Telling, alert_of, changes
 from mistudio.monitor.drift_config import DriftConfig
 from mistudio.monitor.drift_rates import PRIOR_NO, PRIOR_YES
+from mistudio.monitor.drift_repeats import RecentTexts, Signature
 from mistudio.monitor.drift_shares import log_beyond
 from mistudio.monitor.drift_state import Header, SavedFamily, apply_state, packed
 from mistudio.monitor.drift_streams import COLUMNS, Family, FamilyKey, Happening, primary_of, shown
@@ -58,7 +59,8 @@ class DriftDetector:
         self._label, self._happening = label, Happening(profile, names)
         self._families: dict[FamilyKey, Family] = {}
         self._num_texts: dict[tuple[str, ...], int] = {}
-        self._num_left_out = 0
+        self._recent: dict[tuple[str, ...], RecentTexts] = {}
+        self._num_left_out = self._num_repeats = 0
 
     @property
     def num_tests(self) -> int:
@@ -75,6 +77,11 @@ class DriftDetector:
         """Texts that were left out, because there were too many streams."""
         return self._num_left_out
 
+    @property
+    def num_repeats(self) -> int:
+        """Texts that were not counted, because they repeat one of the last."""
+        return self._num_repeats
+
     def update(self, observations: Sequence[Observation]) -> list[Alert]:
         """Count texts, and tell what changed.
 
@@ -87,9 +94,7 @@ class DriftDetector:
         """What changed most, by its e-value; of one stream or of all."""
         found: list[Change] = []
         for family in self._chosen(group):
-            log_e_H = family.tests.log_evidence()
-            most_I = np.argsort(-log_e_H, kind="stable")[:count]
-            found += changes(family.tests, most_I, self._telling(family.key))
+            found += changes(family.tests, family.tests.largest(count), self._telling(family.key))
         return heapq.nlargest(count, found, key=lambda change: change.log10_e - change.log10_needed)
 
     def acknowledge(self, watched: Sequence[str] = (), group: str | None = None) -> int:
@@ -107,12 +112,12 @@ class DriftDetector:
             num_told += len(told_I)
         return num_told
 
-    def rebaseline(self, watched: Sequence[str] = (), group: str | None = None) -> int:
+    def rebaseline(self, group: str | None = None, watched: Sequence[str] = ()) -> int:
         """Take what came since a change that was told for what is usual, and start its test anew; how many there were.
 
         Args:
-            watched: features or columns as in alerts; none: all that were told.
             group: of one stream alone, as alerts name it.
+            watched: features or columns as in alerts; none: all that were told.
         """
         num_told = 0
         for family in self._chosen(group):
@@ -126,12 +131,13 @@ class DriftDetector:
         """All that was counted, without pickle; what :meth:`delta` gives from here on adds to it."""
         for family in self._families.values():
             family.take_touched()
-        return packed(self._header(), [SavedFamily(one.key, one.tests, None) for one in self._families.values()])
+        families = [SavedFamily(one.key, one.tests, None) for one in self._families.values()]
+        return packed(self._header(), families, self._last_texts(is_whole=True))
 
     def delta(self) -> bytes:
         """What was counted since the last :meth:`state` or :meth:`delta`: in proportion to what fired."""
         changed = [SavedFamily(one.key, one.tests, one.take_touched()) for one in self._families.values()]
-        return packed(self._header(), changed)
+        return packed(self._header(), changed, self._last_texts(is_whole=False))
 
     @classmethod
     def restored(
@@ -159,15 +165,21 @@ class DriftDetector:
         """
         detector = cls(profile, config, label, names)
         for saved in [state, *deltas] if state is not None else deltas:
-            header = apply_state(saved, detector._basis(), detector._family)
-            detector._num_texts = {tuple(group): count for group, count in header.groups}
-            detector._num_left_out = header.num_left_out
+            header, last = apply_state(saved, detector._basis(), detector._family)
+            detector._num_texts = dict(header.groups)
+            detector._num_left_out, detector._num_repeats = header.num_left_out, header.num_repeats
+            for group, signature_NM in last.items():
+                detector._recent_of(group).push(signature_NM)
+                detector._recent_of(group).mark_saved()
         return detector
 
     def _count(self, text: TextSeen) -> Iterator[Alert]:
         group = tuple(str(getattr(text.origin, name)) for name in self.config.group_by)
         if group not in self._num_texts and len(self._num_texts) >= self.config.most_groups:
             self._num_left_out += 1
+            return
+        if self._is_repeat(group, text):
+            self._num_repeats += 1
             return
         self._num_texts[group] = self._num_texts.get(group, 0) + 1
         primary = primary_of(group, self.config.group_by, self.config.primary)
@@ -180,14 +192,22 @@ class DriftDetector:
                     family.tests.learn(which_A)
                     family.touch(which_A)
 
+    def _is_repeat(self, group: tuple[str, ...], text: TextSeen) -> bool:
+        return self.config.repeat_likeness is not None and self._recent_of(group).is_repeat(text)
+
+    def _recent_of(self, group: tuple[str, ...]) -> RecentTexts:
+        if group not in self._recent:
+            self._recent[group] = RecentTexts(self.config.recent_texts, self.config.repeat_likeness or 1.0)
+        return self._recent[group]
+
     def _tell(self, family: Family, which_A: Ints, text: TextSeen) -> Iterator[Alert]:
         """Count what happened, and tell what is sure enough and large enough."""
         tests = family.tests
-        log_e_A = tests.count(which_A)
+        log_e_A, telling = tests.count(which_A), self._telling(family.key)
         family.touch(which_A)
         if tests.num_texts % self.config.sweep_texts == 0:
-            which_A, log_e_A = np.arange(tests.num_tests), tests.log_evidence()
-        telling = self._telling(family.key)
+            which_A = np.flatnonzero((tests.most_log_evidence() >= telling.log_needed) & ~tests.told_H)
+            log_e_A = tests.log_evidence(which_A)
         sure_I = which_A[(log_e_A >= telling.log_needed) & ~tests.told_H[which_A]]
         if not len(sure_I):
             return
@@ -205,7 +225,7 @@ class DriftDetector:
             group=shown(key, self.config.primary),
             name=partial(self._happening.name, key.uri),
             label=lambda number: self._label(key.uri, number) if self._label and key.uri != COLUMNS else None,
-            reference=lambda number: None if key.is_against else float(yes_H[number] / num_texts),
+            reference=lambda number: None if key.is_against or not num_texts else float(yes_H[number] / num_texts),
             log_needed=self._log_needed(key.group),
             confidence=self.config.confidence,
         )
@@ -241,9 +261,19 @@ class DriftDetector:
     def _basis(self) -> str:
         """What counts mean anything with alone: the profile, the columns, and what streams and tests are made by."""
         names = " ".join(self._happening.name(COLUMNS, number) for number in range(self._happening.num_cuts))
-        content = f"{self.profile.digest} {names} {self.config.group_by} {self.config.primary}"
+        content = (
+            f"{self.profile.digest} {names} {self.config.group_by} {self.config.primary} {self.config.recent_texts}"
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _header(self) -> Header:
-        groups = [(list(group), count) for group, count in self._num_texts.items()]
-        return Header(basis=self._basis(), groups=groups, num_left_out=self._num_left_out)
+        return Header(
+            basis=self._basis(),
+            groups=tuple(self._num_texts.items()),
+            num_left_out=self._num_left_out,
+            num_repeats=self._num_repeats,
+        )
+
+    def _last_texts(self, *, is_whole: bool) -> dict[tuple[str, ...], Signature]:
+        found = {group: recent.last(is_whole=is_whole) for group, recent in self._recent.items()}
+        return {group: last for group, last in found.items() if len(last)}

@@ -24,7 +24,7 @@ class DriftConfig(Settings):
         1.5, ge=1, le=1e3, description="change of the odds of firing, as a ratio, that is too small to be told"
     )
     texts_per_small_change: float = Field(
-        1e6, ge=1, le=1e15, description="texts in which a feature tells of a change below the tolerance once at most"
+        1e5, ge=1, le=1e15, description="texts in which a feature tells of a change below the tolerance once at most"
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals of rates, which hold at every moment")
     group_by: tuple[GroupBy, ...] = Field(
@@ -37,6 +37,14 @@ class DriftConfig(Settings):
         "predictor",
         description="endpoint that the other endpoints of its model are compared with too; None: with none",
     )
+    repeat_likeness: float | None = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="a text in which so large a share of the same fires as in one of the last repeats that one and is "
+        "not counted; None: all are counted",
+    )
+    recent_texts: int = Field(64, ge=1, le=4096, description="texts of a stream that repeats are looked for among")
     sweep_texts: int = Field(
         64, ge=1, le=1 << 20, description="texts of a stream after which features that fell silent are looked at"
     )

@@ -18,12 +18,16 @@ from safetensors.numpy import load, save
 
 from mistudio.errors import DamagedArtifact, InputError
 from mistudio.monitor.drift_rates import ARRAYS, RateTests
+from mistudio.monitor.drift_repeats import NUM_HASHES, Signature
 from mistudio.monitor.drift_streams import Family, FamilyKey
 from mistudio.settings import Settings
 
-_HEADER, _WHICH = "header", "which"
+_HEADER, _WHICH, _RECENT = "header", "which", "recent"
 _MOST_BYTES = 1 << 34  # of a state: a hundred streams of a million features
 _LEVEL = 1  # of compression: what never fired shrinks to nothing, the rest is worth no time
+
+
+Last = dict[tuple[str, ...], Signature]
 
 
 class SavedFamily(NamedTuple):
@@ -41,26 +45,29 @@ class Header(Settings):
     basis: str = Field(max_length=1000, description="what counts mean anything with alone: profile, columns, streams")
     groups: tuple[tuple[tuple[str, ...], int], ...] = Field((), description="texts of each stream")
     num_left_out: int = Field(0, ge=0, description="texts beyond the streams that are followed")
+    num_repeats: int = Field(0, ge=0, description="texts that repeat another")
+    recent: tuple[tuple[str, ...], ...] = Field((), description="streams whose last texts are there")
     families: tuple[tuple[tuple[str, ...], str, bool, int, int], ...] = Field(
         (), description="of each family: stream, autoencoder, whether against a primary, texts, and texts learned"
     )
 
 
-def packed(header: Header, saved: Sequence[SavedFamily]) -> bytes:
-    """Counts as bytes."""
+def packed(header: Header, saved: Sequence[SavedFamily], last: Mapping[tuple[str, ...], Signature]) -> bytes:
+    """Counts, and the last texts of each stream, as bytes."""
     families = tuple((*own.key, own.tests.num_texts, own.tests.num_learned) for own in saved)
-    content = header.model_copy(update={"families": families}).model_dump_json().encode()
+    content = header.model_copy(update={"families": families, "recent": tuple(last)}).model_dump_json().encode()
     arrays: dict[str, NDArray[np.generic]] = {_HEADER: np.frombuffer(content, dtype=np.uint8)}
     for number, own in enumerate(saved):
         which = slice(None) if own.which_I is None else own.which_I
         arrays |= {f"{number}.{name}": np.ascontiguousarray(getattr(own.tests, name)[which]) for name in ARRAYS}
         if own.which_I is not None:
             arrays[f"{number}.{_WHICH}"] = own.which_I
+    arrays |= {f"{_RECENT}.{number}": last_NM for number, last_NM in enumerate(last.values())}
     return zlib.compress(save(arrays), _LEVEL)
 
 
-def apply_state(saved: bytes, basis: str, family: Callable[[FamilyKey], Family]) -> Header:
-    """Put counts where they belong.
+def apply_state(saved: bytes, basis: str, family: Callable[[FamilyKey], Family]) -> tuple[Header, Last]:
+    """Put counts where they belong; what else was saved, and the last texts of each stream.
 
     Args:
         saved: what :func:`packed` gave.
@@ -78,6 +85,7 @@ def apply_state(saved: bytes, basis: str, family: Callable[[FamilyKey], Family])
         if header.basis == basis:
             for number, (group, uri, is_against, *texts) in enumerate(header.families):
                 _put(arrays, number, family(FamilyKey(tuple(group), uri, is_against)).tests, *texts)
+        last = {group: _signatures(arrays[f"{_RECENT}.{number}"]) for number, group in enumerate(header.recent)}
     except (zlib.error, SafetensorError, KeyError, ValueError, IndexError, ValidationError) as error:
         message = f"The state of the tests of drift cannot be read: {error}. Remove it to start them anew."
         raise DamagedArtifact(message) from error
@@ -87,7 +95,15 @@ def apply_state(saved: bytes, basis: str, family: Callable[[FamilyKey], Family])
             "same ones, or remove it to start the tests anew."
         )
         raise InputError(message)
-    return header
+    return header, last
+
+
+def _signatures(found: NDArray[np.generic]) -> Signature:
+    """Signatures of texts; a ValueError where they are none."""
+    if found.dtype != np.uint16 or found.ndim != 2 or found.shape[1] != NUM_HASHES:
+        message = "the last texts are of another form"
+        raise ValueError(message)
+    return found.astype(np.uint16)
 
 
 def _put(

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BOOK_STATE, DRIFT_STATE = "rule-book", "drift"
 _MOST_DELTAS = 256  # of drift, after which its state is saved as a whole
+_LOOK_S = 1.0
 NOTE = "note"  # kind of an alert that says what somebody did
 
 
@@ -57,7 +58,9 @@ class Judging:
         self.rules, self._book, self._drift = rules, book, drift
         self._history, self._actions, self._live, self._tally = history, actions, live, tally
         self._num_deltas = _MOST_DELTAS  # the first save is of the whole state
+        self._look_at = 0.0
         self._lock = threading.Lock()
+        self._look()
 
     def judge(
         self,
@@ -76,6 +79,7 @@ class Judging:
         with self._lock:
             alerts = self._judged(observations, is_traffic=is_traffic)
             first = self._kept(observations, alerts)
+            self._look()
         for alert in alerts:
             self._tally.alerts[alert.rule] += 1
             with self._step("actions"):
@@ -146,25 +150,13 @@ class Judging:
         """
         with self._lock:
             drift = self._known_drift()
-            if rebaseline:
-                drift.rebaseline(group)
-                count, what = 0, "What came since is what is usual from now on"
-            else:
-                count = drift.acknowledge(watched, group)
-                what = f"{count} changes were acknowledged"
+            count = drift.rebaseline(group, watched) if rebaseline else drift.acknowledge(watched, group)
+            what = f"{count} changes were {'taken for what is usual' if rebaseline else 'acknowledged'}"
             note = _note(f"{what}, by {by}.")
             self._history.commit((), [note], {DRIFT_STATE: drift.state()})
             self._num_deltas = 0
         self._live.tell(alert_event(note, None))
         return count
-
-    def largest_log_e(self) -> float | None:
-        """Largest logarithm to the base 10 of an e-value; None: drift is not looked for, or nothing speaks for any."""
-        if self._drift is None:
-            return None
-        with self._lock:
-            ranked = self._drift.ranked(1)
-        return ranked[0].log10_e if ranked else 0.0
 
     def _known_drift(self) -> DriftDetector:
         if self._drift is None:
@@ -202,6 +194,19 @@ class Judging:
         if not is_kept:
             self._num_deltas = _MOST_DELTAS  # a delta is lost: the next is the whole
         return first
+
+    def _look(self) -> None:
+        """Note, now and then, what takes a look at the history and at drift: who asks for counts never waits."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_S
+        with self._step("look"):
+            kept = self._history.counts()
+            self._tally.kept = {"rows": int(kept["samples"]), "bytes": int(kept["bytes"])}
+            if self._drift is not None:
+                ranked = self._drift.ranked(1)
+                self._tally.drift_log_e = ranked[0].log10_e if ranked else 0.0
 
     def _tell(
         self,

@@ -65,7 +65,7 @@ class Follower:
         wanted: what it wants to be told.
         columns: the watched ones.
         num_events: that wait for it.
-        wake: is called, from any thread, when there is something to take.
+        wake: is called, from any thread, when there is something to take again.
     """
 
     def __init__(self, wanted: Wanted, columns: Sequence[Named], num_events: int, wake: Callable[[], None]) -> None:
@@ -87,12 +87,13 @@ class Follower:
         if not self._takes(event):
             return 0
         with self._lock:
-            is_full = len(self._waiting) >= self._num_events
+            was_empty, is_full = not self._waiting, len(self._waiting) >= self._num_events
             if is_full:
                 self._num_dropped += 1
             else:
                 self._waiting.append(event)
-        self._wake()
+        if was_empty:
+            self._wake()
         return int(is_full)
 
     def take(self) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def samples_of(asked: Asked, answers: Sequence[Answer], problems: Problems) -> I
         prompts = [(Message(role="user", content=each),) if isinstance(each, str) else each for each in prompts]
     each = asked.answers or _answers_to_each(len(prompts), answers)
     answered: set[int] = set()
-    for answer in answers:
+    for answer in filter(lambda answer: answer.content, answers):  # one without a word leaves its prompt as it is
         number = 0 if len(prompts) == 1 else answer.index // each if each else len(prompts)
         if number >= len(prompts):
             problems[Unread.UNMATCHED] += bool(prompts)

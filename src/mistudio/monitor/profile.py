@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.errors import InputError
+from mistudio.monitor.drift_repeats import RecentTexts
 from mistudio.monitor.drift_texts import FiredIn, TextSeen, texts_of
 from mistudio.monitor.records import Observation
 
 LEVELS = (0.5, 0.9, 0.99)  # shares of the reference texts whose values lie below the cuts of a column
+_LIKENESS, _RECENT = 0.8, 64  # of texts that repeat one of the last: as the tests have it by default
 FEWEST_TEXTS = 200  # for the quantiles of columns
 
 
@@ -85,7 +87,8 @@ class Profile:
         """What is usual in what was seen: of a reference corpus, or of recorded traffic.
 
         Args:
-            observations: those of one exchange one after the other; together they count as one text.
+            observations: those of one exchange one after the other; together they count as one text. Texts that
+                repeat one of the last are left out, as the tests leave them out.
             num_features: of each autoencoder, by URI.
             names: of the watched columns, in their order; none: they are left out.
             about: what it was measured on.
@@ -93,9 +96,10 @@ class Profile:
         Raises:
             InputError: there are none, or a feature is beyond its autoencoder's.
         """
-        gathering = Gathering(num_features, names)
+        gathering, recent = Gathering(num_features, names), RecentTexts(_RECENT, _LIKENESS)
         for text in texts_of(observations):
-            gathering.add(text)
+            if not recent.is_repeat(text):
+                gathering.add(text)
         return cls(gathering.fired(), gathering.columns(), dict(about or {}))
 
     @cached_property

@@ -80,8 +80,7 @@ class ReplyReader:
         if looks_like_ids(ids):
             return as_ids(ids, self.problems)
         if isinstance(message, dict):
-            text = message_text(message, self.problems)
-            return text or None
+            return message_text(message, self.problems)
         if isinstance(choice.get("text"), str):
             return as_text(choice["text"])
         self.problems[Unread.NO_TEXT] += 1

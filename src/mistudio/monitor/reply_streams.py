@@ -1,7 +1,8 @@
 """Replies that were streamed: server-sent events, which arrive whole, put together to what the client read.
 
-KServe's agent collects all that was written and sends it when the stream has ended, or the client has left: so the end
-may be missing, also within an event. What came is read, and that it broke off is counted.
+KServe's agent collects all that was written and sends it when the stream has ended; where the client leaves before, it
+sends nothing. Other loggers send what they have: so the end may be missing, also within an event. What came is read,
+and that it broke off is counted.
 """
 
 import re
@@ -56,7 +57,7 @@ class StreamReader:
             self._problems[Unread.CUT_STREAM] += 1
         self._problems[Unread.TOOL_CALL] += sum(len(each.tool_calls) for each in answers.values())
         texts = ((index, as_text("".join(answers[index].parts))) for index in sorted(answers))
-        return [Answer(index, text, self._is_of_responses) for index, text in texts if text]
+        return [Answer(index, text, self._is_of_responses) for index, text in texts]
 
     def _take(self, data: str) -> None:
         try:

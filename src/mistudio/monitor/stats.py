@@ -29,7 +29,7 @@ class MonitorStats:
         queue_bytes: of these.
         pending: requests without an answer yet, and answers without a request.
         lag_s: from when the exchange that was read last arrived to when it was read.
-        drift_log_e: largest logarithm of an e-value over what drift is watched for; None: there is no drift watch.
+        drift_log_e: largest e-value over what drift is watched for, as a power of ten; None: drift is not looked for.
         history_rows: observations that are kept.
         history_bytes: of the history's file.
         subscribers: clients that follow the live stream.
@@ -61,7 +61,17 @@ class MonitorStats:
 
 
 class Tally:
-    """Counters of one worker, which others may read meanwhile."""
+    """Counters of one worker, which others may read meanwhile without waiting for it.
+
+    Attributes:
+        numbers: samples, tokens, batches and the like.
+        failures: of steps, by step.
+        alerts: by rule.
+        reading_s: seconds that reading took.
+        lag_s: from an exchange's arrival to when it was read.
+        drift_log_e: largest e-value, as a power of ten; None: drift is not looked for.
+        kept: rows and bytes of the history.
+    """
 
     def __init__(self) -> None:
         self.numbers: Counter[str] = Counter()
@@ -69,3 +79,5 @@ class Tally:
         self.alerts: Counter[str] = Counter()
         self.reading_s = 0.0
         self.lag_s = 0.0
+        self.drift_log_e: float | None = None
+        self.kept: Mapping[str, int] = {}

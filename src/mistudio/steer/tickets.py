@@ -122,14 +122,14 @@ class Ticket:
         """End with an error."""
         if not self._is_over:
             self._is_over = True
-            self.tell(Failed(error))
             self.leave()
+            self.tell(Failed(error))
 
     def close(self, event: Event) -> None:
         """End with an event."""
         self._is_over = True
-        self.tell(event)
         self.leave()
+        self.tell(event)
 
     def leave(self) -> None:
         """Say to whoever else follows that nothing more comes."""

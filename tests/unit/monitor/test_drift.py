@@ -154,3 +154,26 @@ def test_a_state_of_another_profile_is_refused_and_a_broken_one_is_damaged() -> 
     for broken in (b"", b"x" * 50, state[:-20], state[:40] + bytes(20) + state[60:]):
         with pytest.raises(DamagedArtifact, match="cannot be read"):
             DriftDetector.restored(profile_of(SHARES, 20_000), CONFIG, None, broken)
+
+
+def test_a_conversation_that_is_sent_anew_with_each_turn_is_one_text_and_tells_of_no_drift() -> None:
+    shares, draw = np.full(200, 0.4), np.random.default_rng(20)
+    texts = [np.flatnonzero(draw.random(200) < shares) for _ in range(80)]
+    turns = [text[draw.random(len(text)) < 0.97] for text in texts for _ in range(6)]
+    seen = [observation(number, turn.tolist()) for number, turn in enumerate(turns)]
+    profile = profile_of(shares.tolist(), 5000)
+    all_counted = DriftDetector(profile, CONFIG.model_copy(update={"repeat_likeness": None}))
+    assert len(all_counted.update(seen)) > 5
+    detector = DriftDetector(profile, CONFIG)
+    assert detector.update(seen[:200]) == []
+    detector = DriftDetector.restored(profile, CONFIG, None, None, [detector.delta()])
+    assert detector.update(seen[200:]) == []
+    assert 380 <= detector.num_repeats <= 400
+    assert sum(detector.groups.values()) + detector.num_repeats == len(seen)
+
+
+def test_texts_of_a_primary_and_a_canary_are_no_repeats_of_each_other() -> None:
+    detector = DriftDetector(profile_of([0.5] * 100, 1000), CONFIG)
+    features = list(range(50))
+    detector.update([observation(0, features), observation(1, features, CANARY), observation(2, features)])
+    assert (detector.groups, detector.num_repeats) == ({"m/predictor": 1, "m/canary": 1}, 1)

@@ -76,6 +76,12 @@ class TestOpenAI:
         before = (("system", "Be kind."), ("user", "Hello"))
         assert found == [((*before, ("assistant", "Hi")), 2), ((*before, ("assistant", "Hey")), 2)]
 
+    def test_an_answer_without_a_word_leaves_its_prompt(self) -> None:
+        asked = {"model": "m", "prompt": "Once", "n": 2}
+        assert samples(asked, {"choices": [choice(0, ""), choice(1, "")]}) == [("Once", None)]
+        assert samples(asked, {"choices": [choice(0, ""), choice(1, " upon")]}) == [("Once upon", 4)]
+        assert samples(asked, stream({"choices": [choice(0, "")]})) == [("Once", None)]
+
     def test_parts_that_are_text_are_read_and_others_counted(self) -> None:
         parts = [{"type": "text", "text": "See "}, {"type": "image_url", "image_url": {"url": "data:"}}]
         asked = {"model": "m", "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "this"}]}]}

@@ -3,6 +3,7 @@
 Shape legend: B sequences, T tokens, F directions, D model width, V vocabulary.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from mistudio.subject import (
     spliced,
     subject_from_model,
     unembed,
+    unembedding_rows,
 )
 from tests.support.families import CAUSAL, ENCODERS, LAYERS, build_model
 
@@ -51,6 +53,33 @@ def test_the_lens_of_an_encoder_passes_over_the_hidden_layer_of_its_head(family:
     directions_FD = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
     expected = directions_FD @ subject.model.get_output_embeddings().weight.T
     torch.testing.assert_close(unembed(subject, directions_FD), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *ENCODERS])
+def test_the_rows_of_tokens_give_their_logits_alone(family: str, subject_of: SubjectOf) -> None:
+    subject = subject_of(family)
+    directions_FD = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    ids = [5, 0, 17]
+    found_FK = directions_FD @ unembedding_rows(subject, ids).T
+    torch.testing.assert_close(found_FK, unembed(subject, directions_FD)[:, ids], rtol=1e-4, atol=1e-4)
+
+
+def test_the_rows_of_a_packed_head_are_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head whose weight cannot be read, as a quantised one's, is asked."""
+
+    class Packed(torch.nn.Module):
+        def __init__(self, head: torch.nn.Linear) -> None:
+            super().__init__()
+            self._head, self.in_features, self.bias = head, head.in_features, head.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self._head(x)
+
+    subject = subject_from_model(build_model(next(iter(CAUSAL))), None)
+    expected_KD = unembedding_rows(subject, [3, 8])
+    readout = subject.cache["readout"]
+    monkeypatch.setitem(subject.cache, "readout", dataclasses.replace(readout, head=Packed(readout.head)))
+    torch.testing.assert_close(unembedding_rows(subject, [3, 8]), expected_KD)
 
 
 @pytest.mark.parametrize("centred", [True, False])
