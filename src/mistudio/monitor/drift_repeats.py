@@ -20,7 +20,7 @@ from mistudio.monitor.drift_texts import TextSeen
 
 NUM_HASHES = 64
 RARE = 0.25  # share of the reference texts up to which a feature is looked at
-_FEWEST = 16  # rare features of a text: two with fewer may be alike by chance
+_FEWEST = 4  # rare features of a text: two with fewer may be alike by chance
 _FEWEST_TEXTS = 50  # that have to be known to say what is rare
 _PRIME = (1 << 31) - 1
 _DRAW = np.random.default_rng(0)
