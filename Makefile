@@ -167,6 +167,9 @@ bench-steer: install ## What steering costs beside no edits, and a soak of the s
 	$(BIN)/python -m benchmarks.steering --store $(STORE) $(ARGS)
 	$(BIN)/python -m benchmarks.soak --store $(STORE)
 
+bench-serve: install ## Look-ups, a watch and steering in one process: each alone, all at once, and a soak; needs the store of make demo
+	$(BIN)/python -m benchmarks.serve --store $(STORE) $(ARGS)
+
 $(VENV)/mutate-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[mutate]'
 	@touch $@

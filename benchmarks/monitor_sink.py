@@ -126,10 +126,10 @@ def resident_bytes(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def event_bytes(path: str, kind: str, number: int, run: str, body: bytes) -> bytes:
+def event_bytes(host: str, path: str, kind: str, number: int, run: str, body: bytes) -> bytes:
     """A whole HTTP request, as the agent sends it."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: sink\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         f"Ce-Id: {run}-{number}\r\nCe-Source: http://localhost:9081/\r\nCe-Specversion: 1.0\r\n"
         f"Ce-Type: org.kubeflow.serving.inference.{kind}\r\nCe-Inferenceservicename: tinyllama\r\n"
         "Ce-Namespace: default\r\nCe-Component: predictor\r\nCe-Endpoint: default\r\nCe-Metadata: {}\r\n\r\n"
@@ -180,7 +180,7 @@ class Load:
         exchange, half = divmod(number, 2)
         kind, body = ("request", "response")[half], bodies()[half]
         reader, writer = await self._free.get()
-        writer.write(event_bytes(self.path, kind, exchange, self.run, body))
+        writer.write(event_bytes(f"{self.host}:{self.port}", self.path, kind, exchange, self.run, body))
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(
             (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
@@ -242,7 +242,14 @@ def answer_rows(load: Load, against: str) -> list[Row]:
     median, high, worst = percentiles(load.answer_ms)
     fine = load.statuses.get(202, 0)
     return [
-        row("answers 202", fine, "", f"of {len(load.answer_ms)}", len(load.answer_ms), fine == len(load.answer_ms)),
+        row(
+            "answers 202",
+            fine,
+            "",
+            f"of {len(load.answer_ms)}; {load.statuses}",
+            len(load.answer_ms),
+            fine == len(load.answer_ms),
+        ),
         row("answer, p50", median, "ms", against),
         row("answer, p99", high, "ms", against, ANSWER_MS, high <= ANSWER_MS),
         row("answer, slowest", worst, "ms", against),

@@ -10,13 +10,15 @@ prompt and reply apart.
 
 Autoencoders have random directions: what they cost does not depend on what they mean. ``thresholds`` stands for all
 architectures whose latents do not compete (ReLU, JumpReLU, BatchTopK, Matryoshka, gated); their latents fire on about
-1% of tokens. TopK has 16 features that fire on about 0.4% of tokens each.
+1% of tokens. There are 16 latents a component of the activations, at most 8,192; TopK keeps 32 of them a token.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +42,10 @@ from mistudio.sae import JumpReLUConfig, SparseAutoencoder, TopKConfig, new_auto
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, resolve_hooks, resolve_source
 from tests.support.tiny import tiny_tokenizer
 
-WIDTH_F, K = 8192, 32
+Clock = Callable[[], float]
+
+MOST_F, K = 8192, 32
+EXPANSION = 16  # latents a component of the activations
 WIDE, WIDE_LAYERS = 768, 6
 MOST_WATCH, MOST_THOUSAND = 0.03, 0.07
 RESAMPLES = 2000
@@ -65,12 +70,16 @@ def wide_model(folder: Path) -> SubjectSource:
     return resolve_source(str(folder))
 
 
+def latents_of(width: int) -> int:
+    """Latents of an autoencoder for activations so wide."""
+    return min(EXPANSION * width, MOST_F)
+
+
 def autoencoder(session: Session, hook: str, *, is_topk: bool, acts_ND: Tensor, seed: int) -> PlacedAutoencoder:
     """Random directions at a hook point, which fire about as often as those of a trained one."""
     (end,) = resolve_hooks(session.subject, [HookPoint.parse(hook)])
-    config = (
-        TopKConfig(width=WIDTH_F, k=K, allow_wide=True) if is_topk else JumpReLUConfig(width=WIDTH_F, allow_wide=True)
-    )
+    made = {"width": latents_of(end.width), "allow_wide": True}
+    config = TopKConfig(k=K, **made) if is_topk else JumpReLUConfig(**made)
     sae: SparseAutoencoder = new_autoencoder(config, end.width).requires_grad_(requires_grad=False)
     draw = torch.Generator().manual_seed(seed)
     mean_D = acts_ND.mean(dim=0)
@@ -98,10 +107,11 @@ def exchanges(vocabulary: int, longest: int, tokens: int) -> list[Exchange]:
 class Bench:
     """One model with autoencoders at two layers."""
 
-    def __init__(self, session: Session, tokens: int, pairs: int) -> None:
-        self.pairs = pairs
+    def __init__(self, session: Session, tokens: int, pairs: int, clock: Clock) -> None:
+        self.pairs, self.clock = pairs, clock
         subject = session.subject
         last = max(subject.num_layers - 2, 0)
+        self.latents = latents_of(subject.d_model)
         self.hooks = list(dict.fromkeys([f"resid_post.{last // 2}", f"resid_post.{last}"]))
         limit = subject.max_positions or 2048
         self.exchanges = exchanges(subject.vocab_size, limit, tokens)
@@ -131,17 +141,24 @@ class Bench:
         for hook in hooks:
             for number in range(count // len(hooks)):
                 watched.append(
-                    {"name": f"{hook}-{number}", "feature": number * 7 % WIDTH_F, "autoencoder": f"sae/{kind}-{hook}"}
+                    {
+                        "name": f"{hook}-{number}",
+                        "feature": number * 7 % self.latents,
+                        "autoencoder": f"sae/{kind}-{hook}",
+                    }
                 )
         asked = WatchList.model_validate({"watched": watched})
-        return Watcher(self.served, asked, WatchConfig(batch_tokens=2048))
+        return Watcher(self.served, asked, WatchConfig())
 
     def over_bare(self, watcher: Watcher) -> tuple[float, float, float, float]:
         """How much more than the bare pass it takes: median, interval, and milliseconds of the bare pass."""
-        for _ in range(3):
+        for _ in range(2):
             watcher.observe(self.exchanges)
         times = reporting.paired(
-            lambda: watcher.run_bare(self.exchanges), lambda: watcher.observe(self.exchanges), self.pairs
+            lambda: watcher.run_bare(self.exchanges),
+            lambda: watcher.observe(self.exchanges),
+            self.pairs,
+            clock=self.clock,
         )
         ratios = np.array(times.ratios)  # watched over bare
         draw = np.random.default_rng(0)
@@ -165,6 +182,7 @@ class Bench:
         for what, watcher, most in cases:
             more, low, high, bare_ms = self.over_bare(watcher)
             detail = f"95% {low:.1%} to {high:.1%}; bare {bare_ms:.0f} ms, {self.pairs} pairs"
+            sys.stderr.write(f"{name}: {what}: {more:.2%} ({detail})\n")
             found.append(row(f"{name}: {what}", round(100 * more, 2), "% over bare", detail, 100 * most, more <= most))
         with _all_latents():
             more, low, high, _ = self.over_bare(self.watcher(16, "topk", self.hooks[-1:]))
@@ -192,29 +210,32 @@ def main() -> None:
     parser.add_argument("--store", help="holds an autoencoder, whose model is watched")
     parser.add_argument("--model", action="append", default=[], help="folder of another model; may be repeated")
     parser.add_argument(
-        "--tokens", type=int, default=4096, help="of the small models' texts; the wide one has a quarter"
+        "--tokens", type=int, default=4096, help="of the texts of small models; the wide one has a quarter"
     )
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--processor-time", action="store_true", help="where the machine is busy")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows: list[Row] = []
+    clock = time.process_time if given.processor_time else time.perf_counter
     if given.store:
         with Catalog(open_to_read(given.store)) as catalog:
             sae = catalog.latest("sae")
         with open_session(sae) as session:
-            rows += Bench(session, given.tokens, given.pairs).rows("the store's model")
+            rows += Bench(session, given.tokens, given.pairs, clock).rows("the store's model")
     for folder in given.model:
         with open_session((), resolve_source(folder), SubjectConfig(device="cpu")) as session:
-            rows += Bench(session, given.tokens, given.pairs).rows(Path(folder).name)
+            rows += Bench(session, given.tokens, given.pairs, clock).rows(Path(folder).name)
     with tempfile.TemporaryDirectory() as folder:
         source = wide_model(Path(folder))
         with open_session((), source, SubjectConfig(device="cpu")) as session:
-            rows += Bench(session, given.tokens // 4, given.pairs).rows(
+            rows += Bench(session, given.tokens // 4, given.pairs, clock).rows(
                 f"random weights, {WIDE} wide, {WIDE_LAYERS} layers"
             )
     used = reporting.versions("torch", "transformers")
-    reporting.publish("monitor_watch", "watching", rows, reporting.describe_machine(), used)
+    title = "watching" + (", processor time" if given.processor_time else "")
+    reporting.publish("monitor_watch", title, rows, reporting.describe_machine(), used)
 
 
 if __name__ == "__main__":

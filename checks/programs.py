@@ -136,7 +136,7 @@ def predictor_problems(container: Container, subject: str, store: str, sae: str)
         return
     if status:
         yield f"{container.place}: ends with {status} when it is told to end"
-    if _ALL <= served_by(container):  # what rules and dashboards name is of all predictors
+    if served_by(container) >= _ALL:  # what rules and dashboards name is of all predictors
         yield from metric_problems(exported_by(metrics))[1]
         yield from label_problems(labels_by(metrics))
 

@@ -52,6 +52,7 @@ _HOURS = {
     "stability": 6.0,
     "direction": 6.0,
     "steer_evaluate": 12.0,
+    "calibrate": 6.0,
 }
 SECRETS: dict[str, dict[str, Any]] = {
     "store": {

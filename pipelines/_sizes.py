@@ -73,6 +73,7 @@ _LIKE = {
     "stability": "train",
     "direction": "capture",
     "steer_evaluate": "evaluate",
+    "calibrate": "capture",
     "train_on_hosts": "train",
 }
 

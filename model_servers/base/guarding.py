@@ -39,7 +39,7 @@ class Guarding:
         self._by_lane: dict[Lane, ASGIApp] = {
             Lane.REQUEST: Timed(sized, timeout_s),
             Lane.STREAM: Streaming(Timed(sized, timeout_s, until_it_begins=True), state, timeout_s),
-            Lane.SINK: Timed(sized, min(_SINK_TIMEOUT_S, timeout_s)),
+            Lane.SINK: Timed(Sized(app, settings.max_sink_bytes), min(_SINK_TIMEOUT_S, timeout_s)),
         }
         self._access, self._state, self._lanes = access, state, lanes
 

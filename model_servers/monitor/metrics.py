@@ -1,5 +1,6 @@
 """What is counted of the monitor, for Prometheus. Labels are outcomes, steps, and rules, of which a file holds few."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,8 @@ class MonitorMetrics(Collector):
         reading_s, lag_s, drift = (None,) * 3 if stats is None else (stats.reading_s, stats.lag_s, stats.drift_log_e)
         yield _one(CounterMetricFamily, "reading_seconds", "Seconds that reading took.", reading_s)
         yield _one(GaugeMetricFamily, "lag_seconds", "From an exchange's arrival to when it was read.", lag_s)
-        about = "Largest e-value over what drift is watched for, as a power of ten."
-        yield _one(GaugeMetricFamily, "drift_max_log10_e_value", about, drift)
+        about = "Largest e-value over what drift is watched for, as a natural logarithm."
+        yield _one(GaugeMetricFamily, "drift_max_log_e_value", about, None if drift is None else drift * math.log(10))
 
 
 def _labelled(name: str, about: str, label: str, counts: Mapping[str, float]) -> Metric:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from mistudio.monitor.history_queries import AlertQuery, SampleQuery
 from mistudio.monitor.live_events import alert_body, jsonable, origin_body
 from mistudio.monitor.rules import Rules
 from model_servers.base.bodies import check_content_type, json_object, read_body
@@ -16,7 +17,7 @@ from model_servers.base.problems import ClientLeft
 from model_servers.base.recording import record_of
 from model_servers.base.replies import JSONReply
 from model_servers.monitor.parsing import YAML, Acknowledged, read_fields, read_query, read_rules_body
-from model_servers.monitor.queries import AlertsAsked, DriftAsked, HistoryAsked, parameters_of
+from model_servers.monitor.queries import DriftAsked, parameters_of
 from model_servers.monitor.served import Served
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Routes:
         """The routes."""
         router = APIRouter(prefix="/v1/monitor", tags=["monitor"])
         router.get("/status")(self.status)
-        router.get("/alerts", openapi_extra=parameters_of(AlertsAsked))(self.alerts)
-        router.get("/history", openapi_extra=parameters_of(HistoryAsked))(self.history)
+        router.get("/alerts", openapi_extra=parameters_of(AlertQuery))(self.alerts)
+        router.get("/history", openapi_extra=parameters_of(SampleQuery))(self.history)
         router.get("/drift", openapi_extra=parameters_of(DriftAsked))(self.drift)
         router.post("/acknowledge", openapi_extra=body_of(Acknowledged))(self.acknowledge)
         router.get("/rules")(self.rules)
@@ -66,15 +67,14 @@ class Routes:
 
     async def alerts(self, request: Request) -> Response:
         """Alerts, the newest first."""
-        asked = read_query(AlertsAsked, request.query_params)
+        asked = read_query(AlertQuery, request.query_params)
         found = await self._served.read(lambda monitor: monitor.history.alerts(**asked.model_dump()))
         return JSONReply({"alerts": [alert_body(alert) for alert in found]})
 
     async def history(self, request: Request) -> Response:
         """Samples that were read, the newest first; ``next`` is what to give as ``before`` for the next page."""
-        asked = read_query(HistoryAsked, request.query_params)
-        given = asked.model_dump(exclude={"model", "endpoint", "namespace", "tenant"})
-        found = await self._served.read(lambda monitor: monitor.history.samples(**given, origin=asked.origin or None))
+        asked = read_query(SampleQuery, request.query_params)
+        found = await self._served.read(lambda monitor: monitor.history.samples(**asked.model_dump()))
         following = found[-1].number if len(found) == asked.limit else None
         return JSONReply(jsonable({"samples": [sample_body(each) for each in found], "next": following}))
 

@@ -114,12 +114,15 @@ def routes() -> frozenset[tuple[str, str]]:
     from model_servers.base.keys import Keys
     from model_servers.base.settings import ServerSettings
     from model_servers.base.shared import Shared
+    from model_servers.correlate.predictor import CorrelatePredictor
+    from model_servers.monitor.predictor import MonitorPredictor
     from model_servers.steer.predictor import SteerPredictor
 
     def nothing() -> NoReturn:
         raise AssertionError
 
-    application = Application([SteerPredictor(Shared(nothing))], ServerSettings(), Keys())
+    kinds = (CorrelatePredictor, MonitorPredictor, SteerPredictor)
+    application = Application([kind(Shared(nothing)) for kind in kinds], ServerSettings(), Keys())
     try:
         paths = application.fastapi.openapi()["paths"]
     finally:

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,16 +66,12 @@ def test_the_lines_of_curl_are_answered(url: str) -> None:
     assert all(reply.hits for reply in replies if reply.look_up != "concept")
 
 
-def test_the_python_runs(line: LookedUp, url: str) -> None:
-    opened = (
-        f"open_served(open_to_read({line.store.url!r}), [{line.scores.uri!r}], resolve_source({line.source.path!r}))"
-    )
+def test_the_python_runs(line: LookedUp, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = f"open_served(open_to_read({line.store.url!r}), [{line.scores.uri!r}], SOURCE)"
     for code in blocks("python"):
         code = code.replace(SERVER, url).replace('open_served(open_to_read("build/store"))', opened)
-        code = f"from mistudio.subject import resolve_source\n{code}" if opened in code else code
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        exec(compile(code, "correlating.md", "exec"), {"SOURCE": line.source})
+        assert capsys.readouterr().out.strip()
 
 
 def test_the_reply_of_the_page_is_one() -> None:

@@ -160,7 +160,7 @@ def test_structured_events_and_batches_are_taken(client: httpx.Client) -> None:
         ({"content-type": "application/cloudevents+json"}, b"{", 400),
         ({"content-type": "application/cloudevents+json"}, b'{"id": "1"}', 400),
         ({"content-type": "application/json", "ce-id": "1"}, b"{}", 400),
-        ({"content-type": "application/cloudevents+json"}, b" " * (1 << 21), 413),
+        ({"content-type": "application/cloudevents+json"}, b" " * (9 << 20), 413),
     ],
 )
 def test_what_is_no_event_is_refused_and_said_why(
@@ -204,8 +204,8 @@ def test_rules_are_replaced_as_a_whole_or_not_at_all(client: httpx.Client) -> No
         ("history?since=1&since=2", "since"),
         ("history?since=nan", "since"),
         ("history?feature=nothing", "feature"),
-        ("history?column=unknown", "unknown"),
-        ("alerts?kind=other", "kind"),
+        ("history?min_value=1", "min_value"),
+        ("alerts?is_open=perhaps", "is_open"),
         ("drift?count=x", "count"),
         ("stream?kinds=other", "kinds"),
         ("stream?last_event_id=x", "Last-Event-ID"),

@@ -253,7 +253,7 @@ def test_when_the_server_ends_streams_end_at_once_and_are_told() -> None:
 def test_events_get_in_while_all_places_of_requests_are_taken_and_whatever_the_rate() -> None:
     small = SmallPredictor()
     with (
-        serving([small], max_requests=1, requests_per_minute=0.01, burst=1) as server,
+        serving([small], max_requests=1, max_sink_bytes=5000, requests_per_minute=0.01, burst=1) as server,
         httpx.Client(base_url=url_of(server), timeout=60) as client,
     ):
         waiting = threading.Thread(target=lambda: httpx.get(url_of(server) + SLOW, timeout=60))
@@ -261,6 +261,7 @@ def test_events_get_in_while_all_places_of_requests_are_taken_and_whatever_the_r
         until(lambda: metric(client, "mistudio_requests_active") == 1)
         assert client.get("/describe").status_code == 429
         assert [client.post(SINK, content=b"event").status_code for _ in range(20)] == [202] * 20
+        assert client.post(SINK, content=b"x" * 6000).status_code == 413
         assert server._loop is not None
         small.answer(server._loop)
         waiting.join(60)

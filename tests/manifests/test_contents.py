@@ -10,6 +10,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from checks.pods import containers_of, pods_of
 from checks.rendering import MANIFESTS, OVERLAYS, rendered
+from model_servers.base.lanes import Lane
+from model_servers.monitor.predictor import MonitorPredictor
 from tests.support.manifests import needed, needs_rendering
 
 NAMESPACES = ("mistudio-data", "mistudio-services", "mistudio-monitoring")

@@ -47,7 +47,7 @@ def watching(
     tiny: TinyStore, folder: Path, *, steers: bool = False, keys: Keys | None = None, settings: Any = None, **given: Any
 ) -> Iterator[tuple[ModelServer, MonitorPredictor]]:
     """A server with the predictor monitor, and with steer where that is wanted."""
-    content = {"folder": folder / "monitor", "watch_list": watch_file(folder), **given}
+    content = {"folder": folder / "monitor", "watch_list": watch_file(folder), "tell_words": True, **given}
     relay, shared = Relay(), tiny.shared()
     monitor = MonitorPredictor(shared, validated(MonitorConfig, content), relay if steers else None)
     predictors: list[Predictor] = [monitor]

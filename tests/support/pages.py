@@ -195,9 +195,13 @@ def exported_metrics() -> frozenset[str]:
 
     from mistudio.steer.service import ServiceStats
     from model_servers.base.metrics import Metrics
+    from model_servers.correlate.metrics import CorrelateMetrics
+    from model_servers.monitor.metrics import MonitorMetrics
     from model_servers.steer.metrics import _GAUGES, SteerMetrics
 
     base = Metrics()
+    CorrelateMetrics(base.registry, lambda: {})
+    MonitorMetrics(base.registry, lambda: None)
     SteerMetrics(base.registry, lambda: None)
     described = {family.name: family.type for family in base.registry.collect()}
     described |= {

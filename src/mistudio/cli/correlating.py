@@ -16,6 +16,7 @@ from mistudio.plain_text import shortened
 from mistudio.terminal import echo
 
 if TYPE_CHECKING:
+    from mistudio.correlate.queries import Query
     from mistudio.correlate.replies import Reply
 
 _HELP = "Look features up. Each look-up loads the newest model and autoencoder of the store; mistudio serve keeps them."
@@ -35,7 +36,7 @@ Examples:
 
     mistudio correlate concept "numbers in a list"
 
-    mistudio correlate concept "regret" --how lexical --top 20
+    mistudio correlate concept "regret" --embed-with models/all-minilm --top 20
 """
 _WORD_HELP = """The features that write a token, or are active on it.
 
@@ -74,6 +75,8 @@ Examples:
     mistudio correlate vector --file vector.json --sides decoder,encoder
 """
 
+_EMBED_WITH = "embed_with"
+
 LineOption = Annotated[
     list[str] | None, typer.Option(help="What to load: scores, explanations, features or sae/...; the newest.")
 ]
@@ -83,6 +86,13 @@ AutoencoderOption = Annotated[
 ]
 TopOption = Annotated[int, typer.Option(help="Features to show, of each measure.", **number("top", int))]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON.")]
+EmbedOption = Annotated[
+    str,
+    typer.Option(
+        help="What makes vectors of texts: subject, subject:LAYER, the folder of a sentence-transformers model, or "
+        "ADDRESS#MODEL of an endpoint. [default: concepts are searched by words]"
+    ),
+]
 RolesOption = Annotated[str, typer.Option(help="Of chats: whose messages count, with commas. [default: all]")]
 
 
@@ -126,12 +136,13 @@ def text(
 
 def concept(
     words: Annotated[str, typer.Argument(metavar="CONCEPT", help="What is looked for, in words.")],
+    embed_with: EmbedOption = "",
     how: Annotated[
         str, typer.Option(help="By the words (lexical), their meaning (embedding) or both. [default: all there is]")
     ] = "",
 ) -> dict[str, Any]:
     """A concept as a query."""
-    return {"concept": words, "how": how or None}
+    return {"concept": words, "how": how or None, _EMBED_WITH: embed_with}
 
 
 def token(
@@ -151,9 +162,10 @@ def feature(
         str,
         typer.Option(help="Of decoder, correlation, pmi, jaccard, explanation, with commas. [default: all there are]"),
     ] = "",
+    embed_with: EmbedOption = "",
 ) -> dict[str, Any]:
     """A feature as a query."""
-    return {"feature": latent, "relations": _names(relations)}
+    return {"feature": latent, "relations": _names(relations), _EMBED_WITH: embed_with}
 
 
 def examples(
@@ -228,24 +240,27 @@ def _answer(
     from mistudio.correlate.queries import QUERIES
     from mistudio.settings import validated
 
-    query = validated(QUERIES[look_up], {**given, "top": top, "autoencoder": autoencoder or None})
-    reply = _ask(query, line, model, store, writes=given.get("save_as") is not None)
+    asked = {name: value for name, value in given.items() if name != _EMBED_WITH}
+    query = validated(QUERIES[look_up], {**asked, "top": top, "autoencoder": autoencoder or None})
+    writes = asked.get("save_as") is not None
+    reply = _ask(query, line, model, store, given.get(_EMBED_WITH, ""), writes=writes)
     if as_json:
         echo(reply.model_dump_json(indent=2, exclude_none=True))
     else:
         show(reply)
 
 
-def _ask(query: Any, line: list[str] | None, model: str, store: str, *, writes: bool) -> "Reply":
+def _ask(query: "Query", line: list[str] | None, model: str, store: str, embed_with: str, *, writes: bool) -> "Reply":
     from mistudio.artifacts import default_store_url, open_store, open_to_read
     from mistudio.correlate.correlator import Correlator
+    from mistudio.correlate.embedding import open_embedder
     from mistudio.instrument.served import open_served
     from mistudio.subject import resolve_source
 
     opened = open_store(store) if writes else open_to_read(store or default_store_url())
     source = resolve_source(model) if model else None
-    with open_served(opened, line or (), source) as served:
-        return Correlator(served).ask(query)
+    with open_served(opened, line or (), source) as served, open_embedder(embed_with, served) as embedder:
+        return Correlator(served, embedder=embedder).ask(query)
 
 
 def _examples(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mistudio.cli import monitor_upkeep
+from mistudio.cli import monitor_upkeep, rules
 from mistudio.terminal import echo
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     monitor = typer.Typer(help="Watch the traffic of any model.", no_args_is_help=True)
     monitor.command("read", help=_READ_HELP)(read)
+    rules.register(monitor)
     monitor_upkeep.add(monitor)
     app.add_typer(monitor, name="monitor")
 

@@ -24,13 +24,18 @@ _EXAMPLES = {
     "evaluations": "evaluation/0123456789abcdef,evaluation/fedcba9876543210",
 }
 # What a command cannot do without beside artifacts.
-_NEEDED = {"direction": " --examples tones.jsonl", "deploy": " --deploy-to mistudio-services/steer"}
+_NEEDED = {
+    "direction": " --examples tones.jsonl",
+    "deploy": " --deploy-to mistudio-services/steer",
+    "calibrate": " --watch-list watch.yaml --saes sae/0123456789abcdef --texts usual.jsonl",
+}
 # What else is shown of a command: a selection, and what it is added to.
 _MORE = {
     "explain": ("--only coherent:50", "--only 12,40-90 --base explanations/0123456789abcdef"),
     "score": ("--only 12,40-90", "--only coherent:50 --base scores/0123456789abcdef"),
     "steer evaluate": ("--scores scores/0123456789abcdef --num-features 8", "--only 12,40-90 --choose-by push_gain"),
     "direction": ("--positive kind.jsonl --negative rude.jsonl --hook resid_post.3 --method logistic",),
+    "calibrate": ("--watch-list watch.yaml --saes sae/0123456789abcdef --texts usual.jsonl --positive found.jsonl",),
     "deploy": ("--deploy-to mistudio-services/steer --canary-percent 10",),
     "find-more": ("--only 12,40-90", "--only coherent:50 --base trials/0123456789abcdef"),
 }

@@ -16,33 +16,35 @@ Told = Mapping[str, Any]
 _TOP = "/v1/monitor"
 
 
-class AlertsAsked(TypedDict, total=False):
-    """Which alerts; times in seconds since 1970."""
-
-    since: float
-    until: float
-    rule: str
-    kind: str
-    watched: str
-    exchange: str
-    limit: int
-
-
-class HistoryAsked(TypedDict, total=False):
-    """Which samples; ``before`` is the ``next`` of the page before."""
+class OfTraffic(TypedDict, total=False):
+    """When and where; times in seconds since 1970."""
 
     since: float
     until: float
     exchange: str
-    feature: str
-    column: str
-    min_value: float
     model: str
     endpoint: str
     namespace: str
     tenant: str
     before: int
     limit: int
+
+
+class AlertsAsked(OfTraffic, total=False):
+    """Which alerts."""
+
+    rule: str
+    kind: str
+    watched: str
+    is_open: bool
+
+
+class HistoryAsked(OfTraffic, total=False):
+    """Which samples; ``before`` is the ``next`` of the page before."""
+
+    feature: str
+    column: str
+    min_value: float
 
 
 class StreamAsked(TypedDict, total=False):

@@ -8,6 +8,7 @@ Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A fe
 import hashlib
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple
@@ -147,7 +148,8 @@ class ConceptSearch:
         except (OSError, sqlite3.Error) as error:
             raise self._cannot_write(error) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
     def _cannot_write(self, error: Exception) -> StorageError:
         return StorageError(

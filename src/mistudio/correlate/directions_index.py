@@ -11,7 +11,9 @@ __all__ = ["KIND", "DirectionIndex", "ExactIndex", "Nearest", "open_index"]
 
 
 def open_index(artifact: Artifact) -> DirectionIndex:
-    """The index of an artifact of kind ``index``, memory-mapped; every file is checked against the artifact's hashes.
+    """The index of an artifact of kind ``index``; every file is checked against the artifact's hashes.
+
+    The decoder is mapped into memory, and so is what a graph has. Codes are read: a sixteenth of the decoder's bytes.
 
     Raises:
         InputError: it is no index.
@@ -26,16 +28,16 @@ def open_index(artifact: Artifact) -> DirectionIndex:
     record = read_record(artifact)
     decoder_FD = mapped_decoder(open_input(artifact.store, ref, "sae"))
     if decoder_FD.shape != (record.num_features, record.width):
-        message = (
-            f"{artifact.uri} is an index of {record.num_features:,} features, the decoder has {len(decoder_FD):,}."
-        )
+        shapes = (record.num_features, record.width), decoder_FD.shape
+        asked, there = (f"{num_features:,} features of {width}" for num_features, width in shapes)
+        message = f"{artifact.uri} is an index of {asked}, and the decoder has {there}."
         raise DamagedArtifact(message)
     exact = ExactIndex(decoder_FD, read_scales(artifact, record.num_features))
     if record.kind == "flat":
         return exact
     from mistudio.correlate.faiss_index import FaissIndex
-    from mistudio.correlate.faiss_kinds import map_index
+    from mistudio.correlate.faiss_kinds import open_faiss
 
     name = f"{artifact.uri}/{FAISS_NAME}"
-    index = map_index(record.kind, artifact.file(FAISS_NAME), record.num_features, record.width, name)
+    index = open_faiss(record.kind, artifact.file(FAISS_NAME), record.num_features, record.width, name)
     return FaissIndex(index, exact, record.candidates, record.breadth)

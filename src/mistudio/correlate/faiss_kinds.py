@@ -1,4 +1,4 @@
-"""The approximate indexes, as faiss makes them: untrained ones by kind, filling, opening, and what a search costs.
+"""The approximate indexes, as faiss makes them: untrained ones by kind, filling, opening, and what a search looks at.
 
 All rank unit vectors by inner product. The codes of ``codes`` and ``ivfpq`` are those of 4-bit product quantisation:
 two bits a dimension are one of 16 centroids for every two dimensions, and looking up 32 rows at once is a few
@@ -6,8 +6,7 @@ instructions (André et al. 2015, "Cache locality is not enough"; faiss calls it
 at random, so that no dimension is much larger than the others and takes the table's range for itself. ``hnsw`` is a
 graph (Malkov and Yashunin 2016, arXiv:1603.09320) over rows of 8 bits a dimension.
 
-``codes`` are an inverted file with one list: such lists can be mapped from their file, which codes by themselves
-cannot. Everything runs on one thread: what is built has the same bytes everywhere, and a server that answers several
+What is built has the same bytes for any number of threads, and searches run on one: a server that answers several
 requests at once gains nothing from sharing one out.
 
 Shape legend: F features, D width of the decoder's rows, R rows of a block, Q queries, N candidates.
@@ -48,20 +47,23 @@ def specification(kind: Approximate, num_features: int, width: int, config: Inde
         return f"HNSW{config.links},SQ8"
     together = 4 // config.bits  # dimensions of one code of 4 bits
     codes = -(-width // together)
-    lists = 1 if kind == "codes" else min(config.lists or 4 * isqrt(num_features), num_features // 8 or 1)
-    return f"RR{codes * together},IVF{lists},PQ{codes}x4fs"
+    made = f"RR{codes * together}"
+    if kind == "ivfpq":
+        made += f",IVF{min(config.lists or 4 * isqrt(num_features), max(num_features // 8, 1))}"
+    return f"{made},PQ{codes}x4fs"
 
 
 def new_index(made: str, width: int, config: IndexConfig) -> "Index":
     """An index that was not trained yet."""
     faiss = import_faiss()
     index: Index = faiss.index_factory(width, made, faiss.METRIC_INNER_PRODUCT)
-    lists = _lists(index)
-    if lists is None:
-        faiss.downcast_index(index).hnsw.efConstruction = config.construction
-    else:
-        for clustering in (lists.cp, lists.pq.cp):
-            clustering.min_points_per_centroid = 1  # it would only write a warning to the terminal
+    inner = _innermost(index)
+    if hasattr(inner, "hnsw"):
+        inner.hnsw.efConstruction = config.construction
+    if hasattr(inner, "pq"):
+        inner.pq.cp.min_points_per_centroid = 1  # it would only write a warning to the terminal
+    if hasattr(inner, "nlist"):
+        inner.cp.min_points_per_centroid = 1
     return index
 
 
@@ -74,27 +76,25 @@ def fill(index: "Index", training_RD: Vectors, blocks: Iterable[Vectors]) -> Non
 
 
 def breadths(index: "Index", most: int) -> list[int]:
-    """How much of the index a search may look at, from little to all: lists, or candidates in a graph."""
-    lists = _lists(index)
-    end = most if lists is None else lists.nlist
-    if lists is not None and end == 1:
-        return [1]
-    start = 16 if lists is None else 1
-    return [*(start << step for step in range(end.bit_length()) if start << step < end), end]
+    """How much of the index a search may look at, from little to all: lists, or candidates in a graph; 0 for codes."""
+    inner = _innermost(index)
+    if hasattr(inner, "hnsw"):
+        return _doubled(16, most)
+    return _doubled(1, inner.nlist) if hasattr(inner, "nlist") else [0]
 
 
 def candidates_within(index: "Index", breadth: int, most: int) -> int:
     """The most candidates that a search of this breadth gives: a graph is searched as widely as it gives them."""
-    return most if _lists(index) is not None else min(breadth, most)
+    return min(breadth, most) if hasattr(_innermost(index), "hnsw") else most
 
 
 def set_breadth(index: "Index", breadth: int) -> None:
     """Let searches look at so much of the index."""
-    lists = _lists(index)
-    if lists is None:
-        import_faiss().downcast_index(index).hnsw.efSearch = breadth
-    else:
-        lists.nprobe = breadth
+    inner = _innermost(index)
+    if hasattr(inner, "hnsw"):
+        inner.hnsw.efSearch = breadth
+    elif hasattr(inner, "nprobe"):
+        inner.nprobe = breadth
 
 
 def shortlist(index: "Index", unit_QD: Vectors, count: int) -> NDArray[np.int64]:
@@ -123,37 +123,39 @@ def save_index(index: "Index", path: Path) -> None:
     import_faiss().write_index(index, str(path))
 
 
-def map_index(kind: Approximate, path: Path, num_features: int, width: int, name: str) -> "Index":
-    """The index of a file, mapped into memory: its codes are read as searches look at them.
+def open_faiss(kind: Approximate, path: Path, num_features: int, width: int, name: str) -> "Index":
+    """The index of a file. What a graph has is mapped; codes, a sixteenth of the decoder's bytes, are read.
 
     Raises:
         DamagedArtifact: it is no index, or one of another kind or of something else.
     """
     faiss = import_faiss()
     try:
-        # Each flag maps one of the two: lists, or what a graph has.
-        index: Index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if kind == "hnsw" else faiss.IO_FLAG_MMAP)
+        index: Index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if kind == "hnsw" else 0)
     except RuntimeError as error:
         message = f"{name} is no index that can be read: {str(error)[:200]}"
         raise DamagedArtifact(message) from error
-    lists = _lists(index)
-    is_graph = hasattr(faiss.downcast_index(index), "hnsw")
-    if (lists is None, is_graph) != ((kind == "hnsw",) * 2) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+    inner = _innermost(index)
+    found = "hnsw" if hasattr(inner, "hnsw") else "ivfpq" if hasattr(inner, "nlist") else "codes"
+    if found != kind or not hasattr(inner, "hnsw" if kind == "hnsw" else "pq"):
         message = f"{name} holds no index of kind {kind}."
         raise DamagedArtifact(message)
-    if (index.ntotal, index.d) != (num_features, width):
+    if (index.ntotal, index.d, index.metric_type) != (num_features, width, faiss.METRIC_INNER_PRODUCT):
         message = f"{name} is an index of {index.ntotal:,} rows of {index.d}, and not of {num_features:,} of {width}."
         raise DamagedArtifact(message)
-    if lists is not None:
-        faiss.downcast_InvertedLists(lists.invlists).prefetch_nthread = 0  # threads that read ahead of each search
     return index
 
 
-def _lists(index: "Index") -> Any:
-    """The inverted lists in an index; None where it has none."""
+def _innermost(index: "Index") -> Any:
+    """The index behind what its vectors are changed by first."""
     faiss = import_faiss()
-    found = faiss.try_extract_index_ivf(index)
-    return None if found is None else faiss.downcast_index(found)
+    outer = faiss.downcast_index(index)
+    return faiss.downcast_index(outer.index) if hasattr(outer, "chain") else outer
+
+
+def _doubled(start: int, end: int) -> list[int]:
+    """Numbers from start to end, each twice the one before."""
+    return [*(start << step for step in range(end.bit_length()) if start << step < end), end]
 
 
 @contextmanager

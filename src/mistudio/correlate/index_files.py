@@ -29,7 +29,7 @@ class Record(Settings):
     num_features: int = Field(ge=1, description="rows of the decoder")
     width: int = Field(ge=1, description="components of a row")
     candidates: int = Field(ge=0, description="candidates of a query that are compared exactly; 0 for a flat one: all")
-    breadth: int = Field(ge=0, description="lists, or candidates in a graph, that a search looks at; 0 for a flat one")
+    breadth: int = Field(ge=0, description="lists, or candidates in a graph, that a search looks at; 0 for all")
 
 
 def write_record(draft: Draft, record: Record, scale_F: Vectors) -> None:

@@ -20,7 +20,6 @@ from mistudio.errors import InputError, SubjectError
 from mistudio.plain_text import shortened
 from mistudio.subject import Subject, unembed, unembedding_rows
 
-_NOT_IN_STREAM = ("mlp_in", "mlp_act")
 _FEATURES_AT_ONCE = 64  # whose logits of all tokens are held
 _SHOWN_PIECES = 8
 
@@ -77,7 +76,7 @@ def lens_logits(subject: Subject, W_dec_FD: Tensor, token: int) -> Tensor:
 
 def _lens(query: TokenQuery, token: int, dictionary: Dictionary, subject: Subject) -> tuple[Hit, ...]:
     point = dictionary.placed.ends.write.point
-    if point.kind in _NOT_IN_STREAM:
+    if not point.is_in_stream:
         message = f"ways: the logit lens reads the residual stream, and {dictionary.name} writes at {point}."
         raise SubjectError(message)
     W_dec_FD = dictionary.placed.sae.W_dec

@@ -64,7 +64,8 @@ class SubjectEmbedder:
 
         read = TextReader(self.subject).read(list(texts))
         prefix, suffix = _specials(read.sequences)
-        ids = [one.token_ids[: MOST_TOKENS - len(prefix) - len(suffix)] for one in read.texts]
+        longest = min(MOST_TOKENS, self.subject.max_positions or MOST_TOKENS)
+        ids = [one.token_ids[: longest - len(prefix) - len(suffix)] for one in read.texts]
         sequences = [np.concatenate([prefix, one, suffix]) for one in ids]
         hooks = resolve_hooks(self.subject, [HookPoint.parse(f"resid_post.{self._layer}")])
         listed = ListedSequences(sequences, len(prefix), len(suffix))

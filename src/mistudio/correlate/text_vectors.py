@@ -23,7 +23,7 @@ from mistudio.errors import DamagedArtifact
 from mistudio.progress import progress
 
 VECTORS_NAME, MEAN_NAME, ABOUT_NAME = "vectors.f16", "mean.npy", "vectors.json"
-_RAW_NAME = "vectors.raw"  # while they are made, in float32
+_RAW_NAME, _RAW_ABOUT_NAME = "raw.f32", "raw.json"  # while they are made
 _LOCK_NAME = "lock"
 _BLOCK_BYTES = 16 << 20  # of float32 in memory at once
 _LEAST_LENGTH = 1e-6  # of a vector that has a direction
@@ -71,6 +71,7 @@ def _write(texts: Iterable[str], count: int, embedder: Embedder, folder: Path) -
     about = {"identity": embedder.identity, "texts": count, "width": width}
     (folder / f"{ABOUT_NAME}.part").write_text(json.dumps(about), encoding="utf-8")
     (folder / f"{ABOUT_NAME}.part").replace(folder / ABOUT_NAME)
+    raw.with_name(_RAW_ABOUT_NAME).unlink()
     raw.unlink()
 
 
@@ -114,7 +115,7 @@ def _embed(texts: Iterable[str], count: int, embedder: Embedder, raw: Path) -> t
     """Write the vectors of all texts as they are; return their width and their mean."""
     there = _finished(raw, embedder)
     left = islice(texts, there, None)
-    width_path = raw.with_suffix(".json")
+    width_path = raw.with_name(_RAW_ABOUT_NAME)
     width = int(json.loads(width_path.read_text())["width"]) if there else 0
     with raw.open("ab") as file, progress("Embed explanations", count - there, "texts") as bar:
         while some := list(islice(left, embedder.at_once)):
@@ -132,7 +133,7 @@ def _embed(texts: Iterable[str], count: int, embedder: Embedder, raw: Path) -> t
 
 def _finished(raw: Path, embedder: Embedder) -> int:
     """How many texts an earlier run has embedded; half a vector at the end is cut off."""
-    about = raw.with_suffix(".json")
+    about = raw.with_name(_RAW_ABOUT_NAME)
     known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() and raw.is_file() else {}
     if known.get("identity") != embedder.identity:
         raw.unlink(missing_ok=True)

@@ -10,7 +10,9 @@ Shape legend: F features, R of them at hand.
 
 import hashlib
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -70,12 +72,12 @@ class ColumnFiles:
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most_bytes = folder, most_bytes
-        self._own: tempfile.TemporaryDirectory[str] | None = None  # where the folder cannot be written
+        self._own: Path | None = None  # where the folder cannot be written
         self._lock = Lock()
 
     def find(self, key: str) -> ColumnFile | None:
         """The column of this key, if it is there."""
-        folders = [self._folder] if self._own is None else [self._folder, Path(self._own.name)]
+        folders = [self._folder] if self._own is None else [self._folder, self._own]
         for folder in folders:
             path = folder / _name(key)
             with suppress(OSError):
@@ -95,8 +97,7 @@ class ColumnFiles:
             part = self._folder / f".{uuid4().hex}"
             part.touch(mode=0o600)
         except OSError:
-            self._own = self._own or tempfile.TemporaryDirectory(prefix="mistudio-columns-")
-            part = Path(self._own.name) / f".{uuid4().hex}"
+            part = self._own_folder() / f".{uuid4().hex}"
         path = part.with_name(_name(key))
         try:
             _write(part, blocks)
@@ -105,6 +106,13 @@ class ColumnFiles:
             part.unlink(missing_ok=True)
         self._drop_old(path)
         return ColumnFile(path)
+
+    def _own_folder(self) -> Path:
+        """A folder that goes with this object."""
+        if self._own is None:
+            self._own = Path(tempfile.mkdtemp(prefix="mistudio-columns-"))
+            weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
+        return self._own
 
     def _drop_old(self, newest: Path) -> None:
         """Remove the files that were used least recently, until the others are few enough bytes."""

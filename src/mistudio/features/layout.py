@@ -5,6 +5,8 @@ holds ``FEATURES_OF_FILE`` features at most: a table of fewer is ``<table>.parqu
 ``<table>/`` with a file for each run of features, named by the first of them. In both the rows ascend by feature, which
 each file says of itself, and a row group holds few features, all rows of each: what is known of one feature is one
 small read.
+
+Shape legend: R rows at hand.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +18,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact, Draft
 from mistudio.features.schema import Table
@@ -78,6 +81,7 @@ class TableWriter:
         self._open = ExitStack()
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []  # rows of the last group, which may go on
+        self._waiting_group = -1
 
     def __enter__(self) -> Self:
         self._open.__enter__()
@@ -91,12 +95,20 @@ class TableWriter:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows, which ascend by feature and begin at or behind the last of those before."""
-        group = rows[_FEATURE].to_numpy() // self._of_group
-        edges = np.flatnonzero(np.diff(group, prepend=-1, append=-1)).tolist()
+        group_R = self._group(rows[_FEATURE].to_numpy().astype(np.int64))
+        edges = np.flatnonzero(np.diff(group_R, prepend=-1, append=-1)).tolist()
         for start, stop in pairwise(edges):
-            if self._waiting and int(self._waiting[0][_FEATURE][0].as_py()) // self._of_group != group[start]:
+            if self._waiting and self._waiting_group != group_R[start]:
                 self._flush()
+            self._waiting_group = int(group_R[start])
             self._waiting.append(rows.slice(start, stop - start))
+
+    def _group(self, feature_R: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A number for the row group of each row [R]; none goes over from one file to the next."""
+        groups_of_file = -(-FEATURES_OF_FILE // self._of_group)
+        file_R, place_R = np.divmod(feature_R, FEATURES_OF_FILE)
+        group_R: NDArray[np.int64] = file_R * groups_of_file + place_R // self._of_group
+        return group_R
 
     def _flush(self) -> None:
         if not self._waiting:

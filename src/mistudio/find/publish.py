@@ -42,8 +42,6 @@ from mistudio.parallel import in_background
 from mistudio.sae import SparseAutoencoder
 from mistudio.subject import HookPoint, Subject, resolve_hooks, token_strings
 
-_NOT_IN_STREAM = ("mlp_in", "mlp_act")
-
 
 class Searched(NamedTuple):
     """A search, and what it is made on."""
@@ -156,7 +154,7 @@ def _coherences(opened: Searched, sample: Sample, tokens: list[str]) -> np.ndarr
 
 def _lens(opened: Searched, subject: Subject, num_tokens: int) -> Lens | None:
     """The logit lens, where features are directions in the residual stream and the model has an output head."""
-    if HookPoint.parse(opened.writes).kind in _NOT_IN_STREAM:
+    if not HookPoint.parse(opened.writes).is_in_stream:
         return None
     try:
         return logit_lens(subject, opened.sae.W_dec, num_tokens)

@@ -1,25 +1,23 @@
 """The columns of a watch list in a loaded model: what each is, at which hook point, and how it is read.
 
-Columns of one autoencoder are read together, and so are directions at one hook point. A direction is read as the
-projection on its unit vector, less its offset.
+Columns of one autoencoder that are pooled alike are read together, and so are directions at one hook point. A direction
+is read as the projection on its unit vector, less its offset.
 
 Shape legend: D width of a hook point, U columns that are read together, W all columns.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mistudio.directions.artifact import Direction, find_direction
+from mistudio.directions.artifact import find_direction
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.served import Served
 from mistudio.monitor.topk_columns import column_reader
-from mistudio.monitor.watch_list import Watched, WatchList
+from mistudio.monitor.watch_list import Watched, WatchList, column_digest
 from mistudio.subject import HookPoint, ResolvedHook, resolve_hooks
 
 BLOCK_COLUMNS = 2048  # read and pooled at once
@@ -57,6 +55,23 @@ class Column:
 
 
 @dataclass(frozen=True, eq=False)
+class Vector:
+    """A direction at a hook point.
+
+    Attributes:
+        hook: where.
+        vector_D: of any length.
+        uri: of its artifact.
+        digest: of its artifact.
+    """
+
+    hook: HookPoint
+    vector_D: Tensor
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """Columns that are read together.
 
@@ -77,33 +92,39 @@ class Columns:
     Args:
         served: the model, its autoencoders, and the store of directions.
         watch_list: names them.
+        given: directions by name, beside those of the store.
 
     Raises:
         NotFound: an autoencoder, a feature or a direction is not there.
         InputError: a direction is of another model, or a name stands for several autoencoders.
     """
 
-    def __init__(self, served: Served, watch_list: WatchList) -> None:
+    def __init__(self, served: Served, watch_list: WatchList, given: Mapping[str, Vector] | None = None) -> None:
         self._served, self._names = served, Nameable(served.session, [one.name for one in served.features])
-        directions: dict[str, Direction] = {}
+        directions = dict(given or {})
         found: list[Column] = []
-        by_sae: dict[int, list[int]] = {}
-        by_hook: dict[HookPoint, list[int]] = {}
+        by_sae: dict[tuple[int, bool], list[int]] = {}
+        by_hook: dict[tuple[HookPoint, bool], list[int]] = {}
         for number, one in enumerate(watch_list.watched):
             if one.direction is not None:
                 if one.direction not in directions:
                     directions[one.direction] = self._direction(one)
                 direction = directions[one.direction]
-                by_hook.setdefault(direction.hook, []).append(number)
-                found.append(_of_direction(one, direction))
+                by_hook.setdefault((direction.hook, one.pool == "top"), []).append(number)
+                digest = column_digest(direction.digest, one)
+                found.append(Column(one, direction.uri, str(direction.hook), digest))
             else:
                 place = self._autoencoder(one)
-                by_sae.setdefault(place, []).append(number)
+                by_sae.setdefault((place, one.pool == "top"), []).append(number)
                 found.append(self._of_feature(one, place))
         self.columns = tuple(found)
         self.blocks = [
-            *(block for place, numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
-            *(block for hook, numbers in by_hook.items() for block in self._projections(hook, numbers, directions)),
+            *(block for (place, _), numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
+            *(
+                block
+                for (hook, _), numbers in by_hook.items()
+                for block in self._projections(hook, numbers, directions)
+            ),
         ]
         order = [number for block in self.blocks for number in block.columns]
         self.place_W = torch.tensor(order).argsort()  # where in the order of the blocks each column is
@@ -117,21 +138,21 @@ class Columns:
             raise type(error)(message) from error
         return place
 
-    def _direction(self, one: Watched) -> Direction:
+    def _direction(self, one: Watched) -> Vector:
         try:
             direction = find_direction(self._served.store, str(one.direction))
             direction.check_subject(self._served.session.source)
         except (NotFound, InputError) as error:
             message = f"watch list, {one.name}: {error}"
             raise type(error)(message) from error
-        return direction
+        return Vector(direction.hook, direction.vector_D, direction.uri, direction.digest)
 
     def _of_feature(self, one: Watched, place: int) -> Column:
         placed = self._served.session.placed(place)
         label = (
             self._served.features[place].label(int(one.feature or 0)) if place < len(self._served.features) else None
         )
-        digest = _digest(placed.digest, one.feature, one)
+        digest = column_digest(placed.digest, one)
         return Column(one, placed.uri, str(placed.ends.read.point), digest, label)
 
     def _feature_blocks(self, place: int, numbers: Sequence[int]) -> list[Block]:
@@ -144,7 +165,7 @@ class Columns:
             blocks.append(Block(placed.ends.read, some, read))
         return blocks
 
-    def _projections(self, point: HookPoint, numbers: Sequence[int], directions: dict[str, Direction]) -> list[Block]:
+    def _projections(self, point: HookPoint, numbers: Sequence[int], directions: Mapping[str, Vector]) -> list[Block]:
         subject = self._served.session.subject
         (hook,) = resolve_hooks(subject, [point])
         blocks = []
@@ -170,12 +191,3 @@ def _parts(numbers: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _projection(unit_UD: Tensor, offset_U: Tensor) -> Read:
     return lambda x_D: torch.nn.functional.linear(x_D.float(), unit_UD, -offset_U)
-
-
-def _of_direction(one: Watched, direction: Direction) -> Column:
-    return Column(one, direction.uri, direction.record.hook, _digest(direction.digest, one.offset, one))
-
-
-def _digest(artifact: str, what: float | None, one: Watched) -> str:
-    content = [artifact, what, one.part, one.pool, one.top if one.pool == "top" else None]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

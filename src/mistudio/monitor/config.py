@@ -1,6 +1,7 @@
 """Settings of the monitor as it is served."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -25,8 +26,15 @@ class MonitorConfig(Settings):
     )
     reference: str | None = Field(
         None,
-        description="what drift is measured against: an artifact of kind features or profile; None: the features that "
-        "are served",
+        max_length=200,
+        description="artifact of kind profile, with the firing rates that drift is measured against; None: those of "
+        "the corpus that the autoencoders were trained on",
+    )
+    reference_texts: int = Field(
+        1000, ge=0, le=1_000_000, description="texts of that corpus, from its start; 0: drift is not looked for"
+    )
+    reference_unit: Literal["document", "sequence"] = Field(
+        "document", description="what a text of the corpus is: a document, or a sequence of its context length"
     )
     full: bool = Field(
         True, description="read all features of the autoencoders too, as drift needs; else the watch list alone"
@@ -44,6 +52,9 @@ class MonitorConfig(Settings):
         None, description="file of regular expressions, a line each: what they match is left out of texts that are kept"
     )
     follow_generated: bool = Field(True, description="follow what this process generates, where it steers too")
+    tell_words: bool = Field(
+        False, description="tell clients of the live stream the words that are generated here, whoever asked for them"
+    )
     subscribers: int = Field(64, ge=0, le=10_000, description="clients that follow the live stream at once")
     subscriber_events: int = Field(
         1024, ge=1, le=100_000, description="events that wait for a client of the live stream; further ones are dropped"

@@ -41,13 +41,24 @@ class Following:
         live: who is told of tokens.
         put: takes what was seen of a whole answer; from any thread, without waiting.
 
+        tells_words: whether followers are told the words too.
+
     Attributes:
         latents: what is read of each token.
         num_stopped: answers that a rule ended.
     """
 
-    def __init__(self, served: Served, watch_list: WatchList, live: Live, put: Callable[[Observation], None]) -> None:
+    def __init__(
+        self,
+        served: Served,
+        watch_list: WatchList,
+        live: Live,
+        put: Callable[[Observation], object],
+        *,
+        tells_words: bool = False,
+    ) -> None:
         self._model, self._watch_list, self._live, self._put = served.name, watch_list, live, put
+        self._tells_words = tells_words
         nameable = Nameable(served.session, [one.name for one in served.features])
         named = [(number, one) for number, one in enumerate(watch_list.watched) if one.feature is not None]
         named = named[:MOST_FOLLOWED]
@@ -104,7 +115,9 @@ class Following:
             return
         value_W = np.full(len(self._watch_list.watched), np.nan, dtype=np.float32)
         value_W[self._column_L] = value_L
-        self._live.tell(token_event(followed.origin, followed.name, index, place, text, value_W))
+        self._live.tell(
+            token_event(followed.origin, followed.name, index, place, text if self._tells_words else "", value_W)
+        )
 
     def note_stop(self, name: str) -> None:
         """Note that a rule has ended an answer."""

@@ -34,7 +34,7 @@ class OfTraffic(Settings):
     namespace: Text | None = Field(None, description="of the service")
     tenant: Text | None = Field(None, description="who asked")
     before: int | None = Field(
-        None, ge=0, description="number of the last one of the page before; None: the first page"
+        None, ge=0, le=1 << 62, description="number of the last one of the page before; None: the first page"
     )
     limit: int = Field(100, ge=1, le=MOST_SHOWN, description="how many at most")
 

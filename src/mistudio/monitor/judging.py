@@ -150,12 +150,8 @@ class Judging:
         """
         with self._lock:
             drift = self._known_drift()
-            if rebaseline:
-                drift.rebaseline(group)
-                count, what = 0, "What came since is what is usual from now on"
-            else:
-                count = drift.acknowledge(watched, group)
-                what = f"{count} changes were acknowledged"
+            count = drift.rebaseline(group, watched) if rebaseline else drift.acknowledge(watched, group)
+            what = f"{count} changes were {'taken for what is usual' if rebaseline else 'acknowledged'}"
             note = _note(f"{what}, by {by}.")
             self._history.commit((), [note], {DRIFT_STATE: drift.state()})
             self._num_deltas = 0

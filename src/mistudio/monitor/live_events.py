@@ -62,8 +62,6 @@ def sample_event(one: Observation, event_id: str | None, tokens: "TokenValues | 
         "tokens": one.num_tokens,
         "reply_from": one.reply_from,
     }
-    if one.strings is not None:
-        body["strings"] = list(one.strings)
     value_TW = None if tokens is None else tokens.value_TW
     arrays = (one.max_W, one.place_W, one.top_W, value_TW)
     return LiveEvent("sample", one.origin, one.exchange, event_id, body, *arrays)

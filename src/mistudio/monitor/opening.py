@@ -9,14 +9,16 @@ from mistudio.errors import ConfigError, MistudioError
 from mistudio.instrument.served import Served, ServedFeatures
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.drift import DriftDetector, Labels
+from mistudio.monitor.drift_reference import open_reference
 from mistudio.monitor.history import History
+from mistudio.monitor.history_config import HistoryConfig
 from mistudio.monitor.judging import BOOK_STATE, DRIFT_STATE
-from mistudio.monitor.profile import Profile
 from mistudio.monitor.rule_book import RuleBook
 from mistudio.monitor.rules import Rules, read_rules
 from mistudio.monitor.saved_rules import FILE_STATE, RULES_STATE, rules_at_start
 from mistudio.monitor.watch_config import WatchConfig
 from mistudio.monitor.watch_list import Watched, WatchList, read_watch_list
+from mistudio.settings import validated
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,8 @@ def open_history(config: MonitorConfig, served: Served, names: Sequence[str]) ->
             "History, and the state of rules and drift, are kept in %s: --monitor-folder names another.", folder
         )
     patterns = (*config.history.redact_patterns, *_patterns(config.redact_file))
-    return History(folder, config.history.model_copy(update={"redact_patterns": patterns}), names)
+    kept = validated(HistoryConfig, {**config.history.model_dump(), "redact_patterns": patterns})
+    return History(folder, kept, names)
 
 
 def restored_rules(history: History, in_file: Rules, watch_list: WatchList) -> tuple[Rules, RuleBook]:
@@ -92,20 +95,25 @@ def restored_rules(history: History, in_file: Rules, watch_list: WatchList) -> t
 
 
 def restored_drift(
-    history: History, config: MonitorConfig, served: Served, profile: Profile | None
+    history: History, config: MonitorConfig, served: Served, names: Sequence[str]
 ) -> DriftDetector | None:
-    """The watch for drift as it was left; None where there is no reference."""
+    """The watch for drift as it was left; None where there is no reference.
+
+    Args:
+        history: has its state.
+        config: of drift and of its reference.
+        served: the autoencoders.
+        names: of the watched columns.
+    """
+    profile = open_reference(config, served, history)
     if profile is None:
         return None
-    saved = history.state(DRIFT_STATE)
-    label = labels(served)
-    if saved.whole is None and not saved.deltas:
-        return DriftDetector(profile, config.drift, label)
+    saved, label = history.state(DRIFT_STATE), labels(served)
     try:
-        return DriftDetector.restored(profile, config.drift, label, saved.whole, saved.deltas)
+        return DriftDetector.restored(profile, config.drift, label, saved.whole, saved.deltas, names)
     except MistudioError as error:
         logger.warning("The watch for drift begins anew: %s", error)
-        return DriftDetector(profile, config.drift, label)
+        return DriftDetector(profile, config.drift, label, names)
 
 
 def labels(served: Served) -> Labels:

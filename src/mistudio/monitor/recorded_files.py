@@ -8,12 +8,13 @@ object at a time is copied to this machine.
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mistudio.artifacts.s3.address import endpoint, is_s3, parse_address, region
 from mistudio.artifacts.s3.limits import Limits
+from mistudio.artifacts.urls import local_folder
 from mistudio.errors import ConfigError, InputError, StorageError
 from mistudio.paths import given_path
 from mistudio.plain_text import shortened
@@ -53,7 +54,7 @@ def recorded_files(url: str) -> list[RecordedFile]:
         ConfigError: the address is none, or the client of S3 is not installed.
         StorageError: the bucket cannot be read.
     """
-    found = list(_in_bucket(url) if is_s3(url) else _in_folder(given_path(url, "recorded traffic")))
+    found = list(_in_bucket(url) if is_s3(url) else _in_folder(_given(url)))
     if not found:
         message = f"There is no recorded traffic at {shortened(url)}: it holds no file with {', '.join(SUFFIXES)}."
         raise InputError(message)
@@ -63,8 +64,21 @@ def recorded_files(url: str) -> list[RecordedFile]:
     return sorted(found, key=lambda each: (each.time, each.name))
 
 
+def _given(url: str) -> Path:
+    """The path that was given.
+
+    Raises:
+        InputError: no file can be there, or it is an address that is not read.
+    """
+    path = local_folder(url) if url else None
+    if path is None:
+        message = f"recorded traffic cannot be at {shortened(url)}: give a path, or s3://bucket/prefix."
+        raise InputError(message)
+    return given_path(path, "recorded traffic")
+
+
 def _in_folder(path: Path) -> Iterator[RecordedFile]:
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         yield _local(path, path.name)
         return
     root = Path(os.path.realpath(path))
@@ -72,9 +86,11 @@ def _in_folder(path: Path) -> Iterator[RecordedFile]:
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in names:
             found = Path(folder) / name
-            is_inside = Path(os.path.realpath(found)).is_relative_to(root)
-            if not name.startswith(".") and found.suffix.lower() in SUFFIXES and is_inside and found.is_file():
-                yield _local(found, found.relative_to(root).as_posix())
+            if name.startswith(".") or found.suffix.lower() not in SUFFIXES:
+                continue
+            with suppress(OSError):  # links into what others have
+                if Path(os.path.realpath(found)).is_relative_to(root) and found.is_file():
+                    yield _local(found, found.relative_to(root).as_posix())
 
 
 def _local(path: Path, name: str) -> RecordedFile:

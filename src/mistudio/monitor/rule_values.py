@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.errors import ConfigError
-from mistudio.monitor.records import Observation, Pooled
+from mistudio.monitor.records import Observation
 from mistudio.monitor.rules import Rule
 from mistudio.monitor.watch_list import Part, Pool, WatchList
 
@@ -46,7 +46,7 @@ class RuleValues:
         watch_list: has them, with thresholds.
 
     Raises:
-        ConfigError: a column is not watched, or has no threshold.
+        ConfigError: a column is not watched, has no threshold, or is not pooled so.
     """
 
     def __init__(self, rule: Rule, watch_list: WatchList) -> None:
@@ -65,6 +65,12 @@ class RuleValues:
                 )
                 raise ConfigError(message)
             part, pool = rule.part or one.part, rule.pool or one.pool
+            if pool == "top" and one.pool != "top":
+                message = (
+                    f"Rule {rule.name} looks at the largest values of {name}, of which only the largest is read: watch "
+                    "it with pool: top."
+                )
+                raise ConfigError(message)
             together.setdefault((part, pool), []).append((which, watch_list.number(name), above))
             content.append([one.model_dump(mode="json"), above])
         self._together = [
@@ -78,7 +84,7 @@ class RuleValues:
         """What the columns are there; None where none of them can be judged, as of a reply that there is not."""
         found = []
         for each in self._together:
-            pooled = _over(observation, each.part)
+            pooled = observation.over(each.part)
             if pooled is None or not pooled.num_tokens:
                 continue
             value = (pooled.max_W if each.pool == "max" else pooled.top_W)[each.column].astype(np.float64)
@@ -94,14 +100,6 @@ class RuleValues:
             np.concatenate([each.above for each in found])[order],
             np.concatenate([each.place for each in found])[order],
         )
-
-
-def _over(observation: Observation, part: Part) -> Pooled | None:
-    if part == "reply":
-        return observation.reply
-    if part == "prompt" and observation.prompt is not None:
-        return observation.prompt
-    return observation.whole  # without an answer all of it is the prompt
 
 
 def _some(watch_list: WatchList) -> str:

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from mistudio.artifacts.record import record_action
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
+from mistudio.monitor.calibration import with_calibration
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
@@ -71,23 +73,26 @@ class MonitorService:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config = config or MonitorConfig()
-        self._clock, self._tally = clock, Tally()
-        self.watch_list = open_watch_list(config, served)
-        names, reading = self.watch_list.names, watch_config(config)
-        watcher = Watcher(served, self.watch_list, reading)
+        self._clock, self._tally, self._store = clock, Tally(), served.store
+        reading = watch_config(config)
+        watcher = Watcher(served, open_watch_list(config, served), reading)
         self.columns = watcher.columns
+        self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
+        names = self.watch_list.names
         self.live = Live(self.columns, config.subscribers, config.subscriber_events)
         self._intake = Intake(config.traffic)
         self._handed = Handed(config.traffic.max_queue)
         self.following = None
         if follows_generated and config.follow_generated:
-            self.following = Following(served, self.watch_list, self.live, self._hand)
+            self.following = Following(
+                served, self.watch_list, self.live, self._handed.put, tells_words=config.tell_words
+            )
         self.history: History = open_history(config, served, names)
         try:
             rules, book = restored_rules(self.history, open_rules(config), self.watch_list)
             self._actions = Actions(rules, self.following)
             self._use(rules)
-            self._drift = restored_drift(self.history, config, served, None)
+            self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
         except BaseException:
             self.history.close()
@@ -140,9 +145,9 @@ class MonitorService:
         self._tally.numbers.update(ignored=found.num_ignored, malformed=len(found.refused))
         return found
 
-    def note_malformed(self) -> None:
-        """Count an event that was none."""
-        self._tally.numbers["malformed"] += 1
+    def note(self, outcome: str) -> None:
+        """Count what did not get as far as an event: ``malformed``, or ``overrun`` where it could not be looked at."""
+        self._tally.numbers[outcome] += 1
 
     def observe(self, asked: Asked, request: str = "") -> dict[str, Any]:
         """Read something at once: see :class:`~mistudio.monitor.direct.DirectReader`.
@@ -167,7 +172,7 @@ class MonitorService:
         return self.judging.rules
 
     def put_rules(self, rules: Rules, by: str) -> Alert:
-        """Judge by other rules from now on.
+        """Judge by other rules from now on; on record in the history, and in the store where that is written too.
 
         Args:
             rules: in place of all that there are.
@@ -180,7 +185,10 @@ class MonitorService:
             ConfigError: they cannot be used; nothing is changed then.
             StorageError: they cannot be kept; nothing is changed then.
         """
-        return self.judging.replace(rules, by, self._use)
+        note = self.judging.replace(rules, by, self._use)
+        if not self._store.read_only:
+            record_action(self._store, "replace", "monitor/rules", rules.digest, by=by, rules=len(rules.rules))
+        return note
 
     def rules_status(self) -> dict[str, Any]:
         """The rules, and what each of them and each action has met; without addresses, which may be secret."""
@@ -228,7 +236,7 @@ class MonitorService:
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
-            events={**outcomes, "ignored": numbers["ignored"], "malformed": numbers["malformed"]},
+            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun")}},
             exchanges={**counts, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],
@@ -267,9 +275,6 @@ class MonitorService:
         self._worker.close()
         self._actions.close()
         self.history.close()
-
-    def _hand(self, observation: Observation) -> None:
-        self._handed.put(observation)
 
     def _use(self, rules: Rules) -> None:
         if self.following is not None:

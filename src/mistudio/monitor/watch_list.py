@@ -20,14 +20,18 @@ A value of a text is made of those of its tokens by their maximum, or by the mea
 tokens is not offered: in a long text it hides what happens on few of them.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mistudio.instrument.edits import Latent
-from mistudio.monitor.written_files import digest_of, read_written
+from mistudio.monitor.written_files import digest_of, parse_written, read_written
+from mistudio.paths import given_path
 from mistudio.settings import Settings
 
 Part = Literal["all", "prompt", "reply"]
@@ -120,6 +124,13 @@ class WatchList(Settings):
         """Of all that it says."""
         return digest_of(self)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other content, which nothing that was worked out of this one's goes with."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("names", "digest", "_number"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     def named(self, name: str) -> Watched | None:
         """The column of this name."""
         number = self._number.get(name)
@@ -148,6 +159,13 @@ class WatchList(Settings):
         return self.model_copy(update={"watched": changed})
 
 
+def column_digest(artifact: str, one: Watched) -> str:
+    """What a threshold holds for: what is read, from which artifact, and how it is pooled."""
+    what = one.offset if one.feature is None else one.feature
+    content = [artifact, one.feature is None, what, one.part, one.pool, one.top if one.pool == "top" else None]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def read_watch_list(path: Path) -> WatchList:
     """The watch list of a file.
 
@@ -155,3 +173,10 @@ def read_watch_list(path: Path) -> WatchList:
         ConfigError: it cannot be read, or is refused; the message says where and why.
     """
     return read_written(path, WatchList, "watch list")
+
+
+def given_watch_list(given: str) -> WatchList:
+    """The watch list in a file, or the one that a text is; errors as :func:`read_watch_list`."""
+    if "\n" in given or given.lstrip().startswith("{"):
+        return parse_written(given.encode(), WatchList, "watch list")
+    return read_watch_list(given_path(given, "a watch list"))

@@ -15,6 +15,7 @@ from mistudio.monitor.intake import Intake
 from mistudio.monitor.judging import Judging
 from mistudio.monitor.live import Live
 from mistudio.monitor.payloads import read_exchange
+from mistudio.monitor.priority import go_last
 from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.stats import Tally
 from mistudio.monitor.traffic_config import TrafficSettings
@@ -108,7 +109,8 @@ class Worker:
         return bool(self._handed or depth.queued)
 
     def _work(self) -> None:
-        while not self._ends.is_set():
+        go_last()
+        while not self._ends.is_set() or self._handed:
             try:
                 self._turn()
             except Exception:

@@ -27,6 +27,7 @@ _LABELS = {"ce_clean": "clean", "ce_spliced": "spliced", "ce_zero": "zero ablati
 _OUTLINES = (_BAR, "#5a8f69", "#b5655b", "#8a6bb1", "#b08d3e", "#6b7280")
 _BINS = 60
 _SCORE_BINS = 25
+_MOST_RECALLS = 30  # watched columns in a plot
 _COSINES = (-1.0, 1.0)
 _MAX_COLUMNS = 3
 
@@ -178,6 +179,26 @@ def push_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel("texts with the concept")
     axes.set_ylim(-0.02, 1.02)
     axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def recall_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """What watched columns find of positive texts at their rate of false positives, beside what they are compared with.
+
+    ``rows`` are those of a calibration's table that have a recall; the best watched ones are drawn.
+    """
+    watched = sorted((row for row in rows if row["kind"] == "watched"), key=lambda row: -row["recall"])[:_MOST_RECALLS]
+    shown = [*watched, *(row for row in rows if row["kind"] != "watched")][::-1]
+    figure = _figure(6.4, 1.2 + 0.24 * len(shown))
+    axes = figure.add_subplot()
+    for place, row in enumerate(shown):
+        colour = _BAR if row["kind"] == "watched" else _BARS["ce_zero"]
+        axes.plot([row["recall_low"], row["recall_high"]], [place, place], color=colour, linewidth=1)
+        axes.plot(row["recall"], place, color=colour, marker="o", markersize=4)
+    axes.set_yticks(range(len(shown)), [row["name"] for row in shown], fontsize=7)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xlabel(f"recall at {shown[0]['rate']:g} false positives a {shown[0]['per']}")
+    axes.grid(alpha=0.25, axis="x")
     return figure
 
 

@@ -7,6 +7,7 @@ from mistudio.steps.gate import FAIL_GATE, GATE
 from mistudio.steps.hosts import TRAIN_ON_HOSTS
 from mistudio.steps.indexing import INDEX
 from mistudio.steps.measuring import EVALUATE, PROBE, STABILITY
+from mistudio.steps.monitoring import CALIBRATE
 from mistudio.steps.preparing import CAPTURE, INGEST
 from mistudio.steps.registering import REGISTER
 from mistudio.steps.reporting import COMPARE, REPORT
@@ -31,6 +32,7 @@ _ALL = (
     PROBE,
     DIRECTION,
     STEER_EVALUATE,
+    CALIBRATE,
     INDEX,
     COMPARE,
     GRID,

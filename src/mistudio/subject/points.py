@@ -7,6 +7,7 @@ from mistudio.errors import ConfigError
 from mistudio.plain_text import shortened
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_act")
+_INSIDE_MLP = ("mlp_in", "mlp_act")
 
 
 class HookPoint(NamedTuple):
@@ -30,6 +31,11 @@ class HookPoint(NamedTuple):
             )
             raise ConfigError(message)
         return cls(match[1], int(match[2]))
+
+    @property
+    def is_in_stream(self) -> bool:
+        """Whether what is written there is added to the residual stream, or is the stream itself."""
+        return self.kind not in _INSIDE_MLP
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}"

@@ -1,5 +1,7 @@
 """Examples give the features that separate them, with figures that are at chance where there is nothing to find."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -10,10 +12,13 @@ from mistudio.correlate.correlator import Correlator
 from mistudio.correlate.of_examples import best_on
 from mistudio.correlate.queries import ExamplesQuery, VectorQuery
 from mistudio.directions.artifact import find_direction
+from mistudio.directions.config import DirectionConfig
+from mistudio.directions.example_files import Files
+from mistudio.directions.step import direction
 from mistudio.errors import InputError
 from mistudio.instrument.messages import Message
-from tests.support.labelled_texts import LANDS, SEAS, made_up
-from tests.support.looked_up import PLANTED, LookedUp
+from tests.support.labelled_texts import LANDS, SEAS, made_up, write_lines
+from tests.support.looked_up import CPU, HOOK, PLANTED, LookedUp
 
 SEA, LAND = tuple(made_up(SEAS, 30, 1)), tuple(made_up(LANDS, 30, 2))
 
@@ -132,6 +137,17 @@ def test_a_direction_is_kept_under_a_name_and_found_by_it(line: LookedUp) -> Non
         assert near.warnings == ()
         other = own.vector(VectorQuery(direction="sea", top=1, autoencoder="resid_post.2"))
         assert "was made at resid_post.1" in other.warnings[0]
+
+
+def test_a_kept_direction_is_what_the_step_makes_of_the_same_lines(line: LookedUp, tmp_path: Path) -> None:
+    with line.open() as served:
+        query = ExamplesQuery(positive=SEA, negative=LAND, save_as="same", author="Ada", seed=2)
+        separation = Correlator(served).examples(query).separation
+    assert separation is not None
+    assert separation.saved is not None
+    paths = [write_lines(tmp_path / f"{name}.jsonl", texts) for name, texts in (("sea", SEA), ("land", LAND))]
+    made = direction(line.store, Files.read("", *paths), line.source, CPU, DirectionConfig(hook=HOOK), 2)
+    assert (made.found, made.artifact.uri) == (True, separation.saved.uri)
 
 
 def test_a_store_that_is_only_read_keeps_no_direction(line: LookedUp) -> None:

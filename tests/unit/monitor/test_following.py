@@ -40,7 +40,7 @@ class Watch:
         self.watch_list = WatchList.model_validate({"watched": watched})
         self.live = Live(Watcher(served, self.watch_list).columns, 4, 1000)
         self.seen: list[Observation] = []
-        self.following = Following(served, self.watch_list, self.live, self.seen.append)
+        self.following = Following(served, self.watch_list, self.live, self.seen.append, tells_words=True)
         relay = Relay()
         relay.listener = self.following
         self.service = SteerService(Nameable(served.session), "tiny", ServiceConfig(rows=4), listener=relay)

@@ -165,6 +165,12 @@ def test_no_traffic_is_an_error(tmp_path: Path) -> None:
             RecordedTraffic(str(where))
 
 
+@pytest.mark.parametrize("where", ["", "gs://bucket/prefix", "s3://", "~nobody-of-this-name/x"])
+def test_an_address_that_is_none_is_refused(where: str) -> None:
+    with pytest.raises(InputError):
+        RecordedTraffic(where)
+
+
 def test_what_was_recorded_here_is_read_as_it_came(tmp_path: Path) -> None:
     recorder = EventRecorder(tmp_path / "kept")
     sent = [

@@ -1,0 +1,1 @@
+"""The calibrate step as a KFP component."""
