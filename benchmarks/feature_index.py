@@ -14,7 +14,7 @@ anonymous memory is told: pages of the mapped weights are not in it. Latency is 
 asks, in turns with brute force. It is told by the clock, and by the processor's time of this process: what it waits for
 the machine's other work is not in that.
 
-``--kinds`` takes other kinds of index; ``--contenders`` measures other codes of faiss on random directions instead.
+``--kinds`` takes other kinds of index; ``--contenders`` measures other codes of faiss instead, of the first size.
 """
 
 import argparse
@@ -47,6 +47,7 @@ SIZES, WIDTH = (131_072, 1_000_000), 768
 RECALL, P99_MS = 0.99, 2
 BLOCK = 65_536
 TIMED, FLAT_EVERY = 1_000, 10
+MOST_CANDIDATES = 8_192  # of a contender
 BYTES_OF_MIB = 1 << 20
 
 Vectors = NDArray[np.float32]
@@ -242,42 +243,50 @@ def quantiles(times: list[float]) -> str:
     return f"{np.median(times):.2f}, p99 {np.quantile(times, 0.99):.2f}"
 
 
-def contenders(num_features: int, width: int) -> list[Row]:
-    """Codes of faiss on random directions: candidates that find 0.99 of the nearest 10, and what a query then takes."""
+def contenders(name: str, num_features: int, width: int) -> Iterator[Row]:
+    """Codes of faiss: candidates that find 0.99 of the nearest 10, and what a query of one thread then takes."""
     import faiss
 
     from mistudio.correlate.faiss_kinds import one_thread
     from mistudio.correlate.index_recall import known, recall_by_candidates
 
-    draw, product = np.random.default_rng(0), faiss.METRIC_INNER_PRODUCT
-    decoder_FD = random_block(num_features, width, draw, np.empty((0, 0), dtype=np.float32))
-    exact, queries_QD = ExactIndex(decoder_FD), random_block(200, width, draw, decoder_FD)
-    queries = known(exact, {"random": queries_QD})["random"]
+    product = faiss.METRIC_INNER_PRODUCT
+    decoder_FD = np.concatenate(list(blocks(name, num_features, width, 0.0)))
+    exact = ExactIndex(decoder_FD)
+    asked = sample_queries(decoder_FD, None, 100, 3)
+    queries = known(exact, {kind: asked[kind] for kind in ("random", "row_20")})
     made: dict[str, Callable[[], Any]] = {
         "sign bits, Hamming distance": lambda: SignBits(width),
-        "RaBitQ, 1 bit": lambda: faiss.IndexRaBitQ(width, product, 1),
+        "RaBitQ, 1 bit": lambda: rabitq(width),
         "RaBitQ fast scan, 1 bit": lambda: faiss.IndexRaBitQFastScan(width, product, 32, 1),
         "RaBitQ fast scan, 2 bits": lambda: faiss.IndexRaBitQFastScan(width, product, 32, 2),
-        "scalar quantiser, 4 bits": lambda: faiss.index_factory(width, "SQ4", product),
-        "scalar quantiser, 8 bits": lambda: faiss.index_factory(width, "SQ8", product),
-        "PQ fast scan, 1 bit": lambda: faiss.index_factory(width, f"IVF1,PQ{width // 4}x4fs", product),
-        "PQ fast scan, 2 bits": lambda: faiss.index_factory(width, f"IVF1,PQ{width // 2}x4fs", product),
-        "PQ fast scan, 4 bits": lambda: faiss.index_factory(width, f"IVF1,PQ{width}x4fs", product),
+        "PQ fast scan, 1 bit": lambda: faiss.index_factory(width, f"RR{width},PQ{width // 4}x4fs", product),
+        "PQ fast scan, 2 bits": lambda: faiss.index_factory(width, f"RR{width},PQ{width // 2}x4fs", product),
+        "PQ fast scan, 4 bits": lambda: faiss.index_factory(width, f"RR{width},PQ{width}x4fs", product),
+        "PQ fast scan, 2 bits, not rotated": lambda: faiss.index_factory(width, f"PQ{width // 2}x4fs", product),
     }
-    rows = []
-    for name, make in made.items():
+    for codes, make in made.items():
         with one_thread():
             index = make()
             index.train(decoder_FD[:32_768])
             index.add(decoder_FD)
-            recall_N = recall_by_candidates(index, exact, queries, 16_384)
-            reached = bool(recall_N[-1] >= RECALL)
-            needed = int((recall_N >= RECALL).argmax()) + 1 if reached else len(recall_N)
-            times = [timed_once(index, exact, unit_D, needed) for unit_D in queries_QD]
-        detail = f"{needed:,} candidates" + ("" if reached else f" find only {recall_N[-1]:.3f}")
-        what = f"random {num_features:,} x {width}, {name}"
-        rows.append(row(what, round(float(np.median(times)), 2), "ms of a processor", detail))
-    return rows
+            for kind, own in queries.items():
+                recall_N = recall_by_candidates(index, exact, own, MOST_CANDIDATES)
+                reached = bool(recall_N[-1] >= RECALL)
+                needed = int((recall_N >= RECALL).argmax()) + 1 if reached else MOST_CANDIDATES
+                times = [timed_once(index, exact, unit_D, needed) for unit_D in own.unit_QD]
+                detail = f"{needed:,} candidates" + ("" if reached else f" find only {recall_N[-1]:.3f}")
+                what = f"{name} {num_features:,} x {width}, {codes}, queries {kind}"
+                yield row(what, round(float(np.median(times)), 2), "ms of a processor", detail)
+
+
+def rabitq(width: int) -> Any:
+    """One bit a dimension; the query has four, without which a scan takes half a second."""
+    import faiss
+
+    index = faiss.IndexRaBitQ(width, faiss.METRIC_INNER_PRODUCT, 1)
+    index.qb = 4
+    return index
 
 
 class SignBits:
@@ -325,9 +334,14 @@ def main() -> None:
     if given.step:
         run_step(given.store, given.sae, given.step, given.bits)
         return
-    rows = contenders(int(given.sizes.split(",")[0]), given.width) if given.contenders else list(measured(given))
+    rows = list(contended(given) if given.contenders else measured(given))
     machine = reporting.describe_machine()
     reporting.publish(given.name, "Search over decoder directions", rows, machine, reporting.versions("faiss-cpu"))
+
+
+def contended(given: argparse.Namespace) -> Iterator[Row]:
+    for name in given.decoders.split(","):
+        yield from contenders(name, int(given.sizes.split(",")[0]), given.width)
 
 
 def measured(given: argparse.Namespace) -> Iterator[Row]:

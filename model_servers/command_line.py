@@ -80,6 +80,9 @@ class _Entry(NamedTuple):
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
+# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
+# of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
+_SWITCH_S = 0.0005
 _QUEUE = frozenset({"queue"})  # the server's max_queue
 _RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
 
@@ -112,6 +115,7 @@ def _serve(options: Mapping[str, Any]) -> None:
 
     configure_logging(settings.log_level)
     keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_S)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     ModelServer(predictors, settings).run()
 

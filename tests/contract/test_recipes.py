@@ -13,6 +13,8 @@ from mistudio.artifacts import Artifact, InputRef, Produced, Store
 from mistudio.artifacts.local import LocalStore
 from mistudio.corpus.ingest import IngestConfig, ingest_with
 from mistudio.corpus.sources import open_source
+from mistudio.correlate.index_config import IndexConfig
+from mistudio.correlate.index_step import index
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.directions.config import DirectionConfig
 from mistudio.directions.example_files import Files
@@ -64,6 +66,7 @@ OTHERS: dict[str, Any] = {
     "roles": ("user",),
     "factors": (0.5, 1.0),
     "target_kl": 0.5,
+    "bits": 4,
 }
 SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model
@@ -171,6 +174,7 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
         DirectionConfig(hook=HOOK),
         lambda store, line, config: direction(store, examples(line), line.run.source, CPU, config),
     ),
+    "index": (IndexConfig(), lambda store, line, config: index(store, line.saes[0], config)),
     "steer_evaluate": (
         SteerEvaluateConfig(),
         lambda store, line, config: steer_evaluate(store, line.features, line.run.source, CPU, config),

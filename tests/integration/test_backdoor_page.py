@@ -16,7 +16,6 @@ from mistudio.instrument.served import Served, open_served
 from mistudio.monitor.drift import DriftDetector
 from mistudio.monitor.drift_config import DriftConfig
 from mistudio.monitor.events import read_events
-from mistudio.monitor.intake import Intake
 from mistudio.monitor.parquet_source import RecordedTraffic
 from mistudio.monitor.profile import Profile
 from mistudio.monitor.recorder import EventRecorder

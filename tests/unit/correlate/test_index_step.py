@@ -332,7 +332,7 @@ def of_component(sae: Artifact, store: Store) -> Any:
     """A pipeline of the component alone."""
 
     @dsl.component(base_image=BATCH_IMAGE, install_kfp_package=False)
-    def given(artifact: dsl.Output[dsl.Dataset], manifest: str) -> None:
+    def given(artifact: dsl.Output[dsl.Model], manifest: str) -> None:
         with open(artifact.path, "w") as file:
             file.write(manifest)
 
