@@ -80,8 +80,8 @@ class _Entry(NamedTuple):
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
-# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go of
-# the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
+# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
+# of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
 _SWITCH_S = 0.0005
 _QUEUE = frozenset({"queue"})  # the server's max_queue
 _RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
@@ -154,7 +154,8 @@ def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shar
     from model_servers.monitor.predictor import MonitorPredictor
 
     config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
-    return MonitorPredictor(shared, config, _RELAY if "steer" in _names(options["models"]) else None)
+    relay = _RELAY if "steer" in _names(options["models"]) else None
+    return MonitorPredictor(shared, config, relay, _text(options["chat_template"]))
 
 
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
