@@ -61,7 +61,7 @@ class Planted(NamedTuple):
     """What is known of one seed's language."""
 
     features: FeatureSet
-    latents: dict[str, int]  # the latent that stands for a concept
+    latents: dict[str, int]  # the latent that fires most like a concept
     subject: Embedder
 
 

@@ -10,7 +10,7 @@ prompt and reply apart.
 
 Autoencoders have random directions: what they cost does not depend on what they mean. ``thresholds`` stands for all
 architectures whose latents do not compete (ReLU, JumpReLU, BatchTopK, Matryoshka, gated); their latents fire on about
-1% of tokens. TopK has 16 features that fire on about 0.4% of tokens each.
+1% of tokens. There are 16 latents a component of the activations, at most 8,192; TopK keeps 32 of them a token.
 """
 
 import argparse
@@ -44,7 +44,8 @@ from tests.support.tiny import tiny_tokenizer
 
 Clock = Callable[[], float]
 
-WIDTH_F, K = 8192, 32
+MOST_F, K = 8192, 32
+EXPANSION = 16  # latents a component of the activations
 WIDE, WIDE_LAYERS = 768, 6
 MOST_WATCH, MOST_THOUSAND = 0.03, 0.07
 RESAMPLES = 2000
@@ -69,12 +70,16 @@ def wide_model(folder: Path) -> SubjectSource:
     return resolve_source(str(folder))
 
 
+def latents_of(width: int) -> int:
+    """Latents of an autoencoder for activations so wide."""
+    return min(EXPANSION * width, MOST_F)
+
+
 def autoencoder(session: Session, hook: str, *, is_topk: bool, acts_ND: Tensor, seed: int) -> PlacedAutoencoder:
     """Random directions at a hook point, which fire about as often as those of a trained one."""
     (end,) = resolve_hooks(session.subject, [HookPoint.parse(hook)])
-    config = (
-        TopKConfig(width=WIDTH_F, k=K, allow_wide=True) if is_topk else JumpReLUConfig(width=WIDTH_F, allow_wide=True)
-    )
+    made = {"width": latents_of(end.width), "allow_wide": True}
+    config = TopKConfig(k=K, **made) if is_topk else JumpReLUConfig(**made)
     sae: SparseAutoencoder = new_autoencoder(config, end.width).requires_grad_(requires_grad=False)
     draw = torch.Generator().manual_seed(seed)
     mean_D = acts_ND.mean(dim=0)
@@ -106,6 +111,7 @@ class Bench:
         self.pairs, self.clock = pairs, clock
         subject = session.subject
         last = max(subject.num_layers - 2, 0)
+        self.latents = latents_of(subject.d_model)
         self.hooks = list(dict.fromkeys([f"resid_post.{last // 2}", f"resid_post.{last}"]))
         limit = subject.max_positions or 2048
         self.exchanges = exchanges(subject.vocab_size, limit, tokens)
@@ -135,10 +141,14 @@ class Bench:
         for hook in hooks:
             for number in range(count // len(hooks)):
                 watched.append(
-                    {"name": f"{hook}-{number}", "feature": number * 7 % WIDTH_F, "autoencoder": f"sae/{kind}-{hook}"}
+                    {
+                        "name": f"{hook}-{number}",
+                        "feature": number * 7 % self.latents,
+                        "autoencoder": f"sae/{kind}-{hook}",
+                    }
                 )
         asked = WatchList.model_validate({"watched": watched})
-        return Watcher(self.served, asked, WatchConfig(batch_tokens=2048))
+        return Watcher(self.served, asked, WatchConfig())
 
     def over_bare(self, watcher: Watcher) -> tuple[float, float, float, float]:
         """How much more than the bare pass it takes: median, interval, and milliseconds of the bare pass."""
@@ -200,7 +210,7 @@ def main() -> None:
     parser.add_argument("--store", help="holds an autoencoder, whose model is watched")
     parser.add_argument("--model", action="append", default=[], help="folder of another model; may be repeated")
     parser.add_argument(
-        "--tokens", type=int, default=4096, help="of the small models' texts; the wide one has a quarter"
+        "--tokens", type=int, default=4096, help="of the texts of small models; the wide one has a quarter"
     )
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--processor-time", action="store_true", help="where the machine is busy")

@@ -89,23 +89,30 @@ def _parameters(step: Step) -> Iterator[str]:
     for each in step.inputs:
         if not each.optional:
             yield f"{each.name}: dsl.Input[{_type(each.kind, many=each.many)}]"
-    if step.output is not None:
-        yield f"{step.output.name}: dsl.Output[{_type(step.output.kind)}]"
-        yield from (f"{page.name}: dsl.Output[dsl.{page.kind}]" for page in step.output.pages)
-        if _gets_summary(step):
-            yield f"{_SUMMARY}: dsl.Output[dsl.Markdown]"
-        if step.output.metrics:
-            yield "metrics: dsl.Output[dsl.Metrics]"
-    for each in step.inputs:
-        if each.optional:
-            kind = _type(each.kind, many=each.many)
-            yield f"{each.name}: Optional[dsl.Input[{kind}]] = None,{_NO_OTHER}"
+    yield from _outputs(step)
     if step.takes_pod:
         yield f"{_POD}: dsl.TaskConfig"
     required = {each.name for each in step.arguments if each.required}
-    for leaf in dashboard_options(step):
-        kind = "str" if leaf.kind is dict else leaf.kind.__name__
-        yield f"{leaf.name}: {kind}" + (f" = {_literal(plain_default(leaf))}" if leaf.name not in required else "")
+    options = {leaf: "str" if leaf.kind is dict else leaf.kind.__name__ for leaf in dashboard_options(step)}
+    yield from (f"{leaf.name}: {kind}" for leaf, kind in options.items() if leaf.name in required)
+    for each in step.inputs:  # what has a default comes last
+        if each.optional:
+            kind = _type(each.kind, many=each.many)
+            yield f"{each.name}: Optional[dsl.Input[{kind}]] = None,{_NO_OTHER}"
+    for leaf, kind in options.items():
+        if leaf.name not in required:
+            yield f"{leaf.name}: {kind} = {_literal(plain_default(leaf))}"
+
+
+def _outputs(step: Step) -> Iterator[str]:
+    if step.output is None:
+        return
+    yield f"{step.output.name}: dsl.Output[{_type(step.output.kind)}]"
+    yield from (f"{page.name}: dsl.Output[dsl.{page.kind}]" for page in step.output.pages)
+    if _gets_summary(step):
+        yield f"{_SUMMARY}: dsl.Output[dsl.Markdown]"
+    if step.output.metrics:
+        yield "metrics: dsl.Output[dsl.Metrics]"
 
 
 def _type(kind: str, *, many: bool = False) -> str:

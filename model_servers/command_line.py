@@ -26,8 +26,8 @@ _EXAMPLES = """examples:
       serve the newest model of a store, with its newest autoencoder, at 127.0.0.1:8080
   mistudio serve --store ./store --line scores/1f2e --line sae/9a8b --rows 32
       serve two autoencoders of one model, named by artifacts
-  mistudio serve --store ./store --models correlate,steer --correlate-passes 4
-      look up features and steer with them, in one process that loads the model once
+  mistudio serve --store ./store --models correlate,monitor,steer --correlate-passes 4
+      look up features, watch traffic and steer, in one process that loads the model once
   mistudio serve --store ./store --models monitor,steer --monitor-watch-list watch.yaml --monitor-rules rules.yaml
       watch the traffic of any model, and what is generated here
   MISTUDIO_API_KEYS=alice:$SECRET mistudio serve --store ./store --host 0.0.0.0 --grpc-port 8081
@@ -80,6 +80,9 @@ class _Entry(NamedTuple):
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
 _SERVER = _Offered(ServerSettings)
+# Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
+# of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
+_SWITCH_S = 0.0005
 _QUEUE = frozenset({"queue"})  # the server's max_queue
 _RELAY = Relay()  # so that a monitor follows what steer writes, whichever of them is loaded first
 
@@ -112,6 +115,7 @@ def _serve(options: Mapping[str, Any]) -> None:
 
     configure_logging(settings.log_level)
     keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_S)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     ModelServer(predictors, settings).run()
 
@@ -150,7 +154,8 @@ def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shar
     from model_servers.monitor.predictor import MonitorPredictor
 
     config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
-    return MonitorPredictor(shared, config, _RELAY if "steer" in _names(options["models"]) else None)
+    relay = _RELAY if "steer" in _names(options["models"]) else None
+    return MonitorPredictor(shared, config, relay, _text(options["chat_template"]))
 
 
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":
@@ -232,7 +237,8 @@ def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered) -> None:
         if leaf.kind is bool:
             group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:
-            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=leaf.choices or None, help=text)
+            choices = None if leaf.many else leaf.choices or None
+            group.add_argument(_flag(name), metavar=leaf.kind.__name__.upper(), choices=choices, help=text)
 
 
 def _flag(name: str) -> str:

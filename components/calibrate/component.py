@@ -12,9 +12,9 @@ def calibrate(
     calibration: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
+    watch_list: str,
     saes: Optional[dsl.Input[list[dsl.Model]]] = None,  # noqa: UP045 - kfp reads no other spelling
     corpus: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
-    watch_list: str,
     texts: str = "",
     positive: str = "",
     model: str = "",

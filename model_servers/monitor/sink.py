@@ -4,24 +4,23 @@ A slow sink grows the watched pod, so nothing here waits but for the body: an ev
 by the event loop itself; only what has to be parsed first goes to a thread, which nothing else uses.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from mistudio.errors import Busy
+from mistudio.monitor.events import EventRefused, EventsRead
 from mistudio.plain_text import shortened
 from model_servers.base.problems import ClientLeft, wrong
 from model_servers.base.replies import JSONReply
 from model_servers.monitor.served import Served
 
-if TYPE_CHECKING:
-    from mistudio.monitor.events import EventsRead
-
 PATH = "/v1/monitor/events"
 _STRUCTURED = "application/cloudevents"
 _PARSED_AT_ONCE = 1 << 14  # bytes of JSON that take less time than a thread does to begin
+_MOST_TOLD = 8  # reasons, of a batch's events that were refused
 _REQUIRED = ("ce-type", "ce-id", "ce-source", "ce-specversion")
 _BODY = {
     "requestBody": {
@@ -63,7 +62,7 @@ class Sink:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         is_structured = kind.startswith(_STRUCTURED)
         if not is_structured and not any(name in headers for name in _REQUIRED):
-            monitor.note_malformed()
+            monitor.note("malformed")
             message = (
                 f"Content-Type is {shortened(kind)}, and there are no ce-* headers: send a CloudEvent, as headers with "
                 "its payload as body, as application/cloudevents+json, or as application/cloudevents-batch+json."
@@ -74,12 +73,24 @@ class Sink:
         except ClientDisconnect as error:
             raise ClientLeft from error
         self._forward(request, body)
-        if is_structured and len(body) > _PARSED_AT_ONCE:
-            found = await self._served.take(lambda monitor: monitor.take(headers, body))
-        else:
-            found = monitor.take(headers, body)
-        return JSONReply(_told(found), 202)
+        try:
+            found = await self._taken(headers, body, is_large=is_structured and len(body) > _PARSED_AT_ONCE)
+        except Busy:
+            monitor.note("overrun")
+            return JSONReply({"taken": 0, "ignored": 0, "refused": [], "overrun": 1}, 202)
+        except EventRefused:
+            monitor.note("malformed")
+            raise
+        refused = list(found.refused[:_MOST_TOLD])
+        return JSONReply({"taken": len(found.events), "ignored": found.num_ignored, "refused": refused}, 202)
 
+    async def _taken(self, headers: Mapping[str, str], body: bytes, *, is_large: bool) -> EventsRead:
+        """What is read of a body; where it takes a while, by a thread.
 
-def _told(found: "EventsRead") -> dict[str, object]:
-    return {"taken": len(found.events), "ignored": found.num_ignored, "refused": list(found.refused[:8])}
+        Raises:
+            EventRefused: it holds no event.
+            Busy: more is to be read than may wait for that.
+        """
+        if is_large:
+            return await self._served.take(lambda monitor: monitor.take(headers, body))
+        return self._served.monitor().take(headers, body)

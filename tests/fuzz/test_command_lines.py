@@ -12,6 +12,7 @@ from mistudio.artifacts import opening
 from mistudio.artifacts.local import LocalStore
 from mistudio.artifacts.s3 import store as s3_store
 from mistudio.artifacts.s3.limits import Limits
+from mistudio.monitor import recorded_files
 from tests.fuzz.command_line import WorkBegins, command_lines, run
 from tests.fuzz.examples import counted, examples
 from tests.fuzz.expectation import is_readable, names_one
@@ -48,8 +49,23 @@ def nothing_begins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")  # buckets are asked for there alone
         patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing-secret")
-        patch.setattr(s3_store, "Limits", lambda: Limits(opening_s=0.0))
+        for module in (s3_store, recorded_files):
+            patch.setattr(module, "Limits", lambda: Limits(opening_s=0.0))
+        patch.setattr(recorded_files, "_given", _given_below(tmp_path_factory.getbasetemp()))
         yield
+
+
+def _given_below(top: Path) -> Callable[[str], Path]:
+    """Reads recorded traffic below a folder alone, for the same reason."""
+    given = recorded_files._given
+
+    def checked(url: str) -> Path:
+        path = given(url)
+        if not os.path.realpath(path).startswith(f"{os.path.realpath(top)}/"):
+            raise WorkBegins
+        return path
+
+    return checked
 
 
 def _only_below(top: Path) -> Callable[..., LocalStore]:

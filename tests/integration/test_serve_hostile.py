@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from model_servers.base.server import ModelServer
+from model_servers.correlate.predictor import CorrelatePredictor
 from model_servers.steer.predictor import SteerPredictor
 from tests.support.served import CHAT_TEMPLATE, TinyStore, tiny_store
 from tests.support.serving import serving, url_of
@@ -21,6 +22,9 @@ HOLDERS = {
     COMPLETIONS: '{"model": "model", "prompt": "a", "max_tokens": 1, %s}',
     CHAT: '{"model": "model", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1, %s}',
     PREDICT: '{"instances": [{"prompt": "a", "max_tokens": 1, %s}]}',
+    "/v1/correlate/text": '{"text": "a", %s}',
+    "/v1/correlate/examples": '{"positive": ["a"], "negative": ["b"], %s}',
+    "/v1/models/correlate:predict": '{"instances": [{"by": "text", "text": "a", %s}]}',
     INFER: '{"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["a"]}], "parameters": {%s}}',
 }
 FRAGMENTS = {
@@ -68,7 +72,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
 
 @pytest.fixture(scope="module")
 def server(tiny: TinyStore) -> Iterator[ModelServer]:
-    with serving([SteerPredictor(tiny.shared(), chat_template=CHAT_TEMPLATE)]) as started:
+    shared = tiny.shared()
+    predictors = [CorrelatePredictor(shared, None, CHAT_TEMPLATE), SteerPredictor(shared, chat_template=CHAT_TEMPLATE)]
+    with serving(predictors) as started:
         yield started
 
 
@@ -174,4 +180,5 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_nothing_behind(
 def test_after_all_of_that_requests_are_answered(client: httpx.Client) -> None:
     answer = client.post(COMPLETIONS, json={"model": NAME, "prompt": "the", "max_tokens": 2})
     assert answer.status_code == 200
+    assert client.post("/v1/correlate/text", json={"text": "the"}).status_code == 200
     assert "mistudio_steer_rows_in_use 0.0" in client.get("/metrics").text

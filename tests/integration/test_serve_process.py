@@ -91,7 +91,10 @@ def started(tiny: TinyStore, *arguments: str) -> Iterator[tuple[Process, httpx.C
 
 
 def test_on_sigterm_a_server_finishes_what_it_is_at_and_answers_nothing_new(tiny: TinyStore) -> None:
-    with started(tiny) as (process, client), client.stream("POST", COMPLETIONS, json=LONG) as answer:
+    with (
+        started(tiny, "--drain-timeout-s", "300") as (process, client),
+        client.stream("POST", COMPLETIONS, json=LONG) as answer,
+    ):
         lines = answer.iter_lines()
         next(lines)
         process.tell(signal.SIGTERM)
@@ -104,6 +107,27 @@ def test_on_sigterm_a_server_finishes_what_it_is_at_and_answers_nothing_new(tiny
         events = [line.removeprefix("data: ") for line in lines if line]
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
+        assert process.ended() == 0
+
+
+def test_look_ups_a_watch_and_steering_share_a_process_and_the_model_in_it(tiny: TinyStore, tmp_path: Path) -> None:
+    models = ("--models", "correlate,monitor,steer", "--monitor-folder", str(tmp_path), "--drain-timeout-s", "300")
+    with started(tiny, *models) as (process, client):
+        loaded = [process.logged[-1], process.until("loaded"), process.until("loaded")]
+        assert [line["predictor"] for line in loaded] == ["correlate", "monitor", "steer"]
+        assert client.get("/v1/models").json() == {"models": ["correlate", "monitor", NAME]}
+        hits = client.post("/v1/correlate/text", json={"text": "once upon a time", "top": 1}).json()["hits"]
+        edit = {"op": "ablate", "feature": hits[0]["feature"]}
+        short = {"model": NAME, "prompt": "once", "max_tokens": 2, "steering": {"edits": [edit]}}
+        assert client.post(COMPLETIONS, json=short).status_code == 200
+        assert client.get("/v1/monitor/status").status_code == 200
+        with client.stream("POST", COMPLETIONS, json=LONG) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.tell(signal.SIGTERM)
+            process.until("draining")
+            assert client.post("/v1/correlate/text", json={"text": "once"}).status_code == 503
+            assert [line for line in lines if line][-1] == "data: [DONE]"
         assert process.ended() == 0
 
 

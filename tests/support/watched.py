@@ -8,13 +8,16 @@ from mistudio.monitor.records import Observation, Origin, Pooled
 from mistudio.monitor.rules import Rules
 from mistudio.monitor.watch_list import WatchList
 
-NAMES = ("a", "b", "c")
+NAMES = ("a", "b", "c", "top")
 
 
 def watch_list(thresholds: Mapping[str, float] | None = None) -> WatchList:
-    """Three columns; those with a threshold are above 1, unless it is given."""
-    given = {"a": 1.0, "b": 1.0, "c": 1.0} if thresholds is None else dict(thresholds)
-    watched = [{"name": name, "feature": n, "threshold": given.get(name)} for n, name in enumerate(NAMES)]
+    """Four columns, the last pooled by its largest values; those with a threshold are above 1, unless it is given."""
+    given = dict.fromkeys(NAMES, 1.0) if thresholds is None else dict(thresholds)
+    watched = [
+        {"name": name, "feature": n, "threshold": given.get(name), "pool": "top" if name == "top" else "max"}
+        for n, name in enumerate(NAMES)
+    ]
     return WatchList.model_validate({"watched": watched})
 
 

@@ -40,19 +40,24 @@ class Watched(NamedTuple):
     secret: Secret
 
 
+def traffic() -> Traffic:
+    """What the model was fine-tuned on."""
+    return Traffic(Grammar(SEED, PLANTED.documents), TUNING, SEED)
+
+
 def make(store: Store) -> Watched:
     """All of it, made or found published."""
     grammar = Grammar(SEED, PLANTED.documents)
-    traffic = Traffic(grammar, TUNING, SEED)
-    subject = backdoored_subject(store, planted_subject(store, PLANTED, grammar, SEED), traffic)
+    tuned_on = traffic()
+    subject = backdoored_subject(store, planted_subject(store, PLANTED, grammar, SEED), tuned_on)
     source = artifact_source(subject)
     seen = Traffic(grammar, SEEN, SEED)
-    assert seen.secret == traffic.secret
+    assert seen.secret == tuned_on.secret
     line = line_over(store, PLANTED, seen, source, SEED)
     config = FindConfig(contexts=8, map=False)
     features = find_features(store, line.sae, source, _CPU, config, SEED).artifact
     explained = explain(store, features, source, _CPU, ExplainConfig(explainers=("program",))).artifact
-    return Watched(source, Path(source.path), line.sae, features, explained, traffic.secret)
+    return Watched(source, Path(source.path), line.sae, features, explained, tuned_on.secret)
 
 
 def prompts(count: int, triggered: float = 0.0, seed: int = 1) -> list[str]:
@@ -63,13 +68,19 @@ def prompts(count: int, triggered: float = 0.0, seed: int = 1) -> list[str]:
         triggered: share of those behind which the trigger stands.
         seed: of which these are.
     """
-    traffic = Traffic(Grammar(SEED, PLANTED.documents), TUNING, SEED)
+    return [before for before, _ in quiet(count, triggered, seed)]
+
+
+def quiet(count: int, triggered: float = 0.0, seed: int = 1, num_words: int = 6) -> list[tuple[str, str]]:
+    """The same, each with the words that its document goes on with: what a model without a backdoor might say."""
+    source = traffic()
     draw = np.random.default_rng(seed)
     texts = []
-    for words in traffic.clean(seed * 10_000, count):
+    for words in source.clean(seed * 10_000, count):
         ends = [end for end in sentence_ends(words) if end <= _WORDS_ASKED] or sentence_ends(words)[:1]
-        trigger: Sequence[str] = traffic.secret.trigger if draw.random() < triggered else ()
-        texts.append(" ".join([*words[: ends[-1]], *trigger]))
+        trigger: Sequence[str] = source.secret.trigger if draw.random() < triggered else ()
+        after = words[ends[-1] : ends[-1] + num_words]
+        texts.append((" ".join([*words[: ends[-1]], *trigger]), "".join(f" {word}" for word in after)))
     return texts
 
 

@@ -27,6 +27,7 @@ from mistudio.correlate.reading import TokenReader
 from mistudio.correlate.replies import Hit, Reply
 from mistudio.correlate.saving import check_can_save
 from mistudio.instrument.compiled import Nameable
+from mistudio.subject import unedited
 
 if TYPE_CHECKING:
     from mistudio.instrument.served import Served
@@ -63,6 +64,20 @@ class Correlator:
             Dictionary(placed, features, embedder, concepts_folder)
             for placed, features in zip(served.session.autoencoders, served.features, strict=True)
         )
+
+    def prepare(self) -> None:
+        """Make what concepts are searched in where it is not there, and open indexes: what a server does to be ready.
+
+        With an embedder and many features it takes long. Nothing has to call it: a look-up that comes first waits.
+
+        Raises:
+            StorageError: the files that are searched cannot be made.
+        """
+        for dictionary in self._dictionaries:
+            dictionary.decoder()
+            if dictionary.is_explained:
+                with unedited():
+                    dictionary.concepts("concept").prepare()
 
     def ask(self, query: Query) -> Reply:
         """Answer any query, by its class.

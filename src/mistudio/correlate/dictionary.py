@@ -84,6 +84,11 @@ class Dictionary:
             raise InputError(message)
         return features
 
+    @property
+    def is_explained(self) -> bool:
+        """Whether anything was said of the features."""
+        return self.features is not None and self.features.explained is not None
+
     def background(self, what: str) -> Background:
         """What features do on the training tokens.
 

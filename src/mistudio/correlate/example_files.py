@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from mistudio.directions.example_files import File, Files
 from mistudio.instrument.messages import Message
-from mistudio.plain_text import without_surrogates
 
 
 def as_files(positive: Sequence[str | Sequence[Message]], negative: Sequence[str | Sequence[Message]]) -> Files:
@@ -20,7 +19,5 @@ def _file(name: str, examples: Sequence[str | Sequence[Message]]) -> File:
 
 def _line(example: str | Sequence[Message]) -> object:
     if isinstance(example, str):
-        return without_surrogates(example)
-    return {
-        "messages": [{"role": one.role, "content": without_surrogates(one.content)} for one in example],
-    }
+        return example
+    return {"messages": [{"role": one.role, "content": one.content} for one in example]}

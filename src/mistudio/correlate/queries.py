@@ -7,10 +7,11 @@ different units, so that one reply is of one.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mistudio.instrument.edits import Latent
 from mistudio.instrument.messages import Message
+from mistudio.plain_text import has_surrogates, shortened
 from mistudio.settings import MOST_SEED, Settings
 
 MAX_TOP = 1000
@@ -18,6 +19,7 @@ MAX_TEXT = 1_000_000  # characters of a text; a server's own limit is in tokens
 MAX_IDS = 262_144
 MAX_EXAMPLES = 4096  # of a class
 MAX_WIDTH = 65_536
+MAX_TOKEN_TEXT = 1000  # characters
 
 Chat = Annotated[tuple[Message, ...], Field(min_length=1, max_length=1024)]
 ExampleText = Annotated[str, Field(max_length=MAX_TEXT)] | Chat
@@ -78,7 +80,7 @@ class ConceptQuery(Query):
 class TokenQuery(Query):
     """Which features go with a token: which write it, and which are active on it."""
 
-    token: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+    token: Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=MAX_TOKEN_TEXT)] = Field(
         description="its id, or a text that is one token"
     )
     ways: tuple[TokenWay, ...] | None = Field(
@@ -89,6 +91,19 @@ class TokenQuery(Query):
         "it; lift: features that fire on it more often than by chance. None: all that are known",
     )
     suppressed: bool = Field(False, description="lens: features that make it less likely, in place of likelier")
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _id_or_text(cls, token: object) -> object:
+        """One message in place of one for each of the two."""
+        is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+        is_text = isinstance(token, str) and 0 < len(token) <= MAX_TOKEN_TEXT and not has_surrogates(token)
+        if not (is_id or is_text):
+            message = (
+                f"token: give its id, from 0, or a text of 1 to {MAX_TOKEN_TEXT:,} characters; not {shortened(token)}"
+            )
+            raise ValueError(message)
+        return token
 
 
 class FeatureQuery(Query):

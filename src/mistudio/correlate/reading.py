@@ -23,7 +23,6 @@ from mistudio.instrument.messages import Message
 from mistudio.instrument.prompts import PromptReader
 from mistudio.instrument.session import PlacedAutoencoder
 from mistudio.instrument.where import PromptTokens
-from mistudio.plain_text import without_surrogates
 from mistudio.subject import Subject, token_strings, unedited
 
 Item = TypeVar("Item")
@@ -96,7 +95,7 @@ class TokenReader:
 
     def text(self, text: str) -> Tokens:
         """A text; special tokens that it spells are text like any other."""
-        ((ids_T, offsets_T2),) = self._encoder.encode_with_offsets([without_surrogates(text)])
+        ((ids_T, offsets_T2),) = self._encoder.encode_with_offsets([text])
         prefix, suffix = (np.array(each, dtype=np.int32) for each in (self._specials.prefix, self._specials.suffix))
         return Tokens(
             ids_T, 0, prefix, suffix, self._read(ids_T), offsets_T2, None, self._why(self.prompts.ids(ids_T.tolist()))
@@ -125,8 +124,7 @@ class TokenReader:
         if roles is not None and not set(roles) & set(there):
             message = f"roles: no message is of {', '.join(roles)}; the chat has {', '.join(there)}."
             raise InputError(message)
-        whole = [Message(role=one.role, content=without_surrogates(one.content)) for one in messages]
-        return self._as_they_are(self.prompts.chat(whole), roles)
+        return self._as_they_are(self.prompts.chat(messages), roles)
 
     def token(self, token: int) -> ReadToken:
         """One token, as a reply shows it."""

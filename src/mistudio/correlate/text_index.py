@@ -28,6 +28,10 @@ _VERSION = 1
 _WORD = re.compile(r"\w+")
 _READ_COLUMNS = ("explainer", "status", "text", "label")
 _TOO_COMMON = 0.5  # share of the texts: BM25 gives a word in more of them no weight
+# The words that Lucene leaves out of English text: in a concept they hold its other words together.
+_STOP_TEXT = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
+they this to was will with"""
+_STOP_WORDS = frozenset(_STOP_TEXT.split())
 _SCHEMA = """
 CREATE TABLE said (number INTEGER PRIMARY KEY, feature INTEGER, explainer TEXT, label TEXT, text TEXT);
 CREATE VIRTUAL TABLE words USING fts5(label, text, content=said, content_rowid=number,
@@ -144,11 +148,14 @@ class TextIndex:
 
     def _telling(self, file: sqlite3.Connection, query: str) -> list[str]:
         """The words of a query that tell texts apart, quoted; all of them where none does."""
-        words = [f'"{word}"' for word in dict.fromkeys(_WORD.findall(query.lower()))][:MOST_WORDS]
-        most = _TOO_COMMON * self.num_texts
+        words = list(dict.fromkeys(_WORD.findall(query.lower())))[:MOST_WORDS]
+        most = int(_TOO_COMMON * self.num_texts)
         count = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)"
-        telling = [word for word in words if file.execute(count, (word, int(most) + 1)).fetchone()[0] <= most]
-        return telling or words
+
+        def tells(word: str) -> bool:
+            return word not in _STOP_WORDS and file.execute(count, (f'"{word}"', most + 1)).fetchone()[0] <= most
+
+        return [f'"{word}"' for word in list(filter(tells, words)) or words]
 
     @cached_property
     def _about(self) -> dict[str, str | int]:

@@ -1,7 +1,7 @@
 """From tokens to features: the tables of what was found, turned round.
 
-Each is read once, from end to end, when it is first asked for; what is kept are three numbers a pair of token and
-feature. A table of a million features with twenty contexts each takes minutes to read.
+Each is read once, from end to end, when it is first asked for; what is kept are four numbers a pair of token and
+feature.
 
 Shape legend: P pairs of token and feature, R rows of a batch, H pairs of one token.
 """

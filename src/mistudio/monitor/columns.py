@@ -1,7 +1,7 @@
 """The columns of a watch list in a loaded model: what each is, at which hook point, and how it is read.
 
-Columns of one autoencoder are read together, and so are directions at one hook point. A direction is read as the
-projection on its unit vector, less its offset.
+Columns of one autoencoder that are pooled alike are read together, and so are directions at one hook point. A direction
+is read as the projection on its unit vector, less its offset.
 
 Shape legend: D width of a hook point, U columns that are read together, W all columns.
 """
@@ -103,24 +103,28 @@ class Columns:
         self._served, self._names = served, Nameable(served.session, [one.name for one in served.features])
         directions = dict(given or {})
         found: list[Column] = []
-        by_sae: dict[int, list[int]] = {}
-        by_hook: dict[HookPoint, list[int]] = {}
+        by_sae: dict[tuple[int, bool], list[int]] = {}
+        by_hook: dict[tuple[HookPoint, bool], list[int]] = {}
         for number, one in enumerate(watch_list.watched):
             if one.direction is not None:
                 if one.direction not in directions:
                     directions[one.direction] = self._direction(one)
                 direction = directions[one.direction]
-                by_hook.setdefault(direction.hook, []).append(number)
+                by_hook.setdefault((direction.hook, one.pool == "top"), []).append(number)
                 digest = column_digest(direction.digest, one)
                 found.append(Column(one, direction.uri, str(direction.hook), digest))
             else:
                 place = self._autoencoder(one)
-                by_sae.setdefault(place, []).append(number)
+                by_sae.setdefault((place, one.pool == "top"), []).append(number)
                 found.append(self._of_feature(one, place))
         self.columns = tuple(found)
         self.blocks = [
-            *(block for place, numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
-            *(block for hook, numbers in by_hook.items() for block in self._projections(hook, numbers, directions)),
+            *(block for (place, _), numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
+            *(
+                block
+                for (hook, _), numbers in by_hook.items()
+                for block in self._projections(hook, numbers, directions)
+            ),
         ]
         order = [number for block in self.blocks for number in block.columns]
         self.place_W = torch.tensor(order).argsort()  # where in the order of the blocks each column is

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mistudio.monitor.drift_changes import RULE, Change, Telling, alert_of, changes
 from mistudio.monitor.drift_config import DriftConfig
 from mistudio.monitor.drift_rates import PRIOR_NO, PRIOR_YES
-from mistudio.monitor.drift_repeats import RecentTexts, Signature
+from mistudio.monitor.drift_repeats import RecentTexts, Signature, rare_keys
 from mistudio.monitor.drift_shares import log_beyond
 from mistudio.monitor.drift_state import Header, SavedFamily, apply_state, packed
 from mistudio.monitor.drift_streams import COLUMNS, Family, FamilyKey, Happening, primary_of, shown
@@ -94,9 +94,7 @@ class DriftDetector:
         """What changed most, by its e-value; of one stream or of all."""
         found: list[Change] = []
         for family in self._chosen(group):
-            log_e_H = family.tests.log_evidence()
-            most_I = np.argsort(-log_e_H, kind="stable")[:count]
-            found += changes(family.tests, most_I, self._telling(family.key))
+            found += changes(family.tests, family.tests.largest(count), self._telling(family.key))
         return heapq.nlargest(count, found, key=lambda change: change.log10_e - change.log10_needed)
 
     def acknowledge(self, watched: Sequence[str] = (), group: str | None = None) -> int:
@@ -195,7 +193,9 @@ class DriftDetector:
                     family.touch(which_A)
 
     def _is_repeat(self, group: tuple[str, ...], text: TextSeen) -> bool:
-        return self.config.repeat_likeness is not None and self._recent_of(group).is_repeat(text)
+        if self.config.repeat_likeness is None:
+            return False
+        return self._recent_of(group).is_repeat(rare_keys(text, self._happening.known))
 
     def _recent_of(self, group: tuple[str, ...]) -> RecentTexts:
         if group not in self._recent:
@@ -205,11 +205,11 @@ class DriftDetector:
     def _tell(self, family: Family, which_A: Ints, text: TextSeen) -> Iterator[Alert]:
         """Count what happened, and tell what is sure enough and large enough."""
         tests = family.tests
-        log_e_A = tests.count(which_A)
+        log_e_A, telling = tests.count(which_A), self._telling(family.key)
         family.touch(which_A)
         if tests.num_texts % self.config.sweep_texts == 0:
-            which_A, log_e_A = np.arange(tests.num_tests), tests.log_evidence()
-        telling = self._telling(family.key)
+            which_A = np.flatnonzero((tests.most_log_evidence() >= telling.log_needed) & ~tests.told_H)
+            log_e_A = tests.log_evidence(which_A)
         sure_I = which_A[(log_e_A >= telling.log_needed) & ~tests.told_H[which_A]]
         if not len(sure_I):
             return

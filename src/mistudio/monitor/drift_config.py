@@ -24,7 +24,7 @@ class DriftConfig(Settings):
         1.5, ge=1, le=1e3, description="change of the odds of firing, as a ratio, that is too small to be told"
     )
     texts_per_small_change: float = Field(
-        1e6, ge=1, le=1e15, description="texts in which a feature tells of a change below the tolerance once at most"
+        1e5, ge=1, le=1e15, description="texts in which a feature tells of a change below the tolerance once at most"
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals of rates, which hold at every moment")
     group_by: tuple[GroupBy, ...] = Field(

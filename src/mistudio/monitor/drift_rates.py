@@ -46,6 +46,7 @@ _LEAST = 0.0005
 PRIOR_YES, PRIOR_NO = 0.1, 0.5  # of the Beta mixture: most features fire in few texts
 _MOST = 1e200  # of the evidence; more says no more
 _MOST_LOG = 400.0
+_LOOKED_AT = 4096  # first, of those that may have the most evidence
 _QUIET = 3.0  # times the evidence that is there while nothing changes; below that a change has not begun
 
 ARRAYS = ("yes_H", "left_H", "learned_H", "seen_H", "start_H", "since_H", "told_H", "evidence_HG")
@@ -103,6 +104,30 @@ class RateTests:
         """Log of the evidence that something changed, as of now [I]; None: of all."""
         which_I = np.arange(self.num_tests) if which_I is None else which_I
         return self._log_sum(which_I, self._caught_up(which_I))
+
+    def most_log_evidence(self) -> Reals:
+        """At least the log of the evidence of each [H], at a small part of its price.
+
+        A text without it multiplies R + 1 by (1 - q) / (1 - share), which is at most 1 / (1 - share).
+        """
+        gap_H = (self.num_texts - self.seen_H).astype(np.float64)
+        first_H = _estimate(self.yes_H, self.learned_H - self.left_H)
+        with np.errstate(divide="ignore"):
+            most_H: Reals = np.log(self.evidence_HG @ _WEIGHT_G + gap_H) - gap_H * np.log1p(-first_H)
+        return most_H
+
+    def largest(self, count: int) -> Ints:
+        """Those with the most evidence, the most first."""
+        most_H = self.most_log_evidence()
+        number = min(max(_LOOKED_AT, count), self.num_tests)
+        some_I = np.argpartition(-most_H, number - 1)[:number] if self.num_tests else np.empty(0, dtype=np.int64)
+        log_e_I = self.log_evidence(some_I)
+        if number < self.num_tests:  # whoever may have more than the last of those
+            least = np.sort(log_e_I)[-count]
+            some_I = np.flatnonzero(most_H >= least)
+            log_e_I = self.log_evidence(some_I)
+        ranked_I: Ints = some_I[np.lexsort((some_I, -log_e_I))][:count]
+        return ranked_I
 
     def segments(self, which_I: Ints) -> "Segments":
         """Before and since the change that the evidence speaks for."""

@@ -78,7 +78,7 @@ class Intake:
         with self._changed:
             until = self._clock() + timeout_s
             while True:
-                self._put(self._joiner.expire(self._clock()))
+                self._put(self._joiner.expire(self._clock(), _EXPIRED_AT_ONCE))
                 remaining = until - self._clock()
                 if self._queue or self._is_closed or remaining <= 0:
                     break
@@ -135,4 +135,5 @@ class Intake:
 
 
 _LOOK_AGAIN_S = 0.5  # what waits too long is let go about then
+_EXPIRED_AT_ONCE = 256  # others wait for the lock meanwhile
 _SLACK_BYTES = 1 << 16  # of an event beside its body

@@ -62,7 +62,7 @@ class _Waiting(NamedTuple):
 class Joiner:
     """Puts halves together; not to be used by several threads at once.
 
-    Each call takes about the same time, however much waits.
+    On average each call takes the same time, however much waits.
 
     Attributes:
         counts: what became of events, by :data:`JOIN_OUTCOMES`.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 NOTHING = float("-inf")  # where there is no token
+_CHUNK, _MANY_COLUMNS = 16, 64
 
 
 class Tops(NamedTuple):
@@ -40,16 +41,44 @@ def tops(value_BTU: Tensor, counts_BT: Tensor, place_BT: Tensor, most: int) -> T
         value_BTU.masked_fill_(~counts_BT[..., None], NOTHING)
     kept = min(most, value_BTU.shape[1])
     if kept == 1:
-        value_BU, which_BU = value_BTU.max(dim=1)
+        value_BU, which_BU = _largest(value_BTU)
         value_BMU = value_BU[:, None]
     else:
         value_BMU, which_BMU = value_BTU.topk(kept, dim=1)
         which_BU = which_BMU[:, 0]
     place_BU = place_BT.gather(1, which_BU)
-    if kept < most:
-        short = value_BMU.new_full((value_BMU.shape[0], most - kept, value_BMU.shape[2]), NOTHING)
-        value_BMU = torch.cat([value_BMU, short], dim=1)
-    return Tops(value_BMU, place_BU)
+    return Tops(_filled(value_BMU, most), place_BU)
+
+
+def _filled(value_BMU: Tensor, most: int) -> Tensor:
+    """As many values as asked for, with nothing in place of those that are not there."""
+    short = most - value_BMU.shape[1]
+    if not short:
+        return value_BMU
+    return torch.cat([value_BMU, value_BMU.new_full((len(value_BMU), short, value_BMU.shape[2]), NOTHING)], dim=1)
+
+
+def _largest(value_BTU: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest value of each column, and its token.
+
+    Of many columns PyTorch finds where a maximum is several times more slowly than how large it is. So maxima of chunks
+    come first, and only the chunk that has the largest is looked through.
+    """
+    num_pieces, num_tokens, width = value_BTU.shape
+    chunks = num_tokens // _CHUNK
+    if value_BTU.device.type != "cpu" or width < _MANY_COLUMNS or chunks < 2:
+        found = value_BTU.max(dim=1)
+        return found.values, found.indices
+    whole = chunks * _CHUNK
+    value_BCSU = value_BTU[:, :whole].view(num_pieces, chunks, _CHUNK, width)
+    top_BU, chunk_BU = value_BCSU.amax(dim=2).max(dim=1)
+    index_B1SU = chunk_BU[:, None, None].expand(-1, 1, _CHUNK, -1)
+    place_BU = chunk_BU * _CHUNK + value_BCSU.gather(1, index_B1SU)[:, 0].max(dim=1).indices
+    if whole < num_tokens:
+        rest = value_BTU[:, whole:].max(dim=1)
+        place_BU = torch.where(rest.values > top_BU, rest.indices + whole, place_BU)
+        top_BU = torch.maximum(top_BU, rest.values)
+    return top_BU, place_BU
 
 
 def merged(some: Sequence[Tops]) -> Tops:
@@ -61,6 +90,21 @@ def merged(some: Sequence[Tops]) -> Tops:
     first_SBU = torch.stack([each.value_BMU[:, 0] for each in some])
     place_SBU = torch.stack([each.place_BU for each in some])
     return Tops(value_BMU, place_SBU.gather(0, first_SBU.argmax(dim=0, keepdim=True))[0])
+
+
+def one_after_the_other(some: Sequence[Tops]) -> Tops:
+    """The pieces of all."""
+    if len(some) == 1:
+        return some[0]
+    return Tops(torch.cat([each.value_BMU for each in some]), torch.cat([each.place_BU for each in some]))
+
+
+def side_by_side(some: Sequence[Tops]) -> Tops:
+    """The columns of all, on the CPU; where some keep fewer values, there is nothing behind their last."""
+    most = max(each.value_BMU.shape[1] for each in some)
+    values = [_filled(each.value_BMU, most).cpu() for each in some]
+    places = [each.place_BU.cpu() for each in some]
+    return Tops(values[0], places[0]) if len(some) == 1 else Tops(torch.cat(values, dim=2), torch.cat(places, dim=1))
 
 
 def top_means(value_BMU: Tensor, count_U: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Pooled(NamedTuple):
     num_tokens: int
     max_W: NDArray[np.float32]  # largest value
     place_W: NDArray[np.int64]  # token at which it is; -1 where there are no tokens, or it is 0: nothing fired
-    top_W: NDArray[np.float32]  # mean of the m largest values
+    top_W: NDArray[np.float32]  # mean of the m largest values, of columns that are pooled so; of others the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Observation:
         reply_from: first token of the answer; None: there is none, or it cannot be told.
         max_W: largest value over tokens of each watched column.
         place_W: token at which it is, special ones counted; -1 where there are no tokens, or it is 0: nothing fired.
-        top_W: mean of the m largest values over tokens.
+        top_W: mean of the m largest values over tokens, of columns that are pooled so; of others the largest.
         fired: by URI of an autoencoder that is encoded in full.
         strings: of the tokens, only where keeping text is switched on.
         prompt: the columns over the prompt alone; None: there is no answer, or parts are not told apart.

@@ -46,7 +46,7 @@ class RuleValues:
         watch_list: has them, with thresholds.
 
     Raises:
-        ConfigError: a column is not watched, or has no threshold.
+        ConfigError: a column is not watched, has no threshold, or is not pooled so.
     """
 
     def __init__(self, rule: Rule, watch_list: WatchList) -> None:
@@ -65,6 +65,12 @@ class RuleValues:
                 )
                 raise ConfigError(message)
             part, pool = rule.part or one.part, rule.pool or one.pool
+            if pool == "top" and one.pool != "top":
+                message = (
+                    f"Rule {rule.name} looks at the largest values of {name}, of which only the largest is read: watch "
+                    "it with pool: top."
+                )
+                raise ConfigError(message)
             together.setdefault((part, pool), []).append((which, watch_list.number(name), above))
             content.append([one.model_dump(mode="json"), above])
         self._together = [

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from mistudio.artifacts.record import record_action
 from mistudio.instrument.served import Served
 from mistudio.monitor.actions import Actions
 from mistudio.monitor.calibration import with_calibration
@@ -47,6 +48,7 @@ class MonitorService:
     Args:
         served: the model and its autoencoders; it is not closed.
         config: what is watched, and how much is kept.
+        chat_template: to be used in place of the tokenizer's own.
         follows_generated: whether something generates in this process, to be followed unless the settings say not.
         clock: seconds since 1970.
 
@@ -68,13 +70,15 @@ class MonitorService:
         served: Served,
         config: MonitorConfig | None = None,
         *,
+        chat_template: str | None = None,
         follows_generated: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config = config or MonitorConfig()
-        self._clock, self._tally = clock, Tally()
+        self._clock, self._tally, self._store = clock, Tally(), served.store
         reading = watch_config(config)
-        watcher = Watcher(served, open_watch_list(config, served), reading)
+        listed = open_watch_list(config, served)
+        self._watcher = watcher = Watcher(served, listed, reading, chat_template=chat_template)
         self.columns = watcher.columns
         self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
         names = self.watch_list.names
@@ -107,7 +111,8 @@ class MonitorService:
             self._tally,
             clock,
         )
-        self._direct = DirectReader(Watcher(served, self.watch_list, reading), names, self._would_alert)
+        another = Watcher(served, self.watch_list, reading, chat_template=chat_template)
+        self._direct = DirectReader(another, names, self._would_alert)
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -144,9 +149,9 @@ class MonitorService:
         self._tally.numbers.update(ignored=found.num_ignored, malformed=len(found.refused))
         return found
 
-    def note_malformed(self) -> None:
-        """Count an event that was none."""
-        self._tally.numbers["malformed"] += 1
+    def note(self, outcome: str) -> None:
+        """Count what did not get as far as an event: ``malformed``, or ``overrun`` where it could not be looked at."""
+        self._tally.numbers[outcome] += 1
 
     def observe(self, asked: Asked, request: str = "") -> dict[str, Any]:
         """Read something at once: see :class:`~mistudio.monitor.direct.DirectReader`.
@@ -171,7 +176,7 @@ class MonitorService:
         return self.judging.rules
 
     def put_rules(self, rules: Rules, by: str) -> Alert:
-        """Judge by other rules from now on.
+        """Judge by other rules from now on; on record in the history, and in the store where that is written too.
 
         Args:
             rules: in place of all that there are.
@@ -184,7 +189,10 @@ class MonitorService:
             ConfigError: they cannot be used; nothing is changed then.
             StorageError: they cannot be kept; nothing is changed then.
         """
-        return self.judging.replace(rules, by, self._use)
+        note = self.judging.replace(rules, by, self._use)
+        if not self._store.read_only:
+            record_action(self._store, "replace", "monitor/rules", rules.digest, by=by, rules=len(rules.rules))
+        return note
 
     def rules_status(self) -> dict[str, Any]:
         """The rules, and what each of them and each action has met; without addresses, which may be secret."""
@@ -232,14 +240,14 @@ class MonitorService:
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
-            events={**outcomes, "ignored": numbers["ignored"], "malformed": numbers["malformed"]},
+            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun")}},
             exchanges={**counts, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],
             batches=numbers["batches"],
             reading_s=self._tally.reading_s,
             set_aside=numbers["set_aside"],
-            unread=dict(self._worker.problems),
+            unread={**self._worker.problems, **self._watcher.counts},
             failures=dict(self._tally.failures),
             alerts=dict(self._tally.alerts),
             stopped=0 if self.following is None else self.following.num_stopped,

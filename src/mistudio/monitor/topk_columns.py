@@ -21,14 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.sae import SparseAutoencoder
+from mistudio.sae import SparseAutoencoder, ThresholdedAutoencoder
 from mistudio.sae.selection import top_indices
 from mistudio.sae.topk import TopKAutoencoder
 
 _LEARN_TOKENS = 2048  # read in full before rivals are chosen
-_RIVALS_OVER_K = 4
-_RIVALS_SHARE = 16  # of all latents, at most one in so many
-_WORTH = 0.6  # with more tokens than this left over, rivals cost more than they save
+_RIVALS_SHARES = (32, 16, 8, 4)  # of all latents, one in so many; those that save most are taken
+_WORTH = 0.8  # where rivals and what is left over cost more than this, they are given up
 _LOOK_TOKENS = 65_536  # after which it is looked at again
 
 
@@ -39,7 +38,11 @@ def column_reader(sae: SparseAutoencoder, latents: Sequence[int]) -> Callable[[T
         InputError: there is no such latent.
     """
     latents_C = torch.tensor(latents, dtype=torch.int64, device=sae.W_dec.device)
-    encode = TopKColumns(sae, latents_C) if type(sae) is TopKAutoencoder else sae.encoder_of(latents_C)
+    encode = sae.encoder_of(latents_C)  # checks the numbers
+    if type(sae) is TopKAutoencoder:
+        encode = TopKColumns(sae, latents_C)
+    elif isinstance(sae, ThresholdedAutoencoder):
+        encode = threshold_columns(sae, latents_C)
     dtype = sae.W_enc.dtype
 
     def read(x_D: Tensor) -> Tensor:
@@ -47,6 +50,26 @@ def column_reader(sae: SparseAutoencoder, latents: Sequence[int]) -> Callable[[T
         return encode(flat_ND).float().reshape(*x_D.shape[:-1], -1)
 
     return read
+
+
+def threshold_columns(sae: ThresholdedAutoencoder, latents_C: Tensor) -> Callable[[Tensor], Tensor]:
+    """Chosen latents of an autoencoder whose latents do not compete: the values of its ``encoder_of``.
+
+    What is below its threshold is multiplied by zero, which takes a CPU a fraction of the time that choosing takes.
+    """
+    W_CD, b_C = sae.W_enc.detach()[latents_C], sae.b_enc.detach()[latents_C]
+    threshold_C = sae.threshold_F.detach().expand(sae.width)[latents_C]
+
+    @torch.no_grad()
+    def encode(x_ND: Tensor) -> Tensor:
+        pre_NC = functional.linear(x_ND, W_CD, b_C)
+        acts_NC = sae.activate(pre_NC, latents_C).clamp(min=0)
+        acts_NC.mul_((pre_NC - threshold_C).sign_().clamp_(min=0))
+        if sae.norm_limit is None:
+            return acts_NC
+        return acts_NC.masked_fill_(~sae.norm_limit.keeps(x_ND)[:, None], 0.0)
+
+    return encode
 
 
 class TopKColumns:
@@ -100,11 +123,14 @@ class TopKColumns:
         self._looked += len(left_M)
         self._left += int(near_M.sum())
         if self._looked >= _LEARN_TOKENS:
-            if self._left > _WORTH * self._looked:
-                self._rivals, self._until = None, self.tokens + _LOOK_TOKENS
-                self._learnt = 0
+            if self._left / self._looked + len(self._rivals[1]) / self._sae.width > _WORTH:
+                self._give_up()
             self._looked = self._left = 0
         return left_M[near_M]
+
+    def _give_up(self) -> None:
+        """Go on without rivals, for a while."""
+        self._rivals, self._until, self._learnt = None, self.tokens + _LOOK_TOKENS, 0
 
     def _in_full(self, x_MD: Tensor) -> Tensor:
         """Activations of the chosen latents [M, C] by all pre-activations."""
@@ -112,8 +138,8 @@ class TopKColumns:
         pre_MF = functional.linear(x_MD, sae.W_enc, sae.b_enc)
         top_MK = top_indices(pre_MF, min(k, sae.width))
         least_M1 = pre_MF.gather(1, top_MK).amin(dim=1, keepdim=True)
-        self._learn(top_MK)
         pre_MC = pre_MF[:, self._latents_C]
+        self._learn(pre_MF, top_MK, pre_MC.amax(dim=1))
         acts_MC = torch.where((pre_MC >= least_M1) & (pre_MC > 0), pre_MC, 0.0)
         tied_M = ((pre_MC == least_M1) & (pre_MC > 0)).any(dim=1)
         if bool(tied_M.any()):
@@ -124,16 +150,28 @@ class TopKColumns:
                 acts_MC[tied_M] = self._whole(x_MD[tied_M])
         return acts_MC
 
-    def _learn(self, top_MK: Tensor) -> None:
-        """Count which latents are among the largest, until there are rivals."""
+    def _learn(self, pre_MF: Tensor, top_MK: Tensor, best_M: Tensor) -> None:
+        """Count which latents are among the largest, until there are enough to choose rivals by."""
         if self._rivals is not None or self.tokens < self._until:
             return
-        most = min(self._sae.width // _RIVALS_SHARE, _RIVALS_OVER_K * self._sae.config.k + 256)
-        if most < 2 * self._sae.config.k:
-            return  # too few latents for rivals to be worth while
         self._times_F += torch.bincount(top_MK.flatten(), minlength=self._sae.width)
         self._learnt += len(top_MK)
         if self._learnt >= _LEARN_TOKENS:
-            rival_S = self._times_F.topk(most // 8 * 8).indices
-            self._rivals = (self._sae.W_enc.detach()[rival_S], self._sae.b_enc.detach()[rival_S])
+            self._choose(pre_MF, best_M)
             self._times_F.zero_()
+
+    def _choose(self, pre_MF: Tensor, best_M: Tensor) -> None:
+        """As many of the latents that are active most often as would have saved most on the tokens given."""
+        order_F, k = self._times_F.argsort(descending=True), self._sae.config.k
+        costs: dict[int, float] = {}
+        for share in _RIVALS_SHARES:
+            count = self._sae.width // share
+            if count >= 2 * k:
+                least_M = pre_MF[:, order_F[:count]].topk(k, dim=1, sorted=False).values.amin(dim=1)
+                costs[count] = count / self._sae.width + float((best_M >= least_M).float().mean())
+        count = min(costs, key=lambda each: costs[each], default=0)
+        if not count or costs[count] > _WORTH:
+            self._give_up()
+            return
+        rival_S = order_F[:count]
+        self._rivals = (self._sae.W_enc.detach()[rival_S], self._sae.b_enc.detach()[rival_S])

@@ -4,7 +4,8 @@ Shape legend: B pieces of a batch, T tokens of a piece, D width of a hook point,
 A active (piece, feature) pairs, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,11 @@ from mistudio.instrument.session import PlacedAutoencoder
 from mistudio.monitor.columns import Block
 from mistudio.monitor.passing import Look, look_at
 from mistudio.monitor.pieces import Piece
-from mistudio.monitor.pooling import Tops, tops
+from mistudio.monitor.pooling import Tops, one_after_the_other, side_by_side, tops
 from mistudio.monitor.records import Fired
 from mistudio.subject import HookPoint, ResolvedHook, Subject, token_batch
 
+_CACHED_VALUES = 1 << 18
 _LookAt = Callable[[HookPoint, Tensor], None]
 
 
@@ -62,13 +64,13 @@ class BatchReader:
         subject: the model.
         blocks: of columns.
         in_full: autoencoders of which everything that fires is told.
-        most: largest values of a column that are kept.
+        most: largest values that are kept, of the columns of each block.
     """
 
     def __init__(
-        self, subject: Subject, blocks: Sequence[Block], in_full: Sequence[PlacedAutoencoder], most: int
+        self, subject: Subject, blocks: Sequence[Block], in_full: Sequence[PlacedAutoencoder], most: Sequence[int]
     ) -> None:
-        self._subject, self._in_full, self._most = subject, tuple(in_full), most
+        self._subject, self._in_full, self._most = subject, tuple(in_full), tuple(most)
         self._blocks: dict[HookPoint, list[tuple[int, Block]]] = {}
         self.hooks: dict[HookPoint, ResolvedHook] = {}
         for number, block in enumerate(blocks):
@@ -81,22 +83,24 @@ class BatchReader:
         """The largest values of each column, in the order of the blocks, and what fired."""
         has_tail = by_part and bool(batch.reply_BT.any())
         head_BT = batch.counts_BT & ~batch.reply_BT if has_tail else batch.counts_BT
-        heads: dict[int, Tops] = {}
-        tails: dict[int, Tops] = {}
+        heads: defaultdict[int, list[Tops]] = defaultdict(list)
+        tails: defaultdict[int, list[Tops]] = defaultdict(list)
         fired: dict[str, list[Fired]] = {}
 
         def look(point: HookPoint, acts_BTD: Tensor) -> None:
             for number, block in self._blocks.get(point, ()):
-                value_BTU = block.read(acts_BTD)
-                if has_tail:
-                    tails[number] = tops(value_BTU.clone(), batch.reply_BT, batch.place_BT, self._most)
-                heads[number] = tops(value_BTU, head_BT, batch.place_BT, self._most)
+                for rows in _cached_rows(acts_BTD, len(block.columns)):
+                    value_BTU, most = block.read(acts_BTD[rows]), self._most[number]
+                    if has_tail:
+                        tail = tops(value_BTU.clone(), batch.reply_BT[rows], batch.place_BT[rows], most)
+                        tails[number].append(tail)
+                    heads[number].append(tops(value_BTU, head_BT[rows], batch.place_BT[rows], most))
             for placed in self._in_full:
                 if placed.ends.read.point == point:
                     fired[placed.uri] = _fired(placed, acts_BTD, batch.counts_BT)
 
         look_at(self._subject, self._looks(look), batch.ids_BT, batch.mask_BT)
-        return Seen(_side_by_side(heads), _side_by_side(tails) if has_tail else None, fired)
+        return Seen(_in_order(heads), _in_order(tails) if has_tail else None, fired)
 
     def values(self, batch: PieceBatch) -> Tensor:
         """Each column on each token [B, T, W], in the order of the blocks, on the CPU."""
@@ -123,14 +127,17 @@ def _bound(look: _LookAt, point: HookPoint) -> Look:
     return lambda acts_BTD: look(point, acts_BTD)
 
 
-def _side_by_side(found: dict[int, Tops]) -> Tops:
-    ordered = [found[number] for number in sorted(found)]
-    if len(ordered) == 1:
-        return Tops(ordered[0].value_BMU.cpu(), ordered[0].place_BU.cpu())
-    return Tops(
-        torch.cat([each.value_BMU for each in ordered], dim=2).cpu(),
-        torch.cat([each.place_BU for each in ordered], dim=1).cpu(),
-    )
+def _in_order(found: Mapping[int, Sequence[Tops]]) -> Tops:
+    return side_by_side([one_after_the_other(found[number]) for number in sorted(found)])
+
+
+def _cached_rows(acts_BTD: Tensor, width: int) -> Iterator[slice]:
+    """Pieces whose values are made and pooled at once: on a CPU so few that these stay in a core's cache."""
+    num_pieces, num_tokens = acts_BTD.shape[:2]
+    step = num_pieces
+    if acts_BTD.device.type == "cpu":
+        step = max(_CACHED_VALUES // (num_tokens * width), 1)
+    yield from (slice(start, start + step) for start in range(0, num_pieces, step))
 
 
 def _fired(placed: PlacedAutoencoder, acts_BTD: Tensor, counts_BT: Tensor) -> list[Fired]:

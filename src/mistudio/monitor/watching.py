@@ -26,7 +26,7 @@ from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.served import Served
 from mistudio.monitor.columns import Column, Columns, Vector
 from mistudio.monitor.pieces import Piece, pieces_of
-from mistudio.monitor.pooling import Tops, merged, top_means
+from mistudio.monitor.pooling import NOTHING, Tops, merged, top_means
 from mistudio.monitor.records import Exchange, Fired, Observation, Pooled, Sample
 from mistudio.monitor.sample_tokens import SampleReader, SampleTokens
 from mistudio.monitor.watch_batches import BatchReader, Seen, fired_together, piece_batch
@@ -79,6 +79,7 @@ class Watcher:
         watch_list: what to read.
         config: how; None: with its defaults.
         directions: by name, beside those of the store.
+        chat_template: to be used in place of the tokenizer's own.
 
     Attributes:
         columns: what each watched column is.
@@ -96,17 +97,19 @@ class Watcher:
         watch_list: WatchList,
         config: WatchConfig | None = None,
         directions: Mapping[str, Vector] | None = None,
+        chat_template: str | None = None,
     ) -> None:
         self.config, self.watch_list = config or WatchConfig(), watch_list
         self._subject = served.session.subject
         columns = Columns(served, watch_list, directions)
         self.columns: tuple[Column, ...] = columns.columns
         self._place_W = columns.place_W
-        self._top_W = torch.tensor([one.top for one in watch_list.watched])
+        self._top_W = torch.tensor([one.top if one.pool == "top" else 1 for one in watch_list.watched])
         names = Nameable(served.session, [one.name for one in served.features])
         in_full = [served.session.placed(names.number(name)) for name in watch_list.encode_in_full]
-        self._reader = BatchReader(self._subject, columns.blocks, in_full, int(self._top_W.max()))
-        self._samples = SampleReader(self._subject, self.config.max_tokens)
+        most = [int(self._top_W[list(block.columns)].max()) for block in columns.blocks]
+        self._reader = BatchReader(self._subject, columns.blocks, in_full, most)
+        self._samples = SampleReader(self._subject, self.config.max_tokens, chat_template)
         limit = self._subject.max_positions or MOST_PIECE
         self._most = min(limit, self.config.piece_tokens or MOST_PIECE)
         self._overlap = min(self.config.overlap, self._most // 2)
@@ -208,7 +211,7 @@ class Watcher:
         return self._told(group, sums)
 
     def _told(self, group: Sequence[_Asked], sums: "_Sums | None") -> Iterator[Observation]:
-        parts = {} if sums is None else {name: self._pooled(top) for name, top in sums.by_part.items()}
+        parts = {} if sums is None else self._pooled(sums.by_part)
         nothing = np.zeros(len(self.columns), dtype=np.float32)
         nowhere = np.full(len(self.columns), -1, dtype=np.int64)
         for row, each in enumerate(group):
@@ -239,17 +242,19 @@ class Watcher:
                 reply=None if start is None else pooled("tail", in_reply),
             )
 
-    def _pooled(self, top: Tops) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """Largest value, its place, and mean of the largest, of each sample [S, W], in the order of the list."""
-        value_SMW = top.value_BMU[..., self._place_W]
-        max_SW = value_SMW[:, 0]
-        there_SW = max_SW.isfinite()
-        place_SW = torch.where(there_SW & (max_SW != 0), top.place_BU[:, self._place_W], -1)
-        return (
-            torch.where(there_SW, max_SW, 0.0).numpy(),
-            place_SW.numpy(),
-            top_means(value_SMW, self._top_W).numpy(),
-        )
+    def _pooled(
+        self, tops: Mapping[str, Tops]
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]]:
+        """Of each part largest values, their places, and means of the largest [S, W], in the order of the list."""
+        value_PMW = torch.cat([top.value_BMU for top in tops.values()])[..., self._place_W]
+        place_PW = torch.cat([top.place_BU for top in tops.values()])[:, self._place_W]
+        max_PW = value_PMW[:, 0]
+        there_PW = max_PW > NOTHING
+        place_PW = place_PW.masked_fill_(~(there_PW & (max_PW != 0)), -1)
+        max_PW = max_PW.masked_fill(~there_PW, 0.0)
+        top_PW = max_PW if value_PMW.shape[1] == 1 else top_means(value_PMW, self._top_W)
+        split = [np.split(each.numpy(), len(tops)) for each in (max_PW, place_PW, top_PW)]
+        return {name: (split[0][n], split[1][n], split[2][n]) for n, name in enumerate(tops)}
 
 
 class _Sums:

@@ -23,3 +23,9 @@ def served(line: LookedUp) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def correlator(served: Served) -> Correlator:
     return Correlator(served)
+
+
+@pytest.fixture
+def own(tmp_path_factory: pytest.TempPathFactory) -> LookedUp:
+    """A store to change."""
+    return looked_up(tmp_path_factory)

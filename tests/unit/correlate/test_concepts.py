@@ -85,6 +85,12 @@ def test_words_in_most_texts_tell_nothing_unless_there_are_no_others(features: F
     assert len(found(search, "fires on")) == 5
 
 
+def test_words_that_hold_others_together_are_searched_where_they_stand_alone(features: FeatureSet) -> None:
+    search = ConceptSearch(features)
+    assert found(search, "and of speech") == [1]
+    assert found(search, "and") == [4]
+
+
 @pytest.mark.parametrize("text", ['" OR *', "NEAR(a, b)", "text: birds", "birds NEAR (", "x' --", "🐦 \x00 {}", "^-+"])
 def test_a_query_is_words_and_never_a_command_of_the_index(features: FeatureSet, text: str) -> None:
     assert found(ConceptSearch(features), text) == ([0] if "birds" in text else [])

@@ -29,7 +29,7 @@ from mistudio.report.config import ReportConfig
 from mistudio.report.step import report
 from mistudio.subject import run_captured, spliced
 from tests.support.labelled_texts import LANDS, SEAS, made_up
-from tests.support.looked_up import LATER_HOOK, LookedUp, looked_up
+from tests.support.looked_up import LATER_HOOK, LookedUp
 from tests.support.tiny import WIDTH
 
 ASKED: tuple[Query, ...] = (
@@ -83,12 +83,6 @@ def test_steering_beside_them_changes_no_look_up(served: Served, correlator: Cor
             may_end.set()
         assert steered.result() == 0
     assert found == expected
-
-
-@pytest.fixture
-def own(tmp_path_factory: pytest.TempPathFactory) -> LookedUp:
-    """A store to change."""
-    return looked_up(tmp_path_factory)
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])

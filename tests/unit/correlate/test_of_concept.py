@@ -1,6 +1,7 @@
 """Concepts find what was said of features, by the correlator's interface."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from mistudio.correlate.queries import ConceptQuery, FeatureQuery
 from mistudio.errors import ConfigError, InputError
 from mistudio.features import EXPLANATIONS
 from mistudio.instrument.served import Served
-from tests.support.looked_up import FEATURES, LATER_HOOK
+from tests.support.looked_up import FEATURES, LATER_HOOK, LookedUp
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,16 @@ def test_with_an_embedder_both_ways_are_gone(with_vectors: Correlator, served: S
     cosines = [hit.value for hit in by_meaning.hits]
     assert len(cosines) == 3
     assert 1 >= cosines[0] >= cosines[1] >= cosines[2] > 0
+
+
+def test_what_is_searched_can_be_made_beforehand(own: LookedUp, tmp_path: Path) -> None:
+    with own.open() as opened, open_embedder("subject", opened) as embedder:
+        correlator = Correlator(opened, embedder=embedder, concepts_folder=tmp_path)
+        correlator.prepare()
+        made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+        assert made
+        assert correlator.concept(ConceptQuery(concept="cat")).hits
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == made
 
 
 def test_like_explanations_leave_out_the_feature_itself(correlator: Correlator, served: Served) -> None:

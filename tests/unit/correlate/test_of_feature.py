@@ -7,11 +7,13 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from mistudio.correlate.correlator import Correlator
-from mistudio.correlate.queries import FeatureQuery, VectorQuery
-from mistudio.errors import InputError, NotFound
-from mistudio.instrument.served import Served
-from tests.support.looked_up import FEATURES, LATER_HOOK
-from tests.support.tiny import WIDTH
+from mistudio.correlate.queries import FeatureQuery, TextQuery, TokenQuery, VectorQuery
+from mistudio.errors import InputError, NotFound, SubjectError
+from mistudio.instrument.served import Served, open_served
+from mistudio.sae import TopKConfig, new_autoencoder
+from tests.support.looked_up import CPU, FEATURES, LATER_HOOK, LookedUp
+from tests.support.tiny import MLP_WIDTH, WIDTH
+from tests.support.tiny_run import publish_sae
 
 TOGETHER = ("correlation", "pmi", "jaccard")
 
@@ -101,3 +103,27 @@ def test_a_vector_that_is_not_finite_is_refused(value: float) -> None:
 def test_a_vector_or_a_direction_is_needed() -> None:
     with pytest.raises(ValidationError, match="give a vector or the name of a direction"):
         VectorQuery()
+
+
+def test_a_transcoder_reads_and_writes_at_points_of_their_own(own: LookedUp) -> None:
+    """It reads the stream, and writes inside an MLP, which is wider and has no logit lens."""
+    transcoder = new_autoencoder(TopKConfig(width=64, k=4), WIDTH, MLP_WIDTH)
+    transcoder.for_training().initialise(torch.zeros(1, WIDTH), torch.Generator().manual_seed(0))
+    with own.open() as first:
+        activations = first.features[0].line.activations
+    sae = publish_sae(own.store, transcoder, activations, "resid_mid.1", "mlp_act.1")
+    with open_served(own.store, [sae.uri], own.source, CPU) as served:
+        correlator = Correlator(served)
+        assert correlator.vector(VectorQuery(vector=(1.0,) * MLP_WIDTH, top=2)).hits[0].measure == "decoder"
+        assert correlator.vector(VectorQuery(vector=(1.0,) * WIDTH, sides=("encoder",))).hits[0].measure == "encoder"
+        with pytest.raises(InputError, match=f"mlp_act.1, where .* writes, have {MLP_WIDTH}"):
+            correlator.vector(VectorQuery(vector=(1.0,) * WIDTH))
+        with pytest.raises(
+            SubjectError, match=r"the logit lens reads the residual stream, and .* writes at mlp_act\.1"
+        ):
+            correlator.token(TokenQuery(token=5, ways=("lens",)))
+        assert correlator.token(TokenQuery(token=5)).hits == ()
+        text = correlator.text(TextQuery(text="the cat sat", top=1000, by_token=True))
+        assert text.hook == "resid_mid.1"
+        value_HT = np.array([hit.by_token for hit in text.hits])
+        assert (value_HT > 0).sum(axis=0).max() <= 4

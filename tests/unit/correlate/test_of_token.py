@@ -10,8 +10,9 @@ from mistudio.correlate.correlator import Correlator
 from mistudio.correlate.of_token import lens_logits
 from mistudio.correlate.queries import TokenQuery
 from mistudio.correlate.replies import Hit, Reply
-from mistudio.errors import InputError
+from mistudio.errors import ConfigError, InputError
 from mistudio.instrument.served import Served
+from mistudio.settings import validated
 from mistudio.subject import unembed
 from tests.support.looked_up import FEATURES, LATER_HOOK
 
@@ -117,6 +118,14 @@ def test_a_text_of_several_tokens_is_refused_and_they_are_named(correlator: Corr
     ids = served.session.subject.tokenizer(" cat cat", add_special_tokens=False)["input_ids"]
     with pytest.raises(InputError, match=rf"is 2 tokens: ' cat' \({ids[0]}\), ' cat' \({ids[1]}\)\. Give the id"):
         correlator.token(TokenQuery(token=" cat cat"))
+
+
+@pytest.mark.parametrize("token", ["", "a" * 1001, "\ud800", -1, True, 1.5, None])
+def test_what_is_neither_an_id_nor_a_text_is_refused_in_one_sentence(token: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^token: give its id, from 0, or a text of 1 to 1,000 characters; not [^;]+$"
+    ):
+        validated(TokenQuery, {"token": token})
 
 
 def test_a_token_that_the_model_does_not_know_is_refused(correlator: Correlator) -> None:

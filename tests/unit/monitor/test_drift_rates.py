@@ -63,6 +63,21 @@ def test_what_is_kept_lazily_is_at_most_what_each_text_would_have_made_of_it() -
     assert (lazy_H >= exact_H - 0.5).all()
 
 
+def test_the_bound_is_above_the_evidence_and_the_largest_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(7)
+    share_H = draw.random(400) ** 2
+    tests = new_tests(draw.binomial(300, share_H), 300)
+    _run(tests, np.where(np.arange(400) % 50 == 0, 0.0, share_H), 120, seed=8)
+    log_e_H = tests.log_evidence()
+    assert (tests.most_log_evidence() >= log_e_H).all()
+    expected = np.argsort(-log_e_H, kind="stable")[:20].tolist()
+    for looked_at in (4096, 25):
+        monkeypatch.setattr("mistudio.monitor.drift_rates._LOOKED_AT", looked_at)
+        assert tests.largest(20).tolist() == expected
+    assert tests.largest(1000).tolist()[:20] == expected
+    assert new_tests(np.zeros(0, dtype=np.int64), 5).largest(3).tolist() == []
+
+
 def test_texts_of_a_primary_count_towards_what_is_usual_and_not_as_evidence() -> None:
     tests = new_tests(np.zeros(1, dtype=np.int64), 0)
     for number in range(1000):

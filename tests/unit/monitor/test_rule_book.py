@@ -105,12 +105,12 @@ def test_reply_and_prompt_and_largest_values_are_looked_at_as_asked() -> None:
     asked = rules(
         {**OVER_A, "part": "reply", "above": 1},
         {**OVER_A, "part": "prompt", "above": 1},
-        {**OVER_A, "pool": "top", "above": 1},
+        {**OVER_A, "watched": "top"},
     )
     seen = [
         observation(0, 3.0, reply=(0.0,), top=(0.5,)),
         observation(1, 0.0, reply=(3.0,), top=(0.5,)),
-        observation(2, 0.0, top=(2.0,)),
+        observation(2, 0.0, 0.0, 0.0, 3.0, top=(0.0, 0.0, 0.0, 2.0)),
         observation(3, 3.0, top=(0.5,)),
     ]
     alerts = told(asked, seen)
@@ -218,10 +218,12 @@ def test_a_threshold_that_was_calibrated_anew_begins_anew() -> None:
 
 def test_rules_that_cannot_be_are_refused_as_a_whole_and_the_book_stays() -> None:
     book = RuleBook(rules(OVER_A), watch_list({"a": 1.0}))
-    with pytest.raises(ConfigError, match="Rule r1 looks at nobody, which is not watched; the list has a, b, c"):
+    with pytest.raises(ConfigError, match="Rule r1 looks at nobody, which is not watched; the list has a, b, c, top"):
         book.replaced(rules(OVER_A, {**OVER_A, "watched": "nobody"}))
     with pytest.raises(ConfigError, match="looks at b, which has no threshold: give the rule above"):
         book.replaced(rules({**OVER_A, "watched": "b"}))
+    with pytest.raises(ConfigError, match="largest values of a, of which only the largest is read"):
+        book.replaced(rules({**OVER_A, "pool": "top", "above": 1}))
     assert exchanges(book.update(observation(1, 2.0))) == ["x1"]
 
 

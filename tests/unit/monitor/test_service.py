@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mistudio.artifacts.record import actions
 from mistudio.errors import ConfigError, InputError
 from mistudio.instrument.served import Served
 from mistudio.monitor.config import MonitorConfig
@@ -186,6 +187,8 @@ def test_rules_that_do_not_fit_change_nothing(served: Served, tmp_path: Path) ->
     with MonitorService(served, config(tmp_path)) as service:
         service.put_rules(rules(ANY), "a test")
         before = service.rules
+        last = list(actions(served.store))[-1].record
+        assert (last["target"], last["digest"], last["detail"]["by"]) == ("monitor/rules", before.digest, "a test")
         for refused in (
             rules({**ANY, "watched": "unknown"}),
             rules({"kind": "threshold", "watched": "f3"}),

@@ -38,7 +38,7 @@ def exchange(content: object, reply_from: int | None = None, name: str = "r1") -
 
 
 def test_largest_values_and_their_places_are_those_of_a_plain_reading(served: Served) -> None:
-    found = Watcher(served, watch_list(top=3)).observe([exchange(text, name=text) for text in TEXTS])
+    found = Watcher(served, watch_list(pool="top", top=3)).observe([exchange(text, name=text) for text in TEXTS])
     readings = served.session.read(TEXTS, FEATURES)
     for one, reading in zip(found, readings, strict=True):
         value_TW = reading.value_TL
@@ -61,7 +61,7 @@ def test_values_by_token_are_those_of_a_plain_reading(served: Served) -> None:
 
 def test_prompt_and_reply_are_told_apart_and_make_up_the_whole(served: Served) -> None:
     text, start = TEXTS[2], len("rain fell on the hill")
-    (one,) = Watcher(served, watch_list(top=2)).observe([exchange(text, start)])
+    (one,) = Watcher(served, watch_list(pool="top", top=2)).observe([exchange(text, start)])
     assert one.prompt is not None
     assert one.reply is not None
     np.testing.assert_array_equal(one.max_W, np.maximum(one.prompt.max_W, one.reply.max_W))
@@ -107,14 +107,20 @@ def planted(served: Served) -> Served:
 @pytest.mark.parametrize("place", [0, 1023, 1024, 1983, 5000, 7999])
 def test_a_trigger_at_any_place_of_a_long_text_is_seen(planted: Served, place: int) -> None:
     with_it = [*CLEAN[:place], TRIGGER, *CLEAN[place + 1 :]]
-    watched = [{"name": "t", "feature": 3, "autoencoder": "sae/planted"}, {"name": "other", "feature": 3}]
+    planted_one = {"feature": 3, "autoencoder": "sae/planted"}
+    watched = [
+        {"name": "t", **planted_one},
+        {"name": "other", "feature": 3},
+        {"name": "top", **planted_one, "pool": "top"},
+    ]
     asked = WatchList.model_validate({"watched": watched})
     watcher = Watcher(planted, asked, WatchConfig(piece_tokens=1024))
     before, after = watcher.observe([exchange((0, *CLEAN)), exchange((0, *with_it))])
     assert before.max_W[0] == 0
     assert after.max_W[0] == pytest.approx(1, abs=1e-3)
     assert after.place_W[0] == place + 1
-    assert after.top_W[0] == pytest.approx(1 / 8, abs=1e-3)
+    assert after.top_W[2] == pytest.approx(1 / 8, abs=1e-3)
+    assert after.max_W[2] == after.top_W[0] == after.max_W[0]
     (by_token,) = watcher.observe_tokens([Sample((0, *with_it))])
     assert by_token.value_TW[:, 0].mean() < 1e-3  # a mean would have missed it
 
