@@ -13,19 +13,16 @@ from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Stor
 from mistudio.artifacts import find_reference as find_named
 from mistudio.directions.artifact import KIND as DIRECTION
 from mistudio.directions.example_files import File
-from mistudio.errors import ConfigError, InputError
+from mistudio.errors import ConfigError
 from mistudio.evaluate.step import numerics
 from mistudio.monitor.calibrate_config import CalibrateConfig
 from mistudio.monitor.calibration import KIND
-from mistudio.monitor.rates import least_for
 from mistudio.monitor.reference_texts import Reference
 from mistudio.monitor.watch_list import WatchList
 from mistudio.subject import SubjectConfig, SubjectSource
 
 if TYPE_CHECKING:
     from mistudio.instrument.served import Served
-
-FEWEST_POSITIVE = 8
 
 
 def calibrate(
@@ -73,28 +70,6 @@ def calibrate(
             return measure(draft, Given(served, watch_list, reference, positive), config, seed)
 
     return produce(store, recipe, "calibrate", build)
-
-
-def rates_of(watch_list: WatchList, config: CalibrateConfig) -> list[float]:
-    """The rate of false positives that is asked for, of each column."""
-    return [one.false_positive_rate or config.false_positive_rate for one in watch_list.watched]
-
-
-def check_enough(least_rate: float, count: int, what: str, share: float) -> None:
-    """Refuse texts that are too few for a rate.
-
-    Raises:
-        InputError: they are; the message says how many it takes.
-    """
-    least = least_for(least_rate)
-    if count >= least:
-        return
-    message = (
-        f"A false-positive rate of {least_rate:g} takes at least {least:,} {what} to find a threshold on, and there "
-        f"are {count:,}: give {round(least / share) + 1:,} reference {what} or more, or ask for a rate of "
-        f"{1 / (count + 1):.2g} or more."
-    )
-    raise InputError(message)
 
 
 def _check(watch_list: WatchList, config: CalibrateConfig) -> None:

@@ -17,18 +17,19 @@ from mistudio.directions.example_files import File
 from mistudio.errors import ConfigError, InputError
 from mistudio.instrument.served import Served
 from mistudio.monitor import calibration_page
-from mistudio.monitor.calibrate import FEWEST_POSITIVE, check_enough, rates_of
 from mistudio.monitor.calibrate_baselines import baselines, kind_of
 from mistudio.monitor.calibrate_config import CalibrateConfig
 from mistudio.monitor.calibrate_values import Floats, Largest, TextReader
 from mistudio.monitor.calibration import CALIBRATION, LIST_NAME, PAGE_NAME, RANDOM, WATCHED
 from mistudio.monitor.columns import Vector
-from mistudio.monitor.rates import interval, rank_for, threshold_for, upper_bound, upper_bound_by_document
+from mistudio.monitor.rate_ranks import check_enough, rank_for, rates_of
+from mistudio.monitor.rates import interval, threshold_for, upper_bound, upper_bound_by_document
 from mistudio.monitor.records import Sample
 from mistudio.monitor.reference_texts import Halves, Reference, halves, samples_of
 from mistudio.monitor.watch_list import WatchList
 from mistudio.monitor.watching import Watcher
 
+FEWEST_POSITIVE = 8
 _MOST_VALUES = 1 << 28
 Rows = list[dict[str, Any]]
 

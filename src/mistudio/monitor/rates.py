@@ -1,29 +1,15 @@
-"""Thresholds for a rate of false positives, and what is known of a rate from counts.
-
-Of n texts that are drawn like those to come, the k-th largest value is exceeded by the next one with probability at
-most k / (n + 1), whatever the values are spread like (conformal prediction; Vovk, Gammerman and Shafer 2005). So the
-threshold for a rate is the k-th largest, with k = rate x (n + 1) rounded down; where that is 0, n is too small.
+"""Thresholds for a rate of false positives (:mod:`mistudio.monitor.rate_ranks`), and what counts say of a rate.
 
 Shape legend: N texts or tokens, W columns.
 """
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from mistudio.monitor.rate_ranks import rank_for
+
 Values = NDArray[np.float32]
-
-
-def rank_for(rate: float, count: int) -> int:
-    """Which of the largest values is the threshold, from 1; 0: there are too few for the rate."""
-    return math.floor(rate * (count + 1) + 1e-9)
-
-
-def least_for(rate: float) -> int:
-    """How many texts a rate takes at least."""
-    return math.ceil(1 / rate - 1 - 1e-9)
 
 
 def threshold_for(value_N: Values, rate: float) -> float:
