@@ -28,6 +28,10 @@ from mistudio.find import FindConfig, find_features
 from mistudio.find.config import MoreConfig, PassConfig
 from mistudio.find.more import find_more
 from mistudio.find.step import find_part
+from mistudio.monitor.calibrate import calibrate
+from mistudio.monitor.calibrate_config import CalibrateConfig
+from mistudio.monitor.reference_texts import Reference
+from mistudio.monitor.watch_list import WatchList
 from mistudio.report.compare import CompareConfig, compare
 from mistudio.report.step import ReportConfig, report
 from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
@@ -202,6 +206,18 @@ CALLS: dict[str, tuple[BaseModel, Call]] = {
     "report": (
         ReportConfig(),
         lambda store, line, config: report(store, line.features, line.evaluation, config, line.scores),
+    ),
+    "calibrate": (
+        CalibrateConfig(),
+        lambda store, line, config: calibrate(
+            store,
+            WatchList.model_validate({"watched": [{"name": "a", "feature": 1}]}),
+            [line.saes[0]],
+            Reference(line.run.corpus, config.split),
+            line.run.source,
+            CPU,
+            config,
+        ),
     ),
     "compare": (CompareConfig(), lambda store, line, config: compare(store, [line.evaluation], config)),
 }

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mistudio.monitor.watch_config import WatchConfig
 from mistudio.settings import DASHBOARD, Settings
@@ -39,14 +39,7 @@ class CalibrateConfig(Settings):
     )
     c: float = Field(default=1.0, gt=0, description="of the probe: how little it is regularised (C)")
     controls: int = Field(default=5, ge=1, le=100, description="random directions to compare with")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of bounds and intervals")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="of bounds and intervals")
     resamples: int = Field(default=1000, ge=100, description="of documents, for the bound of a rate per token")
     texts_at_once: int = Field(default=256, ge=1, le=100_000, description="texts that are read together")
     watch: WatchConfig = Field(default=WatchConfig(), description="how texts go through the model")
-
-    @model_validator(mode="after")
-    def _nothing_is_kept(self) -> "CalibrateConfig":
-        if self.watch.keep_strings:
-            message = "watch.keep_strings is for a service: no text is kept here"
-            raise ValueError(message)
-        return self

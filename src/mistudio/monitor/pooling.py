@@ -73,7 +73,7 @@ def _largest(value_BTU: Tensor) -> tuple[Tensor, Tensor]:
     value_BCSU = value_BTU[:, :whole].view(num_pieces, chunks, _CHUNK, width)
     top_BU, chunk_BU = value_BCSU.amax(dim=2).max(dim=1)
     index_B1SU = chunk_BU[:, None, None].expand(-1, 1, _CHUNK, -1)
-    place_BU = chunk_BU * _CHUNK + value_BCSU.gather(1, index_B1SU)[:, 0].argmax(dim=1)
+    place_BU = chunk_BU * _CHUNK + value_BCSU.gather(1, index_B1SU)[:, 0].max(dim=1).indices
     if whole < num_tokens:
         rest = value_BTU[:, whole:].max(dim=1)
         place_BU = torch.where(rest.values > top_BU, rest.indices + whole, place_BU)

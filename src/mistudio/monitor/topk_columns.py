@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mistudio.sae import SparseAutoencoder
+from mistudio.sae import SparseAutoencoder, ThresholdedAutoencoder
 from mistudio.sae.selection import top_indices
 from mistudio.sae.topk import TopKAutoencoder
 
@@ -38,7 +38,11 @@ def column_reader(sae: SparseAutoencoder, latents: Sequence[int]) -> Callable[[T
         InputError: there is no such latent.
     """
     latents_C = torch.tensor(latents, dtype=torch.int64, device=sae.W_dec.device)
-    encode = TopKColumns(sae, latents_C) if type(sae) is TopKAutoencoder else sae.encoder_of(latents_C)
+    encode = sae.encoder_of(latents_C)  # checks the numbers
+    if type(sae) is TopKAutoencoder:
+        encode = TopKColumns(sae, latents_C)
+    elif isinstance(sae, ThresholdedAutoencoder):
+        encode = threshold_columns(sae, latents_C)
     dtype = sae.W_enc.dtype
 
     def read(x_D: Tensor) -> Tensor:
@@ -46,6 +50,26 @@ def column_reader(sae: SparseAutoencoder, latents: Sequence[int]) -> Callable[[T
         return encode(flat_ND).float().reshape(*x_D.shape[:-1], -1)
 
     return read
+
+
+def threshold_columns(sae: ThresholdedAutoencoder, latents_C: Tensor) -> Callable[[Tensor], Tensor]:
+    """Chosen latents of an autoencoder whose latents do not compete: the values of its ``encoder_of``.
+
+    What is below its threshold is multiplied by zero, which takes a CPU a fraction of the time that choosing takes.
+    """
+    W_CD, b_C = sae.W_enc.detach()[latents_C], sae.b_enc.detach()[latents_C]
+    threshold_C = sae.threshold_F.detach().expand(sae.width)[latents_C]
+
+    @torch.no_grad()
+    def encode(x_ND: Tensor) -> Tensor:
+        pre_NC = functional.linear(x_ND, W_CD, b_C)
+        acts_NC = sae.activate(pre_NC, latents_C).clamp(min=0)
+        acts_NC.mul_((pre_NC - threshold_C).sign_().clamp_(min=0))
+        if sae.norm_limit is None:
+            return acts_NC
+        return acts_NC.masked_fill_(~sae.norm_limit.keeps(x_ND)[:, None], 0.0)
+
+    return encode
 
 
 class TopKColumns:

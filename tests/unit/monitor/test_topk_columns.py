@@ -5,7 +5,8 @@ import torch
 
 from mistudio.monitor.pooling import NOTHING, tops
 from mistudio.monitor.topk_columns import TopKColumns, column_reader
-from mistudio.sae import JumpReLUConfig, NormLimit, TopKConfig
+from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, NormLimit, StandardConfig, TopKConfig
+from mistudio.sae.config import ArchitectureConfig
 from mistudio.sae.topk import TopKAutoencoder
 from tests.support.directions import random_directions
 
@@ -62,8 +63,23 @@ def test_equals_compete_for_the_last_place_as_in_the_whole_encoder() -> None:
     torch.testing.assert_close(TopKColumns(sae, latents_C)(x_ND), sae.encode_chosen(x_ND, latents_C))
 
 
-def test_latents_that_do_not_compete_are_read_by_their_rows() -> None:
-    sae = random_directions(JumpReLUConfig(width=F, initial_threshold=0.5, allow_wide=True), WIDTH, seed=1)
+@pytest.mark.parametrize(
+    "config",
+    [
+        JumpReLUConfig(width=F, initial_threshold=0.5, allow_wide=True),
+        GatedConfig(width=F, allow_wide=True),
+        StandardConfig(width=F, allow_wide=True),
+        BatchTopKConfig(width=F, k=4, allow_wide=True),
+    ],
+)
+@pytest.mark.parametrize("limited", [False, True])
+def test_latents_that_do_not_compete_are_read_by_their_rows(config: ArchitectureConfig, limited: bool) -> None:
+    sae = random_directions(config, WIDTH, seed=1)
+    if isinstance(config, GatedConfig):
+        with torch.no_grad():
+            sae.b_mag.fill_(-0.3)  # type: ignore[union-attr, operator]
+    if limited:
+        sae.norm_limit = NormLimit(torch.zeros(WIDTH), 5.0)
     x_D = inputs(30, 0).view(5, 6, WIDTH)
     read = column_reader(sae, [5, 900])
     torch.testing.assert_close(read(x_D), sae.encode(x_D.flatten(0, 1))[:, [5, 900]].view(5, 6, 2))
