@@ -165,7 +165,14 @@ def speed_rows(num_texts: int) -> list[Row]:
                 for number in range(SEARCHES)
             ]
             rows.append(row(f"a search, {way}, median", round(statistics.median(taken) * 1e3), "ms", against))
-        rows.append(row("most memory of the process", round(peak_bytes() / 2**20), "MiB", against))
+        rows.append(
+            row(
+                "most memory of the process, models and their training included",
+                round(peak_bytes() / 2**20),
+                "MiB",
+                against,
+            )
+        )
     return rows
 
 

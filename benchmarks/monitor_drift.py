@@ -184,7 +184,7 @@ def repeated_rows(pool: Pool, draw: np.random.Generator, reference: int, num_tex
 
 def cost_rows(draw: np.random.Generator, num_features: int, fired: int, num_texts: int = 200) -> list[Row]:
     """What a text costs with so many features, and what is saved of it."""
-    texts_F = draw.integers(1, 5000, size=num_features)
+    texts_F = draw.binomial(10_000, fired / num_features, num_features)
     detector = DriftDetector(Profile({"sae": FiringProfile(10_000, 10_000, texts_F, texts_F)}))
     chosen = [np.sort(draw.choice(num_features, fired, replace=False)) for _ in range(num_texts)]
     seen = [_observation(number, features) for number, features in enumerate(chosen)]

@@ -238,6 +238,7 @@ def _mixed(server: Server, seconds: float) -> Iterator[Row]:
     for name, load in chosen.items():  # what is loaded and compiled at first use is no figure of either
         Asking(server, {name: load}, most=2 * load.clients).to_the_end(lambda: None)
     yield row("memory of the server before", round(server.memory_mib()), "MiB")
+    yield row("an answer without any work, p99: the machine's own", _idle_p99_ms(server), "ms")
     alone = {name: Asking(server, {name: load}).for_seconds(seconds)[name] for name, load in chosen.items()}
     mixed = Asking(server, chosen).for_seconds(seconds)
     for name in chosen:
@@ -246,6 +247,18 @@ def _mixed(server: Server, seconds: float) -> Iterator[Row]:
         yield from _of_sink(server, mixed["events"])
     failed = sum(answers.failed for answers in (*alone.values(), *mixed.values()))
     yield row("answers that were errors", failed, "requests", "", 0, failed == 0)
+
+
+def _idle_p99_ms(server: Server) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_TIMEOUT_S)
+
+    def ask() -> None:
+        connection.request("GET", "/v2/health/live")
+        connection.getresponse().read()
+
+    times_s = [reporting.timed(ask) for _ in range(1000)]
+    connection.close()
+    return round(1e3 * statistics.quantiles(times_s, n=100)[98], 1)
 
 
 def _of_load(name: str, alone: Answers, mixed: Answers) -> Iterator[Row]:

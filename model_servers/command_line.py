@@ -154,7 +154,8 @@ def _monitor(options: Mapping[str, Any], settings: ServerSettings, shared: "Shar
     from model_servers.monitor.predictor import MonitorPredictor
 
     config = validated(MonitorConfig, _PREDICTORS["monitor"].offered.content(options))
-    return MonitorPredictor(shared, config, _RELAY if "steer" in _names(options["models"]) else None)
+    relay = _RELAY if "steer" in _names(options["models"]) else None
+    return MonitorPredictor(shared, config, relay, _text(options["chat_template"]))
 
 
 def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared[Served]") -> "Predictor":

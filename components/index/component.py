@@ -1,5 +1,7 @@
 """The index step as a KFP component. Written by ``make components`` from its declaration: do not edit."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from components.images import BATCH_IMAGE
@@ -11,6 +13,7 @@ def index(
     index: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
+    explanations: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045 - kfp reads no other spelling
     kind: str = "auto",
     recall: float = 0.99,
     index_settings: str = "",
@@ -24,6 +27,7 @@ def index(
         index: The index, and its recall against brute force.
         summary: A page on it, for the dashboard to show.
         metrics: The figures, for the dashboard to compare.
+        explanations: Explanations, to index their words too (explanations/...).
         kind: Brute force (flat), codes of a few bits (codes), the same in lists by direction (ivfpq), a graph
             (hnsw), or what size and measured recall ask for (auto).
         recall: Share of the 10 nearest features that have to be found, of every kind of query.
@@ -37,6 +41,7 @@ def index(
     done = steps.run_step(
         "index",
         sae=steps.artifact_uri(sae.path),
+        explanations=steps.artifact_uri(explanations.path) if explanations else None,
         kind=kind,
         recall=recall,
         index_settings=index_settings or None,

@@ -41,6 +41,7 @@ class MonitorPredictor(Predictor):
         shared: the model and its autoencoders.
         config: what is watched, and how much is kept.
         relay: where what steers in the same process asks for who follows; None: nothing does.
+        chat_template: to be used in place of the tokenizer's own.
 
     Raises:
         ConfigError: the forward URL is none.
@@ -52,8 +53,13 @@ class MonitorPredictor(Predictor):
     lanes = {sink.PATH: Lane.SINK, **streaming.LANES}
 
     def __init__(
-        self, shared: "Shared[Served]", config: MonitorConfig | None = None, relay: Relay | None = None
+        self,
+        shared: "Shared[Served]",
+        config: MonitorConfig | None = None,
+        relay: Relay | None = None,
+        chat_template: str | None = None,
     ) -> None:
+        self._chat_template = chat_template
         self._shared, self._config, self._relay = shared, config or MonitorConfig(), relay
         self._served: Served | None = None
         self._monitor: MonitorService | None = None
@@ -77,7 +83,12 @@ class MonitorPredictor(Predictor):
         from mistudio.monitor.service import MonitorService
 
         self._served = self._shared.take()
-        monitor = MonitorService(self._served, self._config, follows_generated=self._relay is not None)
+        monitor = MonitorService(
+            self._served,
+            self._config,
+            chat_template=self._chat_template,
+            follows_generated=self._relay is not None,
+        )
         monitor.start()
         self._monitor = monitor
         if self._relay is not None:

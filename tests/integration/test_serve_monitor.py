@@ -86,13 +86,20 @@ def test_what_is_read_at_once_is_what_traffic_with_the_same_text_gives(client: h
 def test_a_text_a_chat_and_ids_are_read_by_v1_and_v2(client: httpx.Client) -> None:
     chat = {"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]}
     plain = {"text": "the cat sat", "reply_from": 7}
-    instances = [{"text": "the cat", "tokens": True}, {"ids": [0, 5, 6, 7]}, plain, {**chat, "reply_from": 1}]
+    instances = [
+        {"text": "the cat", "tokens": True},
+        {"ids": [0, 5, 6, 7]},
+        plain,
+        {**chat, "reply_from": 1, "tokens": True},
+    ]
     found = client.post("/v1/models/monitor:predict", json={"instances": instances}).json()["predictions"]
     by_token = found[0]["by_token"]
     values = [value for value, read in zip(by_token["values"]["f3"], by_token["is_read"], strict=True) if read]
     assert max(values) == pytest.approx(found[0]["watched"]["f3"]["max"], abs=1e-5)
     assert len(by_token["strings"]) == len(by_token["ids"])
     assert all(one["reply_from"] is not None for one in found[2:])
+    roles = found[3]["by_token"]["roles"]
+    assert {"user", "assistant", None} == set(roles)  # None: of the server's template
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["the cat"]}]}
     (output,) = client.post("/v2/models/monitor/infer", json=body).json()["outputs"]
     assert json.loads(output["data"][0])["watched"] == found[0]["watched"]

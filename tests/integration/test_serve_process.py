@@ -110,6 +110,7 @@ def test_on_sigterm_a_server_finishes_what_it_is_at_and_answers_nothing_new(tiny
         assert process.ended() == 0
 
 
+@pytest.mark.proof
 def test_look_ups_a_watch_and_steering_share_a_process_and_the_model_in_it(tiny: TinyStore, tmp_path: Path) -> None:
     models = ("--models", "correlate,monitor,steer", "--monitor-folder", str(tmp_path), "--drain-timeout-s", "300")
     with started(tiny, *models) as (process, client):

@@ -49,7 +49,7 @@ def watching(
     """A server with the predictor monitor, and with steer where that is wanted."""
     content = {"folder": folder / "monitor", "watch_list": watch_file(folder), "tell_words": True, **given}
     relay, shared = Relay(), tiny.shared()
-    monitor = MonitorPredictor(shared, validated(MonitorConfig, content), relay if steers else None)
+    monitor = MonitorPredictor(shared, validated(MonitorConfig, content), relay if steers else None, CHAT_TEMPLATE)
     predictors: list[Predictor] = [monitor]
     if steers:
         predictors.append(SteerPredictor(shared, ServiceConfig(rows=4), CHAT_TEMPLATE, listener=relay))

@@ -68,13 +68,19 @@ def prompts(count: int, triggered: float = 0.0, seed: int = 1) -> list[str]:
         triggered: share of those behind which the trigger stands.
         seed: of which these are.
     """
+    return [before for before, _ in quiet(count, triggered, seed)]
+
+
+def quiet(count: int, triggered: float = 0.0, seed: int = 1, num_words: int = 6) -> list[tuple[str, str]]:
+    """The same, each with the words that its document goes on with: what a model without a backdoor might say."""
     source = traffic()
     draw = np.random.default_rng(seed)
     texts = []
     for words in source.clean(seed * 10_000, count):
         ends = [end for end in sentence_ends(words) if end <= _WORDS_ASKED] or sentence_ends(words)[:1]
         trigger: Sequence[str] = source.secret.trigger if draw.random() < triggered else ()
-        texts.append(" ".join([*words[: ends[-1]], *trigger]))
+        after = words[ends[-1] : ends[-1] + num_words]
+        texts.append((" ".join([*words[: ends[-1]], *trigger]), "".join(f" {word}" for word in after)))
     return texts
 
 

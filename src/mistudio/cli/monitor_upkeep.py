@@ -9,9 +9,10 @@ from mistudio.cli.options import StoreOption
 from mistudio.terminal import echo
 
 if TYPE_CHECKING:
-    from mistudio.artifacts import Store
+    from mistudio.artifacts import Produced, Store
     from mistudio.instrument.served import Served
     from mistudio.monitor.watch_list import WatchList
+    from mistudio.subject import SubjectSource
 
 _PROFILE_HELP = """Count in how many texts each feature fires: what drift is measured against.
 
@@ -43,6 +44,12 @@ Example:
 LineOption = Annotated[
     list[str] | None, typer.Option("--line", help="Artifact of an autoencoder or what was made of it; may be repeated.")
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="The model, where it does not lie where its captures say: folder, GGUF file, hub id, subject/..."
+    ),
+]
 
 
 def add(monitor: typer.Typer) -> None:
@@ -58,6 +65,7 @@ def profile(
     unit: Annotated[Literal["document", "sequence"], typer.Option(help="What a text is.")] = "document",
     traffic: Annotated[str, typer.Option(help="Recorded traffic in place of the corpus.")] = "",
     watch_list: Annotated[Path | None, typer.Option(help="File of a watch list, with --traffic.")] = None,
+    model: ModelOption = "",
     store: StoreOption = "",
 ) -> None:
     """Count in how many texts each feature fires."""
@@ -70,7 +78,7 @@ def profile(
         message = "--watch-list needs --traffic: activations that were captured say nothing of its columns."
         raise ConfigError(message)
     if traffic:
-        echo(_of_traffic(opened, line or [], traffic, watch_list))
+        _tell(opened, _of_traffic(opened, line or [], traffic, watch_list, model))
         return
     if not line:
         with Catalog(opened) as catalog:
@@ -78,8 +86,7 @@ def profile(
     else:
         lines = [Line(opened, open_artifact(opened, uri)) for uri in line]
     for each in lines:
-        made = line_profile(each, ProfileConfig(split=split, unit=unit))
-        echo(_told(made.artifact.uri, made.artifact.manifest.summary))
+        _tell(opened, line_profile(each, ProfileConfig(split=split, unit=unit)))
 
 
 def reference(
@@ -88,6 +95,7 @@ def reference(
     corpus: Annotated[str, typer.Option(help="Corpus of the texts. [default: that of the autoencoder]")] = "",
     split: Annotated[Literal["train", "heldout"], typer.Option(help="Of the corpus.")] = "heldout",
     max_texts: Annotated[int, typer.Option(min=40, help="Sequences at most, drawn at random.")] = 2000,
+    model: ModelOption = "",
     store: StoreOption = "",
 ) -> None:
     """Keep what a watch list sees in reference texts."""
@@ -99,10 +107,10 @@ def reference(
     from mistudio.monitor.watch_list import read_watch_list
 
     opened, listed = open_store(store), read_watch_list(watch_list)
-    with open_served(opened, line or []) as served:
+    with open_served(opened, line or [], _source(opened, model)) as served:
         config = ReferenceConfig(split=split, max_texts=max_texts)
-        made = make(served, corpus_of(opened, served, corpus or None), listed, config).artifact
-    echo(_told(made.uri, made.manifest.summary))
+        made = make(served, corpus_of(opened, served, corpus or None), listed, config)
+    _tell(opened, made)
 
 
 def revalidate(
@@ -117,14 +125,13 @@ def revalidate(
     from mistudio.monitor.revalidate import check_none_refused, open_realignment
     from mistudio.monitor.revalidate import revalidate as judge
     from mistudio.monitor.revalidate_config import RevalidateConfig
-    from mistudio.subject import artifact_source, resolve_source
+    from mistudio.subject import resolve_source
 
     config = RevalidateConfig(min_correlation=min_correlation, min_agreement=min_agreement)
     opened = open_store(store)
-    is_stored = model.startswith("subject/")
-    source = artifact_source(open_artifact(opened, model, "subject")) if is_stored else resolve_source(model)
-    made = judge(open_artifact(opened, reference, "reference"), source, config).artifact
-    found = open_realignment(made)
+    source = _source(opened, model) or resolve_source(model)
+    made = judge(open_artifact(opened, reference, "reference"), source, config)
+    found = open_realignment(made.artifact)
     for one in found.found.verdicts:
         figures = [
             f"{name} {_shown(each.correlation)}/{_shown(each.agreement)}"
@@ -133,11 +140,11 @@ def revalidate(
         echo(f"{one.outcome:<9}  {one.name}  {', '.join(figures)}  {one.reason if one.num_above == 0 else ''}".rstrip())
     for hook, each in found.maps.items():
         echo(f"{hook}: a {each.kind} leaves {each.unexplained:.2%} unexplained, none {each.unexplained_as_is:.2%}")
-    echo(_told(made.uri, made.manifest.summary))
+    _tell(opened, made)
     check_none_refused(found)
 
 
-def _of_traffic(store: "Store", lines: list[str], traffic: str, watch_list: Path | None) -> str:
+def _of_traffic(store: "Store", lines: list[str], traffic: str, watch_list: Path | None, model: str) -> "Produced":
     from mistudio.instrument.served import open_served
     from mistudio.monitor.parquet_source import RecordedTraffic
     from mistudio.monitor.profile import Profile
@@ -146,15 +153,25 @@ def _of_traffic(store: "Store", lines: list[str], traffic: str, watch_list: Path
     from mistudio.monitor.watching import Watcher
 
     recorded = RecordedTraffic(traffic, TrafficSettings())
-    with open_served(store, lines) as served:
+    with open_served(store, lines, _source(store, model)) as served:
         listed = _watch_list(served, watch_list)
         watcher = Watcher(served, listed)
         widths = {placed.uri: placed.sae.width for placed in served.session.autoencoders}
         seen = (one for exchange in recorded.exchanges() for one in watcher.observe([exchange]))
         names = listed.names if watch_list is not None else ()
         found = Profile.gathered(seen, widths, names, {"traffic": "recorded"})
-        made = publish_profile(store, found, inputs_of([one.line.sae for one in served.features])).artifact
-    return _told(made.uri, made.manifest.summary)
+        return publish_profile(store, found, inputs_of([one.line.sae for one in served.features]))
+
+
+def _source(store: "Store", model: str) -> "SubjectSource | None":
+    """The model that is named; None: none is."""
+    from mistudio.artifacts import open_artifact
+    from mistudio.subject import artifact_source, resolve_source
+
+    if not model:
+        return None
+    is_stored = model.startswith("subject/")
+    return artifact_source(open_artifact(store, model, "subject")) if is_stored else resolve_source(model)
 
 
 def _watch_list(served: "Served", path: Path | None) -> "WatchList":
@@ -166,9 +183,15 @@ def _watch_list(served: "Served", path: Path | None) -> "WatchList":
     return listed.model_copy(update={"encode_in_full": every})
 
 
-def _told(uri: str, summary: object) -> str:
-    figures = ", ".join(f"{name} {value}" for name, value in dict(summary).items())  # type: ignore[call-overload]
-    return f"{uri}: {figures}"
+def _tell(store: "Store", made: "Produced") -> None:
+    """Say what there is now, and put on record that it was published."""
+    from mistudio.artifacts import record_action
+
+    artifact = made.artifact
+    if not made.found:
+        record_action(store, "publish", artifact.uri, artifact.digest)
+    figures = ", ".join(f"{name} {value}" for name, value in sorted(artifact.manifest.summary.items()))
+    echo(f"{artifact.uri}: {figures}")
 
 
 def _shown(value: float | None) -> str:

@@ -54,6 +54,7 @@ class ExamplesLook(Look, total=False):
     """... of examples."""
 
     roles: Sequence[str]
+    side: Literal["positive", "negative", "both"]
     pool: Literal["max", "mean"]
     direction_pool: Literal["mean", "last"]
     method: Literal["mean_difference", "logistic"]
@@ -85,6 +86,7 @@ class Hit(_Reply):
     by_token: tuple[float, ...] | None = Field(None, description="activation on each token of the reply")
     label: str | None = Field(None, description="what is said of it, in a few words")
     explanation: str | None = None
+    explainer: str | None = Field(None, description="of a concept: who said it")
     score: float | None = Field(None, description="how well that holds")
     density: float | None = Field(None, description="share of the training tokens that it fires on")
     decoder_norm: float

@@ -61,16 +61,23 @@ class ConceptSearch:
         folder: where the index of words and the vectors lie, in a folder for each artifact of explanations, or are
             put when they are first asked for; None: in the private folder of this machine for the store.
         embedder: makes vectors of texts; None: words alone are searched.
+        texts: the index of words, where the step index has made it.
 
     Raises:
         InputError: nothing was said of these features.
     """
 
-    def __init__(self, features: FeatureSet, folder: Path | None = None, embedder: Embedder | None = None) -> None:
+    def __init__(
+        self,
+        features: FeatureSet,
+        folder: Path | None = None,
+        embedder: Embedder | None = None,
+        texts: Path | None = None,
+    ) -> None:
         self._features, self._explanations = features, explanations_of(features)
         base = scratch_folder(self._explanations.store) / FOLDER if folder is None else folder
         self._folder = base / self._explanations.digest[:_KEY_DIGITS]
-        self._embedder = embedder
+        self._embedder, self._texts_made = embedder, texts
         self._making_texts, self._making_vectors = Lock(), Lock()
         self._texts: TextIndex | None = None
         self._vectors: TextVectors | None = None
@@ -133,7 +140,7 @@ class ConceptSearch:
         """The index of words; the first thread that wants it makes it."""
         with self._making_texts:
             if self._texts is None:
-                path = self._folder / TEXTS_NAME
+                path = self._texts_made or self._folder / TEXTS_NAME
                 if not path.is_file():
                     self._write_texts(path)
                 self._texts = TextIndex(path, self._explanations.digest)

@@ -68,7 +68,7 @@ def _mapped(sae: Artifact, name: str) -> NDArray[np.float32]:
     from mistudio.sae.files import WEIGHTS_NAME
 
     try:
-        # With PyTorch tensors are views of the mapped file; with NumPy they would be copies.
+        # With PyTorch tensors are views of the mapped file, which writing would not reach; with NumPy they are copies.
         with safe_open(sae.file(WEIGHTS_NAME), framework="pt") as weights:
             found: NDArray[np.float32] = weights.get_tensor(name).numpy()
     except SafetensorError as error:
@@ -77,5 +77,4 @@ def _mapped(sae: Artifact, name: str) -> NDArray[np.float32]:
     if found.dtype != np.float32 or found.ndim != 2 or not found.size:
         message = f"{sae.uri}/{WEIGHTS_NAME} holds {name} as {found.dtype} {list(found.shape)}, not float32 in rows."
         raise DamagedArtifact(message)
-    found.flags.writeable = False  # it is the file's own memory
     return found

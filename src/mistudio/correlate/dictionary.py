@@ -18,6 +18,7 @@ from mistudio.correlate.directions_index import KIND as INDEX_KIND
 from mistudio.correlate.directions_index import DirectionIndex, ExactIndex, open_index
 from mistudio.correlate.embedders import Embedder
 from mistudio.correlate.pages import Pages
+from mistudio.correlate.text_index import TEXTS_NAME
 from mistudio.correlate.token_tables import TokenTables
 from mistudio.errors import InputError
 from mistudio.features import FeatureSet
@@ -116,7 +117,9 @@ class Dictionary:
         if features.explained is None:
             message = f"{what}: nothing was said of the features of {self.name} yet: run mistudio explain."
             raise InputError(message)
-        return self._once("concepts", lambda: ConceptSearch(features, self._concepts_folder, self._embedder))
+        return self._once(
+            "concepts", lambda: ConceptSearch(features, self._concepts_folder, self._embedder, self._texts())
+        )
 
     def decoder(self) -> tuple[DirectionIndex, str | None]:
         """What finds decoder directions, and the artifact of the index; None: all are compared.
@@ -127,6 +130,15 @@ class Dictionary:
         if found is None:
             return self._once("decoder", lambda: ExactIndex(mapped_decoder(self.served.line.sae))), None
         return self._once(f"index {found.digest}", lambda: open_index(found)), found.uri
+
+    def _texts(self) -> Path | None:
+        """The index of the explanations' words, where the newest index of this autoencoder has it."""
+        explanations = self.served.line.explanations
+        found = self._newest_from(self.served.line.sae, INDEX_KIND)
+        if found is None or explanations is None or TEXTS_NAME not in found.paths():
+            return None
+        is_of_these = found.manifest.inputs["explanations"].digest == explanations.digest
+        return found.file(TEXTS_NAME) if is_of_these else None
 
     def encoder(self) -> DirectionIndex:
         """What compares a vector with all encoder directions."""

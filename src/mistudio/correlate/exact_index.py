@@ -4,13 +4,22 @@ Shape legend: F features, D width of the decoder's rows, Q queries, R rows of a 
 N features whose cosines are asked for.
 """
 
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.correlate.decoder_rows import scales
 from mistudio.correlate.nearest import Nearest, Vectors, features_asked, joined, largest, unit_queries
+from mistudio.parallel import one_thread
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _QUERIES_AT_ONCE = 64
+_SHARED_OUT_FROM = 8  # queries
 _BLOCK_COSINES = 1 << 23  # 32 MiB: what is held at once
 
 
@@ -23,7 +32,8 @@ class ExactIndex:
     """
 
     def __init__(self, decoder_FD: Vectors, scale_F: Vectors | None = None) -> None:
-        self.decoder_FD = decoder_FD
+        self.decoder_FD: Vectors = np.asarray(decoder_FD, dtype=np.float32)
+        self._decoder_FD = _as_tensor(self.decoder_FD)
         self.scale_F = scales(decoder_FD) if scale_F is None else scale_F
 
     @property
@@ -57,7 +67,7 @@ class ExactIndex:
         best: list[tuple[NDArray[np.int64], Vectors]] = [nothing] * len(unit_QD)
         rows = _BLOCK_COSINES // len(unit_QD)
         for start in range(0, self.num_features, rows):
-            cosine_QR = unit_QD @ self.decoder_FD[start : start + rows].T
+            cosine_QR = self._products(unit_QD, slice(start, start + rows))
             cosine_QR *= self.scale_F[start : start + rows]
             feature_R = np.arange(start, start + cosine_QR.shape[1])
             for query, cosine_R in enumerate(cosine_QR):
@@ -65,3 +75,26 @@ class ExactIndex:
                 best[query] = largest(np.concatenate([own[0], found[0]]), np.concatenate([own[1], found[1]]), count)
         cosine_QK = np.clip(np.stack([each[1] for each in best]), -1, 1)
         return Nearest(np.stack([each[0] for each in best]), cosine_QK)
+
+    def _products(self, unit_QD: Vectors, rows: slice) -> Vectors:
+        """Inner products [Q, R], by PyTorch: NumPy's BLAS shares all out among threads, and cannot be told not to.
+
+        Few queries read more than they compute: on a machine that is busy, waiting for a second thread takes longer
+        than it saves.
+        """
+        import torch
+
+        with one_thread() if len(unit_QD) < _SHARED_OUT_FROM else nullcontext():
+            product_QR: Vectors = (torch.from_numpy(unit_QD) @ self._decoder_FD[rows].T).numpy()
+        return product_QR
+
+
+def _as_tensor(decoder_FD: Vectors) -> "Tensor":
+    """The same memory as a tensor; PyTorch warns of memory that is read only, and nothing is written to it."""
+    import torch
+
+    if decoder_FD.flags.writeable:
+        return torch.from_numpy(decoder_FD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(decoder_FD)

@@ -2,15 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from mistudio.artifacts import Artifact, Draft, JsonScalar, Produced, Recipe, Store, Summary, produce
+from mistudio.artifacts import Artifact, Draft, JsonScalar, Produced, Recipe, Store, Summary, open_input, produce
 from mistudio.correlate.index_config import IndexConfig
 from mistudio.correlate.index_files import FAISS_NAME, KIND, Record, write_record
+from mistudio.errors import InputError
 
 if TYPE_CHECKING:
     from mistudio.correlate.index_building import Built, Decoder
 
 
-def index(store: Store, sae: Artifact, config: IndexConfig, seed: int = 0) -> Produced:
+def index(
+    store: Store, sae: Artifact, config: IndexConfig, seed: int = 0, explanations: Artifact | None = None
+) -> Produced:
     """Publish an index of an autoencoder's decoder directions, and what share of the nearest it finds.
 
     Args:
@@ -18,14 +21,35 @@ def index(store: Store, sae: Artifact, config: IndexConfig, seed: int = 0) -> Pr
         sae: the autoencoder.
         config: which index.
         seed: of the queries that it is tried with, and of the rows that codes are fitted to.
+        explanations: of the autoencoder's features, whose words are indexed too; servers then need not do it.
 
     Raises:
         ConfigError: there are too few features for the kind of index, or faiss is not installed.
-        InputError: the decoder has no directions.
+        InputError: the decoder has no directions, or the explanations are of another autoencoder.
         DamagedArtifact: a file of the autoencoder is not what was published.
     """
-    recipe = Recipe(kind=KIND, config=config.model_dump(mode="json"), inputs={"sae": sae.ref}, seed=seed)
-    return produce(store, recipe, "index", lambda draft: _make(draft, sae, config, seed))
+    inputs = {"sae": sae.ref} | ({} if explanations is None else {"explanations": explanations.ref})
+    recipe = Recipe(kind=KIND, config=config.model_dump(mode="json"), inputs=inputs, seed=seed)
+
+    def build(draft: Draft) -> Summary:
+        texts = {} if explanations is None else {"texts": _write_texts(draft, sae, explanations)}
+        return {**_make(draft, sae, config, seed), **texts}
+
+    return produce(store, recipe, "index", build)
+
+
+def _write_texts(draft: Draft, sae: Artifact, explanations: Artifact) -> int:
+    """Write the index of the explanations' words, and say how many texts there are."""
+    from mistudio.correlate.text_index import TEXTS_NAME, write_text_index
+    from mistudio.features import FeatureSet
+
+    features = open_input(explanations.store, explanations.manifest.inputs["features"], "features")
+    if features.manifest.inputs["sae"].digest != sae.digest:
+        message = f"{explanations.uri} explains features of {features.manifest.inputs['sae'].uri}, not of {sae.uri}."
+        raise InputError(message)
+    with draft.stage(TEXTS_NAME) as path:
+        path.unlink(missing_ok=True)
+        return write_text_index(FeatureSet(features, explanations), path)
 
 
 def _make(draft: Draft, sae: Artifact, config: IndexConfig, seed: int) -> Summary:

@@ -143,14 +143,14 @@ class FeatureSet:
         label = self._label(feature).get("label")
         return None if label is None else str(label)
 
-    def maximum(self, feature: int) -> float:
-        """The largest activation of a feature.
+    def maximum(self, feature: int) -> float | None:
+        """The largest activation of a feature, if it is known.
 
         Raises:
             NotFound: there is no such feature.
         """
         ((largest,),) = (row.values() for row in self._rows(self._features, feature, columns=["max"]))
-        return float(largest)
+        return None if largest is None else float(largest)
 
     def rows(self, features: Sequence[int], columns: Sequence[str] | None = None) -> list[Row]:
         """Some features as rows, in their order.

@@ -89,9 +89,23 @@ def choose(
         total += len(rows)
         sorted_by = {str(number): rows[name] for number, (name, _) in enumerate(order)}
         rows = pa.table({_FEATURE: rows[_FEATURE], **sorted_by})
-        best = _first(rows if best is None else pa.concat_tables([best, rows]), keys, count)
+        best = _first(
+            rows if best is None else pa.concat_tables([best, _reaching(rows, best, keys, count)]), keys, count
+        )
     feature = np.empty(0, dtype=np.int64) if best is None else best[_FEATURE].to_numpy().astype(np.int64)
     return Chosen(feature, total)
+
+
+def _reaching(rows: pa.Table, best: pa.Table, keys: list[Order], count: int) -> pa.Table:
+    """Of further rows those that may be among the first: what lies behind the last of those need not be sorted."""
+    if not keys or not 0 < count <= len(best):
+        return rows
+    key, direction = keys[0]
+    last = best[key][count - 1]
+    if pa.types.is_boolean(last.type) or not last.is_valid or last.as_py() != last.as_py():  # NaN, which comes late
+        return rows
+    reaches = pc.greater_equal if direction == "descending" else pc.less_equal
+    return rows.filter(reaches(rows[key], last))
 
 
 def _first(rows: pa.Table, keys: list[Order], count: int) -> pa.Table:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mistudio.monitor.drift_changes import RULE, Change, Telling, alert_of, changes
 from mistudio.monitor.drift_config import DriftConfig
 from mistudio.monitor.drift_rates import PRIOR_NO, PRIOR_YES
-from mistudio.monitor.drift_repeats import RecentTexts, Signature
+from mistudio.monitor.drift_repeats import RecentTexts, Signature, rare_keys
 from mistudio.monitor.drift_shares import log_beyond
 from mistudio.monitor.drift_state import Header, SavedFamily, apply_state, packed
 from mistudio.monitor.drift_streams import COLUMNS, Family, FamilyKey, Happening, primary_of, shown
@@ -193,7 +193,9 @@ class DriftDetector:
                     family.touch(which_A)
 
     def _is_repeat(self, group: tuple[str, ...], text: TextSeen) -> bool:
-        return self.config.repeat_likeness is not None and self._recent_of(group).is_repeat(text)
+        if self.config.repeat_likeness is None:
+            return False
+        return self._recent_of(group).is_repeat(rare_keys(text, self._happening.known))
 
     def _recent_of(self, group: tuple[str, ...]) -> RecentTexts:
         if group not in self._recent:

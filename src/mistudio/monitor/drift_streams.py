@@ -88,6 +88,10 @@ class Happening:
         assert self.profile.columns is not None  # noqa: S101 -- else there is no such URI
         return self.profile.columns.above_WL[self._known_V].ravel(), self.profile.columns.num_texts
 
+    def known(self, uri: str) -> tuple[Ints, int] | None:
+        """The same of an autoencoder; None where the profile has not got it."""
+        return self.reference(uri) if uri in self.profile.fired else None
+
     def new_family(self, key: FamilyKey) -> Family:
         """Tests that have seen no text yet."""
         yes_H, num_texts = self.reference(key.uri)

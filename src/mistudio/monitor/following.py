@@ -158,7 +158,9 @@ class Following:
         place_W = np.full(width, -1, dtype=np.int64)
         if len(value_TL):
             max_W[self._column_L], place_W[self._column_L] = value_TL.max(axis=0), value_TL.argmax(axis=0)
-            tops = [self._watch_list.watched[column].top for column in self._column_L.tolist()]
+            tops = [
+                one.top if one.pool == "top" else 1 for one in map(self._watch_list.watched.__getitem__, self._column_L)
+            ]
             top_W[self._column_L] = [top_mean(value_T, top) for value_T, top in zip(value_TL.T, tops, strict=True)]
         return Pooled(len(value_TL), max_W, place_W, top_W)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistudio.errors import InputError
-from mistudio.monitor.drift_repeats import RecentTexts
+from mistudio.monitor.drift_repeats import RecentTexts, rare_keys
 from mistudio.monitor.drift_texts import FiredIn, TextSeen, texts_of
 from mistudio.monitor.records import Observation
 
@@ -98,7 +98,7 @@ class Profile:
         """
         gathering, recent = Gathering(num_features, names), RecentTexts(_RECENT, _LIKENESS)
         for text in texts_of(observations):
-            if not recent.is_repeat(text):
+            if not recent.is_repeat(rare_keys(text, gathering.known)):
                 gathering.add(text)
         return cls(gathering.fired(), gathering.columns(), dict(about or {}))
 
@@ -145,6 +145,10 @@ class Gathering:
             message = f"{len(text.max_W)} columns were read, and {len(self._names)} are named: give the watch list."
             raise InputError(message)
         self._values.append(text.max_W)
+
+    def known(self, uri: str) -> tuple[NDArray[np.int64], int] | None:
+        """In how many texts each feature fired so far, and in how many texts that is."""
+        return (self._texts[uri], self._num_texts[uri]) if uri in self._texts else None
 
     def _add_fired(self, uri: str, text: TextSeen, fired: FiredIn) -> None:
         num_features = len(self._texts[uri])

@@ -51,14 +51,15 @@ class SampleReader:
     Args:
         subject: the model that is to read them.
         max_tokens: of a sample that are read; the rest is cut off.
+        chat_template: to be used in place of the tokenizer's own.
 
     Raises:
         SubjectError: the tokenizer's special tokens cannot be told.
     """
 
-    def __init__(self, subject: Subject, max_tokens: int) -> None:
+    def __init__(self, subject: Subject, max_tokens: int, chat_template: str | None = None) -> None:
         self._subject, self._max_tokens = subject, max_tokens
-        self._prompts = PromptReader(subject)
+        self._prompts = PromptReader(subject, chat_template)
         self._encoder, self._specials = TextEncoder(subject.tokenizer), find_specials(subject.tokenizer)
         special = subject.tokenizer.all_special_ids
         self._special_ids = np.array(sorted(set(special)), dtype=np.int32)

@@ -48,6 +48,7 @@ class MonitorService:
     Args:
         served: the model and its autoencoders; it is not closed.
         config: what is watched, and how much is kept.
+        chat_template: to be used in place of the tokenizer's own.
         follows_generated: whether something generates in this process, to be followed unless the settings say not.
         clock: seconds since 1970.
 
@@ -69,13 +70,15 @@ class MonitorService:
         served: Served,
         config: MonitorConfig | None = None,
         *,
+        chat_template: str | None = None,
         follows_generated: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config = config or MonitorConfig()
         self._clock, self._tally, self._store = clock, Tally(), served.store
         reading = watch_config(config)
-        watcher = Watcher(served, open_watch_list(config, served), reading)
+        listed = open_watch_list(config, served)
+        self._watcher = watcher = Watcher(served, listed, reading, chat_template=chat_template)
         self.columns = watcher.columns
         self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
         names = self.watch_list.names
@@ -108,7 +111,8 @@ class MonitorService:
             self._tally,
             clock,
         )
-        self._direct = DirectReader(Watcher(served, self.watch_list, reading), names, self._would_alert)
+        another = Watcher(served, self.watch_list, reading, chat_template=chat_template)
+        self._direct = DirectReader(another, names, self._would_alert)
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -243,7 +247,7 @@ class MonitorService:
             batches=numbers["batches"],
             reading_s=self._tally.reading_s,
             set_aside=numbers["set_aside"],
-            unread=dict(self._worker.problems),
+            unread={**self._worker.problems, **self._watcher.counts},
             failures=dict(self._tally.failures),
             alerts=dict(self._tally.alerts),
             stopped=0 if self.following is None else self.following.num_stopped,

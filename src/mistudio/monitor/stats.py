@@ -18,7 +18,7 @@ class MonitorStats:
         tokens: of these.
         batches: in which they were read.
         reading_s: seconds that reading took.
-        unread: parts of bodies that could not be read, by reason.
+        unread: parts of bodies, and texts, that could not be read as they are, by reason.
         set_aside: exchanges that could not be read, and were left.
         failures: of the steps behind reading, by step.
         alerts: that were raised, by rule.

@@ -79,6 +79,7 @@ class Watcher:
         watch_list: what to read.
         config: how; None: with its defaults.
         directions: by name, beside those of the store.
+        chat_template: to be used in place of the tokenizer's own.
 
     Attributes:
         columns: what each watched column is.
@@ -96,6 +97,7 @@ class Watcher:
         watch_list: WatchList,
         config: WatchConfig | None = None,
         directions: Mapping[str, Vector] | None = None,
+        chat_template: str | None = None,
     ) -> None:
         self.config, self.watch_list = config or WatchConfig(), watch_list
         self._subject = served.session.subject
@@ -107,7 +109,7 @@ class Watcher:
         in_full = [served.session.placed(names.number(name)) for name in watch_list.encode_in_full]
         most = [int(self._top_W[list(block.columns)].max()) for block in columns.blocks]
         self._reader = BatchReader(self._subject, columns.blocks, in_full, most)
-        self._samples = SampleReader(self._subject, self.config.max_tokens)
+        self._samples = SampleReader(self._subject, self.config.max_tokens, chat_template)
         limit = self._subject.max_positions or MOST_PIECE
         self._most = min(limit, self.config.piece_tokens or MOST_PIECE)
         self._overlap = min(self.config.overlap, self._most // 2)

@@ -125,8 +125,8 @@ class Worker:
         exchanges, seen = self._next()
         if exchanges:
             self._read(exchanges)
-        for observation in seen:
-            self._judging.judge([observation], is_traffic=False)
+        if seen:
+            self._judging.judge(seen, is_traffic=False)
         if not exchanges and not seen:
             self._is_idle.set()
 

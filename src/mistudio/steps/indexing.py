@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def _index(context: Context, inputs: Inputs, config: "IndexConfig") -> Produced:
     from mistudio.correlate.index_step import index
 
-    return index(context.store, inputs.one("sae"), config, context.seed)
+    return index(context.store, inputs.one("sae"), config, context.seed, inputs.maybe("explanations"))
 
 
 INDEX = Step(
@@ -21,7 +21,12 @@ INDEX = Step(
     title="Index directions",
     summary="Make an index of decoder directions. What share of the nearest it finds is measured.",
     config="mistudio.correlate.index_config:IndexConfig",
-    inputs=(Input("sae", "sae", "Trained autoencoder (sae/...)."),),
+    inputs=(
+        Input("sae", "sae", "Trained autoencoder (sae/...)."),
+        Input(
+            "explanations", "explanations", "Explanations, to index their words too (explanations/...).", optional=True
+        ),
+    ),
     output=Output("index", "index", "The index, and its recall against brute force.", metrics=True),
     uses=frozenset({"seed"}),
     about=lambda values: str(values.get("sae", "")),

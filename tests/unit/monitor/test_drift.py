@@ -157,8 +157,8 @@ def test_a_state_of_another_profile_is_refused_and_a_broken_one_is_damaged() -> 
 
 
 def test_a_conversation_that_is_sent_anew_with_each_turn_is_one_text_and_tells_of_no_drift() -> None:
-    shares, draw = np.full(200, 0.4), np.random.default_rng(20)
-    texts = [np.flatnonzero(draw.random(200) < shares) for _ in range(80)]
+    shares, draw = np.full(400, 0.15), np.random.default_rng(20)
+    texts = [np.flatnonzero(draw.random(400) < shares) for _ in range(80)]
     turns = [text[draw.random(len(text)) < 0.97] for text in texts for _ in range(6)]
     seen = [observation(number, turn.tolist()) for number, turn in enumerate(turns)]
     profile = profile_of(shares.tolist(), 5000)
@@ -172,8 +172,14 @@ def test_a_conversation_that_is_sent_anew_with_each_turn_is_one_text_and_tells_o
     assert sum(detector.groups.values()) + detector.num_repeats == len(seen)
 
 
+def test_texts_in_which_all_that_is_common_fires_are_no_repeats() -> None:
+    detector = DriftDetector(profile_of([0.9] * 100, 1000), CONFIG)
+    detector.update([observation(number, range(100)) for number in range(5)])
+    assert (detector.groups, detector.num_repeats) == ({"m/predictor": 5}, 0)
+
+
 def test_texts_of_a_primary_and_a_canary_are_no_repeats_of_each_other() -> None:
-    detector = DriftDetector(profile_of([0.5] * 100, 1000), CONFIG)
+    detector = DriftDetector(profile_of([0.1] * 100, 1000), CONFIG)
     features = list(range(50))
     detector.update([observation(0, features), observation(1, features, CANARY), observation(2, features)])
     assert (detector.groups, detector.num_repeats) == ({"m/predictor": 1, "m/canary": 1}, 1)

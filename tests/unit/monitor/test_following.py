@@ -36,7 +36,9 @@ class Watch:
     """A service whose answers are followed."""
 
     def __init__(self, served: Served) -> None:
-        watched = [{"name": f"f{number}", "feature": number, "threshold": 1e6, "top": 2} for number in FEATURES]
+        watched = [
+            {"name": f"f{number}", "feature": number, "threshold": 1e6, "pool": "top", "top": 2} for number in FEATURES
+        ]
         self.watch_list = WatchList.model_validate({"watched": watched})
         self.live = Live(Watcher(served, self.watch_list).columns, 4, 1000)
         self.seen: list[Observation] = []
@@ -105,7 +107,13 @@ def test_a_rule_ends_an_answer_and_says_so(watch: Watch) -> None:
     values = watch.seen[0].max_W
     column = int(values.argmax())
     assert values[column] > 0
-    stop = {"kind": "threshold", "watched": watch.watch_list.names[column], "above": 0.0, "actions": ["end"]}
+    stop = {
+        "kind": "threshold",
+        "watched": watch.watch_list.names[column],
+        "above": 0.0,
+        "pool": "max",
+        "actions": ["end"],
+    }
     watch.following.use(rules(stop, actions={"end": {"do": "stop"}}))
     follower = watch.live.follow(Wanted(kinds=("end",)), lambda: None)
     events = watch.ask()

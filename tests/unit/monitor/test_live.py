@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mistudio.errors import Busy
 from mistudio.monitor.live import Follower, Live, Wanted
@@ -17,6 +18,11 @@ COLUMNS = [SimpleNamespace(name=name, feature=f"sae/1#{number}") for number, nam
 
 def live(num_followers: int = 2, num_events: int = 3) -> Live:
     return Live(COLUMNS, num_followers, num_events)
+
+
+def columns(*values: float) -> NDArray[np.float32]:
+    """Values of the first columns, and 0 of the others."""
+    return np.array([*values, *[0.0] * (len(NAMES) - len(values))], dtype=np.float32)
 
 
 def follow(to: Live, **wanted: Any) -> Follower:
@@ -77,7 +83,7 @@ def test_it_is_told_what_it_wants_and_nothing_else(wanted: dict[str, Any], numbe
 def test_a_sample_is_told_with_its_values_by_token_unless_these_are_not_wanted() -> None:
     to = live()
     all_of_it, pooled = follow(to, watched=("b",)), follow(to, tokens=False)
-    value_TW = np.array([[0, 0.25, 0], [0, 2.0, 0]], dtype=np.float32)
+    value_TW = np.stack([columns(0, 0.25), columns(0, 2.0)])
     tokens: Any = SimpleNamespace(value_TW=value_TW)
     to.tell(sample_event(observation(3, 0.0, 2.0, model="m"), "8", tokens))
     (told,) = all_of_it.take()
@@ -94,9 +100,9 @@ def test_a_sample_is_told_with_its_values_by_token_unless_these_are_not_wanted()
 def test_a_token_is_told_with_its_values_and_what_was_not_read_is_left_out() -> None:
     to = live()
     follower = follow(to)
-    to.tell(token_event(Origin("m"), "r", 0, 4, " cat", np.array([1.5, np.nan, 0], dtype=np.float32)))
+    to.tell(token_event(Origin("m"), "r", 0, 4, " cat", columns(1.5, np.nan)))
     (told,) = follower.take()
-    assert told["watched"] == {"a": 1.5, "c": 0.0}
+    assert told["watched"] == {"a": 1.5} | dict.fromkeys(NAMES[2:], 0.0)
     assert (told["token"], told["text"], told["answer"]) == (4, " cat", 0)
     assert "id" not in told
 
