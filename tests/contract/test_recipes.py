@@ -71,6 +71,7 @@ OTHERS: dict[str, Any] = {
     "factors": (0.5, 1.0),
     "target_kl": 0.5,
     "bits": 4,
+    "piece_tokens": 256,
 }
 SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model

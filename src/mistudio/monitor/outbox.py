@@ -19,10 +19,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from mistudio.addresses import AddressRefused, Reach, check_literal, send_guarded
 from mistudio.artifacts import SIGNING_KEY_ENV
@@ -32,6 +31,9 @@ from mistudio.monitor.alerts import alert_content
 from mistudio.monitor.records import Alert
 from mistudio.monitor.rules import CloudEventAction, WebhookAction
 from mistudio.redaction import Secret
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +152,10 @@ class Outbox:
             return FAILED
         return SENT
 
-    def _again(self) -> AsyncRetrying:
+    def _again(self) -> "AsyncRetrying":
+        # Who only looks at rules needs no such library.
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+
         return AsyncRetrying(
             stop=stop_after_attempt(self.action.tries),
             wait=wait_exponential(multiplier=self._pause_s, max=_MOST_PAUSE_S) + wait_random(0, self._pause_s),
