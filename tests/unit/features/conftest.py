@@ -18,8 +18,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         patch.setattr(tables, "_FEATURES_OF_GROUP", 10)
         patch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 7)
         patch.setattr(tables, "_PLACES_OF_GROUP", 20)
-        found = found_features(llama_run(tmp_path_factory), map=True)
-    return found
+        return found_features(llama_run(tmp_path_factory), map=True)
 
 
 @pytest.fixture(scope="session")
