@@ -33,10 +33,10 @@ from benchmarks.concept_queries import QUERIES
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row
 from mistudio.artifacts import Store, open_store
-from mistudio.correlate.concepts import ConceptSearch, How
-from mistudio.correlate.embedders import Embedder
-from mistudio.correlate.sentence_embedder import SentenceEmbedder
-from mistudio.correlate.subject_embedder import SubjectEmbedder
+from mistudio.correlate.concepts.embedders import Embedder
+from mistudio.correlate.concepts.search import ConceptSearch, How
+from mistudio.correlate.concepts.sentence_embedder import SentenceEmbedder
+from mistudio.correlate.concepts.subject_embedder import SubjectEmbedder
 from mistudio.explain import ExplainConfig, explain
 from mistudio.features import FeatureSet
 from mistudio.find import FindConfig

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mistudio.artifacts import open_store
-from mistudio.correlate.concepts import MOST_CHARACTERS, ConceptSearch
-from mistudio.correlate.endpoint_embedder import EndpointEmbedder
-from mistudio.correlate.sentence_embedder import SentenceEmbedder
-from mistudio.correlate.subject_embedder import SubjectEmbedder
-from mistudio.correlate.text_index import TextIndex, write_text_index
-from mistudio.correlate.text_vectors import TextVectors, write_text_vectors
+from mistudio.correlate.concepts.endpoint_embedder import EndpointEmbedder
+from mistudio.correlate.concepts.search import MOST_CHARACTERS, ConceptSearch
+from mistudio.correlate.concepts.sentence_embedder import SentenceEmbedder
+from mistudio.correlate.concepts.subject_embedder import SubjectEmbedder
+from mistudio.correlate.concepts.text_index import TextIndex, write_text_index
+from mistudio.correlate.concepts.text_vectors import TextVectors, write_text_vectors
 from mistudio.errors import DamagedArtifact, InputError, StorageError
 from mistudio.explain.llm_config import EndpointConfig
 from mistudio.explain.records import Explanation
@@ -154,7 +154,7 @@ class Drawn:
 def test_the_nearest_vectors_are_those_of_a_search_through_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("mistudio.correlate.text_vectors._BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("mistudio.correlate.concepts.text_vectors._BLOCK_BYTES", block_bytes)
     texts = [f"text {number}" for number in range(100)]
     write_text_vectors(texts, 100, Drawn(), tmp_path)
     vectors = TextVectors(tmp_path, "drawn", 100)
