@@ -36,11 +36,11 @@ from numpy.typing import NDArray
 from benchmarks import reporting
 from benchmarks.reporting import Row, row
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, open_artifact, open_store, produce
-from mistudio.correlate.decoder_rows import mapped_decoder, mapped_encoder
-from mistudio.correlate.directions_index import DirectionIndex, ExactIndex, open_index
-from mistudio.correlate.index_config import IndexConfig
-from mistudio.correlate.index_queries import sample_queries, unit
-from mistudio.correlate.index_step import index as make_index
+from mistudio.correlate.index.config import IndexConfig
+from mistudio.correlate.index.decoder_rows import mapped_decoder, mapped_encoder
+from mistudio.correlate.index.directions_index import DirectionIndex, ExactIndex, open_index
+from mistudio.correlate.index.queries import sample_queries, unit
+from mistudio.correlate.index.step import index as make_index
 from mistudio.sae.files import WEIGHTS_NAME
 
 SIZES, WIDTH = (131_072, 1_000_000), 768
@@ -219,16 +219,22 @@ def latency_rows(what: str, sae: Artifact, found: DirectionIndex, timed: int) ->
     p99 = {part: round(float(np.quantile(getattr(ours, part), 0.99)), 3) for part in Latency._fields}
     return [
         row(f"{what}: one query, median", round(float(np.median(ours.wall_ms)), 3), "ms", against["wall_ms"]),
-        row(f"{what}: one query, p99", p99["wall_ms"], "ms", against["wall_ms"], P99_MS, p99["wall_ms"] <= P99_MS),
+        row(
+            f"{what}: one query, p99", p99["wall_ms"], "ms", against["wall_ms"], *asked(len(decoder_FD), p99["wall_ms"])
+        ),
         row(
             f"{what}: one query, p99 of processor time",
             p99["processor_ms"],
             "ms",
             against["processor_ms"],
-            P99_MS,
-            p99["processor_ms"] <= P99_MS,
+            *asked(len(decoder_FD), p99["processor_ms"]),
         ),
     ]
+
+
+def asked(num_features: int, p99_ms: float) -> tuple[float | None, bool | None]:
+    """What is asked of a query, and whether that holds; of larger decoders nothing is asked."""
+    return (P99_MS, p99_ms <= P99_MS) if num_features <= SIZES[0] else (None, None)
 
 
 def time_query(found: DirectionIndex, query_D: Vectors, times: Latency | None) -> None:
@@ -247,8 +253,8 @@ def contenders(name: str, num_features: int, width: int) -> Iterator[Row]:
     """Codes of faiss: candidates that find 0.99 of the nearest 10, and what a query of one thread then takes."""
     import faiss
 
-    from mistudio.correlate.faiss_kinds import one_thread
-    from mistudio.correlate.index_recall import known, recall_by_candidates
+    from mistudio.correlate.index.kinds import one_thread
+    from mistudio.correlate.index.recall import known, recall_by_candidates
 
     product = faiss.METRIC_INNER_PRODUCT
     decoder_FD = np.concatenate(list(blocks(name, num_features, width, 0.0)))

@@ -26,12 +26,12 @@ from benchmarks import reporting
 from benchmarks.monitor_kernel import Pool
 from benchmarks.reporting import Row, row
 from mistudio.artifacts import Catalog, Line, open_to_read
-from mistudio.monitor.drift import DriftConfig, DriftDetector
-from mistudio.monitor.drift_rates import PRIOR_NO, PRIOR_YES, new_tests
-from mistudio.monitor.drift_shares import log_beyond
-from mistudio.monitor.profile import FiringProfile, Profile
+from mistudio.monitor.drift.detector import DriftConfig, DriftDetector
+from mistudio.monitor.drift.profile import FiringProfile, Profile
+from mistudio.monitor.drift.rates import PRIOR_NO, PRIOR_YES, new_tests
+from mistudio.monitor.drift.shares import log_beyond
+from mistudio.monitor.drift.stored_firing import stored_firing
 from mistudio.monitor.records import Fired, Observation, Origin
-from mistudio.monitor.stored_firing import stored_firing
 
 WINDOW = 100  # texts
 RATES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)  # texts per false alarm

@@ -1,4 +1,4 @@
-"""The statistic of ``mistudio.monitor.drift_rates`` on long streams of resampled texts, compiled: for simulation alone.
+"""The statistic of ``mistudio.monitor.drift.rates`` on long streams of resampled texts, compiled: for simulation alone.
 
 The same arithmetic, step by step in place of closed forms, and without what only alerts need. ``check`` holds it to the
 library's.
@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from mistudio.monitor import drift_rates as rates
+from mistudio.monitor.drift import rates
 
 Ints = NDArray[np.int64]
 Reals = NDArray[np.float64]

@@ -34,11 +34,11 @@ from starlette.routing import Route
 
 from benchmarks import reporting
 from benchmarks.reporting import Row, row
-from mistudio.monitor.events import EventRefused, read_events
-from mistudio.monitor.intake import Intake
-from mistudio.monitor.payloads import read_exchange
 from mistudio.monitor.priority import go_last
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import EventRefused, read_events
+from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.traffic.payloads import read_exchange
 
 OVERLOAD = 10
 ANSWER_MS = 10.0

@@ -34,10 +34,10 @@ from mistudio.instrument import open_session
 from mistudio.instrument.served import Served
 from mistudio.instrument.session import Ends, PlacedAutoencoder, Session
 from mistudio.monitor.records import Exchange, Origin, Sample
-from mistudio.monitor.topk_columns import TopKColumns
-from mistudio.monitor.watch_config import WatchConfig
-from mistudio.monitor.watch_list import WatchList
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.watch.config import WatchConfig
+from mistudio.monitor.watch.topk_columns import TopKColumns
+from mistudio.monitor.watch.watch_list import WatchList
+from mistudio.monitor.watch.watching import Watcher
 from mistudio.sae import JumpReLUConfig, SparseAutoencoder, TopKConfig, new_autoencoder
 from mistudio.subject import HookPoint, SubjectConfig, SubjectSource, resolve_hooks, resolve_source
 from tests.support.tiny import tiny_tokenizer

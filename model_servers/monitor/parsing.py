@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 
 from mistudio.errors import ConfigError
 from mistudio.monitor.live import Wanted
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.rules import Rules
 from mistudio.plain_text import shortened
 from mistudio.settings import Settings
 from model_servers.base.bodies import json_object
@@ -87,7 +87,7 @@ def read_rules_body(body: bytes, content_type: str) -> Rules:
         Refused: they are refused; the message says where and why.
     """
     if content_type.partition(";")[0].strip().lower() in YAML:
-        from mistudio.monitor.written_files import parse_written
+        from mistudio.monitor.watch.written_files import parse_written
 
         try:
             return parse_written(body, Rules, "body")

@@ -11,7 +11,7 @@ from kserve import Model
 from mistudio.instrument.listening import Relay
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.direct_requests import Asked
-from mistudio.monitor.forwarding import Forwarder, ForwardSettings
+from mistudio.monitor.traffic.forwarding import Forwarder, ForwardSettings
 from mistudio.settings import validated
 from model_servers.base.lanes import Lane
 from model_servers.base.metrics import Metrics

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from mistudio.monitor.history_queries import AlertQuery, SampleQuery
+from mistudio.monitor.history.queries import AlertQuery, SampleQuery
 from mistudio.monitor.live_events import alert_body, jsonable, origin_body
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.rules import Rules
 from model_servers.base.bodies import check_content_type, json_object, read_body
 from model_servers.base.keys import NOBODY
 from model_servers.base.openapi import body_of, reference
@@ -21,7 +21,7 @@ from model_servers.monitor.queries import DriftAsked, parameters_of
 from model_servers.monitor.served import Served
 
 if TYPE_CHECKING:
-    from mistudio.monitor.history import Seen
+    from mistudio.monitor.history.history import Seen
     from mistudio.monitor.service import MonitorService
 
 BODIES = (Rules, Acknowledged)

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mistudio.errors import Busy
-from mistudio.monitor.events import EventRefused, EventsRead
+from mistudio.monitor.traffic.events import EventRefused, EventsRead
 from mistudio.plain_text import shortened
 from model_servers.base.problems import ClientLeft, wrong
 from model_servers.base.replies import JSONReply

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from mistudio.steer.requests import Delta, Event, Finished
 
 if TYPE_CHECKING:
-    from mistudio.steer.service import ServiceStats
+    from mistudio.steer.service_parts import ServiceStats
 
 _FIRST_TOKEN_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _DURATIONS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

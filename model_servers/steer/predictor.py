@@ -28,7 +28,8 @@ from model_servers.steer.running import Mailbox, Run
 if TYPE_CHECKING:  # torch comes with it, which is loaded when the model is
     from mistudio.instrument.served import Served
     from mistudio.steer.audit import AuditLog
-    from mistudio.steer.service import ServiceStats, SteerService
+    from mistudio.steer.service import SteerService
+    from mistudio.steer.service_parts import ServiceStats
 
 _NUM_THREADS = 2  # check and tokenise; more would take turns with the engine's
 

@@ -13,8 +13,8 @@ from mistudio.artifacts import Artifact, InputRef, Produced, Store
 from mistudio.artifacts.local import LocalStore
 from mistudio.corpus.ingest import IngestConfig, ingest_with
 from mistudio.corpus.sources import open_source
-from mistudio.correlate.index_config import IndexConfig
-from mistudio.correlate.index_step import index
+from mistudio.correlate.index.config import IndexConfig
+from mistudio.correlate.index.step import index
 from mistudio.demo import DemoConfig, train_demo
 from mistudio.directions.config import DirectionConfig
 from mistudio.directions.example_files import Files
@@ -28,10 +28,10 @@ from mistudio.find import FindConfig, find_features
 from mistudio.find.config import MoreConfig, PassConfig
 from mistudio.find.more import find_more
 from mistudio.find.step import find_part
-from mistudio.monitor.calibrate import calibrate
-from mistudio.monitor.calibrate_config import CalibrateConfig
-from mistudio.monitor.reference_texts import Reference
-from mistudio.monitor.watch_list import WatchList
+from mistudio.monitor.calibrate.config import CalibrateConfig
+from mistudio.monitor.calibrate.step import calibrate
+from mistudio.monitor.calibrate.texts import Reference
+from mistudio.monitor.watch.watch_list import WatchList
 from mistudio.report.compare import CompareConfig, compare
 from mistudio.report.step import ReportConfig, report
 from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, MatryoshkaConfig, StandardConfig, TopKConfig
@@ -71,6 +71,7 @@ OTHERS: dict[str, Any] = {
     "factors": (0.5, 1.0),
     "target_kl": 0.5,
     "bits": 4,
+    "piece_tokens": 256,
 }
 SEARCHED = FindConfig(map=False, contexts=2, lens_tokens=2, attribution_contexts=2, causal_tflop=1e-4)
 STEERED = ScoreConfig(scorers=("intervention",))  # the only scorer that runs the model

@@ -12,7 +12,7 @@ from mistudio.artifacts import opening
 from mistudio.artifacts.local import LocalStore
 from mistudio.artifacts.s3 import store as s3_store
 from mistudio.artifacts.s3.limits import Limits
-from mistudio.monitor import recorded_files
+from mistudio.monitor.traffic import recorded_files
 from tests.fuzz.command_line import WorkBegins, command_lines, run
 from tests.fuzz.examples import counted, examples
 from tests.fuzz.expectation import is_readable, names_one

@@ -12,18 +12,18 @@ import pytest
 
 from mistudio.artifacts import open_store
 from mistudio.instrument.served import Served, open_served
-from mistudio.monitor.drift import DriftDetector
-from mistudio.monitor.drift_config import DriftConfig
-from mistudio.monitor.events import read_events
-from mistudio.monitor.parquet_source import RecordedTraffic
-from mistudio.monitor.profile import Profile
-from mistudio.monitor.recorder import EventRecorder
+from mistudio.monitor.drift.config import DriftConfig
+from mistudio.monitor.drift.detector import DriftDetector
+from mistudio.monitor.drift.profile import Profile
 from mistudio.monitor.records import Alert, Exchange, Origin, Sample
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules
-from mistudio.monitor.traffic_config import TrafficSettings
-from mistudio.monitor.watch_list import Watched, WatchList
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import read_events
+from mistudio.monitor.traffic.parquet_source import RecordedTraffic
+from mistudio.monitor.traffic.recorder import EventRecorder
+from mistudio.monitor.watch.watch_list import Watched, WatchList
+from mistudio.monitor.watch.watching import Watcher
 from mistudio.verify.ablation import Model
 from mistudio.verify.backdoor import payload_share
 from tests.support import watched_backdoor

@@ -9,11 +9,11 @@ import openai
 import pytest
 
 from mistudio.instrument.messages import Message
-from mistudio.monitor.events import read_events
-from mistudio.monitor.intake import Intake
-from mistudio.monitor.payloads import read_exchange
 from mistudio.monitor.records import Exchange
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import read_events
+from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.traffic.payloads import read_exchange
 from model_servers.steer.predictor import SteerPredictor
 from tests.support.logged_events import NOW
 from tests.support.payload_logger import payload_logger

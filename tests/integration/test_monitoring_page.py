@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules, read_rules
-from mistudio.monitor.watch_list import read_watch_list
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules, read_rules
+from mistudio.monitor.watch.watch_list import read_watch_list
 from tests.support.monitored import watching
 from tests.support.pages import broken_links, exported_metrics, metrics, missing_paths, unknown_variables
 from tests.support.served import tiny_store

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, Summary, produce
-from mistudio.correlate.index_queries import unit
+from mistudio.correlate.index.queries import unit
 from mistudio.sae.files import WEIGHTS_NAME
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mistudio.monitor.profile import FiringProfile, Profile
+from mistudio.monitor.drift.profile import FiringProfile, Profile
 from mistudio.monitor.records import Fired, Observation, Origin
 
 URI = "sae/0123456789abcdef"

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mistudio.monitor.events import LoggedEvent, read_events
-from mistudio.monitor.joining import Joined
-from mistudio.monitor.payloads import ExchangeRead, read_exchange
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import LoggedEvent, read_events
+from mistudio.monitor.traffic.joining import Joined
+from mistudio.monitor.traffic.payloads import ExchangeRead, read_exchange
 
 NOW = 1_796_000_000.0
 Half = Literal["request", "response"]

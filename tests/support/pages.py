@@ -193,7 +193,7 @@ def exported_metrics() -> frozenset[str]:
     """Names of all metrics of our servers, as Prometheus has them."""
     from dataclasses import fields
 
-    from mistudio.steer.service import ServiceStats
+    from mistudio.steer.service_parts import ServiceStats
     from model_servers.base.metrics import Metrics
     from model_servers.correlate.metrics import CorrelateMetrics
     from model_servers.monitor.metrics import MonitorMetrics

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from mistudio.monitor.records import Observation, Origin, Pooled
-from mistudio.monitor.rules import Rules
-from mistudio.monitor.watch_list import WatchList
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.watch.watch_list import WatchList
 
 NAMES = ("a", "b", "c", "top")
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from mistudio.client import monitoring
 from mistudio.client.monitoring import observation, stream_of
 from mistudio.monitor.direct_requests import Asked
-from mistudio.monitor.history_queries import AlertQuery, SampleQuery
+from mistudio.monitor.history.queries import AlertQuery, SampleQuery
 from mistudio.monitor.live import Wanted
 from model_servers.monitor.parsing import Acknowledged
 

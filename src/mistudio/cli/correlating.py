@@ -253,8 +253,8 @@ def _answer(
 
 def _ask(query: "Query", line: list[str] | None, model: str, store: str, embed_with: str, *, writes: bool) -> "Reply":
     from mistudio.artifacts import default_store_url, open_store, open_to_read
+    from mistudio.correlate.concepts.embedding import open_embedder
     from mistudio.correlate.correlator import Correlator
-    from mistudio.correlate.embedding import open_embedder
     from mistudio.instrument.served import open_served
     from mistudio.subject import resolve_source
 

@@ -11,7 +11,7 @@ from mistudio.terminal import echo
 if TYPE_CHECKING:
     from mistudio.artifacts import Produced, Store
     from mistudio.instrument.served import Served
-    from mistudio.monitor.watch_list import WatchList
+    from mistudio.monitor.watch.watch_list import WatchList
     from mistudio.subject import SubjectSource
 
 _PROFILE_HELP = """Count in how many texts each feature fires: what drift is measured against.
@@ -71,7 +71,7 @@ def profile(
     """Count in how many texts each feature fires."""
     from mistudio.artifacts import Catalog, Line, open_artifact, open_store
     from mistudio.errors import ConfigError
-    from mistudio.monitor.profile_artifact import ProfileConfig, line_profile
+    from mistudio.monitor.drift.profile_artifact import ProfileConfig, line_profile
 
     opened = open_store(store)
     if watch_list is not None and not traffic:
@@ -101,10 +101,10 @@ def reference(
     """Keep what a watch list sees in reference texts."""
     from mistudio.artifacts import open_store
     from mistudio.instrument.served import open_served
-    from mistudio.monitor.reference import corpus_of
-    from mistudio.monitor.reference import reference as make
-    from mistudio.monitor.revalidate_config import ReferenceConfig
-    from mistudio.monitor.watch_list import read_watch_list
+    from mistudio.monitor.revalidate.config import ReferenceConfig
+    from mistudio.monitor.revalidate.reference import corpus_of
+    from mistudio.monitor.revalidate.reference import reference as make
+    from mistudio.monitor.watch.watch_list import read_watch_list
 
     opened, listed = open_store(store), read_watch_list(watch_list)
     with open_served(opened, line or [], _source(opened, model)) as served:
@@ -122,9 +122,9 @@ def revalidate(
 ) -> None:
     """Hold a watch list to a new version of the watched model."""
     from mistudio.artifacts import open_artifact, open_store
-    from mistudio.monitor.revalidate import check_none_refused, open_realignment
-    from mistudio.monitor.revalidate import revalidate as judge
-    from mistudio.monitor.revalidate_config import RevalidateConfig
+    from mistudio.monitor.revalidate.config import RevalidateConfig
+    from mistudio.monitor.revalidate.revalidate import check_none_refused, open_realignment
+    from mistudio.monitor.revalidate.revalidate import revalidate as judge
     from mistudio.subject import resolve_source
 
     config = RevalidateConfig(min_correlation=min_correlation, min_agreement=min_agreement)
@@ -146,11 +146,11 @@ def revalidate(
 
 def _of_traffic(store: "Store", lines: list[str], traffic: str, watch_list: Path | None, model: str) -> "Produced":
     from mistudio.instrument.served import open_served
-    from mistudio.monitor.parquet_source import RecordedTraffic
-    from mistudio.monitor.profile import Profile
-    from mistudio.monitor.profile_artifact import inputs_of, publish_profile
-    from mistudio.monitor.traffic_config import TrafficSettings
-    from mistudio.monitor.watching import Watcher
+    from mistudio.monitor.drift.profile import Profile
+    from mistudio.monitor.drift.profile_artifact import inputs_of, publish_profile
+    from mistudio.monitor.traffic.config import TrafficSettings
+    from mistudio.monitor.traffic.parquet_source import RecordedTraffic
+    from mistudio.monitor.watch.watching import Watcher
 
     recorded = RecordedTraffic(traffic, TrafficSettings())
     with open_served(store, lines, _source(store, model)) as served:
@@ -176,7 +176,7 @@ def _source(store: "Store", model: str) -> "SubjectSource | None":
 
 def _watch_list(served: "Served", path: Path | None) -> "WatchList":
     """What is read: all features, and the columns of the file."""
-    from mistudio.monitor.watch_list import Watched, WatchList, read_watch_list
+    from mistudio.monitor.watch.watch_list import Watched, WatchList, read_watch_list
 
     listed = read_watch_list(path) if path else WatchList(watched=(Watched(name="first", feature=0),))
     every = tuple(placed.uri for placed in served.session.autoencoders)

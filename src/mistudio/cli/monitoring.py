@@ -9,8 +9,8 @@ from mistudio.cli import monitor_upkeep, rules
 from mistudio.terminal import echo
 
 if TYPE_CHECKING:
-    from mistudio.monitor.parquet_source import RecordedTraffic
     from mistudio.monitor.records import Exchange, Sample
+    from mistudio.monitor.traffic.parquet_source import RecordedTraffic
 
 _READ_HELP = """Show what would be watched of recorded traffic.
 
@@ -50,8 +50,8 @@ def read(
     """Show what would be watched of recorded traffic."""
     import json
 
-    from mistudio.monitor.parquet_source import RecordedTraffic
-    from mistudio.monitor.traffic_config import TrafficSettings
+    from mistudio.monitor.traffic.config import TrafficSettings
+    from mistudio.monitor.traffic.parquet_source import RecordedTraffic
     from mistudio.settings import validated
 
     given = {"tenant_header": tenant_header, **({} if fields is None else {"fields": _object_in(fields)})}

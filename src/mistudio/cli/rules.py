@@ -75,13 +75,13 @@ def try_(
 
     from mistudio.artifacts import default_store_url, open_to_read
     from mistudio.instrument.served import open_served
-    from mistudio.monitor.calibration import calibrated
-    from mistudio.monitor.parquet_source import RecordedTraffic
-    from mistudio.monitor.rules import read_rules
-    from mistudio.monitor.traffic_config import TrafficSettings
+    from mistudio.monitor.calibrate.calibration import calibrated
+    from mistudio.monitor.rules.rules import read_rules
+    from mistudio.monitor.traffic.config import TrafficSettings
+    from mistudio.monitor.traffic.parquet_source import RecordedTraffic
     from mistudio.monitor.trying import try_rules
-    from mistudio.monitor.watch_list import read_watch_list
-    from mistudio.monitor.watching import Watcher
+    from mistudio.monitor.watch.watch_list import read_watch_list
+    from mistudio.monitor.watch.watching import Watcher
     from mistudio.settings import validated
     from mistudio.subject import resolve_source
 
@@ -111,11 +111,11 @@ def check(
     """Read, compare, say."""
     from mistudio.artifacts import open_to_read
     from mistudio.instrument.served import open_served
-    from mistudio.monitor.calibration import with_calibration
-    from mistudio.monitor.rule_book import RuleBook
-    from mistudio.monitor.rules import read_rules
-    from mistudio.monitor.watch_list import read_watch_list
-    from mistudio.monitor.watching import Watcher
+    from mistudio.monitor.calibrate.calibration import with_calibration
+    from mistudio.monitor.rules.rule_book import RuleBook
+    from mistudio.monitor.rules.rules import read_rules
+    from mistudio.monitor.watch.watch_list import read_watch_list
+    from mistudio.monitor.watch.watching import Watcher
     from mistudio.subject import resolve_source
 
     asked, listed = read_rules(rules), read_watch_list(watch_list)
@@ -139,8 +139,8 @@ def schema(
     import json
 
     from mistudio.errors import ConfigError
-    from mistudio.monitor.rules import Rules
-    from mistudio.monitor.watch_list import WatchList
+    from mistudio.monitor.rules.rules import Rules
+    from mistudio.monitor.watch.watch_list import WatchList
     from mistudio.plain_text import shortened
 
     known: dict[str, type[BaseModel]] = {"watch-list": WatchList, "rules": Rules}

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mistudio.correlate.concepts.embedders import Embedder
 from mistudio.correlate.config import CorrelateConfig
 from mistudio.correlate.dictionary import Dictionary
-from mistudio.correlate.embedders import Embedder
 from mistudio.correlate.hits import lineage
 from mistudio.correlate.of_concept import features_of_concept
 from mistudio.correlate.of_examples import features_of_examples

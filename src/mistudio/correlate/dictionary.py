@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mistudio.artifacts import Artifact, Catalog
 from mistudio.correlate.background import Background
-from mistudio.correlate.concepts import ConceptSearch
-from mistudio.correlate.decoder_rows import mapped_decoder, mapped_encoder
-from mistudio.correlate.directions_index import KIND as INDEX_KIND
-from mistudio.correlate.directions_index import DirectionIndex, ExactIndex, open_index
-from mistudio.correlate.embedders import Embedder
+from mistudio.correlate.concepts.embedders import Embedder
+from mistudio.correlate.concepts.search import ConceptSearch
+from mistudio.correlate.concepts.text_index import TEXTS_NAME
+from mistudio.correlate.index.decoder_rows import mapped_decoder, mapped_encoder
+from mistudio.correlate.index.directions_index import KIND as INDEX_KIND
+from mistudio.correlate.index.directions_index import DirectionIndex, ExactIndex, open_index
 from mistudio.correlate.pages import Pages
-from mistudio.correlate.text_index import TEXTS_NAME
 from mistudio.correlate.token_tables import TokenTables
 from mistudio.errors import InputError
 from mistudio.features import FeatureSet

@@ -1,6 +1,6 @@
 """From a concept in words to features: by what was said of them."""
 
-from mistudio.correlate.concepts import ConceptSearch
+from mistudio.correlate.concepts.search import ConceptSearch
 from mistudio.correlate.dictionary import Dictionary
 from mistudio.correlate.hits import Found, make_hits
 from mistudio.correlate.queries import ConceptQuery, How

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from mistudio.monitor.drift_config import DriftConfig
-from mistudio.monitor.history_config import HistoryConfig
-from mistudio.monitor.traffic_config import TrafficSettings
-from mistudio.monitor.watch_config import WatchConfig
+from mistudio.monitor.drift.config import DriftConfig
+from mistudio.monitor.history.config import HistoryConfig
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.watch.config import WatchConfig
 from mistudio.settings import Settings
 
 

@@ -13,7 +13,7 @@ from mistudio.instrument.messages import Message
 from mistudio.monitor.direct import DirectReader
 from mistudio.monitor.live_events import short
 from mistudio.monitor.records import Sample
-from mistudio.monitor.watching import TokenValues
+from mistudio.monitor.watch.watching import TokenValues
 
 _CHARACTERS_PER_TOKEN = 16  # at most, about: what is longer is refused before it is tokenised
 

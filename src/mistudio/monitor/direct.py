@@ -10,7 +10,7 @@ from mistudio.errors import InputError
 from mistudio.monitor.direct_requests import Asked
 from mistudio.monitor.live_events import alert_body, short
 from mistudio.monitor.records import Alert, Observation, Sample
-from mistudio.monitor.watching import TokenValues, Watcher
+from mistudio.monitor.watch.watching import TokenValues, Watcher
 
 _MOST_FEATURES = 32  # of an autoencoder, that are told
 

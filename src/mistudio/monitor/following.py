@@ -21,9 +21,9 @@ from mistudio.instrument.table import Latent
 from mistudio.monitor.live import Live
 from mistudio.monitor.live_events import LiveEvent, token_event
 from mistudio.monitor.records import Observation, Origin, Pooled
-from mistudio.monitor.rules import Rules
-from mistudio.monitor.stop_rules import StopRule, Values, firing, stop_rules, top_mean
-from mistudio.monitor.watch_list import WatchList
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.rules.stop_rules import StopRule, Values, firing, stop_rules, top_mean
+from mistudio.monitor.watch.watch_list import WatchList
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mistudio.errors import InputError
-from mistudio.monitor.actions import Actions
-from mistudio.monitor.drift import Change, DriftDetector
-from mistudio.monitor.history import History
+from mistudio.monitor.drift.detector import Change, DriftDetector
+from mistudio.monitor.history.history import History
 from mistudio.monitor.live import Live
 from mistudio.monitor.live_events import alert_event, sample_event
 from mistudio.monitor.records import Alert, Observation
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules
-from mistudio.monitor.saved_rules import RULES_STATE, saved_rules
+from mistudio.monitor.rules.actions import Actions
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.rules.saved import RULES_STATE, saved_rules
 from mistudio.monitor.stats import Tally
-from mistudio.monitor.watching import TokenValues
+from mistudio.monitor.watch.watching import TokenValues
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mistudio.monitor.records import Alert, Observation, Origin
 
 if TYPE_CHECKING:  # torch comes with it
-    from mistudio.monitor.watching import TokenValues
+    from mistudio.monitor.watch.watching import TokenValues
 
 _DIGITS = 6
 Kind = Literal["sample", "token", "end", "alert", "drift", "note"]

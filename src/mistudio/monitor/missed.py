@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mistudio.monitor.history import History, Seen
+from mistudio.monitor.history.history import History, Seen
 from mistudio.monitor.live import Follower, Named, Wanted
 from mistudio.monitor.live_events import LiveEvent, alert_event
 

@@ -8,16 +8,16 @@ from mistudio.artifacts.scratch import scratch_folder
 from mistudio.errors import ConfigError, MistudioError
 from mistudio.instrument.served import Served, ServedFeatures
 from mistudio.monitor.config import MonitorConfig
-from mistudio.monitor.drift import DriftDetector, Labels
-from mistudio.monitor.drift_reference import open_reference
-from mistudio.monitor.history import History
-from mistudio.monitor.history_config import HistoryConfig
+from mistudio.monitor.drift.detector import DriftDetector, Labels
+from mistudio.monitor.drift.reference import open_reference
+from mistudio.monitor.history.config import HistoryConfig
+from mistudio.monitor.history.history import History
 from mistudio.monitor.judging import BOOK_STATE, DRIFT_STATE
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules, read_rules
-from mistudio.monitor.saved_rules import FILE_STATE, RULES_STATE, rules_at_start
-from mistudio.monitor.watch_config import WatchConfig
-from mistudio.monitor.watch_list import Watched, WatchList, read_watch_list
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules, read_rules
+from mistudio.monitor.rules.saved import FILE_STATE, RULES_STATE, rules_at_start
+from mistudio.monitor.watch.config import WatchConfig
+from mistudio.monitor.watch.watch_list import Watched, WatchList, read_watch_list
 from mistudio.settings import validated
 
 logger = logging.getLogger(__name__)

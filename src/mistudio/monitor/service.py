@@ -13,16 +13,13 @@ from typing import Any, Self
 
 from mistudio.artifacts.record import record_action
 from mistudio.instrument.served import Served
-from mistudio.monitor.actions import Actions
-from mistudio.monitor.calibration import with_calibration
+from mistudio.monitor.calibrate.calibration import with_calibration
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
 from mistudio.monitor.direct_requests import Asked
-from mistudio.monitor.events import EventsRead, read_events
 from mistudio.monitor.following import Following
-from mistudio.monitor.history import History
-from mistudio.monitor.intake import Intake
+from mistudio.monitor.history.history import History
 from mistudio.monitor.judging import Judging
 from mistudio.monitor.live import Live, Wanted
 from mistudio.monitor.missed import missed
@@ -35,10 +32,13 @@ from mistudio.monitor.opening import (
     watch_config,
 )
 from mistudio.monitor.records import Alert, Observation
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.actions import Actions
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.stats import MonitorStats, Tally
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.traffic.events import EventsRead, read_events
+from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.watch.watching import Watcher
 from mistudio.monitor.worker import Handed, Worker
 
 

@@ -11,13 +11,13 @@ from itertools import islice
 
 from scipy.stats import binom
 
-from mistudio.monitor.calibration import Calibrated
-from mistudio.monitor.rates import interval
+from mistudio.monitor.calibrate.calibration import Calibrated
+from mistudio.monitor.calibrate.rates import interval
 from mistudio.monitor.records import Exchange
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import RateRule, Rule, Rules, SetRule
-from mistudio.monitor.watch_list import WatchList
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import RateRule, Rule, Rules, SetRule
+from mistudio.monitor.watch.watch_list import WatchList
+from mistudio.monitor.watch.watching import Watcher
 
 _AT_ONCE = 256
 _CONFIDENCE = 0.95

@@ -11,15 +11,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from mistudio.errors import InputError
-from mistudio.monitor.intake import Intake
 from mistudio.monitor.judging import Judging
 from mistudio.monitor.live import Live
-from mistudio.monitor.payloads import read_exchange
 from mistudio.monitor.priority import go_last
 from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.stats import Tally
-from mistudio.monitor.traffic_config import TrafficSettings
-from mistudio.monitor.watching import TokenValues, Watcher
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.traffic.payloads import read_exchange
+from mistudio.monitor.watch.watching import TokenValues, Watcher
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,13 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from mistudio.errors import Busy, Draining, MistudioError, Unavailable
 from mistudio.instrument.compiled import Nameable
-from mistudio.instrument.engine import Engine, Generation, Written
+from mistudio.instrument.engine import Generation, Written
 from mistudio.instrument.listening import Listener
 from mistudio.instrument.prompts import PromptReader
-from mistudio.instrument.session import Session
-from mistudio.instrument.text_engine import TextEngine
 from mistudio.steer.audit import AuditLog
 from mistudio.steer.audit_chain import Outcome
 from mistudio.steer.callers import Caller
@@ -37,28 +34,12 @@ from mistudio.steer.preparing import Preparer
 from mistudio.steer.preset_use import NamedEdits
 from mistudio.steer.recording import Recorder
 from mistudio.steer.requests import Done, Event, Failed, GenerationRequest
+from mistudio.steer.service_parts import ServiceStats, new_engine
 from mistudio.steer.tickets import Answer, Prepared, Ticket
 
 logger = logging.getLogger(__name__)
 
 _IDLE_S = 0.5
-
-
-@dataclass(frozen=True)
-class ServiceStats:
-    """What is going on in the service."""
-
-    rows: int
-    rows_in_use: int
-    waiting: int
-    requests: int  # that were taken since it began
-    cancelled: int
-    failed: int
-    collapsed: int  # answers that the guard ended
-    prompt_tokens: int
-    generated_tokens: int
-    steered_tokens: int  # of the generated ones
-    steps: int
 
 
 class SteerService:
@@ -409,12 +390,3 @@ class SteerService:
         """Write down what came of a request that changes the model."""
         if self._recorder is not None and ticket.prepared.edits is not None:
             self._recorder.ended(ticket.prepared, ticket.caller, outcome, detail)
-
-
-def new_engine(session: Session, config: ServiceConfig) -> TextEngine:
-    """The engine that the settings name."""
-    if config.engine == "paged":
-        from mistudio.instrument.paged import PagedEngine
-
-        return PagedEngine(session, config.rows, config.max_tokens)
-    return Engine(session, config.rows, config.max_tokens)

@@ -7,11 +7,11 @@ from mistudio.steps.context import Context
 from mistudio.steps.spec import Input, Inputs, Output, Step
 
 if TYPE_CHECKING:
-    from mistudio.correlate.index_config import IndexConfig
+    from mistudio.correlate.index.config import IndexConfig
 
 
 def _index(context: Context, inputs: Inputs, config: "IndexConfig") -> Produced:
-    from mistudio.correlate.index_step import index
+    from mistudio.correlate.index.step import index
 
     return index(context.store, inputs.one("sae"), config, context.seed, inputs.maybe("explanations"))
 
@@ -20,7 +20,7 @@ INDEX = Step(
     name="index",
     title="Index directions",
     summary="Make an index of decoder directions. What share of the nearest it finds is measured.",
-    config="mistudio.correlate.index_config:IndexConfig",
+    config="mistudio.correlate.index.config:IndexConfig",
     inputs=(
         Input("sae", "sae", "Trained autoencoder (sae/...)."),
         Input(

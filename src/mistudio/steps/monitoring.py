@@ -9,14 +9,14 @@ from mistudio.steps.spec import Argument, Input, Inputs, Output, Page, Step
 from mistudio.tracking import Run
 
 if TYPE_CHECKING:
-    from mistudio.monitor.calibrate_config import CalibrateConfig
+    from mistudio.monitor.calibrate.config import CalibrateConfig
 
 
 def _calibrate(context: Context, inputs: Inputs, config: "CalibrateConfig") -> Produced:
     from mistudio.directions.example_files import File
-    from mistudio.monitor.calibrate import calibrate
-    from mistudio.monitor.reference_texts import Reference
-    from mistudio.monitor.watch_list import given_watch_list
+    from mistudio.monitor.calibrate.step import calibrate
+    from mistudio.monitor.calibrate.texts import Reference
+    from mistudio.monitor.watch.watch_list import given_watch_list
 
     saes, corpus = inputs.many("saes"), inputs.maybe("corpus")
     texts, positive = (str(context.argument(name) or "") for name in ("texts", "positive"))
@@ -38,7 +38,7 @@ def _calibrate(context: Context, inputs: Inputs, config: "CalibrateConfig") -> P
 
 
 def _plot_calibration(artifact: Artifact, run: Run) -> None:
-    from mistudio.monitor.calibration import read_rows
+    from mistudio.monitor.calibrate.calibration import read_rows
     from mistudio.report.plots import recall_figure
 
     rows = [row for row in read_rows(artifact) if row["recall"] is not None]
@@ -50,7 +50,7 @@ CALIBRATE = Step(
     name="calibrate",
     title="Calibrate watch list",
     summary="Find thresholds of a watch list for a rate of false positives. Checked on other texts, beside controls.",
-    config="mistudio.monitor.calibrate_config:CalibrateConfig",
+    config="mistudio.monitor.calibrate.config:CalibrateConfig",
     inputs=(
         Input(
             "saes",

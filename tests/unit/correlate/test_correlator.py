@@ -10,8 +10,8 @@ import torch
 from mistudio.artifacts import artifact_uris, open_artifact
 from mistudio.correlate.correlator import Correlator
 from mistudio.correlate.dictionary import Dictionary
-from mistudio.correlate.index_config import IndexConfig
-from mistudio.correlate.index_step import index
+from mistudio.correlate.index.config import IndexConfig
+from mistudio.correlate.index.step import index
 from mistudio.correlate.pages import Pages
 from mistudio.correlate.queries import (
     QUERIES,

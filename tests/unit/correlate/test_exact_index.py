@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mistudio.correlate import exact_index
-from mistudio.correlate.directions_index import ExactIndex
-from mistudio.correlate.nearest import Nearest
+from mistudio.correlate.index import exact_index
+from mistudio.correlate.index.directions_index import ExactIndex
+from mistudio.correlate.index.nearest import Nearest
 from mistudio.errors import DamagedArtifact, InputError
 from tests.support.decoders import decoder_rows
 

@@ -18,16 +18,16 @@ from components.index.component import index as component
 from mistudio import steps
 from mistudio.artifacts import Artifact, Draft, Recipe, Store, open_artifact, open_store, produce
 from mistudio.cli import app
-from mistudio.correlate import index_step
-from mistudio.correlate.decoder_rows import mapped_decoder, mapped_encoder, scales
-from mistudio.correlate.directions_index import ExactIndex, Nearest, open_index
-from mistudio.correlate.faiss_index import FaissIndex
-from mistudio.correlate.faiss_kinds import candidate_cosines, one_thread
-from mistudio.correlate.index_building import Decoder, build_index
-from mistudio.correlate.index_config import IndexConfig
-from mistudio.correlate.index_files import FAISS_NAME, RECORD_NAME
-from mistudio.correlate.index_queries import sample_queries
-from mistudio.correlate.index_step import index
+from mistudio.correlate.index import step as index_step
+from mistudio.correlate.index.building import Decoder, build_index
+from mistudio.correlate.index.config import IndexConfig
+from mistudio.correlate.index.decoder_rows import mapped_decoder, mapped_encoder, scales
+from mistudio.correlate.index.directions_index import ExactIndex, Nearest, open_index
+from mistudio.correlate.index.faiss_index import FaissIndex
+from mistudio.correlate.index.files import FAISS_NAME, RECORD_NAME
+from mistudio.correlate.index.kinds import candidate_cosines, one_thread
+from mistudio.correlate.index.queries import sample_queries
+from mistudio.correlate.index.step import index
 from mistudio.errors import ConfigError, DamagedArtifact, InputError, MistudioError, NotFound
 from mistudio.sae import TopKConfig
 from mistudio.sae.files import WEIGHTS_NAME

@@ -3,12 +3,12 @@
 import pytest
 
 from mistudio.artifacts import Artifact, Line, Store, open_artifact, open_store
-from mistudio.correlate import concepts
+from mistudio.correlate.concepts import search as concepts
+from mistudio.correlate.concepts.text_index import TEXTS_NAME, TextIndex
 from mistudio.correlate.correlator import Correlator
-from mistudio.correlate.index_config import IndexConfig
-from mistudio.correlate.index_step import index
+from mistudio.correlate.index.config import IndexConfig
+from mistudio.correlate.index.step import index
 from mistudio.correlate.queries import ConceptQuery
-from mistudio.correlate.text_index import TEXTS_NAME, TextIndex
 from mistudio.errors import InputError
 from tests.support.looked_up import LookedUp, looked_up
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mistudio.correlate.concepts.embedding import open_embedder
 from mistudio.correlate.correlator import Correlator
-from mistudio.correlate.embedding import open_embedder
 from mistudio.correlate.queries import ConceptQuery, FeatureQuery
 from mistudio.errors import ConfigError, InputError
 from mistudio.features import EXPLANATIONS

@@ -1,7 +1,5 @@
 """Features of a tiny run in tables of many files and row groups, and a made-up run with explanations and scores."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from mistudio.artifacts import Artifact, open_input, open_store
@@ -13,14 +11,14 @@ from tests.support.tiny_run import llama_run
 
 
 @pytest.fixture(scope="session")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
+def features(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context_tables, "_ROWS_OF_GROUP", 100)
         patch.setattr(context_tables, "_GROUPS_OF_FILE", 5)
         patch.setattr(tables, "_FEATURES_OF_GROUP", 10)
         patch.setattr(tables, "_NEIGHBOUR_FEATURES_OF_GROUP", 7)
         patch.setattr(tables, "_PLACES_OF_GROUP", 20)
-        yield found_features(llama_run(tmp_path_factory), map=True)
+        return found_features(llama_run(tmp_path_factory), map=True)
 
 
 @pytest.fixture(scope="session")

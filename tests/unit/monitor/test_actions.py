@@ -11,10 +11,10 @@ import pytest
 
 from mistudio.addresses import ALLOWED_ENV
 from mistudio.errors import ConfigError
-from mistudio.monitor.actions import Actions, Fired
-from mistudio.monitor.alerts import alert_content, alert_from
 from mistudio.monitor.records import Alert, Origin
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.actions import Actions, Fired
+from mistudio.monitor.rules.alerts import alert_content, alert_from
+from mistudio.monitor.rules.rules import Rules
 from tests.support.hook_server import HANG, HookServer
 
 KEY = "a key that nobody guesses, of enough characters"
@@ -223,7 +223,7 @@ def test_a_generation_of_this_process_is_stopped_and_one_elsewhere_cannot_be() -
 
 def test_alerts_are_logged_without_text_of_their_own_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     actions = Actions(rules("log", "counter"))
-    with caplog.at_level(logging.INFO, "mistudio.monitor.alerts"):
+    with caplog.at_level(logging.INFO, "mistudio.monitor.rules.alerts"):
         actions.act(ALERT)
         actions.act(alert_from({**alert_content(ALERT), "rule": "drift", "kind": "drift", "exchange": "a\nb"}))
     first, second = caplog.records

@@ -15,13 +15,13 @@ from mistudio.directions.config import DirectionConfig
 from mistudio.directions.example_files import File, Files
 from mistudio.directions.step import direction
 from mistudio.errors import ConfigError, InputError
-from mistudio.monitor.calibrate import calibrate
-from mistudio.monitor.calibrate_config import CalibrateConfig
-from mistudio.monitor.calibration import CALIBRATION, read_rows, with_calibration
+from mistudio.monitor.calibrate.calibration import CALIBRATION, read_rows, with_calibration
+from mistudio.monitor.calibrate.config import CalibrateConfig
+from mistudio.monitor.calibrate.step import calibrate
+from mistudio.monitor.calibrate.texts import Reference
 from mistudio.monitor.records import Exchange, Origin, Sample
-from mistudio.monitor.reference_texts import Reference
-from mistudio.monitor.watch_list import WatchList
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.watch.watch_list import WatchList
+from mistudio.monitor.watch.watching import Watcher
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_documents
 from tests.support.tiny_run import CPU

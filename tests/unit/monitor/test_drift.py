@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mistudio.errors import DamagedArtifact, InputError
-from mistudio.monitor.drift import DriftConfig, DriftDetector
+from mistudio.monitor.drift.detector import DriftConfig, DriftDetector
 from mistudio.monitor.records import Origin
 from tests.support.firing import URI, drawn, observation, profile_of
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from mistudio.monitor.drift_rates import PRIOR_NO, PRIOR_YES, RateTests, new_tests
-from mistudio.monitor.drift_shares import Segments, interval, log_beyond, log_likelihood, log_mixture
+from mistudio.monitor.drift.rates import PRIOR_NO, PRIOR_YES, RateTests, new_tests
+from mistudio.monitor.drift.shares import Segments, interval, log_beyond, log_likelihood, log_mixture
 
 PRIORS = (PRIOR_YES, PRIOR_NO)
 
@@ -72,7 +72,7 @@ def test_the_bound_is_above_the_evidence_and_the_largest_are_those_of_all(monkey
     assert (tests.most_log_evidence() >= log_e_H).all()
     expected = np.argsort(-log_e_H, kind="stable")[:20].tolist()
     for looked_at in (4096, 25):
-        monkeypatch.setattr("mistudio.monitor.drift_rates._LOOKED_AT", looked_at)
+        monkeypatch.setattr("mistudio.monitor.drift.rates._LOOKED_AT", looked_at)
         assert tests.largest(20).tolist() == expected
     assert tests.largest(1000).tolist()[:20] == expected
     assert new_tests(np.zeros(0, dtype=np.int64), 5).largest(3).tolist() == []

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistudio.monitor.events import BATCH, STRUCTURED, EventRefused, header_value, read_events
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import BATCH, STRUCTURED, EventRefused, header_value, read_events
 from tests.support.logged_events import NOW, agent_headers, event
 
 SETTINGS = TrafficSettings()

@@ -13,8 +13,8 @@ from mistudio.instrument.served import Served
 from mistudio.monitor.following import Following
 from mistudio.monitor.live import Live, Wanted
 from mistudio.monitor.records import Observation
-from mistudio.monitor.watch_list import WatchList
-from mistudio.monitor.watching import Watcher
+from mistudio.monitor.watch.watch_list import WatchList
+from mistudio.monitor.watch.watching import Watcher
 from mistudio.settings import validated
 from mistudio.steer.callers import Caller
 from mistudio.steer.config import ServiceConfig

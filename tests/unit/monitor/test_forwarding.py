@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mistudio.errors import ConfigError
-from mistudio.monitor.forwarding import Forwarder, ForwardSettings
+from mistudio.monitor.traffic.forwarding import Forwarder, ForwardSettings
 from mistudio.settings import validated
 from tests.support.logged_events import agent_headers
 from tests.support.sinks import EventSink

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from mistudio.errors import InputError, NotFound, StorageError
-from mistudio.monitor.history import History, HistoryConfig
-from mistudio.monitor.history_database import DATABASE_NAME
+from mistudio.monitor.history.database import DATABASE_NAME
+from mistudio.monitor.history.history import History, HistoryConfig
 from mistudio.monitor.records import Alert, Observation, Origin
 from tests.support.firing import URI, observation
 
@@ -149,7 +149,7 @@ def test_one_process_writes_and_another_is_told_which_while_it_may_read(tmp_path
         with pytest.raises(InputError, match="writes the history"):
             _history(tmp_path)
         code = (
-            "import sys; from pathlib import Path; from mistudio.monitor.history import History\n"
+            "import sys; from pathlib import Path; from mistudio.monitor.history.history import History\n"
             "print(len(History(Path(sys.argv[1]), read_only=True).samples()))\n"
             "try: History(Path(sys.argv[1]))\nexcept Exception as error: print(error)"
         )

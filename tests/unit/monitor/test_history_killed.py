@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mistudio.monitor.drift import DriftConfig, DriftDetector
-from mistudio.monitor.history import History
+from mistudio.monitor.drift.detector import DriftConfig, DriftDetector
+from mistudio.monitor.history.history import History
 from mistudio.monitor.records import Observation
 from tests.support.firing import drawn, profile_of
 

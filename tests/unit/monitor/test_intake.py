@@ -1,9 +1,9 @@
 import threading
 from typing import Any
 
-from mistudio.monitor.intake import INTAKE_OUTCOMES, Intake
-from mistudio.monitor.joining import Joined
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.intake import INTAKE_OUTCOMES, Intake
+from mistudio.monitor.traffic.joining import Joined
 from tests.support.logged_events import event
 
 

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from mistudio.monitor.events import LoggedEvent
-from mistudio.monitor.joining import Joined, Joiner
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.events import LoggedEvent
+from mistudio.monitor.traffic.joining import Joined, Joiner
 from tests.support.logged_events import event
 
 REQUEST, RESPONSE = {"prompt": "Once"}, {"predictions": ["upon"]}

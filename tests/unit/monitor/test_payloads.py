@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mistudio.instrument.messages import Message
 from mistudio.monitor.records import Sample
-from mistudio.monitor.unread import Unread
+from mistudio.monitor.traffic.unread import Unread
 from mistudio.plain_text import has_surrogates
 from tests.support.logged_events import exchange, stream
 

@@ -5,9 +5,9 @@ import pytest
 
 from mistudio.artifacts import Catalog
 from mistudio.errors import InputError
-from mistudio.monitor.drift import DriftConfig, DriftDetector
-from mistudio.monitor.profile import Profile
-from mistudio.monitor.profile_artifact import (
+from mistudio.monitor.drift.detector import DriftConfig, DriftDetector
+from mistudio.monitor.drift.profile import Profile
+from mistudio.monitor.drift.profile_artifact import (
     ProfileConfig,
     inputs_of,
     joined,
@@ -16,8 +16,8 @@ from mistudio.monitor.profile_artifact import (
     publish_profile,
     usual_of,
 )
+from mistudio.monitor.drift.stored_firing import stored_firing
 from mistudio.monitor.records import Observation
-from mistudio.monitor.stored_firing import stored_firing
 from tests.support.firing import URI, observation
 from tests.support.served import tiny_store
 

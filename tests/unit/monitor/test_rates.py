@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mistudio.monitor.rate_ranks import least_for, rank_for
-from mistudio.monitor.rates import interval, threshold_for, upper_bound, upper_bound_by_document
+from mistudio.monitor.calibrate.ranks import least_for, rank_for
+from mistudio.monitor.calibrate.rates import interval, threshold_for, upper_bound, upper_bound_by_document
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])

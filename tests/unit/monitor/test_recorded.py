@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from mistudio.cli import app
 from mistudio.errors import InputError
-from mistudio.monitor.parquet_source import RecordedTraffic
-from mistudio.monitor.recorder import EventRecorder
 from mistudio.monitor.records import Exchange
-from mistudio.monitor.traffic_config import TrafficSettings
+from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.parquet_source import RecordedTraffic
+from mistudio.monitor.traffic.recorder import EventRecorder
 from tests.support.logged_events import NOW, event
 
 ASKED = b'{"model": "m", "prompt": "Once"}'

@@ -12,12 +12,18 @@ import transformers as tf
 
 from mistudio.artifacts import Artifact
 from mistudio.errors import GateFailed, SubjectError
-from mistudio.monitor.realign import realign
-from mistudio.monitor.reference import corpus_of, open_reference, reference
-from mistudio.monitor.revalidate import Realignment, check_none_refused, likeness, open_realignment, revalidate
-from mistudio.monitor.revalidate_config import ReferenceConfig, RevalidateConfig
-from mistudio.monitor.revalidate_vectors import column_vectors
-from mistudio.monitor.watch_list import Watched, WatchList
+from mistudio.monitor.revalidate.config import ReferenceConfig, RevalidateConfig
+from mistudio.monitor.revalidate.realign import realign
+from mistudio.monitor.revalidate.reference import corpus_of, open_reference, reference
+from mistudio.monitor.revalidate.revalidate import (
+    Realignment,
+    check_none_refused,
+    likeness,
+    open_realignment,
+    revalidate,
+)
+from mistudio.monitor.revalidate.vectors import column_vectors
+from mistudio.monitor.watch.watch_list import Watched, WatchList
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_llama
@@ -148,7 +154,7 @@ def test_vectors_of_realigned_columns_read_of_new_activations_what_old_ones_read
     new_ND = (old_ND @ basis + 3.0).astype(np.float32)
     each = realign(new_ND, old_ND, np.arange(len(new_ND)) % 5 != 0, (1e-4,))
     with made.store.open() as served:
-        from mistudio.monitor.columns import Columns
+        from mistudio.monitor.watch.columns import Columns
 
         columns = Columns(served, WATCH_LIST).columns
         vectors = column_vectors(served, columns, {hook: each})

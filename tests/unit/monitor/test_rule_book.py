@@ -8,8 +8,8 @@ import pytest
 
 from mistudio.errors import ConfigError, InputError
 from mistudio.monitor.records import Alert, Observation
-from mistudio.monitor.rule_book import RuleBook
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.rule_book import RuleBook
+from mistudio.monitor.rules.rules import Rules
 from tests.support.watched import observation, rules, watch_list
 
 OVER_A = {"kind": "threshold", "watched": "a"}

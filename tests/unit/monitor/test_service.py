@@ -14,7 +14,7 @@ from mistudio.instrument.served import Served
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.direct_requests import Asked
 from mistudio.monitor.records import Exchange, Observation
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.service import MonitorService
 from mistudio.settings import validated
 from tests.support.logged_events import agent_headers

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mistudio.monitor.records import Origin
-from mistudio.monitor.rules import Rules
-from mistudio.monitor.stop_rules import Values, firing, stop_rules
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.rules.stop_rules import Values, firing, stop_rules
 from tests.support.watched import rules, watch_list
 
 STOP = {"end": {"do": "stop"}}

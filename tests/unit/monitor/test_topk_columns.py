@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mistudio.monitor.pooling import NOTHING, tops
-from mistudio.monitor.topk_columns import TopKColumns, column_reader
+from mistudio.monitor.watch.pooling import NOTHING, tops
+from mistudio.monitor.watch.topk_columns import TopKColumns, column_reader
 from mistudio.sae import BatchTopKConfig, GatedConfig, JumpReLUConfig, NormLimit, StandardConfig, TopKConfig
 from mistudio.sae.config import ArchitectureConfig
 from mistudio.sae.topk import TopKAutoencoder

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mistudio.cli import app
-from mistudio.monitor.calibration import Calibrated
-from mistudio.monitor.recorder import EventRecorder
-from mistudio.monitor.rules import Rules
+from mistudio.monitor.calibrate.calibration import Calibrated
+from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.traffic.recorder import EventRecorder
 from mistudio.monitor.trying import false_bound
-from mistudio.monitor.watch_list import WatchList
+from mistudio.monitor.watch.watch_list import WatchList
 from tests.support.logged_events import event
 from tests.support.served import TinyStore, tiny_store
 from tests.support.watched import rules

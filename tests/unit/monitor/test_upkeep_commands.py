@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from mistudio.artifacts import open_artifact, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, GateFailed
-from mistudio.monitor.profile_artifact import open_profile
+from mistudio.monitor.drift.profile_artifact import open_profile
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_documents, tiny_llama
 

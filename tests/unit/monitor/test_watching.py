@@ -11,9 +11,9 @@ from mistudio.instrument.messages import Message
 from mistudio.instrument.served import Served
 from mistudio.instrument.session import Ends, PlacedAutoencoder, Session
 from mistudio.monitor.records import Exchange, Origin, Sample
-from mistudio.monitor.watch_config import WatchConfig
-from mistudio.monitor.watch_list import WatchList
-from mistudio.monitor.watching import CUT, UNREADABLE, Watcher
+from mistudio.monitor.watch.config import WatchConfig
+from mistudio.monitor.watch.watch_list import WatchList
+from mistudio.monitor.watch.watching import CUT, UNREADABLE, Watcher
 from mistudio.sae import JumpReLUConfig, new_autoencoder
 from mistudio.subject import HookPoint, resolve_hooks
 from tests.support.served import tiny_store

@@ -1,0 +1,1 @@
+"""Thresholds for a rate of false positives, found on reference texts."""

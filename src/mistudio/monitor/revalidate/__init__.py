@@ -1,0 +1,1 @@
+"""A watch list held to a new version of the watched model."""

@@ -1,0 +1,1 @@
+"""Rules on what is watched, and what is done when one fires."""
