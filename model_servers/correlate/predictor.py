@@ -64,8 +64,8 @@ class CorrelatePredictor(Predictor):
         Raises:
             MistudioError: it cannot be loaded or made, or nothing embeds as the settings say.
         """
+        from mistudio.correlate.concepts.embedding import open_embedder
         from mistudio.correlate.correlator import Correlator
-        from mistudio.correlate.embedding import open_embedder
 
         self._served = self._shared.take()
         embedder = self._opened.enter_context(open_embedder(self._config.embed_with or "", self._served))

@@ -15,8 +15,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from mistudio.artifacts import open_store
 from mistudio.client import AsyncClient, Client
+from mistudio.correlate.concepts.embedding import open_embedder
 from mistudio.correlate.correlator import Correlator
-from mistudio.correlate.embedding import open_embedder
 from mistudio.correlate.queries import ConceptQuery, Query
 from mistudio.correlate.replies import Reply
 from mistudio.errors import Busy, InputError
