@@ -16,6 +16,7 @@ from mistudio.monitor.direct_requests import Asked
 from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.service import MonitorService
+from mistudio.monitor.traffic.inlet import Inlet
 from mistudio.settings import validated
 from tests.support.logged_events import agent_headers
 from tests.support.served import tiny_store
@@ -102,7 +103,7 @@ def test_a_failing_step_is_counted_and_hides_no_other(served: Served, tmp_path: 
         service.judging._drift.update = update  # type: ignore[method-assign, union-attr]
         send(service, "a")
         assert until(lambda: service.history.samples(exchange="a"))
-        assert until(lambda: service.stats().alerts == {"r0": 1})
+        assert until(lambda: service.stats().alerts == {"r0": 1, "drift": 0})
         assert service.stats().failures == {"drift": 1}
         assert [alert.rule for alert in service.history.alerts(exchange="a")] == ["r0"]
 
@@ -175,7 +176,7 @@ def test_a_text_that_is_read_at_once_counts_only_where_it_is_to(served: Served, 
         service.put_rules(rules(ANY), "a test")
         found = service.observe(Asked(text="the cat"), "direct")
         assert [alert["rule"] for alert in found["alerts"]] == ["r0"]
-        assert service.stats().alerts == {}
+        assert set(service.stats().alerts.values()) == {0}
         service.observe(Asked(text="the cat", record=True), "recorded")
         assert until(lambda: service.history.samples(exchange="recorded"))
         assert service.history.samples(exchange="direct") == []
@@ -210,3 +211,26 @@ def test_settings_that_cannot_be_read_are_refused(served: Served, tmp_path: Path
             MonitorService(served, config(tmp_path, **{name: path}))
     with MonitorService(served, config(tmp_path)):  # nothing of it holds the folder
         pass
+
+
+def test_what_comes_before_the_model_is_loaded_is_read_when_it_is(served: Served, tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    inlet = Inlet(settings.traffic)
+    for number in range(3):
+        inlet.take(agent_headers("request", str(number)), json.dumps({"prompt": "the cat sat"}).encode())
+    inlet.note("malformed")
+    assert (inlet.stats().queue_events, inlet.stats().events["malformed"]) == (3, 1)
+    with MonitorService(served, settings, inlet=inlet) as service:
+        until(lambda: service.stats().samples == 3)
+        assert service.stats().events["offered"] == 3
+        assert service.stats().events["malformed"] == 1
+
+
+def test_alerts_are_counted_from_0_for_each_rule_and_for_drift(served: Served, tmp_path: Path) -> None:
+    with MonitorService(served, config(tmp_path)) as service:
+        assert service.stats().alerts == {"drift": 0}
+        service.put_rules(rules({"name": "any", **ANY}, {"name": "never", **ANY, "above": 1e6}), "somebody")
+        assert service.stats().alerts == {"any": 0, "never": 0, "drift": 0}
+        send(service, "one")
+        until(lambda: service.stats().alerts["any"] == 1)
+        assert service.stats().alerts["never"] == 0
