@@ -25,6 +25,7 @@ from mistudio.monitor.live import Live, Wanted
 from mistudio.monitor.missed import missed
 from mistudio.monitor.opening import (
     open_history,
+    open_recorder,
     open_rules,
     open_watch_list,
     restored_drift,
@@ -97,6 +98,7 @@ class MonitorService:
             self._use(rules)
             self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
+            recorder = open_recorder(config)
         except BaseException:
             self.history.close()
             raise
@@ -109,6 +111,7 @@ class MonitorService:
             config.traffic,
             config.at_once_tokens,
             self._tally,
+            recorder,
             clock,
         )
         another = Watcher(served, self.watch_list, reading, chat_template=chat_template)
@@ -240,7 +243,7 @@ class MonitorService:
         depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
         outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
         return MonitorStats(
-            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun")}},
+            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun", "recorded")}},
             exchanges={**counts, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],
