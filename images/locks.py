@@ -23,7 +23,7 @@ from packaging.markers import Marker
 from images.platforms import ARCHITECTURES, PYTHON, fits
 from images.references import ROOT
 
-EXTRAS = {"batch": ("pipelines", "tracking", "s3", "cluster"), "serve": ("serve", "s3")}
+EXTRAS = {"batch": ("pipelines", "tracking", "s3", "cluster", "index"), "serve": ("serve", "s3")}
 """The extras of the package that each image has."""
 CUDA_EXTRAS = ("quantised",)
 """Those that the CUDA variants have besides."""
