@@ -103,10 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(options: Mapping[str, Any]) -> None:
     settings = validated(ServerSettings, _SERVER.content(options))
-    names = _names(options["models"])
-    _check_owners(options, names)
-    shared = _shared(options)
-    predictors = [_PREDICTORS[name].make(options, settings, shared) for name in names]
+    predictors = _predictors(options, settings)
 
     import prometheus_client
 
@@ -119,6 +116,14 @@ def _serve(options: Mapping[str, Any]) -> None:
     sys.setswitchinterval(_SWITCH_S)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     ModelServer(predictors, settings).run()
+
+
+def _predictors(options: Mapping[str, Any], settings: ServerSettings) -> "list[Predictor]":
+    """Those that are to be served, in one process with one model; not loaded yet."""
+    names = _names(options["models"])
+    _check_owners(options, names)
+    shared = _shared(options)
+    return [_PREDICTORS[name].make(options, settings, shared) for name in names]
 
 
 def _names(models: str) -> list[str]:

@@ -27,6 +27,7 @@ from mistudio.monitor.live import Live, Wanted
 from mistudio.monitor.missed import missed
 from mistudio.monitor.opening import (
     open_history,
+    open_recorder,
     open_rules,
     open_watch_list,
     restored_drift,
@@ -107,6 +108,7 @@ class MonitorService:
             self._use(rules)
             self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
+            recorder = open_recorder(config)
         except BaseException:
             self.history.close()
             raise
@@ -119,6 +121,7 @@ class MonitorService:
             config.traffic,
             config.at_once_tokens,
             self._tally,
+            recorder,
             clock,
         )
         another = Watcher(served, self.watch_list, reading, chat_template=chat_template)
@@ -235,6 +238,7 @@ class MonitorService:
         came, numbers = self.inlet.stats(), self._tally.numbers
         return replace(
             came,
+            events={**came.events, "recorded": numbers["recorded"]},
             exchanges={**came.exchanges, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],

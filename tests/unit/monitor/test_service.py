@@ -1,6 +1,7 @@
 """The monitor's service: what goes wrong is counted and ends nothing, and what cannot go on is seen."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.service import MonitorService
 from mistudio.monitor.traffic.inlet import Inlet
+from mistudio.monitor.traffic.parquet_source import RecordedTraffic
 from mistudio.settings import validated
 from tests.support.logged_events import agent_headers
 from tests.support.served import tiny_store
@@ -106,6 +108,30 @@ def test_a_failing_step_is_counted_and_hides_no_other(served: Served, tmp_path: 
         assert until(lambda: service.stats().alerts == {"r0": 1, "drift": 0})
         assert service.stats().failures == {"drift": 1}
         assert [alert.rule for alert in service.history.alerts(exchange="a")] == ["r0"]
+
+
+def test_traffic_is_kept_as_it_came_where_that_is_wanted(served: Served, tmp_path: Path) -> None:
+    settings = config(tmp_path, record={"folder": tmp_path / "kept"}, traffic={"logs": "both"})
+    with MonitorService(served, settings) as service:
+        send(service, "a", "the cat")
+        service.take(agent_headers("response", "a"), b'{"choices": [{"index": 0, "text": " sat"}]}')
+        until(lambda: service.history.samples(exchange="a"))
+        assert service.stats().events["recorded"] == 2
+    (exchange,) = RecordedTraffic(str(tmp_path / "kept")).exchanges()
+    assert (exchange.id, exchange.origin.model, exchange.samples[0].content) == ("a", "tinyllama", "the cat sat")
+
+
+def test_where_traffic_cannot_be_kept_it_is_read_all_the_same(served: Served, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    settings = config(tmp_path, record={"folder": kept, "max_file_bytes": 1024})
+    with MonitorService(served, settings) as service:
+        shutil.rmtree(kept)  # the file that is open goes on; the next one cannot be opened
+        for number in range(20):
+            send(service, str(number))
+        until(lambda: service.stats().samples == 20)
+        stats = service.stats()
+        assert 0 < stats.failures["record"] < 20
+        assert stats.failures["record"] + stats.events["recorded"] == 20
 
 
 def test_what_waits_is_read_before_it_drains(served: Served, tmp_path: Path) -> None:
