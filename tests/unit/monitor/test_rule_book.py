@@ -135,7 +135,7 @@ def test_only_traffic_from_where_the_rule_says_counts() -> None:
 
 def test_a_rule_is_not_named_as_alerts_of_drift_are() -> None:
     with pytest.raises(ValueError, match="drift is what alerts of drift are named: give the rule another name"):
-        Rules(rules=(ThresholdRule(name="drift", watched="a", above=1.0),))
+        Rules(rules=(ThresholdRule(kind="threshold", name="drift", watched="a", above=1.0),))
 
 
 def test_each_tenant_has_a_window_of_its_own_and_the_alert_names_it() -> None:

@@ -227,6 +227,7 @@ def test_rules_that_do_not_fit_change_nothing(served: Served, tmp_path: Path) ->
             assert service.rules is before
         send(service, "a")
         assert until(lambda: service.history.alerts(exchange="a"))
+        assert Rules.model_validate(service.rules_status()["rules"]) == before  # what is told can be put in again
     assert Rules.model_validate(before.model_dump(mode="json")) == before
 
 
