@@ -104,7 +104,7 @@ def test_a_query_that_cannot_be_searched_is_refused(features: FeatureSet) -> Non
         with pytest.raises(InputError, match="ask for 1 to 1,000"):
             search.search("birds", count)
     for how in ("embedding", "both"):
-        with pytest.raises(InputError, match=f"searched by {how} where there is an embedder"):
+        with pytest.raises(InputError, match=f"how: {how} needs an embedder, and there is none"):
             search.search("birds", how=how)  # type: ignore[arg-type]
     assert search.ways == ("lexical",)
 
@@ -228,6 +228,13 @@ def test_the_subject_embeds_a_text_as_the_mean_of_its_hidden_states(features: Fe
     assert not vectors_ND[2].any()
     search = ConceptSearch(features, tmp_path / "concepts", embedder)
     assert found(search, TEXTS[1][1], how="embedding", count=3)[0] == 1
+
+
+def test_explanations_that_say_nothing_are_no_trouble_to_an_embedder(tmp_path: Path) -> None:
+    silent = said(open_store(str(tmp_path / "store")), [Explanation(feature=0, explainer="program", status="dead")], 2)
+    search = ConceptSearch(silent, tmp_path, Drawn())
+    search.prepare()
+    assert found(search, "birds") == found(search, "birds", how="embedding") == []
 
 
 class Letters:

@@ -108,8 +108,7 @@ class ConceptSearch:
 
     def prepare(self) -> None:
         """Make what is searched where it is not there, as a server does before it is ready; it may take long."""
-        self._open_texts()
-        if self._embedder is not None:
+        if self._open_texts().num_texts and self._embedder is not None:
             self._open_vectors(self._embedder)
 
     def _check(self, text: str, count: int, how: How) -> None:
@@ -122,13 +121,16 @@ class ConceptSearch:
             message = f"{shortened(count)} hits are asked for: ask for 1 to {MOST_HITS:,}."
             raise InputError(message)
         if how != "lexical" and self._embedder is None:
-            message = f"Concepts are searched by {how} where there is an embedder, and none was given: search by words."
+            message = (
+                f"how: {how} needs an embedder, and there is none: search by words (lexical), or name one with "
+                "--embed-with (of a server, --correlate-embed-with)."
+            )
             raise InputError(message)
 
     def _ranked(self, way: Way, text: str, count: int) -> list[Ranked]:
         """The best features of one way, each with its best text."""
         texts = self._open_texts()
-        if way == "lexical" or self._embedder is None:
+        if way == "lexical" or self._embedder is None or not texts.num_texts:
             return _by_feature(texts.find(text, count))[:count]
         vectors = self._open_vectors(self._embedder)
         near = vectors.nearest(self._embedder.embed([text])[0], count * max(texts.of_feature, 1))
