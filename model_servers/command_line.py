@@ -17,6 +17,7 @@ from model_servers.base.settings import ServerSettings
 from model_servers.correlate.config import ServingConfig
 
 if TYPE_CHECKING:  # KServe takes a second to import, which --help need not wait for
+    from mistudio.artifacts import Store
     from mistudio.instrument.served import Served
     from model_servers.base.predictor import Predictor
     from model_servers.base.shared import Shared
@@ -123,10 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _serve(options: Mapping[str, Any]) -> None:
     settings = validated(ServerSettings, _SERVER.content(options))
-    names = _names(options["models"])
-    _check_owners(options, names)
-    shared = _shared(options)
-    predictors = [_PREDICTORS[name].make(options, settings, shared) for name in names]
+    predictors = _predictors(options, settings)
 
     import prometheus_client
 
@@ -139,6 +137,14 @@ def _serve(options: Mapping[str, Any]) -> None:
     sys.setswitchinterval(_SWITCH_S)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     ModelServer(predictors, settings).run()
+
+
+def _predictors(options: Mapping[str, Any], settings: ServerSettings) -> "list[Predictor]":
+    """Those that are to be served, in one process with one model; not loaded yet."""
+    names = _names(options["models"])
+    _check_owners(options, names)
+    shared = _shared(options)
+    return [_PREDICTORS[name].make(options, settings, shared) for name in names]
 
 
 def _names(models: str) -> list[str]:
@@ -209,9 +215,27 @@ def _shared(options: Mapping[str, Any]) -> "Shared[Served]":
         from mistudio.subject import resolve_source
 
         source = resolve_source(options["subject"]) if options["subject"] else None
-        return open_served(store, options["line"] or (), source)
+        return open_served(store, options["line"] or (), source, versions=_versions(options, store))
 
     return Shared(opened)
+
+
+def _versions(options: Mapping[str, Any], store: "Store") -> frozenset[str]:
+    """Models that may be served in place of the one that the autoencoders were trained on: what watch lists are for."""
+    from mistudio.monitor.watch.realigned import accepted_versions
+    from mistudio.monitor.watch.watch_list import read_watch_list
+
+    names, path = _names(options["models"]), options["monitor_watch_list"]
+    if "monitor" not in names or not path:
+        return frozenset()
+    found = accepted_versions(store, read_watch_list(Path(path)))
+    if found and set(names) != {"monitor"}:
+        message = (
+            "The watch list is read through a realignment, and others would read features of the old version as they "
+            "are: serve it by --models monitor alone."
+        )
+        raise ConfigError(message)
+    return found
 
 
 def _text(path: str | None) -> str | None:

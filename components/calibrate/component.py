@@ -29,7 +29,7 @@ def calibrate(
     seed: int = 0,
     store: str = "",
 ):
-    """Find thresholds of a watch list for a rate of false positives. Checked on other texts, beside controls.
+    """Find thresholds of a watch list. For a rate of false positives, checked on other texts, beside controls.
 
     Args:
         calibration: Thresholds, the rate of false positives that each has, and what it finds.

@@ -16,13 +16,15 @@ from starlette.responses import Response
 
 from mistudio.errors import Busy, Draining, InputError, NotFound, Unavailable
 from mistudio.plain_text import shortened, without_surrogates
+from mistudio.settings import problems_in
 from model_servers.base.replies import JSONReply
 
 _log = logging.getLogger("model_servers")
 _FIELD = re.compile(r"([a-z_]+(?:\.[a-z_]+|\[\d{1,6}\]){0,8}): ")
 _MAX_NAMED = 3  # of many that are wrong with one request
 _EDITS, _RULES = ("add", "clamp", "scale", "ablate", "cap"), ("threshold", "rate", "set")
-_UNION_TAGS = frozenset({*_EDITS, *_RULES})  # pydantic puts them into the place of an error
+_EXAMPLES = ("text", "messages")
+_UNION_TAGS = frozenset({*_EDITS, *_RULES, *_EXAMPLES})  # pydantic puts them into the place of an error
 _OF_A_NAME = "[key]"  # ... and this, where a name in an object is wrong
 
 
@@ -132,7 +134,7 @@ def problem_of_fields(error: ValidationError, renamed: dict[str, str] | None = N
         renamed: what the client knows fields by, where that differs; by their dotted paths.
         above: the field that holds all of it.
     """
-    found = error.errors(include_url=False, include_context=False)
+    found = problems_in(error)
     named = [(_path(each["loc"], renamed or {}, above), each) for each in found[:_MAX_NAMED]]
     reasons = [_reason(path, each["type"], each["msg"], each["input"]) for path, each in named]
     more = f"; and {len(found) - _MAX_NAMED:,} more" if len(found) > _MAX_NAMED else ""

@@ -70,7 +70,7 @@ def _look_ups(instances: Sequence[dict[str, Any]], name: str) -> list[LookUp]:
 
 
 def _look_up(given: dict[str, Any], above: str) -> LookUp:
-    return LookUp(name_of(given, above), lambda: named_query(given, above))
+    return LookUp(name_of(given, above), lambda: named_query(given, above), above)
 
 
 def _queries_in(request: InferRequest) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The predictor ``correlate``."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -51,21 +52,26 @@ class CorrelatePredictor(Predictor):
         self._correlator: Correlator | None = None
         self._metrics: CorrelateMetrics | None = None
         self._is_closed = False
+        self._opened = ExitStack()
         self._workers = {
             "passes": Workers("correlate-passes", self._config.passes, self._config.queue),
             "reads": Workers("correlate-reads", self._config.reads, self._config.queue),
         }
 
     def load(self) -> list[Model]:
-        """Load the model, or take the one that is loaded.
+        """Load the model, or take the one that is loaded; and make what concepts are searched in, where it is missing.
 
         Raises:
-            MistudioError: it cannot be loaded.
+            MistudioError: it cannot be loaded or made, or nothing embeds as the settings say.
         """
+        from mistudio.correlate.concepts.embedding import open_embedder
         from mistudio.correlate.correlator import Correlator
 
         self._served = self._shared.take()
-        self._correlator = Correlator(self._served, self._config.limits, self._chat_template)
+        embedder = self._opened.enter_context(open_embedder(self._config.embed_with or "", self._served))
+        correlator = Correlator(self._served, self._config.limits, self._chat_template, embedder)
+        correlator.prepare()
+        self._correlator = correlator
         return [LookUpModel(self)]
 
     def routers(self) -> list[APIRouter]:
@@ -96,6 +102,7 @@ class CorrelatePredictor(Predictor):
         self._is_closed = True
         for each in self._workers.values():
             each.close()
+        self._opened.close()
         if self._served is not None:
             self._shared.give_back()
 
@@ -108,10 +115,14 @@ class CorrelatePredictor(Predictor):
             Busy: too many wait already.
         """
         correlator, key = self._loaded(), headers.get(KEY_NAME, NOBODY)
-        kind = "passes" if any(each.name in _RUN_THE_MODEL for each in look_ups) else "reads"
+        kind = "passes" if any(self._runs_the_model(each.name) for each in look_ups) else "reads"
         return await self._workers[kind].run(
             lambda left: [self._answer(correlator, each, key, left) for each in look_ups]
         )
+
+    def _runs_the_model(self, name: str) -> bool:
+        """Features too where explanations are embedded: the model does it, or waits as long."""
+        return name in _RUN_THE_MODEL or (name == "feature" and self._config.embed_with is not None)
 
     def _answer(self, correlator: "Correlator", look_up: LookUp, key: str, left: Left) -> bytes:
         assert self._metrics is not None  # noqa: S101 - the server registers them before it listens
@@ -120,8 +131,10 @@ class CorrelatePredictor(Predictor):
             query = self._allowed(look_up.read(), key)
             try:
                 return correlator.ask(query).model_dump_json().encode()
-            except SubjectError as error:  # the model is loaded, and has not what this query needs
-                raise InputError(str(error)) from error
+            except InputError as error:
+                # A model that has not what this query needs is the client's fault too: it is loaded.
+                kind = InputError if isinstance(error, SubjectError) else type(error)
+                raise kind(f"{look_up.above}: {error}" if look_up.above else str(error)) from error
 
     def _allowed(self, query: Query, key: str) -> Query:
         """The query as it is done: what is kept says by which key."""

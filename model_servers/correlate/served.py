@@ -12,10 +12,12 @@ class LookUp(NamedTuple):
     Attributes:
         name: which it is.
         read: makes the query, on a thread that looks up; raises ``Refused`` where it cannot be read.
+        above: the client's field that holds it, where there may be others beside it.
     """
 
     name: str
     read: Callable[[], Query]
+    above: str = ""
 
 
 class Served(Protocol):

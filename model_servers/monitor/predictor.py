@@ -1,7 +1,7 @@
 """The predictor ``monitor``: a watch on the traffic of any model, and on what is generated in the same process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,9 @@ from kserve import Model
 from mistudio.instrument.listening import Relay
 from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.direct_requests import Asked
+from mistudio.monitor.traffic.events import EventsRead
 from mistudio.monitor.traffic.forwarding import Forwarder, ForwardSettings
+from mistudio.monitor.traffic.inlet import Inlet
 from mistudio.settings import validated
 from model_servers.base.lanes import Lane
 from model_servers.base.metrics import Metrics
@@ -43,6 +45,9 @@ class MonitorPredictor(Predictor):
         relay: where what steers in the same process asks for who follows; None: nothing does.
         chat_template: to be used in place of the tokenizer's own.
 
+    Attributes:
+        inlet: where traffic comes in, from before the model is loaded.
+
     Raises:
         ConfigError: the forward URL is none.
     """
@@ -61,6 +66,7 @@ class MonitorPredictor(Predictor):
     ) -> None:
         self._chat_template = chat_template
         self._shared, self._config, self._relay = shared, config or MonitorConfig(), relay
+        self.inlet = Inlet(self._config.traffic)
         self._served: Served | None = None
         self._monitor: MonitorService | None = None
         self._is_closed = False
@@ -88,6 +94,7 @@ class MonitorPredictor(Predictor):
             self._config,
             chat_template=self._chat_template,
             follows_generated=self._relay is not None,
+            inlet=self.inlet,
         )
         monitor.start()
         self._monitor = monitor
@@ -151,10 +158,10 @@ class MonitorPredictor(Predictor):
         return self._monitor
 
     def stats(self) -> "MonitorStats | None":
-        """What the monitor is at, with what was passed on; None before it is loaded."""
-        if self._monitor is None or self._is_closed:
+        """What the monitor is at, with what was passed on: before it is loaded, what came; None behind its end."""
+        if self._is_closed:
             return None
-        stats = self._monitor.stats()
+        stats = self.inlet.stats() if self._monitor is None else self._monitor.stats()
         return stats if self._forwarder is None else replace(stats, forwarded=self._forwarder.counts())
 
     async def read(self, work: "Callable[[MonitorService], Made]") -> Made:
@@ -165,9 +172,9 @@ class MonitorPredictor(Predictor):
         """The same, on a thread for what goes through the model."""
         return await self._placed("run", work)
 
-    async def take(self, work: "Callable[[MonitorService], Made]") -> Made:
-        """The same, on a thread that nothing else uses than the sink."""
-        return await self._placed("take", work)
+    async def take(self, headers: Mapping[str, str], body: bytes) -> EventsRead:
+        """Take events, on a thread that nothing else uses than the sink."""
+        return await self._places["take"].run(lambda: self.inlet.take(headers, body))
 
     async def _placed(self, name: str, work: "Callable[[MonitorService], Made]") -> Made:
         monitor = self.monitor()

@@ -57,12 +57,12 @@ class Sink:
 
     async def events(self, request: Request) -> Response:
         """Take CloudEvents: one in binary or structured mode, or a batch."""
-        monitor = self._served.monitor()
+        inlet = self._served.inlet
         headers = {name.lower(): value for name, value in request.headers.items()}
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         is_structured = kind.startswith(_STRUCTURED)
         if not is_structured and not any(name in headers for name in _REQUIRED):
-            monitor.note("malformed")
+            inlet.note("malformed")
             message = (
                 f"Content-Type is {shortened(kind)}, and there are no ce-* headers: send a CloudEvent, as headers with "
                 "its payload as body, as application/cloudevents+json, or as application/cloudevents-batch+json."
@@ -76,10 +76,10 @@ class Sink:
         try:
             found = await self._taken(headers, body, is_large=is_structured and len(body) > _PARSED_AT_ONCE)
         except Busy:
-            monitor.note("overrun")
+            inlet.note("overrun")
             return JSONReply({"taken": 0, "ignored": 0, "refused": [], "overrun": 1}, 202)
         except EventRefused:
-            monitor.note("malformed")
+            inlet.note("malformed")
             raise
         refused = list(found.refused[:_MOST_TOLD])
         return JSONReply({"taken": len(found.events), "ignored": found.num_ignored, "refused": refused}, 202)
@@ -92,5 +92,5 @@ class Sink:
             Busy: more is to be read than may wait for that.
         """
         if is_large:
-            return await self._served.take(lambda monitor: monitor.take(headers, body))
-        return self._served.monitor().take(headers, body)
+            return await self._served.take(headers, body)
+        return self._served.inlet.take(headers, body)

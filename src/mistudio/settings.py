@@ -6,16 +6,18 @@ them by. ``nested`` puts plain values where they belong, and ``validated`` build
 in one readable message. ``None`` means "not given": the default, or what a step chooses.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from os import PathLike, fspath
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from mistudio.errors import ConfigError
 from mistudio.guarded_json import RefusedJSON, parse_json
@@ -30,6 +32,7 @@ _KINDS = {
     str: "a text",
     dict: "settings as an object",
 }
+_AFTER = re.compile(r" after validation, not [\d,]+$")  # the value itself is told behind
 MOST_SEED = (1 << 31) - 1  # what all that draw at random take, also with a little added
 Place = Literal["dashboard", "command", "settings"]
 
@@ -320,7 +323,24 @@ def validated(model: type[Model], content: Mapping[str, object], names: Mapping[
 
 def refused(error: ValidationError, names: Mapping[str, str] | None = None) -> ConfigError:
     """What was refused, in words: the parameter, the value and the reason."""
-    return ConfigError("; ".join(_reason(dict(problem), names or {}) for problem in error.errors()) + ".")
+    return ConfigError("; ".join(_reason(dict(problem), names or {}) for problem in problems_in(error)) + ".")
+
+
+def problems_in(error: ValidationError) -> list[ErrorDetails]:
+    """What was found wrong, in words without Python's types, and without what follows from the rest.
+
+    A list of whose items one was refused is too short to pydantic too.
+    """
+    found = error.errors(include_url=False, include_context=False)
+    spoilt = {each["loc"][:end] for each in found for end in range(len(each["loc"]))}
+    return [
+        cast(
+            "ErrorDetails",
+            {**each, "msg": _AFTER.sub("", each["msg"].replace("Tuple", "List").replace("tuple", "list"))},
+        )
+        for each in found
+        if each["type"] != "too_short" or each["loc"] not in spoilt
+    ]
 
 
 def json_object(name: str, text: str, example: str) -> dict[str, Any]:

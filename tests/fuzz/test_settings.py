@@ -50,7 +50,8 @@ def test_what_the_check_of_a_step_passes_is_refused_by_nothing_later(case: tuple
     message = refusal_of(lambda: check(step, values))
     counted("settings of steps", refused=message is not None)
     if message is not None:
-        _acceptable(message, values)
+        missing = {each.name: each.name for each in step.arguments if each.required}
+        _acceptable(message, {**missing, **values})
         return
     sorted_values = sort_given(step, {**{each.name: "later" for each in step.inputs}, **values})
     subject = validated(SubjectConfig, sorted_values.loading)

@@ -15,7 +15,9 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 
 from mistudio.artifacts import open_store
 from mistudio.client import AsyncClient, Client
-from mistudio.correlate.queries import Query
+from mistudio.correlate.concepts.embedding import open_embedder
+from mistudio.correlate.correlator import Correlator
+from mistudio.correlate.queries import ConceptQuery, Query
 from mistudio.correlate.replies import Reply
 from mistudio.errors import Busy, InputError
 from mistudio.instrument.served import Served, open_served
@@ -26,6 +28,7 @@ from model_servers.base.shared import Shared
 from model_servers.correlate.config import ServingConfig
 from model_servers.correlate.predictor import CorrelatePredictor
 from model_servers.steer.predictor import SteerPredictor
+from tests.support.looked_up import looked_up
 from tests.support.served import CHAT_TEMPLATE, FEATURES, TinyStore, tiny_store
 from tests.support.serving import serving, url_of
 from tests.support.tiny import WIDTH
@@ -187,6 +190,10 @@ def test_the_document_says_what_each_look_up_reads(client: httpx.Client) -> None
         ("vector", {"vector": [1.0]}, "vector"),
         ("vector", {"vector": [0.0] * WIDTH}, "vector"),
         ("vector", {"direction": "../../etc/passwd"}, "direction"),
+        ("vector", {"direction": ""}, "direction: string should have at least 1 character"),
+        ("examples", {"positive": [7], "negative": []}, "positive[0]: an example is a text, or the list of messages"),
+        ("text", {"messages": []}, "messages: list should have at least 1 item, not []"),
+        ("token", {"token": 3, "ways": ["luck"]}, "ways[0]: input should be 'lens', 'contexts' or 'lift', not 'luck'."),
         ("vector", {"vector": [1e308] * WIDTH, "direction": "x"}, "vector"),
     ],
 )
@@ -212,6 +219,8 @@ def test_one_bad_instance_among_good_ones_is_named_and_none_is_answered(client: 
     answered = client.post(PREDICT, json={"instances": instances})
     assert answered.status_code == 400
     assert "instances[1].top" in answered.json()["error"]
+    answered = client.post(PREDICT, json={"instances": [instances[0], {"by": "vector", "vector": [1.0]}]})
+    assert answered.json()["error"].startswith("instances[1]: vector: it has 1 components")
     assert client.post(PREDICT, json={"instances": []}).status_code == 400
     assert client.post(PREDICT, json={"instances": [instances[0]] * 129}).status_code == 400
 
@@ -293,6 +302,24 @@ def test_a_direction_is_kept_where_that_is_allowed_and_says_by_which_key(
         assert client.correlate.vector(direction="cats").hits
     with_name = [path.read_text() for path in (folder / "refs" / "direction").rglob("*") if path.is_file()]
     assert any("key alice" in text for text in with_name)
+
+
+def test_concepts_are_embedded_as_the_server_was_told_and_what_is_searched_is_made_before_it_is_ready(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, scratch = looked_up(tmp_path_factory), tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("MISTUDIO_SCRATCH", str(scratch))
+    predictor = CorrelatePredictor(Shared(line.open), ServingConfig(embed_with="subject:1"))
+    with serving([predictor]) as server, Client(url_of(server)) as client:
+        made = {path.name for path in scratch.rglob("*") if "concepts" in path.parts}
+        assert made >= {"texts.sqlite", "vectors.f16"}
+        (first, *_) = client.correlate.concept("cat", how="embedding", top=3).hits
+        with line.open() as opened, open_embedder("subject:1", opened) as embedder:
+            expected = Correlator(opened, embedder=embedder).concept(
+                ConceptQuery(concept="cat", how="embedding", top=3)
+            )
+        assert (first.feature, first.value) == (expected.hits[0].feature, pytest.approx(expected.hits[0].value, 1e-4))
+        assert "subject:1" not in httpx.get(f"{url_of(server)}/describe").text
 
 
 def test_while_it_loads_look_ups_are_told_to_wait(tiny: TinyStore) -> None:

@@ -1,6 +1,8 @@
 """The monitor, served: traffic comes in, is read, judged, kept and told."""
 
 import json
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from mistudio.instrument.served import Served
+from mistudio.monitor.config import MonitorConfig
+from mistudio.settings import validated
 from model_servers.base.keys import read_keys
 from model_servers.base.server import ModelServer
 from model_servers.base.settings import ServerSettings
+from model_servers.base.shared import Shared
 from model_servers.monitor.predictor import MonitorPredictor
 from tests.support.monitored import (
     EVENTS,
@@ -21,9 +27,11 @@ from tests.support.monitored import (
     rules_file,
     samples,
     until,
+    watch_file,
     watching,
 )
 from tests.support.served import TinyStore, tiny_store
+from tests.support.serving import serving, wait_for
 from tests.support.sinks import EventSink
 
 ANY = {"name": "any", "kind": "threshold", "watched": "f3", "above": 0.0}
@@ -264,7 +272,9 @@ def test_a_sink_whose_reader_stalls_still_answers_and_counts_what_it_drops(tiny:
                 exchange(client, f"stalled-{number}")
             assert post(client, "request", {"prompt": "x"}, "last").status_code == 202
             assert client.get("/v2/health/live").status_code == 200
-            assert 'mistudio_monitor_exchanges_total{outcome="dropped"} 2' in client.get("/metrics").text
+            told = re.search(r'exchanges_total{outcome="dropped"} (\d+)', client.get("/metrics").text)
+            assert told is not None
+            assert int(told[1]) > 0
         found = until(lambda: (now := counts(client))["queue_events"] == 0 and now)
         taken, dropped = found["exchanges"]["taken"], found["exchanges"]["dropped"]
         assert found["events"]["offered"] == 51
@@ -310,3 +320,25 @@ def test_rules_that_were_put_in_hold_after_a_start_and_a_changed_file_takes_thei
     assert names() == ["none"]
     rules_file(tmp_path, {**ANY, "name": "new"})
     assert names() == ["new"]
+
+
+def test_the_sink_takes_events_while_the_model_is_loaded_and_they_are_read_then(
+    tiny: TinyStore, tmp_path: Path
+) -> None:
+    may_load = threading.Event()
+
+    def opened() -> Served:
+        may_load.wait(60)
+        return tiny.open()
+
+    content = {"folder": tmp_path / "monitor", "watch_list": watch_file(tmp_path)}
+    monitor = MonitorPredictor(Shared(opened), validated(MonitorConfig, content))
+    with serving([monitor], loaded=False) as server, client_of(server) as early:
+        try:
+            exchange(early, "early", "the cat", " sat")
+            assert early.get("/v1/monitor/status").status_code == 503
+            assert 'mistudio_monitor_events_total{outcome="offered"} 2.0' in early.get("/metrics").text
+        finally:
+            may_load.set()
+        wait_for(early, "/v2/health/ready")
+        assert kept(early, "early")

@@ -1,6 +1,7 @@
 """``mistudio correlate``: from a text, a concept, a token, a feature, examples or a vector to features."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,7 +157,7 @@ def token(
     suppressed: Annotated[bool, typer.Option("--suppressed", help="Lens: features that make it less likely.")] = False,
 ) -> dict[str, Any]:
     """A token as a query."""
-    is_id = id_or_text.isdecimal() and not as_text
+    is_id = re.fullmatch("[0-9]{1,18}", id_or_text) is not None and not as_text
     return {"token": int(id_or_text) if is_id else id_or_text, "ways": _names(ways), "suppressed": suppressed}
 
 

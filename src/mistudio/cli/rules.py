@@ -85,6 +85,7 @@ def try_(
     from mistudio.monitor.traffic.config import TrafficSettings
     from mistudio.monitor.traffic.parquet_source import RecordedTraffic
     from mistudio.monitor.trying import try_rules
+    from mistudio.monitor.watch.realigned import accepted_versions
     from mistudio.monitor.watch.watch_list import read_watch_list
     from mistudio.monitor.watch.watching import Watcher
     from mistudio.settings import validated
@@ -93,7 +94,8 @@ def try_(
     asked, listed = read_rules(rules), read_watch_list(watch_list)
     traffic = RecordedTraffic(on, validated(TrafficSettings, {"tenant_header": tenant_header}))
     source = resolve_source(model) if model else None
-    with open_served(open_to_read(store or default_store_url()), line or (), source) as served:
+    opened = open_to_read(store or default_store_url())
+    with open_served(opened, line or (), source, versions=accepted_versions(opened, listed)) as served:
         watcher = Watcher(served, listed)
         known = calibrated(listed, watcher.columns, served.store)
         whole = listed.with_thresholds({name: each.threshold for name, each in known.items()})
@@ -119,6 +121,7 @@ def check(
     from mistudio.monitor.calibrate.calibration import with_calibration
     from mistudio.monitor.rules.rule_book import RuleBook
     from mistudio.monitor.rules.rules import read_rules
+    from mistudio.monitor.watch.realigned import accepted_versions
     from mistudio.monitor.watch.watch_list import read_watch_list
     from mistudio.monitor.watch.watching import Watcher
     from mistudio.subject import resolve_source
@@ -126,7 +129,8 @@ def check(
     asked, listed = read_rules(rules), read_watch_list(watch_list)
     if store:
         source = resolve_source(model) if model else None
-        with open_served(open_to_read(store), line or (), source) as served:
+        opened = open_to_read(store)
+        with open_served(opened, line or (), source, versions=accepted_versions(opened, listed)) as served:
             listed = with_calibration(listed, Watcher(served, listed).columns, served.store)
     else:
         # A threshold that a calibration has is there, for all that can be told without the store.

@@ -25,7 +25,7 @@ def features_of_feature(query: FeatureQuery, dictionary: Dictionary) -> tuple[tu
         raise NotFound(message)
     hits: list[Hit] = []
     index = None
-    for relation in query.relations or _ALL:
+    for relation in dict.fromkeys(query.relations or _ALL):
         try:
             if relation == "decoder":
                 near, index = _decoder(query, dictionary)

@@ -55,7 +55,7 @@ def features_of_token(query: TokenQuery, token: int, dictionary: Dictionary, sub
         SubjectError: the lens is asked for, and the model has no output embeddings.
     """
     hits: list[Hit] = []
-    for way in query.ways or ("lens", "contexts", "lift"):
+    for way in dict.fromkeys(query.ways or ("lens", "contexts", "lift")):
         try:
             hits += _BY_WAY[way](query, token, dictionary, subject)
         except InputError:

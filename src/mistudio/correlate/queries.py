@@ -7,7 +7,7 @@ different units, so that one reply is of one.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from mistudio.instrument.edits import Latent
 from mistudio.instrument.messages import Message
@@ -22,7 +22,20 @@ MAX_WIDTH = 65_536
 MAX_TOKEN_TEXT = 1000  # characters
 
 Chat = Annotated[tuple[Message, ...], Field(min_length=1, max_length=1024)]
-ExampleText = Annotated[str, Field(max_length=MAX_TEXT)] | Chat
+
+
+def _text_or_chat(value: object) -> str | None:
+    return "text" if isinstance(value, str) else "messages" if isinstance(value, list | tuple) else None
+
+
+ExampleText = Annotated[
+    Annotated[str, Field(max_length=MAX_TEXT), Tag("text")] | Annotated[Chat, Tag("messages")],
+    Discriminator(
+        _text_or_chat,
+        custom_error_type="text_or_chat",
+        custom_error_message="An example is a text, or the list of messages of a chat",
+    ),
+]
 Roles = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(min_length=1, max_length=16)]
 Pool = Literal["max", "mean", "difference", "standardised"]
 Relation = Literal["decoder", "correlation", "pmi", "jaccard", "explanation"]
@@ -145,7 +158,9 @@ class VectorQuery(Query):
     """Which features point as a vector does."""
 
     vector: tuple[float, ...] | None = Field(None, min_length=1, max_length=MAX_WIDTH, description="its components")
-    direction: str | None = Field(None, max_length=200, description="a saved direction, in place of a vector")
+    direction: str | None = Field(
+        None, min_length=1, max_length=200, description="a saved direction, in place of a vector"
+    )
     sides: tuple[Literal["decoder", "encoder"], ...] = Field(
         ("decoder",),
         min_length=1,

@@ -1,23 +1,37 @@
 """From tokens to features: the tables of what was found, turned round.
 
-Each is read once, from end to end, when it is first asked for; what is kept are four numbers a pair of token and
-feature.
+Each is read once, from end to end, when it is first asked for. What comes out are four numbers a pair of token and
+feature, by token and then by feature, in a file in the private folder of this machine: memory grows with neither the
+features nor the pairs. Pairs are counted by token while they are written as they come, and then put where they belong.
 
-Shape legend: P pairs of token and feature, R rows of a batch, H pairs of one token.
+Shape legend: P pairs of token and feature, R rows of a row group, V tokens of the vocabulary, H pairs of one token.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mistudio.artifacts import Artifact
+from mistudio.artifacts.scratch import scratch_folder
+from mistudio.errors import StorageError
 from mistudio.features import CONTEXTS, FEATURES
 from mistudio.features.tables import TableReader
+
+FOLDER = "token-tables"  # in the private folder of this machine
+_PAIR = np.dtype([("token", "<i4"), ("feature", "<i4"), ("value", "<f4"), ("mean", "<f4")])
+_PAIRS_AT_ONCE = 1 << 18
+_PAIRS_NAME, _STARTS_NAME, _RAW_NAME = "pairs.npy", "starts.npy", "raw"
+_KEY_DIGITS = 16
+
+PairsFrom = Callable[[Artifact], Iterator[NDArray[np.void]]]
 
 
 class OfToken(NamedTuple):
@@ -28,21 +42,21 @@ class OfToken(NamedTuple):
     mean_H: NDArray[np.float64]  # contexts: mean activation at those peaks; lift: the same as the value
 
 
-class _Pairs(NamedTuple):
-    """Pairs by token, then by feature."""
+class _Pairs:
+    """Pairs by token, then by feature, in a folder.
 
-    token_P: NDArray[np.int32]
-    feature_P: NDArray[np.int32]
-    value_P: NDArray[np.float32]
-    mean_P: NDArray[np.float32]
+    Args:
+        folder: that :func:`_write` wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pair_P = np.load(folder / _PAIRS_NAME, mmap_mode="r", allow_pickle=False)
+        self._start_V = np.load(folder / _STARTS_NAME, allow_pickle=False)
 
     def of(self, token: int) -> OfToken:
-        own = slice(*np.searchsorted(self.token_P, (token, token + 1)).tolist())
-        return OfToken(
-            self.feature_P[own].astype(np.int64),
-            self.value_P[own].astype(np.float64),
-            self.mean_P[own].astype(np.float64),
-        )
+        known = token < len(self._start_V) - 1
+        own = self._pair_P[self._start_V[token] : self._start_V[token + 1]] if known else self._pair_P[:0]
+        return OfToken(own["feature"].astype(np.int64), own["value"].astype(np.float64), own["mean"].astype(np.float64))
 
 
 class TokenTables:
@@ -54,74 +68,128 @@ class TokenTables:
 
     def __init__(self, features: Artifact) -> None:
         self._features = features
-        self._locks = {"contexts": Lock(), "lift": Lock()}
+        self._locks = {name: Lock() for name in _PAIRS_FROM}
         self._pairs: dict[str, _Pairs] = {}
 
     def contexts(self, token: int) -> OfToken:
-        """Features whose top contexts peak on the token."""
+        """Features whose top contexts peak on the token.
+
+        Raises:
+            StorageError: the file that is searched cannot be made.
+        """
         return self._get("contexts").of(token)
 
     def lift(self, token: int) -> OfToken:
-        """Features that fire on the token more often than by chance, as far as the table of features lists them."""
+        """Features that fire on the token more often than by chance, as far as the table of features lists them.
+
+        Raises:
+            StorageError: the file that is searched cannot be made.
+        """
         return self._get("lift").of(token)
 
     def _get(self, name: str) -> _Pairs:
         with self._locks[name]:
             if name not in self._pairs:
-                self._pairs[name] = _contexts(self._features) if name == "contexts" else _lift(self._features)
+                own = scratch_folder(self._features.store) / FOLDER / self._features.digest[:_KEY_DIGITS]
+                self._pairs[name] = _opened(own / name, self._features, _PAIRS_FROM[name])
             return self._pairs[name]
 
 
-def _contexts(features: Artifact) -> _Pairs:
-    """The peaks of all top contexts, counted by token and feature."""
-    token_R, feature_R, value_R = _joined(_peaks(features))
-    order = np.lexsort((feature_R, token_R))
-    token_R, feature_R, value_R = token_R[order], feature_R[order], value_R[order]
-    is_first_R = np.ones(len(token_R), dtype=np.bool_)
-    is_first_R[1:] = (np.diff(token_R) != 0) | (np.diff(feature_R) != 0)
-    start_P = np.flatnonzero(is_first_R)
-    count_P = np.diff(np.append(start_P, len(token_R)))
-    contexts_F = np.bincount(feature_R, minlength=1)
-    sum_P = np.add.reduceat(value_R.astype(np.float64), start_P) if len(start_P) else np.empty(0)
-    token_P, feature_P = token_R[start_P], feature_R[start_P]
-    share_P, mean_P = count_P / contexts_F[feature_P], sum_P / count_P
-    return _Pairs(token_P, feature_P, share_P.astype(np.float32), mean_P.astype(np.float32))
-
-
-def _peaks(features: Artifact) -> Iterator[tuple[pa.Array, pa.Array, pa.Array]]:
-    """Token, feature and activation at the peaks of top contexts, batch by batch."""
-    for batch in TableReader(features, CONTEXTS).batches(["feature", "kind", "value", "peak", "token_ids"]):
-        top = batch.filter(pc.equal(batch["kind"], "top"))
-        starts_R = top["token_ids"].offsets.to_numpy()[:-1]
-        token_R = top["token_ids"].values.to_numpy()[starts_R + top["peak"].to_numpy()]
-        yield token_R, top["feature"].to_numpy(), top["value"].to_numpy()
-
-
-def _lift(features: Artifact) -> _Pairs:
-    """The lift tokens of all features."""
-    token_R, feature_R, value_R = _joined(_lifts(features))
-    order = np.lexsort((feature_R, token_R))
-    return _Pairs(token_R[order], feature_R[order], value_R[order], value_R[order])
-
-
-def _lifts(features: Artifact) -> Iterator[tuple[pa.Array, pa.Array, pa.Array]]:
-    for batch in TableReader(features, FEATURES).batches(["feature", "lift_token_ids", "lift_values"]):
-        length_R = pc.fill_null(pc.list_value_length(batch["lift_token_ids"]), 0).to_numpy()
-        feature_R = np.repeat(batch["feature"].to_numpy(), length_R)
-        yield (
-            pc.list_flatten(batch["lift_token_ids"]).to_numpy(),
-            feature_R,
-            pc.list_flatten(batch["lift_values"]).to_numpy(),
+def _opened(folder: Path, features: Artifact, pairs_from: PairsFrom) -> _Pairs:
+    """The pairs in a folder, which is made where it is not there, or cannot be read."""
+    try:
+        return _there(folder) or _made(folder, features, pairs_from)
+    except OSError as error:
+        message = (
+            f"What is searched for tokens cannot be kept in {folder}: {error}. Make room there, or name another folder "
+            "in MISTUDIO_SCRATCH."
         )
+        raise StorageError(message) from error
 
 
-def _joined(
-    parts: Iterator[tuple[pa.Array, pa.Array, pa.Array]],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    found = list(parts)
-    token, feature, value = zip(*found, strict=True) if found else ((), (), ())
-    return (
-        np.concatenate([np.empty(0, np.int32), *token]).astype(np.int32),
-        np.concatenate([np.empty(0, np.int32), *feature]).astype(np.int32),
-        np.concatenate([np.empty(0, np.float32), *value]).astype(np.float32),
-    )
+def _there(folder: Path) -> _Pairs | None:
+    try:
+        return _Pairs(folder)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _made(folder: Path, features: Artifact, pairs_from: PairsFrom) -> _Pairs:
+    """Write the pairs beside their place, then put them there: several processes may make them at once."""
+    part = folder.with_name(f".{uuid4().hex}")
+    part.mkdir(parents=True)
+    try:
+        _write(part, pairs_from(features))
+        found = _Pairs(part)  # stays open wherever the folder goes
+        if _there(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another process was first
+                part.replace(folder)
+        return found
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(folder: Path, pairs: Iterator[NDArray[np.void]]) -> None:
+    """Sort pairs that come by feature by their token, with memory for the vocabulary and some pairs."""
+    raw, count_V, num_pairs = folder / _RAW_NAME, np.zeros(1, dtype=np.int64), 0
+    with raw.open("wb") as file:
+        for some in pairs:
+            file.write(some.tobytes())
+            more_V = np.bincount(some["token"], minlength=len(count_V))
+            more_V[: len(count_V)] += count_V
+            count_V, num_pairs = more_V, num_pairs + len(some)
+    start_V = np.concatenate([[0], np.cumsum(count_V)])
+    # An empty file cannot be mapped: one pair is there, and belongs to no token.
+    sorted_P = np.lib.format.open_memmap(folder / _PAIRS_NAME, mode="w+", dtype=_PAIR, shape=(max(num_pairs, 1),))
+    next_V = start_V[:-1].copy()
+    for some in _blocks(raw):
+        some = some[np.argsort(some["token"], kind="stable")]
+        token_V, first_V, own_V = np.unique(some["token"], return_index=True, return_counts=True)
+        place_P = np.arange(len(some)) + np.repeat(next_V[token_V] - first_V, own_V)
+        sorted_P[place_P] = some
+        next_V[token_V] += own_V
+    sorted_P.flush()
+    np.save(folder / _STARTS_NAME, start_V)
+    raw.unlink()
+
+
+def _blocks(raw: Path) -> Iterator[NDArray[np.void]]:
+    with raw.open("rb") as file:
+        while held := file.read(_PAIRS_AT_ONCE * _PAIR.itemsize):
+            yield np.frombuffer(held, dtype=_PAIR)
+
+
+def _contexts(features: Artifact) -> Iterator[NDArray[np.void]]:
+    """The peaks of all top contexts, counted by token and feature; a row group holds all contexts of its features."""
+    for rows in TableReader(features, CONTEXTS).ascending(["kind", "value", "peak", "token_ids"]):
+        top = rows.filter(pc.equal(rows["kind"], "top")).combine_chunks()
+        if not top.num_rows:
+            continue
+        lists, feature_R = top["token_ids"].chunk(0), top["feature"].to_numpy()
+        token_R = lists.values.to_numpy()[lists.offsets.to_numpy()[:-1] + top["peak"].to_numpy()]
+        pair_P, at_R, count_P = np.unique(
+            np.stack([feature_R, token_R], axis=1), axis=0, return_inverse=True, return_counts=True
+        )
+        sum_P = np.bincount(at_R.ravel(), weights=top["value"].to_numpy())
+        contexts_P = np.bincount(feature_R - feature_R[0])[pair_P[:, 0] - feature_R[0]]
+        yield _paired(pair_P[:, 1], pair_P[:, 0], count_P / contexts_P, sum_P / count_P)
+
+
+def _lift(features: Artifact) -> Iterator[NDArray[np.void]]:
+    """The lift tokens of all features."""
+    for rows in TableReader(features, FEATURES).ascending(["lift_token_ids", "lift_values"]):
+        length_R = pc.fill_null(pc.list_value_length(rows["lift_token_ids"]), 0).to_numpy()
+        feature_P = np.repeat(rows["feature"].to_numpy(), length_R)
+        token_P, value_P = (pc.list_flatten(rows[name]).to_numpy() for name in ("lift_token_ids", "lift_values"))
+        yield _paired(token_P, feature_P, value_P, value_P)
+
+
+def _paired(token: np.ndarray, feature: np.ndarray, value: np.ndarray, mean: np.ndarray) -> NDArray[np.void]:
+    pair_P = np.empty(len(token), dtype=_PAIR)
+    for name, column in zip(_PAIR.names or (), (token, feature, value, mean), strict=True):
+        pair_P[name] = column
+    return pair_P
+
+
+_PAIRS_FROM: dict[str, PairsFrom] = {"contexts": _contexts, "lift": _lift}

@@ -164,11 +164,11 @@ class Nameable:
         called = [number for number, one in enumerate(placed) if name in (*self.names[number : number + 1], one.uri)]
         called = called or [number for number, one in enumerate(placed) if name in one.ends.hooks]
         if len(called) > 1:
-            message = f"{name} stands for {len(called)} autoencoders: name one by its URI."
+            message = f"{shortened(name)} stands for {len(called)} autoencoders: name one by its URI."
             raise InputError(message)
         if not called:
             known = ", ".join(self.names or [one.uri for one in placed])
-            message = f"There is no autoencoder {name} here; there is {known}."
+            message = f"There is no autoencoder {shortened(name)} here; there is {known}."
             raise NotFound(message)
         return called[0]
 

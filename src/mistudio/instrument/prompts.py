@@ -70,8 +70,8 @@ class PromptReader:
     def _laid_out(self, chat: list[dict[str, str]]) -> str:
         if self._template is None:
             message = (
-                "messages: the model's tokenizer has no template for chats. Send a prompt to completions, or start "
-                "the server with --chat-template FILE (a Jinja template)."
+                "messages: the model's tokenizer has no template for chats. Give a text in place of messages (to "
+                "completions, a prompt), or start a server with --chat-template FILE (a Jinja template)."
             )
             raise SubjectError(message)
         if not self._tokenizer.is_fast:

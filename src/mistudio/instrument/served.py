@@ -1,6 +1,6 @@
 """From a store to what services share: a model, its autoencoders, and what was found of their features."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -74,6 +74,7 @@ def open_served(
     lines: Sequence[str] = (),
     source: SubjectSource | None = None,
     config: SubjectConfig | None = None,
+    versions: Collection[str] = (),
 ) -> Served:
     """Load what is to be served.
 
@@ -82,6 +83,7 @@ def open_served(
         lines: artifacts of kind scores, explanations, features or sae, of one model; none: the newest line.
         source: the model, where it is not found as the captures name it.
         config: how to load it; None: as it was captured.
+        versions: digests of models that ``source`` may be in place of the one that was captured.
 
     Raises:
         NotFound: the store has no such artifact, or nothing to serve.
@@ -90,7 +92,7 @@ def open_served(
     """
     chosen = [_line(store, uri) for uri in lines] if lines else [_newest(store)]
     saes = [line.sae for line in chosen]
-    session = open_session(saes, source, config)
+    session = open_session(saes, source, config, versions)
     served = tuple(ServedFeatures(_name(line, chosen), line) for line in chosen)
     name = session.source.name if session.source is not None else "model"
     return Served(session, served, name, store)

@@ -11,7 +11,7 @@ Several threads may read from one session.
 Shape legend: T tokens, D width of a hook point, L chosen latents.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -177,6 +177,7 @@ def open_session(
     saes: Artifact | Sequence[Artifact] = (),
     source: SubjectSource | None = None,
     config: SubjectConfig | None = None,
+    versions: Collection[str] = (),
 ) -> Session:
     """Load a model and autoencoders of it.
 
@@ -184,6 +185,7 @@ def open_session(
         saes: artifacts of kind ``sae``.
         source: the model; by default that which they were trained on, found where its capture says.
         config: how to load it; by default in the number format and quantisation of that capture.
+        versions: digests of models that ``source`` may be in place of that which they were trained on.
 
     Raises:
         ConfigError: neither an autoencoder nor a model is given.
@@ -194,7 +196,8 @@ def open_session(
     artifacts = [saes] if isinstance(saes, Artifact) else list(saes)
     captures = [capture for capture in map(_capture_of, artifacts) if capture is not None]
     for capture in captures:
-        source = captured_source(capture.store, capture, source)
+        if source is None or source.digest not in versions:
+            source = captured_source(capture.store, capture, source)
     if source is None:
         message = "There is no autoencoder whose capture names its model: give the model."
         raise ConfigError(message)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mistudio.monitor.drift.config import DriftConfig
 from mistudio.monitor.history.config import HistoryConfig
-from mistudio.monitor.traffic.config import TrafficSettings
+from mistudio.monitor.traffic.config import RecordSettings, TrafficSettings
 from mistudio.monitor.watch.config import WatchConfig
 from mistudio.settings import Settings
 
@@ -66,6 +66,7 @@ class MonitorConfig(Settings):
         64, ge=1, le=100_000, description="requests to read something at once that wait; further ones are refused"
     )
     traffic: TrafficSettings = Field(TrafficSettings(), description="how traffic comes in")
+    record: RecordSettings = Field(RecordSettings(), description="whether it is kept as it came")
     watch: WatchConfig = Field(WatchConfig(), description="how it is read")
     drift: DriftConfig = Field(DriftConfig(), description="when features are told to fire otherwise than before")
     history: HistoryConfig = Field(HistoryConfig(), description="how much is kept, and for how long")

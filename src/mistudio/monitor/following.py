@@ -1,7 +1,8 @@
 """Answers of this process, followed as they are written: their features by token, and rules that end them.
 
 What is read is what the model goes on with, after all edits. So only features can be: a direction of the watch list has
-no value here. The value beside a token was read where that token was predicted: that of token 0 at the prompt's end.
+no value here, nor has a column that is realigned. The value beside a token was read where that token was predicted:
+that of token 0 at the prompt's end.
 
 Shape legend: W watched columns, L those of them that are read here, T tokens.
 """
@@ -10,7 +11,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Following:
         watch_list: with its thresholds filled in.
         live: who is told of tokens.
         put: takes what was seen of a whole answer; from any thread, without waiting.
-
+        realigned: names of the columns that are read through a map of the activations.
         tells_words: whether followers are told the words too.
 
     Attributes:
@@ -55,13 +56,17 @@ class Following:
         live: Live,
         put: Callable[[Observation], object],
         *,
+        realigned: Collection[str] = (),
         tells_words: bool = False,
     ) -> None:
         self._model, self._watch_list, self._live, self._put = served.name, watch_list, live, put
         self._tells_words = tells_words
         nameable = Nameable(served.session, [one.name for one in served.features])
-        named = [(number, one) for number, one in enumerate(watch_list.watched) if one.feature is not None]
-        named = named[:MOST_FOLLOWED]
+        named = [
+            (number, one)
+            for number, one in enumerate(watch_list.watched)
+            if one.feature is not None and one.name not in realigned
+        ][:MOST_FOLLOWED]
         self._column_L = np.array([number for number, _ in named], dtype=np.int64)
         self.latents: tuple[Latent, ...] = tuple(
             (nameable.number(one.autoencoder), int(one.feature or 0)) for _, one in named

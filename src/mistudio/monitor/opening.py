@@ -16,6 +16,7 @@ from mistudio.monitor.judging import BOOK_STATE, DRIFT_STATE
 from mistudio.monitor.rules.rule_book import RuleBook
 from mistudio.monitor.rules.rules import Rules, read_rules
 from mistudio.monitor.rules.saved import FILE_STATE, RULES_STATE, rules_at_start
+from mistudio.monitor.traffic.recorder import EventRecorder
 from mistudio.monitor.watch.config import WatchConfig
 from mistudio.monitor.watch.watch_list import Watched, WatchList, read_watch_list
 from mistudio.settings import validated
@@ -73,6 +74,16 @@ def open_history(config: MonitorConfig, served: Served, names: Sequence[str]) ->
     patterns = (*config.history.redact_patterns, *_patterns(config.redact_file))
     kept = validated(HistoryConfig, {**config.history.model_dump(), "redact_patterns": patterns})
     return History(folder, kept, names)
+
+
+def open_recorder(config: MonitorConfig) -> EventRecorder | None:
+    """What keeps traffic as it came; None where nothing does.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    kept = config.record
+    return None if kept.folder is None else EventRecorder(kept.folder, kept.max_file_bytes, kept.max_files)
 
 
 def restored_rules(history: History, in_file: Rules, watch_list: WatchList) -> tuple[Rules, RuleBook]:

@@ -9,6 +9,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from mistudio.artifacts.record import record_action
@@ -18,6 +19,7 @@ from mistudio.monitor.config import MonitorConfig
 from mistudio.monitor.conversation import Conversation
 from mistudio.monitor.direct import DirectReader
 from mistudio.monitor.direct_requests import Asked
+from mistudio.monitor.drift.changes import RULE as DRIFT_RULE
 from mistudio.monitor.following import Following
 from mistudio.monitor.history.history import History
 from mistudio.monitor.judging import Judging
@@ -25,6 +27,7 @@ from mistudio.monitor.live import Live, Wanted
 from mistudio.monitor.missed import missed
 from mistudio.monitor.opening import (
     open_history,
+    open_recorder,
     open_rules,
     open_watch_list,
     restored_drift,
@@ -36,8 +39,8 @@ from mistudio.monitor.rules.actions import Actions
 from mistudio.monitor.rules.rule_book import RuleBook
 from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.stats import MonitorStats, Tally
-from mistudio.monitor.traffic.events import EventsRead, read_events
-from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.traffic.events import EventsRead
+from mistudio.monitor.traffic.inlet import Inlet
 from mistudio.monitor.watch.watching import Watcher
 from mistudio.monitor.worker import Handed, Worker
 
@@ -50,9 +53,11 @@ class MonitorService:
         config: what is watched, and how much is kept.
         chat_template: to be used in place of the tokenizer's own.
         follows_generated: whether something generates in this process, to be followed unless the settings say not.
+        inlet: where traffic came in already; None: it begins here.
         clock: seconds since 1970.
 
     Attributes:
+        inlet: where traffic comes in.
         history: what was seen and told.
         live: those who follow.
         watch_list: with its thresholds.
@@ -72,10 +77,12 @@ class MonitorService:
         *,
         chat_template: str | None = None,
         follows_generated: bool = False,
+        inlet: Inlet | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config = config or MonitorConfig()
-        self._clock, self._tally, self._store = clock, Tally(), served.store
+        self._tally, self._store = Tally(), served.store
+        self.inlet = inlet or Inlet(config.traffic, clock)
         reading = watch_config(config)
         listed = open_watch_list(config, served)
         self._watcher = watcher = Watcher(served, listed, reading, chat_template=chat_template)
@@ -83,12 +90,16 @@ class MonitorService:
         self.watch_list = with_calibration(watcher.watch_list, self.columns, served.store)
         names = self.watch_list.names
         self.live = Live(self.columns, config.subscribers, config.subscriber_events)
-        self._intake = Intake(config.traffic)
         self._handed = Handed(config.traffic.max_queue)
         self.following = None
         if follows_generated and config.follow_generated:
             self.following = Following(
-                served, self.watch_list, self.live, self._handed.put, tells_words=config.tell_words
+                served,
+                self.watch_list,
+                self.live,
+                self._handed.put,
+                realigned=[one.name for one in self.columns if one.is_realigned],
+                tells_words=config.tell_words,
             )
         self.history: History = open_history(config, served, names)
         try:
@@ -97,11 +108,12 @@ class MonitorService:
             self._use(rules)
             self._drift = restored_drift(self.history, config, served, names)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
+            recorder = open_recorder(config)
         except BaseException:
             self.history.close()
             raise
         self._worker = Worker(
-            self._intake,
+            self.inlet.intake,
             self._handed,
             watcher,
             self.judging,
@@ -109,6 +121,7 @@ class MonitorService:
             config.traffic,
             config.at_once_tokens,
             self._tally,
+            recorder,
             clock,
         )
         another = Watcher(served, self.watch_list, reading, chat_template=chat_template)
@@ -134,24 +147,8 @@ class MonitorService:
     # What comes in
 
     def take(self, headers: Mapping[str, str], body: bytes) -> EventsRead:
-        """Take what a logger posts; returns at once, whatever the queue does.
-
-        Args:
-            headers: by name in small letters.
-            body: all of it.
-
-        Raises:
-            EventRefused: it holds no event, or one that cannot be read.
-        """
-        found = read_events(headers, body, self.config.traffic, self._clock())
-        for event in found.events:
-            self._intake.offer(event)
-        self._tally.numbers.update(ignored=found.num_ignored, malformed=len(found.refused))
-        return found
-
-    def note(self, outcome: str) -> None:
-        """Count what did not get as far as an event: ``malformed``, or ``overrun`` where it could not be looked at."""
-        self._tally.numbers[outcome] += 1
+        """Take what a logger posts: see :meth:`~mistudio.monitor.traffic.inlet.Inlet.take`."""
+        return self.inlet.take(headers, body)
 
     def observe(self, asked: Asked, request: str = "") -> dict[str, Any]:
         """Read something at once: see :class:`~mistudio.monitor.direct.DirectReader`.
@@ -224,6 +221,7 @@ class MonitorService:
                     "hook": one.hook,
                     "label": one.label,
                     "threshold": watched.threshold,
+                    "is_realigned": one.is_realigned,
                 }
                 for one, watched in zip(self.columns, self.watch_list.watched, strict=True)
             ],
@@ -237,11 +235,11 @@ class MonitorService:
 
     def stats(self) -> MonitorStats:
         """Counts and depths; from any thread, without waiting for the worker."""
-        depth, counts, numbers = self._intake.depth(), self._intake.counts(), self._tally.numbers
-        outcomes = {name: counts.pop(name, 0) for name in ("offered", "too_large", "refused")}
-        return MonitorStats(
-            events={**outcomes, **{name: numbers[name] for name in ("ignored", "malformed", "overrun")}},
-            exchanges={**counts, "not_handed": self._handed.num_dropped},
+        came, numbers = self.inlet.stats(), self._tally.numbers
+        return replace(
+            came,
+            events={**came.events, "recorded": numbers["recorded"]},
+            exchanges={**came.exchanges, "not_handed": self._handed.num_dropped},
             samples=numbers["samples"],
             tokens=numbers["tokens"],
             batches=numbers["batches"],
@@ -249,12 +247,10 @@ class MonitorService:
             set_aside=numbers["set_aside"],
             unread={**self._worker.problems, **self._watcher.counts},
             failures=dict(self._tally.failures),
-            alerts=dict(self._tally.alerts),
+            alerts={**self._never_raised(), **self._tally.alerts},
             stopped=0 if self.following is None else self.following.num_stopped,
             actions=_by_outcome(self._actions.counts()),
-            queue_events=depth.queued + len(self._handed),
-            queue_bytes=depth.queued_bytes,
-            pending=depth.waiting,
+            queue_events=came.queue_events + len(self._handed),
             lag_s=self._tally.lag_s,
             drift_log_e=self._tally.drift_log_e,
             history_rows=self._tally.kept.get("rows", 0),
@@ -267,7 +263,7 @@ class MonitorService:
 
     def drain(self, timeout_s: float) -> bool:
         """Take nothing more, and read what is there, up to a time; whether all of it was."""
-        self._intake.close()
+        self.inlet.intake.close()
         return self._worker.drain(timeout_s)
 
     def close(self) -> None:
@@ -275,10 +271,15 @@ class MonitorService:
         if self._is_closed:
             return
         self._is_closed = True
-        self._intake.close(let_go=False)
+        self.inlet.intake.close(let_go=False)
         self._worker.close()
         self._actions.close()
         self.history.close()
+
+    def _never_raised(self) -> dict[str, int]:
+        """A count of 0 of all that may alert: an increase from nothing at all would not be seen as one."""
+        drift = () if self._drift is None else (DRIFT_RULE,)
+        return dict.fromkeys((*(rule.name for rule in self.rules.rules), *drift), 0)
 
     def _use(self, rules: Rules) -> None:
         if self.following is not None:

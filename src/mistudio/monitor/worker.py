@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from mistudio.errors import InputError
+from mistudio.errors import InputError, StorageError
 from mistudio.monitor.judging import Judging
 from mistudio.monitor.live import Live
 from mistudio.monitor.priority import go_last
@@ -18,7 +18,9 @@ from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.stats import Tally
 from mistudio.monitor.traffic.config import TrafficSettings
 from mistudio.monitor.traffic.intake import Intake
+from mistudio.monitor.traffic.joining import Joined
 from mistudio.monitor.traffic.payloads import read_exchange
+from mistudio.monitor.traffic.recorder import EventRecorder
 from mistudio.monitor.watch.watching import TokenValues, Watcher
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class Worker:
         settings: how bodies are read.
         at_once_tokens: that are read together, about.
         tally: where it is counted.
+        recorder: keeps traffic as it came, and is closed with this; None: nothing does.
         clock: seconds since 1970.
     """
 
@@ -70,10 +73,11 @@ class Worker:
         settings: TrafficSettings,
         at_once_tokens: int,
         tally: Tally,
+        recorder: EventRecorder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._intake, self._handed, self._watcher, self._judging = intake, handed, watcher, judging
-        self._live, self._settings, self._clock = live, settings, clock
+        self._live, self._settings, self._clock, self._recorder = live, settings, clock, recorder
         self._most_bytes, self._tally = at_once_tokens * _BYTES_PER_TOKEN, tally
         self.problems: Counter[str] = Counter()
         self._num_failed = 0
@@ -103,6 +107,8 @@ class Worker:
         self._ends.set()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _has_work(self) -> bool:
         depth = self._intake.depth()
@@ -147,11 +153,24 @@ class Worker:
         while num_bytes < self._most_bytes and (joined := self._intake.take(wait_s)) is not None:
             wait_s = 0.0
             num_bytes += joined.num_bytes
+            self._record(joined)
             found = read_exchange(joined, self._settings)
             self.problems.update({str(problem): count for problem, count in found.problems.items()})
             if found.exchange is not None:
                 exchanges.append(found.exchange)
         return exchanges, seen
+
+    def _record(self, joined: Joined) -> None:
+        """Keep an exchange as it came, where that is wanted; traffic is read on where that fails."""
+        if self._recorder is None:
+            return
+        try:
+            for event in joined.events:
+                self._recorder.record(event)
+                self._tally.numbers["recorded"] += 1
+        except StorageError as error:
+            self._tally.failures["record"] += 1
+            logger.error("Traffic is not recorded: %s", error)
 
     def _read(self, exchanges: Sequence[Exchange]) -> None:
         began = time.perf_counter()

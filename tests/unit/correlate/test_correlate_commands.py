@@ -54,6 +54,12 @@ def test_digits_are_a_text_where_that_is_said(line: LookedUp) -> None:
     assert json.loads(run(line, "token", "7", "--text", "--json"))["tokens"][0]["text"] == "7"
 
 
+@pytest.mark.parametrize("token", ["9" * 5000, "\u0663"])
+def test_digits_that_are_no_id_are_a_text(line: LookedUp, token: str) -> None:
+    with pytest.raises(InputError, match=r"token: .* (is \d+ tokens|give its id)|token: give its id"):
+        run(line, "token", token)
+
+
 def test_a_feature_and_an_autoencoder_are_named(line: LookedUp) -> None:
     found = json.loads(run(line, "feature", "100", "--relations", "decoder", "--autoencoder", LATER_HOOK, "--json"))
     assert {hit["autoencoder"] for hit in found["hits"]} == {LATER_HOOK}

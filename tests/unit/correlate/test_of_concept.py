@@ -80,7 +80,13 @@ def test_embeddings_that_there_are_not_and_concepts_that_are_none_are_refused(co
 
 @pytest.mark.parametrize(
     ("named", "said"),
-    [("subject:9", "layers 0 to 2"), ("no-folder", "is nothing that embeds"), ("ftp://x", "base_url")],
+    [
+        ("subject:9", "layers 0 to 2"),
+        ("subject:" + "9" * 5000, "layers 0 to 2"),
+        ("http://127.0.0.1:9/v1", "write ADDRESS#MODEL"),
+        ("no-folder", "is nothing that embeds"),
+        ("ftp://x#m", "base_url"),
+    ],
 )
 def test_what_embeds_nothing_is_refused(served: Served, named: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said), open_embedder(named, served):

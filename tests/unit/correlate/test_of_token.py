@@ -1,16 +1,19 @@
 """A token's features are those whose decoder rows write it, and those that were found to be active on it."""
 
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mistudio.correlate import token_tables
 from mistudio.correlate.correlator import Correlator
 from mistudio.correlate.of_token import lens_logits
 from mistudio.correlate.queries import TokenQuery
 from mistudio.correlate.replies import Hit, Reply
-from mistudio.errors import ConfigError, InputError
+from mistudio.correlate.token_tables import TokenTables
+from mistudio.errors import ConfigError, InputError, StorageError
 from mistudio.instrument.served import Served
 from mistudio.settings import validated
 from mistudio.subject import unembed
@@ -82,6 +85,8 @@ def test_contexts_are_the_features_whose_top_contexts_peak_on_the_token(correlat
     token = max(peaks, key=lambda one: len(peaks[one]))
     hits = of(correlator.token(TokenQuery(token=token, ways=("contexts",), top=1000)), "contexts")
     assert {hit.feature for hit in hits} == set(peaks[token])
+    twice = correlator.token(TokenQuery(token=token, ways=("contexts", "contexts"), top=1000))
+    assert list(twice.hits) == hits
     for hit in hits:
         total = len(features.contexts(hit.feature, {"top": 100}))
         assert hit.value == pytest.approx(peaks[token][hit.feature] / total, rel=1e-5)
@@ -96,6 +101,44 @@ def test_lift_is_as_the_table_has_it(correlator: Correlator, served: Served) -> 
     hits = of(correlator.token(TokenQuery(token=token, ways=("lift",), top=1000)), "lift")
     (hit,) = [hit for hit in hits if hit.feature == row["feature"]]
     assert hit.value == pytest.approx(row["lift_values"][0], rel=1e-5)
+
+
+def test_the_tables_turned_round_are_written_once_with_memory_for_some_pairs(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = served.features[0].features
+    assert features is not None
+    tokens = range(served.session.subject.vocab_size + 2)
+    whole = [every(TokenTables(features.artifact), token) for token in tokens]
+    monkeypatch.setenv("MISTUDIO_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(token_tables, "_PAIRS_AT_ONCE", 7)
+    assert [every(TokenTables(features.artifact), token) for token in tokens] == whole
+    made = sorted(path for path in tmp_path.rglob("*") if path.is_file() and token_tables.FOLDER in path.parts)
+    assert [path.name for path in made] == ["pairs.npy", "starts.npy"] * 2
+    monkeypatch.delattr(token_tables, "_write")  # nothing is made anew
+    assert [every(TokenTables(features.artifact), token) for token in tokens] == whole
+
+
+def test_tables_that_cannot_be_read_are_made_anew_and_a_folder_that_cannot_be_written_is_named(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = served.features[0].features
+    assert features is not None
+    token = peaked_on(served)
+    whole = every(TokenTables(features.artifact), token)
+    monkeypatch.setenv("MISTUDIO_SCRATCH", str(tmp_path))
+    every(TokenTables(features.artifact), token)
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert every(TokenTables(features.artifact), token) == whole
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MISTUDIO_SCRATCH", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="name another folder in MISTUDIO_SCRATCH"):
+        TokenTables(features.artifact).lift(token)
+
+
+def every(tables: TokenTables, token: int) -> list[list[float]]:
+    return [column.tolist() for found in (tables.contexts(token), tables.lift(token)) for column in found]
 
 
 def test_all_ways_that_are_known_are_gone_where_none_is_named(correlator: Correlator, served: Served) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mistudio.errors import DamagedArtifact, InputError
+from mistudio.monitor.drift.changes import MOST_LISTED
 from mistudio.monitor.drift.detector import DriftConfig, DriftDetector
 from mistudio.monitor.records import Origin
 from tests.support.firing import URI, drawn, observation, profile_of
@@ -67,6 +68,26 @@ def test_the_list_of_changes_has_the_largest_first_and_says_what_was_told() -> N
     assert second.watched == f"{URI}#2"
     assert first.log10_e > second.log10_e
     assert not second.is_told
+
+
+def test_a_new_kind_of_traffic_is_told_in_few_alerts_with_the_surest_changes_first() -> None:
+    shares = [0.01] * 200
+    profile, config = profile_of(shares, 20_000), CONFIG.model_copy(update={"repeat_likeness": None})
+    detector = DriftDetector(profile, config)
+    texts = list(drawn([0.3] * 120 + shares[120:], 200, seed=30))
+    alerts = detector.update(texts)
+    assert 1 < len(alerts) <= 4
+    told = [change["watched"] for alert in alerts for change in alert.values["changes"]]
+    assert set(told) <= {f"{URI}#{number}" for number in range(120)}
+    assert len(told) == len(set(told))
+    assert sum(alert.values["num_changes"] for alert in alerts) == sum(one.is_told for one in detector.ranked(200))
+    largest = max(alerts, key=lambda alert: alert.values["num_changes"])
+    evidence = [change["log10_e"] for change in largest.values["changes"]]
+    assert largest.values["num_changes"] > len(evidence) == len(largest.watched) == MOST_LISTED
+    assert evidence == sorted(evidence, reverse=True)
+    assert f"and {largest.values['num_changes'] - 5:,} more" in largest.message
+    restored = DriftDetector.restored(profile, config, None, None, [])
+    assert [alert.id for text in texts for alert in restored.update([text])] == [alert.id for alert in alerts]
 
 
 def test_an_alert_comes_again_once_it_was_acknowledged_and_not_before() -> None:

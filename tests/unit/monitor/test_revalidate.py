@@ -11,7 +11,9 @@ import torch
 import transformers as tf
 
 from mistudio.artifacts import Artifact
-from mistudio.errors import GateFailed, SubjectError
+from mistudio.errors import GateFailed, InputError, SubjectError
+from mistudio.instrument.served import open_served
+from mistudio.monitor.records import Exchange, Origin, Sample
 from mistudio.monitor.revalidate.config import ReferenceConfig, RevalidateConfig
 from mistudio.monitor.revalidate.realign import realign
 from mistudio.monitor.revalidate.reference import corpus_of, open_reference, reference
@@ -23,7 +25,9 @@ from mistudio.monitor.revalidate.revalidate import (
     revalidate,
 )
 from mistudio.monitor.revalidate.vectors import column_vectors
+from mistudio.monitor.watch.realigned import accepted_versions
 from mistudio.monitor.watch.watch_list import Watched, WatchList
+from mistudio.monitor.watch.watching import Watcher
 from mistudio.subject import SubjectConfig, SubjectSource, resolve_source
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_llama
@@ -128,6 +132,17 @@ def test_a_model_in_another_basis_is_realigned_by_a_rotation(made: Made, tmp_pat
     assert np.median([abs(one.as_is.correlation or 0) for one in moved]) < 0.9
 
 
+def test_a_threshold_that_all_texts_exceed_tells_nothing_and_a_quantile_is_taken(made: Made, tmp_path: Path) -> None:
+    watched = tuple(one.model_copy(update={"threshold": -1.0}) for one in WATCH_LIST.watched)
+    config = ReferenceConfig(split="train", max_texts=150, max_tokens=4000)
+    with made.store.open() as served:
+        listed = WatchList(watched=watched)
+        artifact = reference(served, corpus_of(served.store, served, None), listed, config).artifact
+    found = open_realignment(revalidate(artifact, made.store.source, CONFIG, CPU).artifact)
+    assert not any(one.is_own_threshold for one in found.found.verdicts)
+    assert len(found.named("kept")) >= 10
+
+
 def test_a_model_of_other_weights_is_refused_by_name(made: Made, tmp_path: Path) -> None:
     found = _judged(made, tiny_llama(tmp_path / "other", seed=7))
     refused = found.named("refused")
@@ -180,6 +195,8 @@ def test_agreement_is_none_by_chance_however_rare_what_is_above_the_threshold() 
     assert found.same > 0.95
     assert found.agreement is not None
     assert abs(found.agreement) < 0.1
+    over = likeness(before_S, after_S, -1.0)
+    assert (over.same, over.agreement) == (1.0, None)
     silent = likeness(np.zeros(10, dtype=np.float32), np.zeros(10, dtype=np.float32), 0.0)
     assert (silent.correlation, silent.agreement) == (None, None)
 
@@ -189,3 +206,50 @@ def _check_same_function(one: SubjectSource, other: SubjectSource) -> None:
     with torch.no_grad():
         logits = [tf.LlamaForCausalLM.from_pretrained(each.path)(ids_BT).logits for each in (one, other)]
     assert torch.allclose(*logits, atol=1e-4)
+
+
+def test_a_realigned_watch_list_reads_in_a_new_version_what_the_old_one_read_in_the_old(
+    made: Made, tmp_path: Path
+) -> None:
+    source = _changed(made, tmp_path / "rotated", _rotate)
+    artifact = revalidate(made.artifact, source, CONFIG, CPU).artifact
+    moved = open_realignment(artifact).named("realigned")
+    watched = tuple(one for one in WATCH_LIST.watched if one.name in moved)
+    listed = WatchList(watched=watched, encode_in_full=(made.store.sae.uri,))
+    exchanges = [Exchange("one", 0.0, Origin(), (Sample("the cat sat on the mat with the dog"), Sample("a dog")))]
+    with made.store.open() as served:
+        before = Watcher(served, listed).observe(exchanges)
+    realigned = listed.model_copy(update={"realignment": artifact.uri})
+    versions = accepted_versions(made.store.store, realigned)
+    with open_served(made.store.store, (), source, CPU, versions) as served:
+        watcher = Watcher(served, realigned)
+        assert all(column.is_realigned for column in watcher.columns)
+        after, as_is = watcher.observe(exchanges), Watcher(served, listed).observe(exchanges)
+    assert max(one.max_W.max() for one in before) > 0.1
+    for old, new, bare in zip(before, after, as_is, strict=True):
+        np.testing.assert_allclose(new.max_W, old.max_W, atol=2e-3)
+        np.testing.assert_allclose(new.top_W, old.top_W, atol=2e-3)
+        assert not np.allclose(bare.max_W, old.max_W, atol=2e-3)
+        fired, again = (set(one.fired[made.store.sae.uri].feature_A.tolist()) for one in (old, new))
+        assert len(fired & again) > 0.95 * len(fired | again)
+
+
+def test_a_realignment_is_for_one_version_and_for_the_columns_that_were_judged(made: Made, tmp_path: Path) -> None:
+    artifact = revalidate(made.artifact, tiny_llama(tmp_path / "other", seed=7), CONFIG, CPU).artifact
+    refused = WATCH_LIST.model_copy(update={"realignment": artifact.uri})
+    with (
+        made.store.open() as served,
+        pytest.raises(InputError, match="is for .*, not for .*revalidate on this version"),
+    ):
+        Watcher(served, refused)
+    versions = accepted_versions(made.store.store, refused)
+    other = resolve_source(str(tmp_path / "other"))
+    with open_served(made.store.store, (), other, CPU, versions) as served:
+        with pytest.raises(InputError, match="refused it in this version"):
+            Watcher(served, refused)
+        with pytest.raises(InputError, match="says nothing of it"):
+            Watcher(served, WatchList(watched=(Watched(name="new", feature=40),), realignment=artifact.uri))
+        with pytest.raises(InputError, match="make the reference on the old version"):
+            reference(served, corpus_of(served.store, served, None), refused, ReferenceConfig())
+    with pytest.raises(InputError, match="has other content"):
+        open_served(made.store.store, (), other, CPU)

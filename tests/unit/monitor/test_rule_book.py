@@ -9,7 +9,7 @@ import pytest
 from mistudio.errors import ConfigError, InputError
 from mistudio.monitor.records import Alert, Observation
 from mistudio.monitor.rules.rule_book import RuleBook
-from mistudio.monitor.rules.rules import Rules
+from mistudio.monitor.rules.rules import Rules, ThresholdRule
 from tests.support.watched import observation, rules, watch_list
 
 OVER_A = {"kind": "threshold", "watched": "a"}
@@ -130,6 +130,11 @@ def test_only_traffic_from_where_the_rule_says_counts() -> None:
         observation(2, 2.0, endpoint="canary", tenant="z"),
     ]
     assert exchanges(told(rules(rule), seen)) == ["x1"]
+
+
+def test_a_rule_is_not_named_as_alerts_of_drift_are() -> None:
+    with pytest.raises(ValueError, match="drift is what alerts of drift are named: give the rule another name"):
+        Rules(rules=(ThresholdRule(name="drift", watched="a", above=1.0),))
 
 
 def test_each_tenant_has_a_window_of_its_own_and_the_alert_names_it() -> None:

@@ -1,6 +1,7 @@
 """The monitor's service: what goes wrong is counted and ends nothing, and what cannot go on is seen."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from mistudio.monitor.direct_requests import Asked
 from mistudio.monitor.records import Exchange, Observation
 from mistudio.monitor.rules.rules import Rules
 from mistudio.monitor.service import MonitorService
+from mistudio.monitor.traffic.inlet import Inlet
+from mistudio.monitor.traffic.parquet_source import RecordedTraffic
 from mistudio.settings import validated
 from tests.support.logged_events import agent_headers
 from tests.support.served import tiny_store
@@ -102,9 +105,33 @@ def test_a_failing_step_is_counted_and_hides_no_other(served: Served, tmp_path: 
         service.judging._drift.update = update  # type: ignore[method-assign, union-attr]
         send(service, "a")
         assert until(lambda: service.history.samples(exchange="a"))
-        assert until(lambda: service.stats().alerts == {"r0": 1})
+        assert until(lambda: service.stats().alerts == {"r0": 1, "drift": 0})
         assert service.stats().failures == {"drift": 1}
         assert [alert.rule for alert in service.history.alerts(exchange="a")] == ["r0"]
+
+
+def test_traffic_is_kept_as_it_came_where_that_is_wanted(served: Served, tmp_path: Path) -> None:
+    settings = config(tmp_path, record={"folder": tmp_path / "kept"}, traffic={"logs": "both"})
+    with MonitorService(served, settings) as service:
+        send(service, "a", "the cat")
+        service.take(agent_headers("response", "a"), b'{"choices": [{"index": 0, "text": " sat"}]}')
+        until(lambda: service.history.samples(exchange="a"))
+        assert service.stats().events["recorded"] == 2
+    (exchange,) = RecordedTraffic(str(tmp_path / "kept")).exchanges()
+    assert (exchange.id, exchange.origin.model, exchange.samples[0].content) == ("a", "tinyllama", "the cat sat")
+
+
+def test_where_traffic_cannot_be_kept_it_is_read_all_the_same(served: Served, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    settings = config(tmp_path, record={"folder": kept, "max_file_bytes": 1024})
+    with MonitorService(served, settings) as service:
+        shutil.rmtree(kept)  # the file that is open goes on; the next one cannot be opened
+        for number in range(20):
+            send(service, str(number))
+        until(lambda: service.stats().samples == 20)
+        stats = service.stats()
+        assert 0 < stats.failures["record"] < 20
+        assert stats.failures["record"] + stats.events["recorded"] == 20
 
 
 def test_what_waits_is_read_before_it_drains(served: Served, tmp_path: Path) -> None:
@@ -175,7 +202,7 @@ def test_a_text_that_is_read_at_once_counts_only_where_it_is_to(served: Served, 
         service.put_rules(rules(ANY), "a test")
         found = service.observe(Asked(text="the cat"), "direct")
         assert [alert["rule"] for alert in found["alerts"]] == ["r0"]
-        assert service.stats().alerts == {}
+        assert set(service.stats().alerts.values()) == {0}
         service.observe(Asked(text="the cat", record=True), "recorded")
         assert until(lambda: service.history.samples(exchange="recorded"))
         assert service.history.samples(exchange="direct") == []
@@ -210,3 +237,26 @@ def test_settings_that_cannot_be_read_are_refused(served: Served, tmp_path: Path
             MonitorService(served, config(tmp_path, **{name: path}))
     with MonitorService(served, config(tmp_path)):  # nothing of it holds the folder
         pass
+
+
+def test_what_comes_before_the_model_is_loaded_is_read_when_it_is(served: Served, tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    inlet = Inlet(settings.traffic)
+    for number in range(3):
+        inlet.take(agent_headers("request", str(number)), json.dumps({"prompt": "the cat sat"}).encode())
+    inlet.note("malformed")
+    assert (inlet.stats().queue_events, inlet.stats().events["malformed"]) == (3, 1)
+    with MonitorService(served, settings, inlet=inlet) as service:
+        until(lambda: service.stats().samples == 3)
+        assert service.stats().events["offered"] == 3
+        assert service.stats().events["malformed"] == 1
+
+
+def test_alerts_are_counted_from_0_for_each_rule_and_for_drift(served: Served, tmp_path: Path) -> None:
+    with MonitorService(served, config(tmp_path)) as service:
+        assert service.stats().alerts == {"drift": 0}
+        service.put_rules(rules({"name": "any", **ANY}, {"name": "never", **ANY, "above": 1e6}), "somebody")
+        assert service.stats().alerts == {"any": 0, "never": 0, "drift": 0}
+        send(service, "one")
+        until(lambda: service.stats().alerts["any"] == 1)
+        assert service.stats().alerts["never"] == 0

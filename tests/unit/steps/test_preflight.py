@@ -81,7 +81,7 @@ def test_a_limit_that_the_gate_refuses_is_refused_with_its_words(settings: dict[
         ({"scorer": "foo"}, "There is no scorer 'foo': use program, detection, fuzzing"),
         ({"scorer": "detection,foo", **ENDPOINT}, "There is no scorer 'foo'"),
         ({"scorer": "detection"}, "The scorer detection needs a language model, and none is named"),
-        ({"scorer": ""}, "scorer: tuple should have at least 1 item"),
+        ({"scorer": ""}, "scorer: list should have at least 1 item"),
         (
             {"explainer": "contrastive", **ENDPOINT},
             "scorer program runs programs, and explainer contrastive writes no",

@@ -50,6 +50,9 @@ def _endpoint(named: str) -> Iterator[Embedder]:
     from mistudio.settings import validated
 
     address, _, model = named.partition("#")
+    if not model:
+        message = f"{shortened(named)} names no model of the endpoint: write ADDRESS#MODEL."
+        raise ConfigError(message)
     with EndpointEmbedder(validated(EndpointConfig, {"base_url": address, "model": model})) as embedder:
         yield embedder
 
@@ -59,7 +62,7 @@ def _subject(named: str, served: "Served") -> Embedder:
 
     subject, source = served.session.subject, served.session.source
     layer = named.partition(":")[2]
-    if named != _SUBJECT and not (layer.isdecimal() and int(layer) < subject.num_layers):
+    if named != _SUBJECT and layer not in map(str, range(subject.num_layers)):
         message = f"{shortened(named)}: the model has layers 0 to {subject.num_layers - 1}."
         raise ConfigError(message)
     if source is None:

@@ -1,8 +1,9 @@
 """From a concept in words to features, by what was said of them.
 
-All explanations of all explainers are searched, and the labels with them: by their words (BM25), by their meaning
-(the cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion (Cormack,
-Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A feature counts as its best text does.
+All explanations of all explainers are searched, with the labels and what programs list: by their words (BM25), by
+their meaning (the cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion
+(Cormack, Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A feature counts as its best text
+does.
 """
 
 import hashlib
@@ -16,7 +17,14 @@ from uuid import uuid4
 
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.correlate.concepts.embedders import Embedder
-from mistudio.correlate.concepts.text_index import TEXTS_NAME, Ranked, TextIndex, explanations_of, write_text_index
+from mistudio.correlate.concepts.text_index import (
+    TEXTS_NAME,
+    VERSION,
+    Ranked,
+    TextIndex,
+    explanations_of,
+    write_text_index,
+)
 from mistudio.correlate.concepts.text_vectors import TextVectors, write_text_vectors
 from mistudio.errors import InputError, StorageError
 from mistudio.features import FeatureSet
@@ -76,7 +84,7 @@ class ConceptSearch:
     ) -> None:
         self._features, self._explanations = features, explanations_of(features)
         base = scratch_folder(self._explanations.store) / FOLDER if folder is None else folder
-        self._folder = base / self._explanations.digest[:_KEY_DIGITS]
+        self._folder = base / f"{self._explanations.digest[:_KEY_DIGITS]}-{VERSION}"
         self._embedder, self._texts_made = embedder, texts
         self._making_texts, self._making_vectors = Lock(), Lock()
         self._texts: TextIndex | None = None
@@ -108,8 +116,7 @@ class ConceptSearch:
 
     def prepare(self) -> None:
         """Make what is searched where it is not there, as a server does before it is ready; it may take long."""
-        self._open_texts()
-        if self._embedder is not None:
+        if self._open_texts().num_texts and self._embedder is not None:
             self._open_vectors(self._embedder)
 
     def _check(self, text: str, count: int, how: How) -> None:
@@ -122,13 +129,16 @@ class ConceptSearch:
             message = f"{shortened(count)} hits are asked for: ask for 1 to {MOST_HITS:,}."
             raise InputError(message)
         if how != "lexical" and self._embedder is None:
-            message = f"Concepts are searched by {how} where there is an embedder, and none was given: search by words."
+            message = (
+                f"how: {how} needs an embedder, and there is none: search by words (lexical), or name one with "
+                "--embed-with (of a server, --correlate-embed-with)."
+            )
             raise InputError(message)
 
     def _ranked(self, way: Way, text: str, count: int) -> list[Ranked]:
         """The best features of one way, each with its best text."""
         texts = self._open_texts()
-        if way == "lexical" or self._embedder is None:
+        if way == "lexical" or self._embedder is None or not texts.num_texts:
             return _by_feature(texts.find(text, count))[:count]
         vectors = self._open_vectors(self._embedder)
         near = vectors.nearest(self._embedder.embed([text])[0], count * max(texts.of_feature, 1))

@@ -60,13 +60,15 @@ def calibrate(
     inputs |= {f"sae_{number:04d}": sae.ref for number, sae in enumerate(saes)}
     inputs |= {f"direction_{n:04d}": found.ref for n, found in enumerate(_directions(store, watch_list))}
     inputs |= {} if positive is None else {"positive": positive.ref}
+    if watch_list.realignment is not None:
+        inputs["realignment"] = open_artifact(store, watch_list.realignment, "realignment").ref
     settings = {**config.model_dump(mode="json"), "watch_list": _content(watch_list), **numerics(subject_config)}
     recipe = Recipe(kind=KIND, config=settings, inputs=inputs, seed=seed)
 
     def build(draft: Draft) -> Summary:
         from mistudio.monitor.calibrate.calibrating import Given, measure
 
-        with _served(store, saes, source, subject_config) as served:
+        with _served(store, saes, source, subject_config, watch_list) as served:
             return measure(draft, Given(served, watch_list, reference, positive), config, seed)
 
     return produce(store, recipe, "calibrate", build)
@@ -98,10 +100,14 @@ def _directions(store: Store, watch_list: WatchList) -> list[Artifact]:
     return [open_artifact(store, uri, DIRECTION) for uri in uris]
 
 
-def _served(store: Store, saes: Sequence[Artifact], source: SubjectSource, subject_config: SubjectConfig) -> "Served":
+def _served(
+    store: Store, saes: Sequence[Artifact], source: SubjectSource, subject_config: SubjectConfig, watch_list: WatchList
+) -> "Served":
     from mistudio.instrument import open_session
     from mistudio.instrument.served import Served, open_served
+    from mistudio.monitor.watch.realigned import accepted_versions
 
     if saes:
-        return open_served(store, [sae.uri for sae in saes], source, subject_config)
+        versions = accepted_versions(store, watch_list)
+        return open_served(store, [sae.uri for sae in saes], source, subject_config, versions)
     return Served(open_session((), source, subject_config), (), source.name, store)

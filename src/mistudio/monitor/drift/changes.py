@@ -5,7 +5,7 @@ Shape legend: I changes.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from mistudio.monitor.drift.rates import RateTests
 from mistudio.monitor.drift.shares import interval
 from mistudio.monitor.records import Alert, Origin
+from mistudio.monitor.rules.rules import DRIFT
 from mistudio.plain_text import shortened
 
-RULE = "drift"  # name of the test in alerts
+RULE = DRIFT  # name of the test in alerts
+MOST_LISTED = 32  # changes that an alert has the figures of
+_MOST_SAID = 4  # of them, in its message
 Ints = NDArray[np.int64]
 
 
@@ -99,40 +102,68 @@ def changes(tests: RateTests, which_I: Ints, telling: Telling) -> Iterator[Chang
         )
 
 
-def alert_of(change: Change, origin: Origin, exchange: str, time: float, texts_per_false_alarm: float) -> Alert:
-    """An alert that tells of a change; the same traffic gives the same one."""
-    values: dict[str, Any] = {
-        name: getattr(change, name)
-        for name in (
-            *("group", "direction", "log10_e", "log10_needed", "before", "now", "now_low", "now_high"),
-            *("since_text", "num_texts", "num_fired", "reference", "label"),
-        )
-    }
+def alert_of(
+    found: Sequence[Change], origin: Origin, exchange: str, time: float, texts_per_false_alarm: float
+) -> Alert:
+    """An alert that tells of the changes of one moment, the surest first; the same traffic gives the same one.
+
+    Its figures are those of the surest; ``changes`` has as many of all as are listed, ``num_changes`` says how many
+    there are.
+    """
+    ranked = sorted(found, key=lambda change: change.log10_needed - change.log10_e)
+    first, listed = ranked[0], ranked[:MOST_LISTED]
+    values = _figures(first)
     values["texts_per_false_alarm"] = texts_per_false_alarm
-    naming = f"{change.group}\n{change.watched}\n{change.since_text}\n{exchange}"
+    values["num_changes"] = len(ranked)
+    values["changes"] = [{"watched": each.watched, **_figures(each)} for each in listed]
+    naming = "\n".join([first.group, *(each.watched for each in listed), str(first.since_text), exchange])
     return Alert(
         id=f"drift-{hashlib.sha256(naming.encode()).hexdigest()[:20]}",
         time=time,
         rule=RULE,
         kind="drift",
         severity="warning",
-        message=_message(change, texts_per_false_alarm),
+        message=_message(ranked, texts_per_false_alarm),
         origin=origin,
         exchange=exchange,
-        watched=(change.watched,),
+        watched=tuple(each.watched for each in listed),
         values=values,
     )
 
 
-def _message(change: Change, texts_per_false_alarm: float) -> str:
-    said = f" ({shortened(change.label)})" if change.label else ""
+def _figures(change: Change) -> dict[str, Any]:
+    return {
+        name: getattr(change, name)
+        for name in (
+            *("group", "direction", "log10_e", "log10_needed", "before", "now", "now_low", "now_high"),
+            *("since_text", "num_texts", "num_fired", "reference", "label"),
+        )
+    }
+
+
+def _message(ranked: Sequence[Change], texts_per_false_alarm: float) -> str:
+    change, others = ranked[0], ranked[1:]
     more = "more" if change.direction == "up" else "less"
     return (
-        f"{change.watched}{said} fires {more} often in {change.group}: in {change.num_fired:,} of the last "
+        f"{_named(change)} fires {more} often in {change.group}: in {change.num_fired:,} of the last "
         f"{change.num_texts:,} texts ({change.now:.3%}; between {change.now_low:.3%} and {change.now_high:.3%}), "
-        f"before in {change.before:.4%}. Evidence 10^{change.log10_e:.1f}, needed 10^{change.log10_needed:.1f}: over "
-        f"all that is watched, one false alarm in {texts_per_false_alarm:,.0f} texts is to be expected at most."
+        f"before in {change.before:.4%}. {_also(others)}Evidence 10^{change.log10_e:.1f}, needed "
+        f"10^{change.log10_needed:.1f}: over all that is watched, one false alarm in {texts_per_false_alarm:,.0f} "
+        "texts is to be expected at most."
     )
+
+
+def _also(others: Sequence[Change]) -> str:
+    """What else changed at that moment."""
+    if not others:
+        return ""
+    told = ", ".join(f"{_named(each)} {each.before:.2%} to {each.now:.2%}" for each in others[:_MOST_SAID])
+    more = f", and {len(others) - _MOST_SAID:,} more" if len(others) > _MOST_SAID else ""
+    return f"Changed with it ({len(others):,}): {told}{more}. "
+
+
+def _named(change: Change) -> str:
+    return change.watched + (f" ({shortened(change.label)})" if change.label else "")
 
 
 def _log_starts(num_texts: int) -> float:

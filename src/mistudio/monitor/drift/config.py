@@ -45,6 +45,13 @@ class DriftConfig(Settings):
         "not counted; None: all are counted",
     )
     recent_texts: int = Field(64, ge=1, le=4096, description="texts of a stream that repeats are looked for among")
+    gather_texts: int = Field(
+        64,
+        ge=1,
+        le=1 << 20,
+        description="texts of a stream after an alert in which nothing more is told: what changes meanwhile comes as "
+        "one alert behind them",
+    )
     sweep_texts: int = Field(
         64, ge=1, le=1 << 20, description="texts of a stream after which features that fell silent are looked at"
     )

@@ -60,6 +60,7 @@ class DriftDetector:
         self._families: dict[FamilyKey, Family] = {}
         self._num_texts: dict[tuple[str, ...], int] = {}
         self._recent: dict[tuple[str, ...], RecentTexts] = {}
+        self._told_at: dict[str, int] = {}  # of streams as they are shown, the text at which something was told last
         self._num_left_out = self._num_repeats = 0
 
     @property
@@ -166,7 +167,7 @@ class DriftDetector:
         detector = cls(profile, config, label, names)
         for saved in [state, *deltas] if state is not None else deltas:
             header, last = apply_state(saved, detector._basis(), detector._family)
-            detector._num_texts = dict(header.groups)
+            detector._num_texts, detector._told_at = dict(header.groups), dict(header.told)
             detector._num_left_out, detector._num_repeats = header.num_left_out, header.num_repeats
             for group, signature_NM in last.items():
                 detector._recent_of(group).push(signature_NM)
@@ -182,15 +183,24 @@ class DriftDetector:
             self._num_repeats += 1
             return
         self._num_texts[group] = self._num_texts.get(group, 0) + 1
-        primary = primary_of(group, self.config.group_by, self.config.primary)
+        kinds = (False,) if self._primary(group) is None else (False, True)
+        sure: dict[bool, list[Change]] = {is_against: [] for is_against in kinds}
         for uri, which_A in self._happening.in_text(text):
-            yield from self._tell(self._family(FamilyKey(group, uri, False)), which_A, text)
-            if primary is not None:
-                yield from self._tell(self._family(FamilyKey(group, uri, True)), which_A, text)
+            for is_against in kinds:
+                sure[is_against] += self._sure(self._family(FamilyKey(group, uri, is_against)), which_A)
             for key, family in self._families.items():
                 if key.is_against and key.uri == uri and self._primary(key.group) == group:
                     family.tests.learn(which_A)
                     family.touch(which_A)
+        for found in sure.values():
+            if found:
+                yield self._alert(found, group, text)
+
+    def _alert(self, found: Sequence[Change], group: tuple[str, ...], text: TextSeen) -> Alert:
+        """One alert of all that is told at one text of one stream."""
+        self._told_at[found[0].group] = self._num_texts[group]
+        origin = Origin(**dict(zip(self.config.group_by, group, strict=True)))
+        return alert_of(found, origin, text.exchange, text.time, self.config.texts_per_false_alarm)
 
     def _is_repeat(self, group: tuple[str, ...], text: TextSeen) -> bool:
         if self.config.repeat_likeness is None:
@@ -202,24 +212,26 @@ class DriftDetector:
             self._recent[group] = RecentTexts(self.config.recent_texts, self.config.repeat_likeness or 1.0)
         return self._recent[group]
 
-    def _tell(self, family: Family, which_A: Ints, text: TextSeen) -> Iterator[Alert]:
-        """Count what happened, and tell what is sure enough and large enough."""
+    def _sure(self, family: Family, which_A: Ints) -> list[Change]:
+        """Count what happened, and note as told what is sure enough and large enough, unless something just was."""
         tests = family.tests
         log_e_A, telling = tests.count(which_A), self._telling(family.key)
         family.touch(which_A)
-        if tests.num_texts % self.config.sweep_texts == 0:
+        told_at = self._told_at.get(telling.group)
+        since = None if told_at is None else self._num_texts[family.key.group] - told_at
+        if since is not None and since < self.config.gather_texts:
+            return []
+        if tests.num_texts % self.config.sweep_texts == 0 or since == self.config.gather_texts:
             which_A = np.flatnonzero((tests.most_log_evidence() >= telling.log_needed) & ~tests.told_H)
             log_e_A = tests.log_evidence(which_A)
         sure_I = which_A[(log_e_A >= telling.log_needed) & ~tests.told_H[which_A]]
         if not len(sure_I):
-            return
+            return []
         beyond_I = log_beyond(tests.segments(sure_I), self.config.tolerance, (PRIOR_YES, PRIOR_NO))
         new_I = sure_I[beyond_I >= math.log(self.config.texts_per_small_change)]
         tests.told_H[new_I] = True
         family.touch(new_I)
-        origin = Origin(**dict(zip(self.config.group_by, family.key.group, strict=True)))
-        for change in changes(tests, new_I, telling):
-            yield alert_of(change, origin, text.exchange, text.time, self.config.texts_per_false_alarm)
+        return list(changes(tests, new_I, telling))
 
     def _telling(self, key: FamilyKey) -> Telling:
         yes_H, num_texts = self._happening.reference(key.uri)
@@ -272,6 +284,7 @@ class DriftDetector:
         return Header(
             basis=self._basis(),
             groups=tuple(self._num_texts.items()),
+            told=tuple(self._told_at.items()),
             num_left_out=self._num_left_out,
             num_repeats=self._num_repeats,
         )

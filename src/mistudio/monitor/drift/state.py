@@ -46,6 +46,7 @@ class Header(Settings):
     groups: tuple[tuple[tuple[str, ...], int], ...] = Field((), description="texts of each stream")
     num_left_out: int = Field(0, ge=0, description="texts beyond the streams that are followed")
     num_repeats: int = Field(0, ge=0, description="texts that repeat another")
+    told: tuple[tuple[str, int], ...] = Field((), description="of streams, the text at which something was told last")
     recent: tuple[tuple[str, ...], ...] = Field((), description="streams whose last texts are there")
     families: tuple[tuple[tuple[str, ...], str, bool, int, int], ...] = Field(
         (), description="of each family: stream, autoencoder, whether against a primary, texts, and texts learned"

@@ -26,7 +26,9 @@ class RevalidateConfig(Settings):
 
     min_correlation: float = Field(0.9, ge=0, le=1, description="of a text's old and new value")
     min_agreement: float = Field(0.8, ge=0, le=1, description="of what is above the threshold, as Cohen's kappa")
-    fewest_above: int = Field(10, ge=1, description="judged texts above the threshold; with fewer, a quantile is taken")
+    fewest_above: int = Field(
+        10, ge=1, description="judged texts on either side of the threshold; with fewer, a quantile is taken"
+    )
     quantile: float = Field(0.95, gt=0, lt=1, description="share of texts below the threshold where there is none")
     ridges: tuple[float, ...] = Field(
         (1e-4, 1e-2, 1.0), min_length=1, description="strengths that are tried, over the mean variance of a component"

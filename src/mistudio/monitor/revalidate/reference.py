@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from mistudio.artifacts import Artifact, Draft, InputRef, Produced, Recipe, Store, Summary, produce
-from mistudio.errors import DamagedArtifact
+from mistudio.errors import DamagedArtifact, InputError
 from mistudio.monitor.revalidate.config import ReferenceConfig
 from mistudio.monitor.watch.watch_list import WatchList
 from mistudio.settings import Settings
@@ -72,8 +72,14 @@ def reference(
 
     Raises:
         NotFound: an autoencoder, a feature or a direction is not there.
-        InputError: a direction is of another model.
+        InputError: a direction is of another model, or the list is one that was realigned.
     """
+    if watch_list.realignment is not None:
+        message = (
+            f"The watch list is read through {watch_list.realignment}: make the reference on the old version, with the "
+            "list as it was for that one. It serves for all later versions."
+        )
+        raise InputError(message)
     source = served.session.source
     inputs = {"corpus": corpus.ref} | {f"sae{n}": one.line.sae.ref for n, one in enumerate(served.features)}
     if source is not None:

@@ -29,6 +29,7 @@ from mistudio.subject import SubjectConfig, SubjectSource
 if TYPE_CHECKING:
     from mistudio.instrument.served import Served
     from mistudio.monitor.revalidate.realign import Realigned
+    from mistudio.monitor.watch.columns import Column
 
 KIND = "realignment"
 VERDICTS_NAME, MAPS_NAME, VECTORS_NAME = "verdicts.json", "maps.safetensors", "vectors.safetensors"
@@ -39,7 +40,9 @@ class Likeness(Settings):
     """How like two sets of values are."""
 
     correlation: float | None = Field(None, description="of a text's values; null where one of them never changes")
-    agreement: float | None = Field(None, description="of what is above the threshold: Cohen's kappa; likewise")
+    agreement: float | None = Field(
+        None, description="of what is above the threshold: Cohen's kappa; null where old values are on one side"
+    )
     same: float = Field(description="share of texts that are on the same side of the threshold")
 
 
@@ -48,6 +51,7 @@ class Verdict(Settings):
 
     name: str = Field(description="of the column")
     hook: str = Field(description="its hook point")
+    digest: str = Field("", description="of what is read and how it is pooled, which the verdict holds for")
     outcome: Outcome = Field(description="kept, realigned or refused")
     reason: str = Field(description="why it is refused; empty elsewhere")
     threshold: float = Field(description="that agreement was measured at")
@@ -175,10 +179,10 @@ def _build(
             for hook in reader.hooks
         }
         mapped = reader.read(*where, maps)
-        hooks = [column.hook for column in reader.columns.columns]
+        columns = reader.columns.columns
         vectors = _vectors(served, reader, maps)
     values = (old.value_SW[~is_fitting_S], as_is.value_SW[~is_fitting_S], mapped.value_SW[~is_fitting_S])
-    verdicts = tuple(_verdict(old, hooks, number, values, config) for number in range(len(hooks)))
+    verdicts = tuple(_verdict(old, column, number, values, config) for number, column in enumerate(columns))
     about: dict[str, dict[str, float | str]] = {
         hook: {"kind": each.kind, "unexplained": each.unexplained, "unexplained_as_is": each.unexplained_as_is}
         for hook, each in maps.items()
@@ -227,7 +231,7 @@ def _parts(old: ReferenceTexts, is_fitting_S: NDArray[np.bool_]) -> tuple[NDArra
 
 def _verdict(
     old: ReferenceTexts,
-    hooks: list[str],
+    column: "Column",
     number: int,
     values: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     config: RevalidateConfig,
@@ -235,14 +239,16 @@ def _verdict(
     before_S, as_is_S, mapped_S = (each[:, number] for each in values)
     watched = old.record.watch_list.watched[number]
     threshold, is_own = watched.threshold, True
-    if threshold is None or (before_S > threshold).sum() < config.fewest_above:
+    above_S = np.zeros(0, dtype=np.bool_) if threshold is None else before_S > threshold
+    if threshold is None or min(above_S.sum(), (~above_S).sum()) < config.fewest_above:
         threshold, is_own = float(np.quantile(before_S, config.quantile)), False
     as_is, mapped = likeness(before_S, as_is_S, threshold), likeness(before_S, mapped_S, threshold)
     outcome: Outcome = "kept" if _holds(as_is, config) else "realigned" if _holds(mapped, config) else "refused"
     num_above = int((before_S > threshold).sum())
     return Verdict(
         name=watched.name,
-        hook=hooks[number],
+        hook=column.hook,
+        digest=column.digest,
         outcome=outcome,
         reason="" if outcome != "refused" else _reason(as_is, mapped, num_above),
         threshold=threshold,
@@ -260,7 +266,7 @@ def likeness(before_S: NDArray[np.float32], after_S: NDArray[np.float32], thresh
     by_chance = float(above.mean() * now.mean() + (1 - above.mean()) * (1 - now.mean()))
     is_constant = before_S.std() == 0 or after_S.std() == 0
     correlation = None if is_constant else float(np.corrcoef(before_S.astype(np.float64), after_S)[0, 1])
-    agreement = None if not above.any() else (same - by_chance) / (1 - by_chance)
+    agreement = None if above.all() or not above.any() else (same - by_chance) / (1 - by_chance)
     return Likeness(correlation=correlation, agreement=agreement, same=same)
 
 

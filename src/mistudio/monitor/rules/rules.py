@@ -43,6 +43,7 @@ OriginField = Literal["model", "endpoint", "namespace", "tenant"]
 ORIGIN_FIELDS: tuple[OriginField, ...] = ("model", "endpoint", "namespace", "tenant")
 BUILT_IN_ACTIONS = ("log", "counter")
 MOST_RULES, MOST_WINDOW, MOST_GROUPS = 1000, 100_000, 100_000
+DRIFT = "drift"  # in place of a rule's name, in alerts of drift
 _YEAR_S = 366 * 86400.0
 _MOST = 1e9
 
@@ -255,6 +256,9 @@ class Rules(Settings):
     @classmethod
     def _names_differ(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
         _each_once(tuple(rule.name for rule in rules))
+        if any(rule.name == DRIFT for rule in rules):
+            message = f"{DRIFT} is what alerts of drift are named: give the rule another name"
+            raise ValueError(message)
         return rules
 
     @model_validator(mode="after")

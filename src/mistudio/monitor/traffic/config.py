@@ -1,5 +1,6 @@
 """How traffic comes in: what of a body is a text, for how long halves of an exchange wait, and how much is held."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -34,6 +35,20 @@ class FieldNames(Settings):
     tenant: Names = Field(
         ("user", "safety_identifier"), max_length=8, description="fields of requests that say who asks"
     )
+
+
+class RecordSettings(Settings):
+    """Whether traffic is kept as it came, and how much of it."""
+
+    folder: Path | None = Field(
+        None,
+        description="folder to which events of loggers are appended as they came, with their texts, for mistudio "
+        "monitor read, try and profile; None: they are not",
+    )
+    max_file_bytes: int = Field(
+        64 * MIB, ge=1024, le=1 << 40, description="bytes above which a file of recorded events is not gone on with"
+    )
+    max_files: int = Field(16, ge=1, le=10_000, description="files of recorded events; the oldest are removed first")
 
 
 class TrafficSettings(Settings):

@@ -49,9 +49,14 @@ class Joined:
         return first
 
     @property
+    def events(self) -> tuple[LoggedEvent, ...]:
+        """The halves that came."""
+        return tuple(each for each in (self.request, self.response) if each is not None)
+
+    @property
     def num_bytes(self) -> int:
         """Memory that it takes, about."""
-        return sum(each.num_bytes for each in (self.request, self.response) if each is not None)
+        return sum(each.num_bytes for each in self.events)
 
 
 class _Waiting(NamedTuple):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from base64 import b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -58,7 +59,7 @@ class EventRecorder:
         try:
             self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             self._number = max(self._numbers(), default=0) + 1
-            self._file = self._opened()
+            self._file = self._opened(self._number)
         except OSError as error:
             raise StorageError(self._refused(error)) from error
 
@@ -70,9 +71,9 @@ class EventRecorder:
         """
         try:
             if self._file.tell() >= self._max_file_bytes:
+                following = self._opened(self._number + 1)
                 self._file.close()
-                self._number += 1
-                self._file = self._opened()
+                self._file, self._number = following, self._number + 1
             self._file.write(event_line(event).encode() + b"\n")
             self._file.flush()
         except OSError as error:
@@ -80,12 +81,13 @@ class EventRecorder:
 
     def close(self) -> None:
         """Write nothing more."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told of then
+            self._file.close()
 
-    def _opened(self) -> BinaryIO:
-        for number in sorted(self._numbers())[: -self._max_files + 1 or None]:
-            self._path(number).unlink(missing_ok=True)
-        return os.fdopen(os.open(self._path(self._number), _FLAGS, _MODE), "ab")
+    def _opened(self, number: int) -> BinaryIO:
+        for old in sorted(self._numbers())[: -self._max_files + 1 or None]:
+            self._path(old).unlink(missing_ok=True)
+        return os.fdopen(os.open(self._path(number), _FLAGS, _MODE), "ab")
 
     def _numbers(self) -> list[int]:
         return [int(found[1]) for each in os.listdir(self._folder) if (found := _NAME.fullmatch(each))]

@@ -19,6 +19,7 @@ from mistudio.monitor.watch.columns import Block
 from mistudio.monitor.watch.passing import Look, look_at
 from mistudio.monitor.watch.pieces import Piece
 from mistudio.monitor.watch.pooling import Tops, one_after_the_other, side_by_side, tops
+from mistudio.monitor.watch.realigned import ActsMap, Readings
 from mistudio.subject import HookPoint, ResolvedHook, Subject, token_batch
 
 _CACHED_VALUES = 1 << 18
@@ -65,11 +66,18 @@ class BatchReader:
         blocks: of columns.
         in_full: autoencoders of which everything that fires is told.
         most: largest values that are kept, of the columns of each block.
+        readings: how everything that fires is read in a new version of the model; None: as it is.
     """
 
     def __init__(
-        self, subject: Subject, blocks: Sequence[Block], in_full: Sequence[PlacedAutoencoder], most: Sequence[int]
+        self,
+        subject: Subject,
+        blocks: Sequence[Block],
+        in_full: Sequence[PlacedAutoencoder],
+        most: Sequence[int],
+        readings: Readings | None = None,
     ) -> None:
+        self._readings = readings
         self._subject, self._in_full, self._most = subject, tuple(in_full), tuple(most)
         self._blocks: dict[HookPoint, list[tuple[int, Block]]] = {}
         self.hooks: dict[HookPoint, ResolvedHook] = {}
@@ -97,7 +105,8 @@ class BatchReader:
                     heads[number].append(tops(value_BTU, head_BT[rows], batch.place_BT[rows], most))
             for placed in self._in_full:
                 if placed.ends.read.point == point:
-                    fired[placed.uri] = _fired(placed, acts_BTD, batch.counts_BT)
+                    each = None if self._readings is None else self._readings.of_all(str(point))
+                    fired[placed.uri] = _fired(placed, acts_BTD, batch.counts_BT, each)
 
         look_at(self._subject, self._looks(look), batch.ids_BT, batch.mask_BT)
         return Seen(_in_order(heads), _in_order(tails) if has_tail else None, fired)
@@ -140,10 +149,11 @@ def _cached_rows(acts_BTD: Tensor, width: int) -> Iterator[slice]:
     yield from (slice(start, start + step) for start in range(0, num_pieces, step))
 
 
-def _fired(placed: PlacedAutoencoder, acts_BTD: Tensor, counts_BT: Tensor) -> list[Fired]:
+def _fired(placed: PlacedAutoencoder, acts_BTD: Tensor, counts_BT: Tensor, mapped: ActsMap | None) -> list[Fired]:
     """What fired on the tokens that count, piece by piece."""
     sae = placed.sae
-    active = sae.encode_active(acts_BTD[counts_BT].to(sae.W_dec))
+    acts_ND = acts_BTD[counts_BT]
+    active = sae.encode_active((acts_ND if mapped is None else mapped(acts_ND)).to(sae.W_dec))
     piece_N = counts_BT.nonzero()[:, 0].cpu().numpy()
     token_A, feature_A, value_A = (each.cpu().numpy() for each in active)
     key_A = piece_N[token_A] * sae.width + feature_A

@@ -7,7 +7,7 @@ Shape legend: D width of a hook point, U columns that are read together, W all c
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mistudio.directions.artifact import find_direction
 from mistudio.errors import InputError, NotFound
 from mistudio.instrument.compiled import Nameable
 from mistudio.instrument.served import Served
+from mistudio.monitor.watch.realigned import ActsMap, Readings, open_readings
 from mistudio.monitor.watch.topk_columns import column_reader
 from mistudio.monitor.watch.watch_list import Watched, WatchList, column_digest
 from mistudio.subject import HookPoint, ResolvedHook, resolve_hooks
@@ -35,6 +36,7 @@ class Column:
         hook: name of its hook point.
         digest: of what is read and how it is pooled: a threshold holds for columns of the same digest.
         label: what was said of the feature.
+        is_realigned: whether it is read through a map of the activations.
     """
 
     watched: Watched
@@ -42,6 +44,7 @@ class Column:
     hook: str
     digest: str
     label: str | None = None
+    is_realigned: bool = False
 
     @property
     def name(self) -> str:
@@ -96,38 +99,54 @@ class Columns:
 
     Raises:
         NotFound: an autoencoder, a feature or a direction is not there.
-        InputError: a direction is of another model, or a name stands for several autoencoders.
+        InputError: a direction is of another model, or a name stands for several autoencoders; or the list's
+            realignment is of another version, or has refused a column.
     """
 
     def __init__(self, served: Served, watch_list: WatchList, given: Mapping[str, Vector] | None = None) -> None:
+        self.readings: Readings | None = open_readings(served, watch_list)
+        self._maps: dict[int, ActsMap] = {}
         self._served, self._names = served, Nameable(served.session, [one.name for one in served.features])
         directions = dict(given or {})
         found: list[Column] = []
-        by_sae: dict[tuple[int, bool], list[int]] = {}
-        by_hook: dict[tuple[HookPoint, bool], list[int]] = {}
+        by_sae: dict[tuple[int, bool, bool], list[int]] = {}
+        by_hook: dict[tuple[HookPoint, bool, bool], list[int]] = {}
         for number, one in enumerate(watch_list.watched):
             if one.direction is not None:
                 if one.direction not in directions:
                     directions[one.direction] = self._direction(one)
                 direction = directions[one.direction]
-                by_hook.setdefault((direction.hook, one.pool == "top"), []).append(number)
                 digest = column_digest(direction.digest, one)
-                found.append(Column(one, direction.uri, str(direction.hook), digest))
+                found.append(self._read(number, Column(one, direction.uri, str(direction.hook), digest)))
+                by_hook.setdefault((direction.hook, one.pool == "top", number in self._maps), []).append(number)
             else:
                 place = self._autoencoder(one)
-                by_sae.setdefault((place, one.pool == "top"), []).append(number)
-                found.append(self._of_feature(one, place))
+                found.append(self._read(number, self._of_feature(one, place)))
+                by_sae.setdefault((place, one.pool == "top", number in self._maps), []).append(number)
         self.columns = tuple(found)
         self.blocks = [
-            *(block for (place, _), numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
+            *(block for (place, *_), numbers in by_sae.items() for block in self._feature_blocks(place, numbers)),
             *(
                 block
-                for (hook, _), numbers in by_hook.items()
+                for (hook, *_), numbers in by_hook.items()
                 for block in self._projections(hook, numbers, directions)
             ),
         ]
         order = [number for block in self.blocks for number in block.columns]
         self.place_W = torch.tensor(order).argsort()  # where in the order of the blocks each column is
+
+    def _read(self, number: int, column: Column) -> Column:
+        """The column as it is read in the version that is loaded."""
+        each = None if self.readings is None else self.readings.of_column(column)
+        if each is None:
+            return column
+        self._maps[number] = each
+        return replace(column, is_realigned=True)
+
+    def _through(self, numbers: Sequence[int], read: Read) -> Read:
+        """Columns of one hook point, all of them through its map or none."""
+        each = self._maps.get(numbers[0])
+        return read if each is None else lambda x_D: read(each(x_D))
 
     def _autoencoder(self, one: Watched) -> int:
         try:
@@ -141,7 +160,8 @@ class Columns:
     def _direction(self, one: Watched) -> Vector:
         try:
             direction = find_direction(self._served.store, str(one.direction))
-            direction.check_subject(self._served.session.source)
+            if self.readings is None:  # else it is of the old version, and what is said of it holds for it alone
+                direction.check_subject(self._served.session.source)
         except (NotFound, InputError) as error:
             message = f"watch list, {one.name}: {error}"
             raise type(error)(message) from error
@@ -162,7 +182,7 @@ class Columns:
         blocks = []
         for some in _parts(numbers):
             read = column_reader(placed.sae, [latents[number] for number in some])
-            blocks.append(Block(placed.ends.read, some, read))
+            blocks.append(Block(placed.ends.read, some, self._through(some, read)))
         return blocks
 
     def _projections(self, point: HookPoint, numbers: Sequence[int], directions: Mapping[str, Vector]) -> list[Block]:
@@ -181,7 +201,8 @@ class Columns:
                     raise InputError(message)
             unit_UD = torch.nn.functional.normalize(torch.stack(vectors).double(), dim=1).float()
             offset_U = torch.tensor([one.offset for one in own])
-            blocks.append(Block(hook, some, _projection(unit_UD.to(subject.device), offset_U.to(subject.device))))
+            read = _projection(unit_UD.to(subject.device), offset_U.to(subject.device))
+            blocks.append(Block(hook, some, self._through(some, read)))
         return blocks
 
 

@@ -41,6 +41,7 @@ MOST_TOP = 64
 MOST_WATCHED = 65_536
 _MOST = 1e9  # far beyond all that is meant
 
+RealignmentUri = Annotated[str, Field(pattern=r"^realignment/[0-9a-f]{8,64}$")]
 CalibrationUri = Annotated[str, Field(pattern=r"^calibration/[0-9a-f]{8,64}$")]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
@@ -103,6 +104,9 @@ class WatchList(Settings):
         (), max_length=64, description="autoencoders of which all features are read: name, URI or hook point"
     )
     calibration: CalibrationUri | None = Field(None, description="artifact that has the thresholds that are not given")
+    realignment: RealignmentUri | None = Field(
+        None, description="artifact that says how the columns are read in a new version of the model; None: as they are"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "WatchList":

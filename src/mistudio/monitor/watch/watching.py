@@ -108,7 +108,7 @@ class Watcher:
         names = Nameable(served.session, [one.name for one in served.features])
         in_full = [served.session.placed(names.number(name)) for name in watch_list.encode_in_full]
         most = [int(self._top_W[list(block.columns)].max()) for block in columns.blocks]
-        self._reader = BatchReader(self._subject, columns.blocks, in_full, most)
+        self._reader = BatchReader(self._subject, columns.blocks, in_full, most, columns.readings)
         self._samples = SampleReader(self._subject, self.config.max_tokens, chat_template)
         limit = self._subject.max_positions or MOST_PIECE
         self._most = min(limit, self.config.piece_tokens or MOST_PIECE)
