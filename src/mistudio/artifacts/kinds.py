@@ -16,7 +16,7 @@ KINDS = {
     "explanations": 2,
     "features": 3,
     "features-part": 1,
-    "index": 2,
+    "index": 1,
     "preset": 1,
     "probing": 1,
     "profile": 1,

@@ -49,7 +49,9 @@ Examples:
 
     mistudio correlate token 1503 --ways lens,lift --suppressed
 """
-_FEATURE_HELP = """The features that point as a feature does, fire with it, or are said to be like it.
+_FEATURE_HELP = """The features that are like a feature.
+
+Those that point as it does, fire with it, or are said to be like it.
 
 Examples:
 
@@ -57,7 +59,9 @@ Examples:
 
     mistudio correlate feature 12 --relations decoder,pmi --top 5
 """
-_EXAMPLES_HELP = """The features that tell positive examples from negative ones, and the direction between them.
+_EXAMPLES_HELP = """The features that tell examples apart.
+
+Positive ones from negative ones, and the direction between them.
 
 Files are JSON Lines: a text or an object with text or messages a line; with --examples also with a label.
 

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 from mistudio.terminal import console, echo
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from mistudio.correlate.replies import Hit, Reply
     from mistudio.directions.config import Figure
 
 _LABEL_CHARACTERS, _LABEL_WIDTH = 60, 24
+_ANY_WIDTH = 1_000
+_NOTHING_SAID = (
+    "No feature was found: no explanation says this. Try other words, --embed-with subject to search by meaning, or "
+    "mistudio correlate examples."
+)
 # What a column is called, where that is not the name of the measure.
 _TITLES = {
     "max": "largest",
@@ -33,9 +39,9 @@ def show(reply: "Reply") -> None:
         echo(warning, err=True)
     screen = console(soft_wrap=False)
     for measure, hits in groupby(reply.hits, key=lambda hit: hit.measure):
-        screen.print(_hits(measure, list(hits)))
+        screen.print(_fitting(screen, measure, list(hits)))
     if not reply.hits:
-        echo("No feature was found.")
+        echo(_NOTHING_SAID if reply.look_up == "concept" else "No feature was found.")
     if reply.tokens and any(token.strongest for token in reply.tokens):
         screen.print(_tokens(reply))
     for line in _separation(reply):
@@ -45,11 +51,24 @@ def show(reply: "Reply") -> None:
         echo(f"The page of each is at {pages[0].partition('#')[0]}#feature=NUMBER.")
 
 
-def _hits(measure: str, hits: list["Hit"]) -> "Table":
+def _fitting(screen: "Console", measure: str, hits: list["Hit"]) -> "Table":
+    """The table with as many further figures as leave room for the labels; the reply as JSON has all of them."""
+    from rich.measure import Measurement
+
+    further = [name for name in hits[0].values if name not in ("auroc_low", "auroc_high")]
+    table = _hits(measure, hits, further)
+    while (
+        further and Measurement.get(screen, screen.options.update(max_width=_ANY_WIDTH), table).minimum > screen.width
+    ):
+        further = further[:-1]
+        table = _hits(measure, hits, further)
+    return table
+
+
+def _hits(measure: str, hits: list["Hit"], further: list[str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    further = [name for name in hits[0].values if name not in ("auroc_low", "auroc_high")]
     table = Table(
         box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{hits[0].autoencoder}: {measure}", title_justify="left"
     )

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from mistudio.monitor.watch.watch_list import WatchList
     from mistudio.subject import SubjectSource
 
-_PROFILE_HELP = """Count in how many texts each feature fires: what drift is measured against.
+_PROFILE_HELP = """Count in how many texts each feature fires.
 
-Of the corpus that the autoencoder's activations were captured from, which needs no model; or, with --traffic, of
-recorded traffic, which is better where it is clean, since its texts are as long as those to come. With --watch-list,
-the values of its columns are counted too; that needs --traffic.
+Drift is measured against that. Of the corpus that the autoencoder's activations were captured from, which needs no
+model; or, with --traffic, of recorded traffic, which is better where it is clean, since its texts are as long as
+those to come. With --watch-list, the values of its columns are counted too; that needs --traffic.
 
 Examples:
 
@@ -26,7 +26,9 @@ Examples:
 
     mistudio monitor profile --traffic s3://payloads/default/tinyllama --watch-list watch.yaml
 """
-_REFERENCE_HELP = """Keep what a watch list sees in reference texts, for later versions of the model.
+_REFERENCE_HELP = """Keep what a watch list sees in reference texts.
+
+A later version of the model is held to that by mistudio monitor revalidate.
 
 Example:
 
@@ -134,10 +136,10 @@ def revalidate(
     found = open_realignment(made.artifact)
     for one in found.found.verdicts:
         figures = [
-            f"{name} {_shown(each.correlation)}/{_shown(each.agreement)}"
+            f"{name}: correlation {_shown(each.correlation)}, agreement {_shown(each.agreement)}"
             for name, each in (("as it is", one.as_is), ("realigned", one.realigned))
         ]
-        echo(f"{one.outcome:<9}  {one.name}  {', '.join(figures)}  {one.reason if one.num_above == 0 else ''}".rstrip())
+        echo(f"{one.outcome:<9}  {one.name}  {'; '.join(figures)}  {one.reason if one.num_above == 0 else ''}".rstrip())
     for hook, each in found.maps.items():
         echo(f"{hook}: a {each.kind} leaves {each.unexplained:.2%} unexplained, none {each.unexplained_as_is:.2%}")
     _tell(opened, made)

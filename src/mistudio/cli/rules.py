@@ -1,5 +1,7 @@
 """``mistudio monitor try``, ``check`` and ``schema``: rules and watch lists before they are switched on."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +13,10 @@ from mistudio.terminal import echo
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from mistudio.monitor.rules.rules import Rules
     from mistudio.monitor.trying import RuleTrial, Trial
 
-_TRY_HELP = """Run rules over recorded traffic, and say how often each would have fired.
+_TRY_HELP = """Say how often rules would have fired on recorded traffic.
 
 WHERE is what mistudio monitor read takes: a file, a folder or s3://bucket/prefix. Prints ids of requests, never text.
 Nothing is acted on. Where thresholds are calibrated, what false alarms are below on clean traffic stands beside it.
@@ -24,7 +27,7 @@ Examples:
 
     mistudio monitor try rules.yaml --watch-list watch.yaml --on s3://payloads/default/llama --line sae/0123456789abcdef
 """
-_CHECK_HELP = """Check files of rules and watch lists; with --store, also against what the store holds.
+_CHECK_HELP = """Check a file of rules and a watch list.
 
 Exit status 2 where one is refused. With --store the model is loaded, and names, thresholds and calibrations are looked
 up.
@@ -35,7 +38,9 @@ Examples:
 
     mistudio monitor check rules.yaml --watch-list watch.yaml --store ./store
 """
-_SCHEMA_HELP = """Print the JSON schema of watch lists or of rules, for editors and CI.
+_SCHEMA_HELP = """Print the JSON schema of watch lists or of rules.
+
+For editors and CI.
 
 Example: mistudio monitor schema rules > rules.schema.json
 """
@@ -132,6 +137,8 @@ def check(
         waiting = {one.name: 0.0 for one in listed.watched if one.threshold is None and _is_calibrated(listed, one)}
         listed = listed.with_thresholds(waiting)
     RuleBook(asked, listed)
+    for message in _unset(asked):
+        echo(message, err=True)
     names = ", ".join(rule.name for rule in asked.rules[:10]) or "none"
     echo(f"{len(listed.watched):,} watched, {len(asked.rules):,} rules ({names}): nothing is wrong with them.")
 
@@ -154,6 +161,14 @@ def schema(
     echo(json.dumps(known[what].model_json_schema(), indent=1))
 
 
+def _unset(asked: "Rules") -> Iterator[str]:
+    """What actions take from the environment and is not there: here, which need not be where they are served."""
+    for name, action in asked.actions.items():
+        variable = getattr(action, "url_env", None)
+        if variable and not os.environ.get(variable):
+            yield f"Action {name} takes its address from {variable}, which is not set here: set it for mistudio serve."
+
+
 def _is_calibrated(listed: Any, one: Any) -> bool:
     return one.is_calibrated or listed.calibration is not None
 
@@ -167,6 +182,9 @@ def _show(trial: "Trial") -> None:
 
 
 def _show_rule(one: "RuleTrial") -> None:
+    if not one.exchanges:
+        echo(f"{one.rule} ({one.kind}): no exchange is of the traffic that it is for")
+        return
     share, low, high = one.share
     kept = f", {one.kept_back:,} kept back by the cool-down" if one.kept_back else ""
     echo(f"{one.rule} ({one.kind}): {one.alerts:,} alerts{kept}; met in {one.hits:,} of {one.exchanges:,} exchanges")

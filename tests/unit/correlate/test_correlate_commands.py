@@ -118,3 +118,18 @@ def test_files_that_are_not_there_or_hold_something_else_are_refused(line: Looke
     (tmp_path / "broken.json").write_text("[1, 2")
     with pytest.raises(ConfigError, match="cannot be read as JSON"):
         run(line, "vector", "--file", str(tmp_path / "broken.json"))
+
+
+def test_labels_are_whole_on_a_narrow_screen(line: LookedUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    given = ["text", "the cat sat", "--top", "5", "--pool", "standardised"]
+    shown, found = run(line, *given), json.loads(run(line, *given, "--json"))
+    assert all(len(each.rstrip()) <= 80 for each in shown.splitlines()[:-1])
+    labels = ["".join((hit["label"] or "")[:60].split()) for hit in found["hits"]]
+    assert any(labels)
+    assert all(label in "".join(shown.split()) for label in labels)
+    assert "\u2026" not in "".join(shown.split("\n")[2:4])
+
+
+def test_a_concept_that_no_explanation_mentions_is_told_with_what_to_do(line: LookedUp) -> None:
+    assert "--embed-with subject" in run(line, "concept", "xylophone", "--how", "lexical")

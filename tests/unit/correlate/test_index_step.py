@@ -356,5 +356,5 @@ def test_the_command_and_the_component_make_an_index(
     assert shown["recall_at_10"] == made.manifest.summary["recall_at_10"]
     run_here(of_component(sae, own_store), {}, tmp_path / "kfp")
     assert steps.run_step("index", sae=sae.uri, store=own_store.url, kind="codes", queries=50).found
-    with pytest.raises(MistudioError, match="is of kind mistudio.index/2, but kind sae is needed"):
+    with pytest.raises(MistudioError, match="is of kind mistudio.index/1, but kind sae is needed"):
         steps.run_step("index", sae=made.uri, store=own_store.url)

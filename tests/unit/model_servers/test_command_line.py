@@ -1,8 +1,10 @@
 """What the command line of the servers refuses before anything is loaded."""
 
+import re
+
 import pytest
 
-from model_servers.command_line import _parser, main
+from model_servers.command_line import _PREDICTORS, _SERVER, _parser, main
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -29,3 +31,23 @@ def test_a_predictor_that_there_is_not_is_refused_with_those_that_there_are(
 def test_settings_of_two_predictors_do_not_get_in_each_others_way() -> None:
     options = _parser().parse_args(["--max-tokens", "10", "--correlate-max-tokens", "20"])
     assert (options.max_tokens, options.correlate_max_tokens) == ("10", "20")
+
+
+def test_help_is_short_and_names_what_shows_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            main([flag])
+        assert ended.value.code == 0
+        shown[flag] = capsys.readouterr().out
+    assert "--help-all" in shown["--help"]
+    assert len(shown["--help"].splitlines()) < 110
+    every = {flag for action in _parser()._actions for flag in action.option_strings}
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", shown["--help-all"])) >= {flag for flag in every if len(flag) > 2}
+    assert "--monitor-watch-list" in shown["--help"]
+    assert "--monitor-drift-sweep-texts" not in shown["--help"]
+
+
+def test_what_help_shows_is_there() -> None:
+    for offered in (_SERVER, *(entry.offered for entry in _PREDICTORS.values())):
+        assert offered.often <= {name for name, _ in offered.leaves()}

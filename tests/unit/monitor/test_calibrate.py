@@ -126,7 +126,7 @@ def test_a_rate_per_token_is_one_of_tokens(line: Line) -> None:
 def test_too_few_texts_for_a_rate_are_refused_with_how_many_it_takes(line: Line) -> None:
     with pytest.raises(InputError, match=r"rate of 0.001 takes at least 999 texts .* are 200: give 1,999 reference"):
         line.calibrated(line.watch_list(), false_positive_rate=0.001)
-    with pytest.raises(InputError, match="texts with a value of trigger"):
+    with pytest.raises(InputError, match=r"value of trigger \(its part is reply\) .* there are 0: give .* or more\.$"):
         line.calibrated(line.watch_list(part="reply"))
 
 

@@ -74,6 +74,7 @@ def test_recorded_traffic_is_judged_without_showing_a_word_of_it(recorded: Recor
     assert (never["hits"], never["examples"], elsewhere["exchanges"]) == (0, [], 0)
     shown = recorded.run("try", path, *given)
     assert "seen (set): 5 alerts; met in 5 of 40 exchanges" in shown.stdout
+    assert "elsewhere (set): no exchange is of the traffic that it is for\n" in shown.stdout
     assert "not known, for not all of its thresholds are calibrated" in shown.stdout
     assert SECRET not in shown.stdout + done.stdout
 
@@ -129,3 +130,16 @@ def test_the_bound_of_a_rule_holds_in_simulation() -> None:
     assert windows.mean() == pytest.approx(bounds[1], rel=0.1)
     together = (draw.random((100_000, 1)) < 0.02).repeat(3, axis=1)  # as often together as can be
     assert (together.sum(axis=1) >= 2).mean() <= bounds[2] == pytest.approx(0.03)
+
+
+def test_a_variable_that_an_action_needs_and_that_is_not_set_is_named(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = {"do": "webhook", "url_env": "MISTUDIO_WEBHOOK_PAGE"}
+    path = recorded.write("acting.json", {"actions": {"page": action}, **RULES})
+    monkeypatch.delenv("MISTUDIO_WEBHOOK_PAGE", raising=False)
+    done = recorded.run("check", path, "--watch-list", recorded.watch_list())
+    assert done.exit_code == 0
+    assert "Action page takes its address from MISTUDIO_WEBHOOK_PAGE, which is not set here" in done.stderr
+    monkeypatch.setenv("MISTUDIO_WEBHOOK_PAGE", "https://alerts.example.org/hook")
+    assert not recorded.run("check", path, "--watch-list", recorded.watch_list()).stderr

@@ -83,7 +83,7 @@ def test_the_same_model_passes_and_another_fails_with_the_names_of_what_it_does_
     uri = _last(made).partition(":")[0]
     passed = _run(own, "revalidate", uri, "--model", own.source.path)
     assert passed.exit_code == 0, passed.exception
-    assert "kept       f0  as it is 1.000/1.000" in passed.output
+    assert "kept       f0  as it is: correlation 1.000, agreement 1.000;" in passed.output
     failed = _run(own, "revalidate", uri, "--model", tiny_llama(tmp_path / "other", seed=9).path)
     assert isinstance(failed.exception, GateFailed)
     assert "columns do not see in the new version what they saw" in str(failed.exception)

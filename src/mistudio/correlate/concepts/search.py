@@ -1,9 +1,8 @@
 """From a concept in words to features, by what was said of them.
 
-All explanations of all explainers are searched, with the labels and what programs list: by their words (BM25), by
-their meaning (the cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion
-(Cormack, Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A feature counts as its best text
-does.
+All explanations of all explainers are searched, and the labels with them: by their words (BM25), by their meaning
+(the cosine of embeddings), or by both, where the two rankings are put together by reciprocal rank fusion (Cormack,
+Clarke and Büttcher 2009): a feature at rank r of a way gets 1 / (60 + r). A feature counts as its best text does.
 """
 
 import hashlib
@@ -17,14 +16,7 @@ from uuid import uuid4
 
 from mistudio.artifacts.scratch import scratch_folder
 from mistudio.correlate.concepts.embedders import Embedder
-from mistudio.correlate.concepts.text_index import (
-    TEXTS_NAME,
-    VERSION,
-    Ranked,
-    TextIndex,
-    explanations_of,
-    write_text_index,
-)
+from mistudio.correlate.concepts.text_index import TEXTS_NAME, Ranked, TextIndex, explanations_of, write_text_index
 from mistudio.correlate.concepts.text_vectors import TextVectors, write_text_vectors
 from mistudio.errors import InputError, StorageError
 from mistudio.features import FeatureSet
@@ -84,7 +76,7 @@ class ConceptSearch:
     ) -> None:
         self._features, self._explanations = features, explanations_of(features)
         base = scratch_folder(self._explanations.store) / FOLDER if folder is None else folder
-        self._folder = base / f"{self._explanations.digest[:_KEY_DIGITS]}-{VERSION}"
+        self._folder = base / self._explanations.digest[:_KEY_DIGITS]
         self._embedder, self._texts_made = embedder, texts
         self._making_texts, self._making_vectors = Lock(), Lock()
         self._texts: TextIndex | None = None

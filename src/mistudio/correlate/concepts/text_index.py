@@ -1,13 +1,8 @@
 """What was said of features, to be found by its words: a file of SQLite with a full-text index (FTS5), ranked by BM25.
 
-Each explanation is a row: who said it, of which feature, label and text, and of a program the tokens that it lists
-beyond those that its text names (:mod:`mistudio.correlate.concepts.token_lists`). Words are compared by their stems
-(Porter 1980), in either case and without accents. The rows lie by feature, and their numbers, from 0, are those of the
-vectors beside them (:mod:`mistudio.correlate.concepts.text_vectors`).
-
-A word in a list counts a quarter of a word in a label or text (Robertson, Zaragoza and Taylor 2004 weigh fields so).
-BM25 divides a word's count by 1 - b + b L, where L is the row's length over the mean, and SQLite has b = 0.75. With a
-weight of 1 - b no row that only lists a word, however short, comes before one of at most mean length that says it.
+Each explanation is a row: who said it, of which feature, label and text. Words are compared by their stems (Porter
+1980), in either case and without accents. The rows lie by feature, and their numbers, from 0, are those of the vectors
+beside them (:mod:`mistudio.correlate.concepts.text_vectors`).
 """
 
 import re
@@ -22,7 +17,6 @@ from urllib.parse import quote
 import pyarrow.compute as pc
 
 from mistudio.artifacts import Artifact
-from mistudio.correlate.concepts.token_lists import TokenLists
 from mistudio.errors import DamagedArtifact, InputError
 from mistudio.features import EXPLANATIONS, FeatureSet, is_control
 from mistudio.features.tables import TableReader
@@ -30,23 +24,23 @@ from mistudio.features.tables import TableReader
 TEXTS_NAME = "texts.sqlite"
 MOST_WORDS = 64  # of a query; what comes behind is left out
 MOST_CHARACTERS = 65_536  # of a text that is indexed
-VERSION = 2  # of the file, and of what is embedded
+_VERSION = 1
 _WORD = re.compile(r"\w+")
-_READ_COLUMNS = ("explainer", "status", "text", "label", "program")
+_READ_COLUMNS = ("explainer", "status", "text", "label")
 _TOO_COMMON = 0.5  # share of the texts: BM25 gives a word in more of them no weight
 # The words that Lucene leaves out of English text: in a concept they hold its other words together.
 _STOP_TEXT = """a an and are as at be but by for if in into is it no not of on or such that the their then there these
 they this to was will with"""
 _STOP_WORDS = frozenset(_STOP_TEXT.split())
 _SCHEMA = """
-CREATE TABLE said (number INTEGER PRIMARY KEY, feature INTEGER, explainer TEXT, label TEXT, text TEXT, tokens TEXT);
-CREATE VIRTUAL TABLE words USING fts5(label, text, tokens, content=said, content_rowid=number,
+CREATE TABLE said (number INTEGER PRIMARY KEY, feature INTEGER, explainer TEXT, label TEXT, text TEXT);
+CREATE VIRTUAL TABLE words USING fts5(label, text, content=said, content_rowid=number,
                                       tokenize='porter unicode61 remove_diacritics 2');
-INSERT INTO words (words, rank) VALUES ('rank', 'bm25(1, 1, 0.25)');
 CREATE TABLE about (name TEXT PRIMARY KEY, value);
 """
 _FIND = """
-SELECT said.*, -rank FROM words JOIN said ON number = words.rowid WHERE words MATCH ? ORDER BY rank, number LIMIT ?
+SELECT number, feature, explainer, said.label, said.text, -bm25(words) FROM words JOIN said ON number = words.rowid
+WHERE words MATCH ? ORDER BY bm25(words), number LIMIT ?
 """
 
 
@@ -58,13 +52,11 @@ class Said(NamedTuple):
     explainer: str
     label: str
     text: str
-    tokens: str  # that its program lists beyond the text
 
     @property
     def words(self) -> str:
-        """Label, text and tokens, as they are embedded."""
-        said = self.text if not self.label or self.label in self.text else f"{self.label}. {self.text}"
-        return f"{said} {self.tokens}" if self.tokens else said
+        """Label and text, as they are embedded."""
+        return self.text if not self.label or self.label in self.text else f"{self.label}. {self.text}"
 
 
 class Ranked(NamedTuple):
@@ -89,13 +81,13 @@ def write_text_index(features: FeatureSet, path: Path) -> int:
     explanations = explanations_of(features)
     with closing(sqlite3.connect(path)) as file:
         file.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
-        file.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?, ?)", _rows(explanations, TokenLists(features)))
+        file.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?)", _rows(explanations))
         file.execute("INSERT INTO words (words) VALUES ('rebuild')")
         count, by_feature = file.execute(
             "SELECT count(*), coalesce(max(each), 0) FROM (SELECT count(*) AS each FROM said GROUP BY feature)"
         ).fetchone()
         count = file.execute("SELECT count(*) FROM said").fetchone()[0]
-        about = {"version": VERSION, "explanations": explanations.digest, "texts": count, "of_feature": by_feature}
+        about = {"version": _VERSION, "explanations": explanations.digest, "texts": count, "of_feature": by_feature}
         file.executemany("INSERT INTO about VALUES (?, ?)", about.items())
         file.commit()
     return int(count)
@@ -126,7 +118,7 @@ class TextIndex:
 
     def __init__(self, path: Path, digest: str) -> None:
         self._path = path
-        if self._about.get("version") != VERSION or self._about.get("explanations") != digest:
+        if self._about.get("version") != _VERSION or self._about.get("explanations") != digest:
             message = f"{path} is no index of the texts of these explanations: remove it, and it is made anew."
             raise DamagedArtifact(message)
         self.num_texts, self.of_feature = int(self._about["texts"]), int(self._about["of_feature"])
@@ -138,7 +130,7 @@ class TextIndex:
             if not words:
                 return []
             rows = file.execute(_FIND, (" OR ".join(words), num_features * max(self.of_feature, 1)))
-            return [Ranked(Said(*row[:-1]), row[-1]) for row in rows]
+            return [Ranked(Said(*row[:5]), row[5]) for row in rows]
 
     def read(self, numbers: Iterable[int]) -> dict[int, Said]:
         """Some texts by their numbers."""
@@ -181,12 +173,11 @@ class TextIndex:
             yield file
 
 
-def _rows(explanations: Artifact, lists: TokenLists) -> Iterator[Said]:
+def _rows(explanations: Artifact) -> Iterator[tuple[int, int, str, str, str]]:
     number = 0
     for table in TableReader(explanations, EXPLANATIONS).ascending(_READ_COLUMNS):
         for row in table.filter(pc.equal(table["status"], "explained")).to_pylist():
             if not is_control(row["explainer"]) and (row["text"] or row["label"]):
                 text, label = ((row[name] or "")[:MOST_CHARACTERS] for name in ("text", "label"))
-                tokens = lists.beyond(row["program"], text) if row["program"] else ""
-                yield Said(number, row["feature"], row["explainer"], label, text, tokens)
+                yield number, row["feature"], row["explainer"], label, text
                 number += 1

@@ -124,11 +124,13 @@ def _check_size(texts: int, columns: int) -> None:
 
 def _by_text(reader: TextReader, parts: Halves, rates: Sequence[float], config: CalibrateConfig) -> _Found:
     value_SW = reader.by_text(parts.found_on, "Find thresholds")
-    names = reader.watcher.watch_list.names
+    watched = reader.watcher.watch_list.watched
     threshold_W = np.zeros(len(rates))
     for column, rate in enumerate(rates):
         own_S = value_SW[~np.isnan(value_SW[:, column]), column]
-        check_enough(rate, len(own_S), f"texts with a value of {names[column]}", config.threshold_share)
+        part = watched[column].part
+        what = f"texts with a value of {watched[column].name}" + (f" (its part is {part})" if part != "all" else "")
+        check_enough(rate, len(own_S), what, config.threshold_share)
         threshold_W[column] = threshold_for(own_S, rate)
     fitted_W = (~np.isnan(value_SW)).sum(axis=0)
     del value_SW

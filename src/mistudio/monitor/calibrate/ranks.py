@@ -36,9 +36,10 @@ def check_enough(least_rate: float, count: int, what: str, share: float) -> None
     least = least_for(least_rate)
     if count >= least:
         return
+    # A rate of 1 is no way out: it would be that of a threshold below every value.
+    further = f", or ask for a rate of {1 / (count + 1):.2g} or more" if count else ""
     message = (
         f"A false-positive rate of {least_rate:g} takes at least {least:,} {what} to find a threshold on, and there "
-        f"are {count:,}: give {round(least / share) + 1:,} reference {what} or more, or ask for a rate of "
-        f"{1 / (count + 1):.2g} or more."
+        f"are {count:,}: give {round(least / share) + 1:,} reference {what} or more{further}."
     )
     raise InputError(message)
