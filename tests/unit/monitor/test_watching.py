@@ -217,7 +217,7 @@ def test_an_identity_is_of_what_is_read_and_of_nothing_else(served: Served) -> N
     ("watched", "error", "says"),
     [
         ({"feature": 64}, NotFound, "no feature 64"),
-        ({"feature": 1, "autoencoder": "resid_post.9"}, NotFound, "no autoencoder resid_post.9"),
+        ({"feature": 1, "autoencoder": "resid_post.9"}, NotFound, "no autoencoder 'resid_post.9'"),
         ({"direction": "kind"}, NotFound, "kind"),
     ],
 )
