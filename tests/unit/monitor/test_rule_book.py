@@ -237,9 +237,9 @@ def test_a_rule_whose_column_reads_something_else_begins_anew_and_says_so(caplog
 @pytest.mark.parametrize(
     ("rule", "says"),
     [
-        ({"name": "loud", "watched": "a"}, "'loud' has no kind: give kind, one of threshold, rate, set"),
-        ({"name": "loud", "kind": "often"}, "'loud' has kind 'often': give kind, one of threshold, rate, set"),
-        ({"watched": "a"}, "'rule 0' has no kind"),
+        ({"name": "loud", "watched": "a"}, "'loud' has no kind: give kind, one of rate, set, threshold"),
+        ({"name": "loud", "kind": "often"}, "'loud' has kind 'often': give kind, one of rate, set, threshold"),
+        ({"watched": "a"}, "rules.0: has no kind: give kind, one of"),
     ],
 )
 def test_a_rule_without_a_kind_is_refused_with_its_name_and_the_kinds_there_are(
@@ -250,7 +250,7 @@ def test_a_rule_without_a_kind_is_refused_with_its_name_and_the_kinds_there_are(
         read_rules(tmp_path / "rules.json")
     assert says in str(refused.value)
     (tmp_path / "rules.json").write_text(json.dumps({"actions": {"page": {"url": "https://a.example"}}}))
-    with pytest.raises(ConfigError, match="'page' has no do: give do, one of webhook, cloud_event, stop"):
+    with pytest.raises(ConfigError, match="actions.page: has no do: give do, one of cloud_event, stop, webhook"):
         read_rules(tmp_path / "rules.json")
 
 

@@ -27,7 +27,6 @@
 ``log`` and ``counter`` are actions without a declaration.
 """
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,7 +36,6 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from mistudio.monitor.records import Origin
 from mistudio.monitor.watch.watch_list import Name, Part, Pool
 from mistudio.monitor.watch.written_files import digest_of, read_written
-from mistudio.plain_text import shortened
 from mistudio.settings import Settings
 
 Severity = Literal["info", "warning", "critical"]
@@ -74,15 +72,6 @@ def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
         message = f"one is named twice: {', '.join(value)}"
         raise ValueError(message)
     return value
-
-
-def _check_tag(name: str, given: Mapping[str, object], field: str, known: tuple[str, ...]) -> None:
-    """What tells kinds apart has to be there; pydantic names neither where it is missing nor what there is."""
-    value = given.get(field)
-    if value not in known:
-        found = f"has no {field}" if value is None else f"has {field} {shortened(value)}"
-        message = f"{shortened(name)} {found}: give {field}, one of {', '.join(known)}"
-        raise ValueError(message)
 
 
 class _Rule(Settings):
@@ -209,7 +198,6 @@ class SetRule(_Rule):
         return self
 
 
-KINDS = ("threshold", "rate", "set")
 Rule = Annotated[ThresholdRule | RateRule | SetRule, Field(discriminator="kind")]
 
 
@@ -252,7 +240,6 @@ class StopAction(Settings):
     do: Literal["stop"]
 
 
-DOINGS = ("webhook", "cloud_event", "stop")
 Action = Annotated[WebhookAction | CloudEventAction | StopAction, Field(discriminator="do")]
 
 
@@ -264,22 +251,6 @@ class Rules(Settings):
     actions: dict[Name, Action] = Field(
         default_factory=dict, max_length=64, description="by name; log and counter are there"
     )
-
-    @field_validator("rules", mode="before")
-    @classmethod
-    def _have_kinds(cls, rules: object) -> object:
-        for number, rule in enumerate(rules if isinstance(rules, list | tuple) else ()):
-            if isinstance(rule, dict):
-                _check_tag(str(rule.get("name", f"rule {number}")), rule, "kind", KINDS)
-        return rules
-
-    @field_validator("actions", mode="before")
-    @classmethod
-    def _do_something(cls, actions: object) -> object:
-        for name, action in actions.items() if isinstance(actions, dict) else ():
-            if isinstance(action, dict):
-                _check_tag(str(name), action, "do", DOINGS)
-        return actions
 
     @field_validator("rules")
     @classmethod
