@@ -141,8 +141,9 @@ def _serve(options: Mapping[str, Any]) -> None:
 
 
 def _leave_to_itself() -> None:
-    """Let the collector of garbage pass over what was loaded: half a million objects, which it would go through again
-    and again, 0.3 s each time, in which nobody is answered.
+    """Let the collector of garbage pass over what was loaded.
+
+    It is half a million objects, which it would go through again and again, 0.3 s each time, and nobody is answered.
     """
     gc.collect()
     gc.freeze()
