@@ -31,13 +31,20 @@ class ModelServer:
         predictors: what is served.
         settings: of the server.
         keys: who may ask; None: those that the settings name.
+        on_loaded: is called when everything is loaded, on the event loop.
 
     Raises:
         ConfigError: it cannot listen there, or would let everybody in.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], settings: ServerSettings, keys: Keys | None = None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        settings: ServerSettings,
+        keys: Keys | None = None,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings, self._on_loaded = settings, on_loaded
         keys = read_keys(settings) if keys is None else keys
         self.application = Application(predictors, settings, keys)
         self._socket = listening_socket(settings.host, settings.port)
@@ -97,6 +104,7 @@ class ModelServer:
         await asyncio.wait({loading, web}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
+            self._on_loaded()
         else:
             loading.cancel()
 

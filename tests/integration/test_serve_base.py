@@ -1,5 +1,6 @@
 """What all servers have: keys, limits, ids, logs, metrics, health, drain, and clients that leave."""
 
+import gc
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ import pytest
 
 from mistudio.errors import NotFound
 from mistudio.steer.config import ServiceConfig
+from model_servers import command_line
 from model_servers.base.http_protocol import HeadTimedProtocol
 from model_servers.base.keys import ENVIRONMENT, Keys, read_keys
 from model_servers.base.logs import JSONFormatter
@@ -316,3 +318,19 @@ def test_what_goes_wrong_in_the_server_is_told_nobody_but_logged_without_the_pro
     assert [line["exception"] for line in failed] == ["KeyError"]
     assert failed[0]["request_id"] == answer.headers["x-request-id"]
     assert prompt not in logged.getvalue()
+
+
+def test_what_was_loaded_is_left_alone_by_the_collector_of_garbage_once_it_is_there(tiny: TinyStore) -> None:
+    frozen: list[int] = []
+    try:
+        with serving([SteerPredictor(tiny.shared())], on_loaded=lambda: frozen.append(left_to_itself())) as server:
+            assert httpx.get(f"{url_of(server)}/v2/health/ready").status_code == 200
+    finally:
+        gc.unfreeze()
+    assert len(frozen) == 1
+    assert frozen[0] > 100_000
+
+
+def left_to_itself() -> int:
+    command_line._leave_to_itself()
+    return gc.get_freeze_count()

@@ -1,7 +1,7 @@
 """Servers of tests: on a free port of the loopback interface, in a thread."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,15 @@ from model_servers.base.settings import ServerSettings
 
 @contextmanager
 def serving(
-    predictors: Sequence[Predictor], keys: Keys | None = None, *, loaded: bool = True, **settings: Any
+    predictors: Sequence[Predictor],
+    keys: Keys | None = None,
+    *,
+    loaded: bool = True,
+    on_loaded: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> Iterator[ModelServer]:
     """A server that listens and, unless told otherwise, has loaded; it is drained at the end."""
-    server = ModelServer(predictors, ServerSettings(port=0, **settings), Keys() if keys is None else keys)
+    server = ModelServer(predictors, ServerSettings(port=0, **settings), keys or Keys(), on_loaded)
     failed: list[BaseException] = []
 
     def run() -> None:
