@@ -160,8 +160,8 @@ def _of_traffic(store: "Store", lines: list[str], traffic: str, watch_list: Path
         watcher = Watcher(served, listed)
         widths = {placed.uri: placed.sae.width for placed in served.session.autoencoders}
         seen = (one for exchange in recorded.exchanges() for one in watcher.observe([exchange]))
-        names = listed.names if watch_list is not None else ()
-        found = Profile.gathered(seen, widths, names, {"traffic": "recorded"})
+        columns = watcher.columns if watch_list is not None else ()
+        found = Profile.gathered(seen, widths, {one.name: one.identity for one in columns}, {"traffic": "recorded"})
         return publish_profile(store, found, inputs_of([one.line.sae for one in served.features]))
 
 

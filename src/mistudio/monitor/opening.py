@@ -17,6 +17,7 @@ from mistudio.monitor.rules.rule_book import RuleBook
 from mistudio.monitor.rules.rules import Rules, read_rules
 from mistudio.monitor.rules.saved import FILE_STATE, RULES_STATE, rules_at_start
 from mistudio.monitor.traffic.recorder import EventRecorder
+from mistudio.monitor.watch.columns import Column
 from mistudio.monitor.watch.config import WatchConfig
 from mistudio.monitor.watch.watch_list import Watched, WatchList, read_watch_list
 from mistudio.settings import validated
@@ -57,8 +58,10 @@ def watch_config(config: MonitorConfig) -> WatchConfig:
     return config.watch.model_copy(update={"keep_strings": keeps})
 
 
-def open_history(config: MonitorConfig, served: Served, names: Sequence[str]) -> History:
+def open_history(config: MonitorConfig, served: Served, columns: Sequence[Column]) -> History:
     """The history, in the folder that the settings name or in one of this machine's own.
+
+    Columns that went by their names for something else before are told in the log.
 
     Raises:
         ConfigError: the file of patterns is refused.
@@ -73,7 +76,22 @@ def open_history(config: MonitorConfig, served: Served, names: Sequence[str]) ->
         )
     patterns = (*config.history.redact_patterns, *_patterns(config.redact_file))
     kept = validated(HistoryConfig, {**config.history.model_dump(), "redact_patterns": patterns})
-    return History(folder, kept, names)
+    history = History(folder, kept, identities(columns))
+    before = history.last_identities()
+    for column in columns:
+        was = before.get(column.name, column.identity)
+        if was != column.identity:
+            logger.warning(
+                "Watched column %s reads something else than before (%s at %s; identity %s, was %s): what was counted "
+                "of it begins anew, and the history has its old samples as %s@%s.",
+                *(column.name, column.feature, column.hook, column.identity, was, column.name, was),
+            )
+    return history
+
+
+def identities(columns: Sequence[Column]) -> dict[str, str]:
+    """Of each column what its values are, by name."""
+    return {column.name: column.identity for column in columns}
 
 
 def open_recorder(config: MonitorConfig) -> EventRecorder | None:
@@ -86,27 +104,28 @@ def open_recorder(config: MonitorConfig) -> EventRecorder | None:
     return None if kept.folder is None else EventRecorder(kept.folder, kept.max_file_bytes, kept.max_files)
 
 
-def restored_rules(history: History, in_file: Rules, watch_list: WatchList) -> tuple[Rules, RuleBook]:
+def restored_rules(
+    history: History, in_file: Rules, watch_list: WatchList, columns: Sequence[Column]
+) -> tuple[Rules, RuleBook]:
     """The rules to begin with, and their book as it was left.
 
     Raises:
         ConfigError: the rules do not fit the watch list.
     """
     rules = rules_at_start(in_file, history.state(RULES_STATE).whole, history.state(FILE_STATE).whole)
-    state = history.state(BOOK_STATE).whole
+    state, own = history.state(BOOK_STATE).whole, identities(columns)
+    new = RuleBook(rules, watch_list, identities=own)
     try:
-        book = RuleBook(rules, watch_list) if state is None else RuleBook.restored(rules, watch_list, state)
-    except ConfigError:
-        raise
+        book = new if state is None else RuleBook.restored(rules, watch_list, state, identities=own)
     except MistudioError as error:
         logger.warning("The rules begin anew, for their state cannot be read: %s", error)
-        book = RuleBook(rules, watch_list)
+        book = new
     history.commit((), (), {FILE_STATE: in_file.digest.encode()})
     return rules, book
 
 
 def restored_drift(
-    history: History, config: MonitorConfig, served: Served, names: Sequence[str]
+    history: History, config: MonitorConfig, served: Served, columns: Sequence[Column]
 ) -> DriftDetector | None:
     """The watch for drift as it was left; None where there is no reference.
 
@@ -114,17 +133,24 @@ def restored_drift(
         history: has its state.
         config: of drift and of its reference.
         served: the autoencoders.
-        names: of the watched columns.
+        columns: that are watched.
     """
     profile = open_reference(config, served, history)
     if profile is None:
         return None
-    saved, label = history.state(DRIFT_STATE), labels(served)
+    saved, label, own = history.state(DRIFT_STATE), labels(served), identities(columns)
     try:
-        return DriftDetector.restored(profile, config.drift, label, saved.whole, saved.deltas, names)
+        detector = DriftDetector.restored(profile, config.drift, label, saved.whole, saved.deltas, own)
     except MistudioError as error:
         logger.warning("The watch for drift begins anew: %s", error)
-        return DriftDetector(profile, config.drift, label, names)
+        detector = DriftDetector(profile, config.drift, label, own)
+    if detector.other_columns:
+        logger.warning(
+            "Drift is not looked for in %s: the reference profile was measured on something else of that name. Run "
+            "mistudio monitor profile with this watch list.",
+            ", ".join(detector.other_columns),
+        )
+    return detector
 
 
 def labels(served: Served) -> Labels:

@@ -101,12 +101,12 @@ class MonitorService:
                 realigned=[one.name for one in self.columns if one.is_realigned],
                 tells_words=config.tell_words,
             )
-        self.history: History = open_history(config, served, names)
+        self.history: History = open_history(config, served, self.columns)
         try:
-            rules, book = restored_rules(self.history, open_rules(config), self.watch_list)
+            rules, book = restored_rules(self.history, open_rules(config), self.watch_list, self.columns)
             self._actions = Actions(rules, self.following)
             self._use(rules)
-            self._drift = restored_drift(self.history, config, served, names)
+            self._drift = restored_drift(self.history, config, served, self.columns)
             self.judging = Judging(rules, book, self._drift, self.history, self._actions, self.live, self._tally)
             recorder = open_recorder(config)
         except BaseException:

@@ -233,7 +233,7 @@ def test_an_autoencoder_is_named_by_its_hook_point_or_uri(
         assert reply.hits[0].feature == acts_TF.max(axis=0).argmax()
         assert reply.hits[0].label is reply.hits[0].density is reply.hits[0].page is None
         assert set(reply.lineage) == {"subject", "sae"}
-    with pytest.raises(NotFound, match=r"no autoencoder resid_post.9 here; there is resid_post.1, resid_post.2"):
+    with pytest.raises(NotFound, match=r"no autoencoder 'resid_post.9' here; there is resid_post.1, resid_post.2"):
         correlator.text(TextQuery(text=TEXT, autoencoder="resid_post.9"))
 
 

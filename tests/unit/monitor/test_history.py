@@ -17,12 +17,12 @@ from mistudio.monitor.history.history import History, HistoryConfig
 from mistudio.monitor.records import Alert, Observation, Origin
 from tests.support.firing import URI, observation
 
-NAMES = ("trigger", "refusal")
+COLUMNS = {"trigger": "7a", "refusal": "7b"}
 SOON = 2000.0  # behind the times of the observations
 
 
 def _history(folder: Path, **settings: object) -> History:
-    return History(folder, HistoryConfig.model_validate(settings), NAMES, clock=lambda: SOON)
+    return History(folder, HistoryConfig.model_validate(settings), COLUMNS, clock=lambda: SOON)
 
 
 def _seen(number: int, features: tuple[int, ...] = (), value: float = 0.5, **more: object) -> Observation:
@@ -55,6 +55,22 @@ def test_what_was_committed_is_found_by_time_request_feature_and_value(tmp_path:
         assert history.samples(origin={"model": "other"}) == []
         second_page = history.samples(before=history.samples(limit=4)[-1].number, limit=4)
         assert [each.exchange for each in second_page] == ["r5", "r4", "r3", "r2"]
+
+
+def test_samples_of_another_column_of_the_same_name_are_told_apart_until_it_is_back(tmp_path: Path) -> None:
+    other = {**COLUMNS, "trigger": "8a"}
+    for number, columns in enumerate((COLUMNS, other)):
+        with History(tmp_path, None, columns, clock=lambda: SOON) as history:
+            history.commit([_seen(number, value=number + 1.0)])
+            assert history.last_identities() == columns
+    for reader in (History(tmp_path, read_only=True), History(tmp_path, None, other, clock=lambda: SOON)):
+        with reader as history:
+            assert [one.watched for one in history.samples()] == [{"trigger": 2.0}, {"trigger@7a": 1.0}]
+            assert history.samples()[1].places.keys() == {"trigger@7a"}
+            assert [one.exchange for one in history.samples(column="trigger", min_value=0)] == ["r1"]
+            assert [one.exchange for one in history.samples(column="trigger@7a", min_value=0)] == ["r0"]
+    with _history(tmp_path) as history:
+        assert [one.watched for one in history.samples()] == [{"trigger@8a": 2.0}, {"trigger": 1.0}]
 
 
 def test_alerts_are_found_and_acknowledged_and_told_once(tmp_path: Path) -> None:
@@ -132,7 +148,7 @@ def test_no_text_is_kept_unless_it_is_asked_for_and_then_without_what_is_to_be_h
         assert history.samples()[0].text is None
     assert b"0151" not in b"".join(path.read_bytes() for path in (tmp_path / "off").iterdir())
     config = HistoryConfig(keep_text=True, redact_patterns=(r"\d{4}-\d+",), text_characters=40)
-    with History(tmp_path / "on", config, NAMES, lambda text: text.replace("Bob", "***"), lambda: SOON) as history:
+    with History(tmp_path / "on", config, COLUMNS, lambda text: text.replace("Bob", "***"), lambda: SOON) as history:
         history.commit([_seen(1, strings=words), _seen(2, strings=("x",) * 100), _seen(3)])
         last, cut, redacted = history.samples()
     assert redacted.text is not None
@@ -183,12 +199,16 @@ def test_threads_read_whole_commits_while_another_writes(tmp_path: Path) -> None
 
 
 def test_another_version_a_broken_file_and_a_folder_that_is_none_are_told(tmp_path: Path) -> None:
-    _history(tmp_path / "newer").close()
-    with sqlite3.connect(tmp_path / "newer" / DATABASE_NAME) as database:
-        database.execute("PRAGMA user_version = 99")
-    database.close()
-    with pytest.raises(InputError, match="version 99"):
-        _history(tmp_path / "newer")
+    for version in (1, 99):  # 1 had names of columns alone
+        _history(tmp_path / "other").close()
+        with sqlite3.connect(tmp_path / "other" / DATABASE_NAME) as database:
+            database.execute(f"PRAGMA user_version = {version}")
+        database.close()
+        with pytest.raises(InputError, match=f"version {version}, and this library reads version 2"):
+            _history(tmp_path / "other")
+        with sqlite3.connect(tmp_path / "other" / DATABASE_NAME) as database:
+            database.execute("PRAGMA user_version = 2")
+        database.close()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / DATABASE_NAME).write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match="cannot be used"):

@@ -3,13 +3,14 @@
 import json
 import random
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from mistudio.errors import ConfigError, InputError
 from mistudio.monitor.records import Alert, Observation
 from mistudio.monitor.rules.rule_book import RuleBook
-from mistudio.monitor.rules.rules import Rules, ThresholdRule
+from mistudio.monitor.rules.rules import Rules, ThresholdRule, read_rules
 from tests.support.watched import observation, rules, watch_list
 
 OVER_A = {"kind": "threshold", "watched": "a"}
@@ -134,7 +135,7 @@ def test_only_traffic_from_where_the_rule_says_counts() -> None:
 
 def test_a_rule_is_not_named_as_alerts_of_drift_are() -> None:
     with pytest.raises(ValueError, match="drift is what alerts of drift are named: give the rule another name"):
-        Rules(rules=(ThresholdRule(name="drift", watched="a", above=1.0),))
+        Rules(rules=(ThresholdRule(kind="threshold", name="drift", watched="a", above=1.0),))
 
 
 def test_each_tenant_has_a_window_of_its_own_and_the_alert_names_it() -> None:
@@ -221,6 +222,38 @@ def test_a_threshold_that_was_calibrated_anew_begins_anew() -> None:
     assert again.status()[0]["exchanges"] == 0
 
 
+def test_a_rule_whose_column_reads_something_else_begins_anew_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    asked = rules({**OFTEN_A, "name": "of-a"}, {**OFTEN_A, "name": "of-b", "watched": "b"})
+    book = RuleBook(asked, watch_list(), identities={"a": "1", "b": "2"})
+    book.update(observation(0, 2.0, 2.0))
+    state = book.state()
+    again = RuleBook.restored(asked, watch_list(), state, identities={"a": "1", "b": "other"})
+    assert [one["exchanges"] for one in again.status()] == [1, 0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Rule of-b begins anew: b now reads something else than before."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"name": "loud", "watched": "a"}, "'loud' has no kind: give kind, one of rate, set, threshold"),
+        ({"name": "loud", "kind": "often"}, "'loud' has kind 'often': give kind, one of rate, set, threshold"),
+        ({"watched": "a"}, "rules.0: has no kind: give kind, one of"),
+    ],
+)
+def test_a_rule_without_a_kind_is_refused_with_its_name_and_the_kinds_there_are(
+    rule: dict[str, str], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rules.json").write_text(json.dumps({"rules": [rule]}))
+    with pytest.raises(ConfigError) as refused:
+        read_rules(tmp_path / "rules.json")
+    assert says in str(refused.value)
+    (tmp_path / "rules.json").write_text(json.dumps({"actions": {"page": {"url": "https://a.example"}}}))
+    with pytest.raises(ConfigError, match="actions.page: has no do: give do, one of cloud_event, stop, webhook"):
+        read_rules(tmp_path / "rules.json")
+
+
 def test_rules_that_cannot_be_are_refused_as_a_whole_and_the_book_stays() -> None:
     book = RuleBook(rules(OVER_A), watch_list({"a": 1.0}))
     with pytest.raises(ConfigError, match="Rule r1 looks at nobody, which is not watched; the list has a, b, c, top"):
@@ -232,7 +265,7 @@ def test_rules_that_cannot_be_are_refused_as_a_whole_and_the_book_stays() -> Non
     assert exchanges(book.update(observation(1, 2.0))) == ["x1"]
 
 
-@pytest.mark.parametrize("state", [b"", b"{}", b'{"version":2,"rules":{}}', b'{"version":1,"rules":{"r0":{}}}', b"[1]"])
+@pytest.mark.parametrize("state", [b"", b"{}", b'{"version":1,"rules":{}}', b'{"version":2,"rules":{"r0":{}}}', b"[1]"])
 def test_a_state_that_is_none_is_refused(state: bytes) -> None:
     with pytest.raises(InputError, match="begin a new one"):
         RuleBook.restored(rules(OVER_A), watch_list(), state)
@@ -245,5 +278,5 @@ def test_the_state_is_json_and_does_not_grow_with_traffic() -> None:
         for one in traffic():
             book.update(one)
         sizes.append(len(book.state()))
-    assert json.loads(book.state())["version"] == 1
+    assert json.loads(book.state())["version"] == 2
     assert sizes[2] < 1.1 * sizes[1]

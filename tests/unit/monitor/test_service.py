@@ -227,6 +227,7 @@ def test_rules_that_do_not_fit_change_nothing(served: Served, tmp_path: Path) ->
             assert service.rules is before
         send(service, "a")
         assert until(lambda: service.history.alerts(exchange="a"))
+        assert Rules.model_validate(service.rules_status()["rules"]) == before  # what is told can be put in again
     assert Rules.model_validate(before.model_dump(mode="json")) == before
 
 
@@ -237,6 +238,39 @@ def test_settings_that_cannot_be_read_are_refused(served: Served, tmp_path: Path
             MonitorService(served, config(tmp_path, **{name: path}))
     with MonitorService(served, config(tmp_path)):  # nothing of it holds the folder
         pass
+
+
+def test_a_name_that_stands_for_another_feature_is_another_column_in_the_same_folder(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    often = {"kind": "rate", "share": 0.5, "last_exchanges": 20, "min_exchanges": 10, "above": -1.0}
+    two = rules({**often, "name": "first", "watched": "f3"}, {**often, "name": "second", "watched": "f17"})
+    (tmp_path / "rules.json").write_text(json.dumps(two.model_dump(mode="json")))
+    settings = config(tmp_path, rules=tmp_path / "rules.json")
+
+    def run(id_: str) -> tuple[list[str], list[int], list[str]]:
+        with MonitorService(served, settings) as service:
+            send(service, id_)
+            until(lambda: service.history.samples(exchange=id_))
+            watched = [name for one in service.history.samples() for name in one.watched]
+            return (
+                watched,
+                [one["exchanges"] for one in service.rules_status()["met"]],
+                [one.identity for one in service.columns],
+            )
+
+    _, _, before = run("a")
+    listed = [{"name": "f3", "feature": 4}, {"name": "f17", "feature": 17, "threshold": 9.0}]
+    (tmp_path / "watch.json").write_text(json.dumps({"watched": listed}))
+    caplog.clear()
+    watched, exchanges, now = run("b")
+    assert watched == ["f3", "f17", f"f3@{before[0]}", "f17"]
+    assert (now[0] != before[0], now[1] == before[1]) == (True, True)
+    assert exchanges[0] == 1
+    told = [record.getMessage() for record in caplog.records if "reads something else" in record.getMessage()]
+    assert told[0].startswith("Watched column f3 reads something else than before (sae/")
+    assert f"#4 at {served.session.placed(0).ends.read.point}; identity {now[0]}, was {before[0]})" in told[0]
+    assert told[1:] == ["Rule first begins anew: f3 now reads something else than before."]
 
 
 def test_what_comes_before_the_model_is_loaded_is_read_when_it_is(served: Served, tmp_path: Path) -> None:

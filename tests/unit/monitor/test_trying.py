@@ -88,7 +88,7 @@ def test_files_are_checked_with_and_without_a_store(recorded: Recorded) -> None:
     for content, more, says in (
         (unknown, [], "Rule r looks at gone, which is not watched"),
         ({"rules": [{"name": "r", "kind": "threshold", "watched": "f1"}]}, [], "f1, which has no threshold"),
-        ({"rules": [{"name": "r", "kind": "rat"}]}, [], "'threshold', 'rate', 'set'"),
+        ({"rules": [{"name": "r", "kind": "rat"}]}, [], "'r' has kind 'rat': give kind, one of rate, set, threshold"),
     ):
         bad = recorded.run("check", recorded.write("bad.json", content), "--watch-list", watch_list, *more)
         assert bad.exit_code != 0

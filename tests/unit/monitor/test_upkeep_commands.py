@@ -12,6 +12,8 @@ from mistudio.artifacts import open_artifact, open_store
 from mistudio.cli import app
 from mistudio.errors import ConfigError, GateFailed
 from mistudio.monitor.drift.profile_artifact import open_profile
+from mistudio.monitor.watch.watch_list import read_watch_list
+from mistudio.monitor.watch.watching import Watcher
 from tests.support.served import TinyStore, tiny_store
 from tests.support.tiny import tiny_documents, tiny_llama
 
@@ -66,6 +68,9 @@ def test_a_profile_of_recorded_traffic_has_the_columns_of_its_watch_list(own: Ti
     profile = open_profile(open_artifact(own.store, _last(made).partition(":")[0]))
     assert profile.columns is not None
     assert profile.columns.names == tuple(f"f{number}" for number in range(6))
+    with own.open() as served:
+        columns = Watcher(served, read_watch_list(tmp_path / "watch.json")).columns
+    assert profile.columns.identities == tuple(one.identity for one in columns)
     (fired,) = profile.fired.values()
     assert 400 <= fired.num_texts <= 420
 

@@ -1,6 +1,7 @@
 """Watching: what is read from samples of traffic, beside what a plain reading of the same text gives."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,11 +201,23 @@ def test_columns_say_what_they_are_and_a_threshold_is_of_one_way_of_reading(serv
     assert one.digest == Watcher(served, watch_list([3], threshold=9.0)).columns[0].digest
 
 
+def test_an_identity_is_of_what_is_read_and_of_nothing_else(served: Served) -> None:
+    def identity(feature: int = 3, **more: object) -> str:
+        return Watcher(served, watch_list([feature], **more)).columns[0].identity
+
+    assert identity() == identity(threshold=9.0) == identity(top=9)
+    others = [identity(4), identity(pool="top", top=8), identity(pool="top", top=9), identity(part="reply")]
+    column = Watcher(served, watch_list([3])).columns[0]
+    others += [replace(column, **{name: "other"}).identity for name in ("digest", "hook", "realignment")]
+    assert len({identity(), *others}) == 8
+    assert all(len(each) == 12 for each in others)
+
+
 @pytest.mark.parametrize(
     ("watched", "error", "says"),
     [
         ({"feature": 64}, NotFound, "no feature 64"),
-        ({"feature": 1, "autoencoder": "resid_post.9"}, NotFound, "no autoencoder resid_post.9"),
+        ({"feature": 1, "autoencoder": "resid_post.9"}, NotFound, "no autoencoder 'resid_post.9'"),
         ({"direction": "kind"}, NotFound, "kind"),
     ],
 )

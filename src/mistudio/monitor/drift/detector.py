@@ -14,7 +14,7 @@ Shape legend: H things that are tested in one family, A those that happened in a
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -45,7 +45,7 @@ class DriftDetector:
         profile: what is usual.
         config: rate of false alarms, tolerance, and streams; None: as usual.
         label: what was said of a feature; None: nothing is told.
-        names: of the columns that observations have, in their order; None: those of the profile.
+        identities: of the columns that observations have by name, in their order; None: those of the profile.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class DriftDetector:
         profile: Profile,
         config: DriftConfig | None = None,
         label: Labels | None = None,
-        names: Sequence[str] | None = None,
+        identities: Mapping[str, str] | None = None,
     ) -> None:
         self.profile, self.config = profile, config or DriftConfig()
-        self._label, self._happening = label, Happening(profile, names)
+        self._label, self._happening = label, Happening(profile, identities)
         self._families: dict[FamilyKey, Family] = {}
         self._num_texts: dict[tuple[str, ...], int] = {}
         self._recent: dict[tuple[str, ...], RecentTexts] = {}
@@ -67,6 +67,11 @@ class DriftDetector:
     def num_tests(self) -> int:
         """Features and cuts of columns that are tested in each stream."""
         return self._happening.num_tests
+
+    @property
+    def other_columns(self) -> tuple[str, ...]:
+        """Columns that are not tested, for the profile was measured on others of their names."""
+        return self._happening.others
 
     @property
     def groups(self) -> dict[str, int]:
@@ -148,7 +153,7 @@ class DriftDetector:
         label: Labels | None,
         state: bytes | None,
         deltas: Sequence[bytes] = (),
-        names: Sequence[str] | None = None,
+        identities: Mapping[str, str] | None = None,
     ) -> Self:
         """A detector that goes on where another was.
 
@@ -158,15 +163,15 @@ class DriftDetector:
             label: what was said of a feature.
             state: of the other; None: it had not given any.
             deltas: what it gave after that, in their order.
-            names: of the columns that observations have; the same as the other's.
+            identities: of the columns that observations have; tests of those that the other had not begin anew.
 
         Raises:
             InputError: they are of another profile or other settings.
             DamagedArtifact: they cannot be read.
         """
-        detector = cls(profile, config, label, names)
+        detector = cls(profile, config, label, identities)
         for saved in [state, *deltas] if state is not None else deltas:
-            header, last = apply_state(saved, detector._basis(), detector._family)
+            header, last = apply_state(saved, detector._basis(), detector._happening, detector._family)
             detector._num_texts, detector._told_at = dict(header.groups), dict(header.told)
             detector._num_left_out, detector._num_repeats = header.num_left_out, header.num_repeats
             for group, signature_NM in last.items():
@@ -273,16 +278,14 @@ class DriftDetector:
         return np.array(named, dtype=np.int64)
 
     def _basis(self) -> str:
-        """What counts mean anything with alone: the profile, the columns, and what streams and tests are made by."""
-        names = " ".join(self._happening.name(COLUMNS, number) for number in range(self._happening.num_cuts))
-        content = (
-            f"{self.profile.digest} {names} {self.config.group_by} {self.config.primary} {self.config.recent_texts}"
-        )
+        """What counts mean anything with alone: the profile, and what streams and tests are made by."""
+        content = f"{self.profile.digest} {self.config.group_by} {self.config.primary} {self.config.recent_texts}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _header(self) -> Header:
         return Header(
             basis=self._basis(),
+            columns=self._happening.columns,
             groups=tuple(self._num_texts.items()),
             told=tuple(self._told_at.items()),
             num_left_out=self._num_left_out,

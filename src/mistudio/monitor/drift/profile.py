@@ -7,7 +7,7 @@ Shape legend: F features, W watched columns, L levels of a column, A features th
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -51,12 +51,14 @@ class ColumnProfile:
 
     Attributes:
         names: of the columns.
+        identities: of the columns, as :attr:`~mistudio.monitor.watch.columns.Column.identity` tells it.
         num_texts: that were counted.
         cut_WL: values at the levels.
         above_WL: in how many of the counted texts a column was above its cut.
     """
 
     names: tuple[str, ...]
+    identities: tuple[str, ...]
     num_texts: int
     cut_WL: NDArray[np.float32]
     above_WL: NDArray[np.int64]
@@ -81,7 +83,7 @@ class Profile:
         cls,
         observations: Iterable[Observation],
         num_features: Mapping[str, int],
-        names: Sequence[str] = (),
+        identities: Mapping[str, str] | None = None,
         about: Mapping[str, str] | None = None,
     ) -> Self:
         """What is usual in what was seen: of a reference corpus, or of recorded traffic.
@@ -90,13 +92,13 @@ class Profile:
             observations: those of one exchange one after the other; together they count as one text. Texts that
                 repeat one of the last are left out, as the tests leave them out.
             num_features: of each autoencoder, by URI.
-            names: of the watched columns, in their order; none: they are left out.
+            identities: of the watched columns by name, in their order; none: they are left out.
             about: what it was measured on.
 
         Raises:
             InputError: there are none, or a feature is beyond its autoencoder's.
         """
-        gathering, recent = Gathering(num_features, names), RecentTexts(_RECENT, _LIKENESS)
+        gathering, recent = Gathering(num_features, identities), RecentTexts(_RECENT, _LIKENESS)
         for text in texts_of(observations):
             if not recent.is_repeat(rare_keys(text, gathering.known)):
                 gathering.add(text)
@@ -110,7 +112,9 @@ class Profile:
             digest.update(f"{uri} {own.num_texts} {own.num_tokens}".encode())
             digest.update(own.texts_F.tobytes() + own.tokens_F.tobytes())
         if self.columns is not None:
-            digest.update(" ".join([*self.columns.names, str(self.columns.num_texts)]).encode())
+            digest.update(
+                " ".join([*self.columns.names, *self.columns.identities, str(self.columns.num_texts)]).encode()
+            )
             digest.update(self.columns.cut_WL.tobytes() + self.columns.above_WL.tobytes())
         return digest.hexdigest()
 
@@ -120,15 +124,15 @@ class Gathering:
 
     Args:
         num_features: of each autoencoder, by URI.
-        names: of the watched columns.
+        identities: of the watched columns, by name.
     """
 
-    def __init__(self, num_features: Mapping[str, int], names: Sequence[str] = ()) -> None:
+    def __init__(self, num_features: Mapping[str, int], identities: Mapping[str, str] | None = None) -> None:
         self._texts = {uri: np.zeros(count, dtype=np.int64) for uri, count in num_features.items()}
         self._tokens = {uri: np.zeros(count, dtype=np.int64) for uri, count in num_features.items()}
         self._num_texts = dict.fromkeys(num_features, 0)
         self._num_tokens = dict.fromkeys(num_features, 0)
-        self._names, self._values = tuple(names), list[NDArray[np.float32]]()
+        self._identities, self._values = dict(identities or {}), list[NDArray[np.float32]]()
 
     def add(self, text: TextSeen) -> None:
         """Count a text.
@@ -139,10 +143,12 @@ class Gathering:
         for uri, fired in text.fired.items():
             if uri in self._texts:
                 self._add_fired(uri, text, fired)
-        if not self._names:
+        if not self._identities:
             return
-        if len(text.max_W) != len(self._names):
-            message = f"{len(text.max_W)} columns were read, and {len(self._names)} are named: give the watch list."
+        if len(text.max_W) != len(self._identities):
+            message = (
+                f"{len(text.max_W)} columns were read, and {len(self._identities)} are named: give the watch list."
+            )
             raise InputError(message)
         self._values.append(text.max_W)
 
@@ -181,7 +187,7 @@ class Gathering:
         Raises:
             InputError: there are too few texts.
         """
-        if not self._names:
+        if not self._identities:
             return None
         if len(self._values) < FEWEST_TEXTS:
             message = f"{len(self._values)} texts are too few for quantiles of columns: give {FEWEST_TEXTS} or more."
@@ -193,4 +199,6 @@ class Gathering:
         place_L = np.ceil(np.array(LEVELS) * len(ranked_SW)).astype(np.int64) - 1
         cut_WL = np.ascontiguousarray(ranked_SW[place_L].T)
         above_WL = (counted_SW[:, :, None] > cut_WL).sum(axis=0)
-        return ColumnProfile(self._names, len(counted_SW), cut_WL, above_WL)
+        return ColumnProfile(
+            tuple(self._identities), tuple(self._identities.values()), len(counted_SW), cut_WL, above_WL
+        )

@@ -44,6 +44,7 @@ class ProfileRecord(Settings):
     num_texts: dict[str, int] = Field(description="by autoencoder, texts that were read")
     num_tokens: dict[str, int] = Field(description="by autoencoder, tokens of them")
     names: tuple[str, ...] = Field((), description="of the watched columns")
+    identities: tuple[str, ...] = Field((), description="of the watched columns, digests of what each reads")
     num_column_texts: int = Field(0, ge=0, description="texts that columns were counted in")
     about: dict[str, str] = Field({}, description="what it was measured on, for people")
 
@@ -119,7 +120,8 @@ def open_profile(artifact: Artifact) -> Profile:
         }
         columns = None
         if record.names:
-            columns = ColumnProfile(record.names, record.num_column_texts, arrays["cuts"], arrays["above"])
+            identities = record.identities or ("",) * len(record.names)
+            columns = ColumnProfile(record.names, identities, record.num_column_texts, arrays["cuts"], arrays["above"])
     except (ValidationError, KeyError) as error:
         message = f"{artifact.uri} is damaged: {error}"
         raise DamagedArtifact(message) from error
@@ -151,6 +153,7 @@ def _write(draft: Draft, profile: Profile) -> Summary:
         num_texts={uri: own.num_texts for uri, own in profile.fired.items()},
         num_tokens={uri: own.num_tokens for uri, own in profile.fired.items()},
         names=columns.names if columns else (),
+        identities=columns.identities if columns else (),
         num_column_texts=columns.num_texts if columns else 0,
         about=dict(profile.about),
     )

@@ -146,6 +146,12 @@ class RateTests:
         self.seen_H[which_I] = self.start_H[which_I] = self.num_texts
         self.since_H[which_I] = 0
 
+    def renew(self, which_I: Ints, fresh: "RateTests") -> None:
+        """Start some tests anew with what ``fresh`` ones have for usual."""
+        self.yes_H[which_I] = fresh.yes_H[which_I]
+        self.left_H[which_I] = self.num_learned - fresh.num_learned
+        self.restart(which_I)
+
     def rebase(self, which_I: Ints) -> None:
         """Take what came since a change for what is usual; and start these tests anew."""
         found = self.segments(which_I)

@@ -4,7 +4,7 @@ Shape legend: F features of an autoencoder, W watched columns, L levels of a col
 H things of a family.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,17 +54,24 @@ class Happening:
 
     Args:
         profile: what is usual.
-        names: of the columns that observations have, in their order; None: those of the profile.
+        identities: of the columns that observations have by name, in their order; None: those of the profile.
+
+    Attributes:
+        others: names of columns that are of another identity than the profile's: these are not tested.
     """
 
-    def __init__(self, profile: Profile, names: Sequence[str] | None = None) -> None:
+    def __init__(self, profile: Profile, identities: Mapping[str, str] | None = None) -> None:
         self.profile = profile
+        self.others: tuple[str, ...] = ()
         self._place_V, self._known_V = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         if profile.columns is not None:
-            names = profile.columns.names if names is None else names
-            known = [number for number, name in enumerate(profile.columns.names) if name in names]
+            usual = dict(zip(profile.columns.names, profile.columns.identities, strict=True))
+            own = usual if identities is None else identities
+            self.others = tuple(name for name in usual if name in own and own[name] != usual[name])
+            known = [number for number, name in enumerate(usual) if name in own and name not in self.others]
             self._known_V = np.array(known, dtype=np.int64)
-            self._place_V = np.array([names.index(profile.columns.names[each]) for each in known], dtype=np.int64)
+            places = list(own)
+            self._place_V = np.array([places.index(profile.columns.names[each]) for each in known], dtype=np.int64)
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -77,9 +84,10 @@ class Happening:
         return sum(len(self.reference(uri)[0]) for uri in self.uris)
 
     @property
-    def num_cuts(self) -> int:
-        """Cuts of watched columns that are tested."""
-        return len(self.reference(COLUMNS)[0]) if len(self._known_V) else 0
+    def columns(self) -> tuple[str, ...]:
+        """Watched columns that are tested, as ``name@identity``."""
+        found = self.profile.columns
+        return () if found is None else tuple(f"{found.names[each]}@{found.identities[each]}" for each in self._known_V)
 
     def reference(self, uri: str) -> tuple[Ints, int]:
         """In how many texts of the profile each happened [H], and how many there are."""

@@ -16,12 +16,12 @@ from typing import BinaryIO
 from mistudio.errors import InputError, StorageError, StorageFull
 
 DATABASE_NAME, LOCK_NAME = "history.sqlite", "writer.lock"
-VERSION = 1
+VERSION = 2  # 2: columns have an identity beside their names
 _PATIENCE_S = 30.0
 _LOG_BYTES = 64 << 20  # of the write-ahead log, which is cut to that when it was written back
 
 _TABLES = """
-CREATE TABLE columns (number INTEGER PRIMARY KEY, names TEXT NOT NULL UNIQUE);
+CREATE TABLE columns (number INTEGER PRIMARY KEY, identities TEXT NOT NULL UNIQUE);
 CREATE TABLE autoencoders (number INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE);
 CREATE TABLE samples (
     number INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL, sample INTEGER NOT NULL, time REAL NOT NULL,

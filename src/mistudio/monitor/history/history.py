@@ -2,7 +2,7 @@
 
 ::
 
-    with History(folder, HistoryConfig(), watch_list.names) as history:
+    with History(folder, HistoryConfig(), {column.name: column.identity for column in columns}) as history:
         history.commit(observations, alerts, {"rules": rules}, {"drift": detector.delta()})
         history.state("drift")
 
@@ -47,7 +47,7 @@ class History:
     Args:
         folder: where it lies; it is made.
         config: bounds; None: as usual.
-        names: of the watched columns, in their order.
+        identities: of the watched columns by name, in their order; none: those of the newest sample are told by name.
         redact: is called with a text before it is kept, after the patterns of the settings.
         clock: seconds since 1970, by which age is told.
         read_only: another process writes it.
@@ -61,13 +61,14 @@ class History:
         self,
         folder: Path,
         config: HistoryConfig | None = None,
-        names: Sequence[str] = (),
+        identities: Mapping[str, str] | None = None,
         redact: Redaction | None = None,
         clock: Callable[[], float] = time.time,
         *,
         read_only: bool = False,
     ) -> None:
-        self.folder, self.config, self._names, self._clock = folder, config or HistoryConfig(), tuple(names), clock
+        self.folder, self.config, self._clock = folder, config or HistoryConfig(), clock
+        self._identities = dict(identities or {})
         self._keeping = Keeping(self.config, redact)
         self._idle: list[sqlite3.Connection] = []
         self._lock, self._is_open = threading.Lock(), True
@@ -102,7 +103,7 @@ class History:
         """
         with self._writing() as database:
             writing = Writing(database, self.config, self._keeping)
-            first = writing.samples(observations, self._names)
+            first = writing.samples(observations, self._identities)
             writing.alerts(alerts)
             writing.states(states or {}, deltas or {})
             Dropping(database, self.config).drop(self._clock())
@@ -123,6 +124,9 @@ class History:
     def samples(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Seen]:
         """Samples that match all that is asked, the newest first.
 
+        A column that has another identity than the one that is watched now goes by ``name@identity``, in what is asked
+        and in what is given.
+
         Args:
             origin: model, endpoint, namespace or tenant, by name.
             asked: fields of :class:`~mistudio.monitor.history.queries.SampleQuery` (since, until, exchange, feature,
@@ -133,7 +137,14 @@ class History:
         """
         query = asked_for(SampleQuery, {**(origin or {}), **asked})
         with self._reading() as database:
-            return history_queries.samples(database, query)
+            return history_queries.samples(
+                database, query, self._identities or history_queries.last_identities(database)
+            )
+
+    def last_identities(self) -> dict[str, str]:
+        """Identities of the columns of the newest sample, by name; none where there is no sample."""
+        with self._reading() as database:
+            return history_queries.last_identities(database)
 
     def alerts(self, *, origin: Mapping[str, str] | None = None, **asked: Any) -> list[Alert]:
         """Alerts that match all that is asked, the newest first; arguments and errors as :meth:`samples`.

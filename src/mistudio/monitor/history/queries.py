@@ -51,7 +51,9 @@ class SampleQuery(OfTraffic):
     """Which samples."""
 
     feature: Text | None = Field(None, description="uri#number of a feature that is among the strongest of a sample")
-    column: Text | None = Field(None, description="name of a watched column that was read")
+    column: Text | None = Field(
+        None, description="name of a watched column that was read; name@identity: one that went by that name before"
+    )
     min_value: float | None = Field(None, description="least value of that column")
 
 
@@ -77,8 +79,8 @@ def asked_for(kind: type[Query], asked: Mapping[str, object]) -> Query:
         raise InputError(message) from error
 
 
-def samples(database: sqlite3.Connection, query: SampleQuery) -> list[Seen]:
-    """Samples that match, the newest first.
+def samples(database: sqlite3.Connection, query: SampleQuery, identities: Mapping[str, str]) -> list[Seen]:
+    """Samples that match, the newest first; columns that are not of these identities go by ``name@identity``.
 
     Raises:
         InputError: a feature is not given as ``uri#number``, or a least value without its column.
@@ -92,7 +94,13 @@ def samples(database: sqlite3.Connection, query: SampleQuery) -> list[Seen]:
         conditions.append("number IN (SELECT sample FROM fired JOIN autoencoders a ON a.number = autoencoder "
                           "WHERE uri = ? AND feature = ?)")  # fmt: skip
         values += [uri, number]
-    names = {row[0]: json.loads(row[1]) for row in database.execute("SELECT number, names FROM columns")}
+    names = {
+        row[0]: [
+            name if identities.get(name) == identity else f"{name}@{identity}"
+            for name, identity in json.loads(row[1]).items()
+        ]
+        for row in database.execute("SELECT number, identities FROM columns")
+    }
     uris = {row[0]: row[1] for row in database.execute("SELECT number, uri FROM autoencoders")}
     most = query.limit if query.column is None else MOST_LOOKED_AT
     found = []
@@ -103,6 +111,13 @@ def samples(database: sqlite3.Connection, query: SampleQuery) -> list[Seen]:
         if len(found) == query.limit:
             break
     return found
+
+
+def last_identities(database: sqlite3.Connection) -> dict[str, str]:
+    """Identities of the columns of the newest sample, by name; none where there is no sample."""
+    chosen = "SELECT identities FROM columns WHERE number = (SELECT columns FROM samples ORDER BY number DESC LIMIT 1)"
+    row = database.execute(chosen).fetchone()
+    return {} if row is None else dict(json.loads(row[0]))
 
 
 def alerts(database: sqlite3.Connection, query: AlertQuery) -> list[Alert]:

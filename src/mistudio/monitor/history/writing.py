@@ -29,19 +29,19 @@ class Writing:
     def __init__(self, database: sqlite3.Connection, config: HistoryConfig, keeping: Keeping) -> None:
         self._database, self._config, self._keeping = database, config, keeping
 
-    def samples(self, observations: Sequence[Observation], names: Sequence[str]) -> int | None:
+    def samples(self, observations: Sequence[Observation], identities: Mapping[str, str]) -> int | None:
         """Samples, and by which features they are found; the number of the first.
 
         Raises:
             InputError: an observation has other columns than named.
         """
         first: int | None = None
-        columns = self._number("columns", "names", json.dumps(list(names)))
+        columns = self._number("columns", "identities", json.dumps(dict(identities)))
         uris = dict.fromkeys(uri for each in observations for uri in each.fired)
         autoencoders = {uri: self._number("autoencoders", "uri", uri) for uri in uris}
         for each in observations:
-            if len(each.max_W) != len(names):
-                message = f"An observation has {len(each.max_W)} columns, and {len(names)} are named: name all."
+            if len(each.max_W) != len(identities):
+                message = f"An observation has {len(each.max_W)} columns, and {len(identities)} are named: name all."
                 raise InputError(message)
             row = sample_row(each, columns, autoencoders, self._config.top_features, self._keeping.text(each))
             number = self._insert("samples", SAMPLE_COLUMNS, row).lastrowid

@@ -6,6 +6,7 @@ service that was cut off and goes on tells what it would have told.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from mistudio.monitor.rules.rules import ORIGIN_FIELDS, RateRule, Rule, Rules, S
 from mistudio.monitor.rules.values import Met, RuleValues
 from mistudio.monitor.watch.watch_list import WatchList
 
-_VERSION = 1
+_VERSION = 2  # 2: with the identities of columns
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -41,13 +44,21 @@ class RuleBook:
         rules: checked as a whole.
         watch_list: what they name, with its thresholds filled in.
         about: what to say of columns beside their names, such as labels, by name.
+        identities: of the columns, by name: what was counted of one is not gone on with for another.
 
     Raises:
         ConfigError: a rule names a column that is not watched, or one without a threshold.
     """
 
-    def __init__(self, rules: Rules, watch_list: WatchList, about: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        watch_list: WatchList,
+        about: Mapping[str, str] | None = None,
+        identities: Mapping[str, str] | None = None,
+    ) -> None:
         self.rules, self.watch_list, self._about = rules, watch_list, dict(about or {})
+        self._identities = dict(identities or {})
         self._kept = [_Kept(rule, RuleValues(rule, watch_list), Groups(rule)) for rule in rules.rules]
 
     def update(self, observation: Observation) -> list[Alert]:
@@ -67,7 +78,7 @@ class RuleBook:
         Raises:
             ConfigError: as for a new one; this one stays as it is.
         """
-        book = RuleBook(rules, watch_list or self.watch_list, self._about)
+        book = RuleBook(rules, watch_list or self.watch_list, self._about, self._identities)
         before = {kept.rule.name: kept for kept in self._kept}
         book._kept = [
             before[kept.rule.name] if _is_same(kept, before.get(kept.rule.name)) else kept for kept in book._kept
@@ -79,6 +90,7 @@ class RuleBook:
         rules = {
             kept.rule.name: {
                 "digest": kept.values.digest,
+                "columns": self._identities_of(kept),
                 "seen": kept.seen,
                 "hits": kept.hits,
                 "alerts": kept.alerts,
@@ -91,15 +103,20 @@ class RuleBook:
 
     @classmethod
     def restored(
-        cls, rules: Rules, watch_list: WatchList, state: bytes, about: Mapping[str, str] | None = None
+        cls,
+        rules: Rules,
+        watch_list: WatchList,
+        state: bytes,
+        about: Mapping[str, str] | None = None,
+        identities: Mapping[str, str] | None = None,
     ) -> "RuleBook":
-        """A book that goes on where another one was; rules that have changed since begin anew.
+        """A book that goes on where another one was; rules that have changed since, or their columns, begin anew.
 
         Raises:
             ConfigError: as for a new one.
             InputError: the state is none.
         """
-        book = cls(rules, watch_list, about)
+        book = cls(rules, watch_list, about, identities)
         try:
             content = parse_json(state)
             if content["version"] != _VERSION:
@@ -107,7 +124,7 @@ class RuleBook:
                 raise InputError(message)
             for kept in book._kept:
                 before = content["rules"].get(kept.rule.name)
-                if before is not None and before["digest"] == kept.values.digest:
+                if before is not None and book._goes_on(kept, before):
                     kept.groups.restore(before)
                     for name in ("seen", "hits", "alerts", "kept_back"):
                         setattr(kept, name, int(before[name]))
@@ -132,6 +149,18 @@ class RuleBook:
             }
             for kept in self._kept
         ]
+
+    def _identities_of(self, kept: _Kept) -> dict[str, str]:
+        return {name: self._identities.get(name, "") for name in kept.rule.columns}
+
+    def _goes_on(self, kept: _Kept, before: Mapping[str, Any]) -> bool:
+        """Whether a rule is the one that was saved, and looks at the same columns."""
+        others = [name for name, own in self._identities_of(kept).items() if before["columns"].get(name, own) != own]
+        if others:
+            logger.warning(
+                "Rule %s begins anew: %s now reads something else than before.", kept.rule.name, ", ".join(others)
+            )
+        return not others and bool(before["digest"] == kept.values.digest)
 
     def _updated(self, kept: _Kept, observation: Observation, met: Met) -> list[Alert]:
         rule = kept.rule

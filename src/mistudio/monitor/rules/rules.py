@@ -119,7 +119,7 @@ class ThresholdRule(_Rule):
     when ``off_after`` exchanges in a row were at ``off`` or below.
     """
 
-    kind: Literal["threshold"] = "threshold"
+    kind: Literal["threshold"]
     watched: Name
     off: float | None = Field(None, ge=-_MOST, le=_MOST, description="value at or below which it is over again")
     off_after: int = Field(1, ge=1, le=MOST_WINDOW, description="exchanges in a row that end it")
@@ -146,7 +146,7 @@ class RateRule(_Rule):
     It is told when the share exceeds ``share``, and that it is over when it is at ``off_share`` or below.
     """
 
-    kind: Literal["rate"] = "rate"
+    kind: Literal["rate"]
     watched: Name
     share: float = Field(ge=0, lt=1, description="of the window's exchanges, which has to be exceeded")
     off_share: float | None = Field(None, ge=0, lt=1, description="at or below which it is over; None: share")
@@ -176,7 +176,7 @@ class RateRule(_Rule):
 class SetRule(_Rule):
     """Several columns above their thresholds in one exchange: all, any, or at least so many."""
 
-    kind: Literal["set"] = "set"
+    kind: Literal["set"]
     watched: Annotated[tuple[Name, ...], AfterValidator(_each_once)] = Field(min_length=1, max_length=4096)
     at_least: Literal["all", "any"] | int = Field("all", description="how many of them")
 
@@ -223,13 +223,13 @@ class _Sending(Settings):
 class WebhookAction(_Sending):
     """Send the alert as JSON by a POST request."""
 
-    do: Literal["webhook"] = "webhook"
+    do: Literal["webhook"]
 
 
 class CloudEventAction(_Sending):
     """Send the alert as a CloudEvent in binary mode: attributes in headers, the alert as its data."""
 
-    do: Literal["cloud_event"] = "cloud_event"
+    do: Literal["cloud_event"]
     type: str = Field("org.mistudio.monitor.alert", min_length=1, max_length=200, description="the event's type")
     source: str = Field("mistudio/monitor", min_length=1, max_length=200, description="the event's source")
 
@@ -237,7 +237,7 @@ class CloudEventAction(_Sending):
 class StopAction(Settings):
     """End the generation that the alert is about, where it is one of this server's own."""
 
-    do: Literal["stop"] = "stop"
+    do: Literal["stop"]
 
 
 Action = Annotated[WebhookAction | CloudEventAction | StopAction, Field(discriminator="do")]

@@ -6,6 +6,8 @@ is read as the projection on its unit vector, less its offset.
 Shape legend: D width of a hook point, U columns that are read together, W all columns.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,7 +38,7 @@ class Column:
         hook: name of its hook point.
         digest: of what is read and how it is pooled: a threshold holds for columns of the same digest.
         label: what was said of the feature.
-        is_realigned: whether it is read through a map of the activations.
+        realignment: digest of the realignment through whose map of the activations it is read; empty: through none.
     """
 
     watched: Watched
@@ -44,12 +46,23 @@ class Column:
     hook: str
     digest: str
     label: str | None = None
-    is_realigned: bool = False
+    realignment: str = ""
 
     @property
     def name(self) -> str:
         """As the list has it."""
         return self.watched.name
+
+    @property
+    def is_realigned(self) -> bool:
+        """Whether it is read through a map of the activations."""
+        return bool(self.realignment)
+
+    @property
+    def identity(self) -> str:
+        """A short digest of what the values are: what was counted under a name holds for columns of the same one."""
+        content = json.dumps([self.digest, self.hook, self.realignment])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
     def feature(self) -> str:
@@ -138,10 +151,10 @@ class Columns:
     def _read(self, number: int, column: Column) -> Column:
         """The column as it is read in the version that is loaded."""
         each = None if self.readings is None else self.readings.of_column(column)
-        if each is None:
+        if self.readings is None or each is None:
             return column
         self._maps[number] = each
-        return replace(column, is_realigned=True)
+        return replace(column, realignment=self.readings.digest)
 
     def _through(self, numbers: Sequence[int], read: Read) -> Read:
         """Columns of one hook point, all of them through its map or none."""

@@ -52,13 +52,16 @@ class Readings:
         artifact: of kind ``realignment``.
         served: the new version.
 
+    Attributes:
+        digest: of the artifact.
+
     Raises:
         InputError: another version is loaded.
         DamagedArtifact: its files do not belong together.
     """
 
     def __init__(self, artifact: Artifact, served: Served) -> None:
-        self._uri, realignment = artifact.uri, open_realignment(artifact)
+        self._uri, self.digest, realignment = artifact.uri, artifact.digest, open_realignment(artifact)
         source = served.session.source
         if source is None or source.digest != realignment.found.subject_digest:
             other = "a model of unknown origin" if source is None else f"{source.uri}, which has other content"

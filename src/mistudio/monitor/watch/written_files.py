@@ -57,7 +57,7 @@ def parse_written(content: bytes, kind: type[Written], what: str, *, is_json: bo
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        message = f"The {what} is refused: {_problems(error)}"
+        message = f"The {what} is refused: {_problems(error, kind)}"
         raise ConfigError(message) from error
 
 
@@ -96,23 +96,38 @@ def _values(content: object) -> Iterator[object]:
         left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _problems(error: ValidationError) -> str:
+def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
     """Each problem with where it is; those that a message has no room for are counted."""
     found = error.errors()
-    shown = [_problem(dict(each)) for each in found[:_MOST_PROBLEMS]]
+    shown = [_problem(dict(each), kind) for each in found[:_MOST_PROBLEMS]]
     more = f"; and {len(found) - _MOST_PROBLEMS} more" if len(found) > _MOST_PROBLEMS else ""
     return "; ".join(shown) + more + "."
 
 
-def _problem(problem: dict[str, Any]) -> str:
+def _problem(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"] if "[" not in str(part))
     text = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{place}: {text}" if place else text
     value = problem["input"]
+    if problem["type"] in ("union_tag_not_found", "union_tag_invalid") and isinstance(value, dict):
+        return f"{place}: {_untold_kind(value, problem['ctx']['discriminator'].strip(chr(39)), kind)}"
     is_secret = secret_setting({place.rpartition(".")[2]: value}) is not None
     shown = "" if is_secret or problem["type"] == "missing" else f", not {shortened(value)}"
     return f"{place}: {text[:1].lower()}{text[1:]}{shown}"
+
+
+def _untold_kind(value: dict[str, Any], field: str, kind: type[BaseModel]) -> str:
+    """Which part does not say of which kind it is, and the kinds that there are: pydantic names neither."""
+    tags = [
+        tag
+        for part in _values(kind.model_json_schema())
+        if isinstance(part, dict) and part.get("propertyName") == field
+        for tag in part.get("mapping", ())
+    ]
+    named = f"{shortened(value['name'])} " if "name" in value else ""
+    found = f"has {field} {shortened(value[field])}" if field in value else f"has no {field}"
+    return f"{named}{found}: give {field}, one of {', '.join(dict.fromkeys(tags))}"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without types
