@@ -52,7 +52,7 @@ class Keys:
         """The name of the key in an ``Authorization`` header, or None.
 
         ``Bearer KEY``; or ``Basic``, whose password is the key and whose user is its name or nothing: that is what
-        programs send that can be told an address alone, such as ``http://name:KEY@host``.
+        programs send that can be told an address alone, such as ``http://name:$KEY@host``.
         """
         scheme, _, sent = authorization.partition(" ")
         if scheme.lower() == "bearer":

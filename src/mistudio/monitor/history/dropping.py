@@ -38,7 +38,7 @@ class Dropping:
 
     def _count(self, table: str) -> int:
         """Rows of a table, those counted that were dropped between others by their age: so as not to read them all."""
-        span = f"SELECT coalesce(max(number) - min(number) + 1, 0) FROM {table}"  # noqa: S608
+        span = f"SELECT coalesce(max(number) - min(number) + 1, 0) FROM {table}"  # noqa: S608  # nosec B608
         return int(self._database.execute(span).fetchone()[0])
 
     def _drop_oldest(self, table: str, count: int) -> None:

@@ -104,8 +104,8 @@ def samples(database: sqlite3.Connection, query: SampleQuery, identities: Mappin
     uris = {row[0]: row[1] for row in database.execute("SELECT number, uri FROM autoencoders")}
     most = query.limit if query.column is None else MOST_LOOKED_AT
     found = []
-    for row in database.execute(f"SELECT * FROM samples{_where(conditions)} ORDER BY number DESC LIMIT ?",  # noqa: S608
-                                (*values, most)):  # fmt: skip
+    chosen = f"SELECT * FROM samples{_where(conditions)} ORDER BY number DESC LIMIT ?"  # noqa: S608  # nosec B608
+    for row in database.execute(chosen, (*values, most)):
         if _has_value(row, names[row["columns"]], query):
             found.append(seen_of(row, names[row["columns"]], uris))
         if len(found) == query.limit:
@@ -132,7 +132,7 @@ def alerts(database: sqlite3.Connection, query: AlertQuery) -> list[Alert]:
         values.append(query.watched)
     if query.is_open is not None:
         conditions.append(f"acknowledged IS {'' if query.is_open else 'NOT '}NULL")
-    chosen = f"SELECT * FROM alerts{_where(conditions)} ORDER BY number DESC LIMIT ?"  # noqa: S608
+    chosen = f"SELECT * FROM alerts{_where(conditions)} ORDER BY number DESC LIMIT ?"  # noqa: S608  # nosec B608
     return [alert_of(row) for row in database.execute(chosen, (*values, query.limit))]
 
 

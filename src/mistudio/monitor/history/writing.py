@@ -71,10 +71,10 @@ class Writing:
     ) -> sqlite3.Cursor:
         verb = "INSERT OR IGNORE" if or_ignore else "INSERT"
         marks = ", ".join("?" * len(columns))
-        return self._database.execute(f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)  # noqa: S608
+        return self._database.execute(f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)  # noqa: S608  # nosec B608
 
     def _number(self, table: str, column: str, value: str) -> int:
         """The number of a name, which it gets when it first comes."""
-        self._database.execute(f"INSERT OR IGNORE INTO {table} ({column}) VALUES (?)", (value,))  # noqa: S608
-        found = self._database.execute(f"SELECT number FROM {table} WHERE {column} = ?", (value,))  # noqa: S608
+        self._database.execute(f"INSERT OR IGNORE INTO {table} ({column}) VALUES (?)", (value,))  # noqa: S608  # nosec B608
+        found = self._database.execute(f"SELECT number FROM {table} WHERE {column} = ?", (value,))  # noqa: S608  # nosec B608
         return int(found.fetchone()[0])
