@@ -125,7 +125,7 @@ def revalidate(
     """Hold a watch list to a new version of the watched model."""
     from mistudio.artifacts import open_artifact, open_store
     from mistudio.monitor.revalidate.config import RevalidateConfig
-    from mistudio.monitor.revalidate.revalidate import check_none_refused, open_realignment
+    from mistudio.monitor.revalidate.realignment import check_none_refused, open_realignment
     from mistudio.monitor.revalidate.revalidate import revalidate as judge
     from mistudio.subject import resolve_source
 

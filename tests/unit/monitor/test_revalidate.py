@@ -16,14 +16,9 @@ from mistudio.instrument.served import open_served
 from mistudio.monitor.records import Exchange, Origin, Sample
 from mistudio.monitor.revalidate.config import ReferenceConfig, RevalidateConfig
 from mistudio.monitor.revalidate.realign import realign
+from mistudio.monitor.revalidate.realignment import Realignment, check_none_refused, open_realignment
 from mistudio.monitor.revalidate.reference import corpus_of, open_reference, reference
-from mistudio.monitor.revalidate.revalidate import (
-    Realignment,
-    check_none_refused,
-    likeness,
-    open_realignment,
-    revalidate,
-)
+from mistudio.monitor.revalidate.revalidate import likeness, revalidate
 from mistudio.monitor.revalidate.vectors import column_vectors
 from mistudio.monitor.watch.realigned import accepted_versions
 from mistudio.monitor.watch.watch_list import Watched, WatchList

@@ -174,7 +174,7 @@ def test_a_feature_that_fires_ends_the_answer_and_is_named(service: SteerService
         ({"n": 5}, InputError, "generates 4"),
         ({"sampling": {"logit_bias": {99999: 1}}}, InputError, "logit_bias"),
         ({"steering": {"edits": [{**ADD, "feature": 64}]}}, NotFound, "no feature 64"),
-        ({"steering": {"edits": [{**ADD, "autoencoder": "other"}]}}, NotFound, "no autoencoder other"),
+        ({"steering": {"edits": [{**ADD, "autoencoder": "other"}]}}, NotFound, "no autoencoder 'other'"),
         (
             {"steering": {"edits": [UNKNOWN]}},
             InputError,
@@ -478,7 +478,7 @@ def test_both_engines_give_the_same_answers(session: Session, service: SteerServ
 
 def test_limits_on_an_autoencoder_that_is_not_served_keep_a_service_from_starting(session: Session) -> None:
     config = validated(ServiceConfig, {"rows": 2, "limits": {"deny": {"sae/other": [3]}}})
-    with pytest.raises(NotFound, match="no autoencoder sae/other"):
+    with pytest.raises(NotFound, match="no autoencoder 'sae/other'"):
         SteerService(Nameable(session), "tiny", config)
 
 

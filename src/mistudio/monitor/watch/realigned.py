@@ -12,7 +12,7 @@ from torch import Tensor
 from mistudio.artifacts import Artifact, Store, open_artifact
 from mistudio.errors import InputError
 from mistudio.instrument.served import Served
-from mistudio.monitor.revalidate.revalidate import KIND, Verdict, open_realignment
+from mistudio.monitor.revalidate.realignment import KIND, Verdict, open_realignment
 from mistudio.monitor.watch.watch_list import WatchList
 
 if TYPE_CHECKING:
