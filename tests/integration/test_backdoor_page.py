@@ -306,7 +306,8 @@ def test_rules_over_a_watch_list_tell_of_the_triggered_requests_recorded_and_liv
     assert abs(on_attack["hits"] - len(attacked)) <= 3
     assert later
     assert len(ids_of(case.later) ^ later) <= 1
-    assert [alert["id"] for alert in case.kept] == [alert["id"] for alert in case.told]  # the history went on
+    # The history went on; what changed shortly after an alert is told later.
+    assert {alert["id"] for alert in case.told} <= {alert["id"] for alert in case.kept}
 
 
 def test_without_two_of_the_features_the_payload_is_gone_and_other_answers_stay(case: Case) -> None:
