@@ -1,13 +1,12 @@
 """Reads a placement file within bounds: what others wrote may be too large, nested too deep, or say a thing twice."""
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mistudio.errors import ConfigError
+from mistudio.guarded_yaml import has_more_than, load_yaml
 from mistudio.plain_text import shortened
 
 _MOST_FILE_BYTES = 1 << 20
@@ -24,7 +23,7 @@ def read_file(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_FILE_BYTES:
             message = f"The placement {path} is larger than {_MOST_FILE_BYTES:,} bytes: it is another file."
             raise ConfigError(message)
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # nosec B506 - a safe one
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         message = f"The placement {path} cannot be read: it is nested too deep."
         raise ConfigError(message) from error
@@ -36,30 +35,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         message = f"The placement {path} is {shortened(content)}: write fields, such as find_parts: 8."
         raise ConfigError(message)
-    if sum(1 for _ in islice(_values(content), _MOST_VALUES + 1)) > _MOST_VALUES:
+    if has_more_than(content, _MOST_VALUES):
         message = f"The placement {path} has more than {_MOST_VALUES:,} values, with what its aliases repeat."
         raise ConfigError(message)
     return content
-
-
-def _values(content: object) -> Iterator[object]:
-    """All that a file says, one after the other; without end where it holds itself."""
-    left = [content]
-    while left:
-        value = left.pop()
-        yield value
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML as it has to be: of two values of one name neither is silently dropped."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"{shortened(key.value)} is there twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return node

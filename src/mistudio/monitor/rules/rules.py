@@ -27,6 +27,7 @@
 ``log`` and ``counter`` are actions without a declaration.
 """
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -74,7 +75,7 @@ def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-class _Rule(Settings):
+class _Rule(Settings, ABC):
     name: Name
     notes: str = Field("", max_length=4000, description="for people: what it is for, and what to do about it")
     pool: Pool | None = Field(None, description="max or top; None: as the watch list has it for the column")
@@ -98,9 +99,9 @@ class _Rule(Settings):
     )
 
     @property
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the watched columns that it looks at."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _value_fits(self) -> "_Rule":

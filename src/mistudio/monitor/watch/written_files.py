@@ -5,8 +5,6 @@ What others wrote may be too large, nested too deep, or say a thing twice.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from mistudio.errors import ConfigError
 from mistudio.guarded_json import RefusedJSON, parse_json
+from mistudio.guarded_yaml import has_more_than, load_yaml, values_in
 from mistudio.plain_text import shortened
 from mistudio.redaction import secret_setting
 
@@ -71,7 +70,7 @@ def _value(content: bytes, what: str, *, is_json: bool) -> Any:
     try:
         if is_json:
             return parse_json(content)
-        value = yaml.load(content, Loader=_Loader)  # noqa: S506  # nosec B506 - a safe one
+        value = load_yaml(content)
     except RecursionError as error:
         message = f"The {what} cannot be read: it is nested too deep."
         raise ConfigError(message) from error
@@ -81,19 +80,10 @@ def _value(content: bytes, what: str, *, is_json: bool) -> Any:
     except (ValueError, yaml.YAMLError) as error:  # ValueError: of a date that is none, among others
         message = f"The {what} cannot be read: {' '.join(str(error).split())}."
         raise ConfigError(message) from error
-    if sum(1 for _ in islice(_values(value), _MOST_VALUES + 1)) > _MOST_VALUES:
+    if has_more_than(value, _MOST_VALUES):
         message = f"The {what} has more than {_MOST_VALUES:,} values, with what its aliases repeat."
         raise ConfigError(message)
     return value
-
-
-def _values(content: object) -> Iterator[object]:
-    """All that a file says, one after the other; without end where it holds itself."""
-    left = [content]
-    while left:
-        value = left.pop()
-        yield value
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
@@ -121,24 +111,10 @@ def _untold_kind(value: dict[str, Any], field: str, kind: type[BaseModel]) -> st
     """Which part does not say of which kind it is, and the kinds that there are: pydantic names neither."""
     tags = [
         tag
-        for part in _values(kind.model_json_schema())
+        for part in values_in(kind.model_json_schema())
         if isinstance(part, dict) and part.get("propertyName") == field
         for tag in part.get("mapping", ())
     ]
     named = f"{shortened(value['name'])} " if "name" in value else ""
     found = f"has {field} {shortened(value[field])}" if field in value else f"has no {field}"
     return f"{named}{found}: give {field}, one of {', '.join(dict.fromkeys(tags))}"
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without types
-    """Reads YAML as it has to be: of two values of one name neither is silently dropped."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"{shortened(key.value)} is there twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return node
